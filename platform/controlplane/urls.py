@@ -1,0 +1,9 @@
+"""Composition: the API and the agents' door, the console for the rest."""
+
+from django.urls import include, path
+
+urlpatterns = [
+    path("api/v1/", include("controlplane.api.urls")),
+    path("agent/v1/", include("controlplane.api.agent_urls")),
+    path("", include("frontend.urls")),
+]

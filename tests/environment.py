@@ -1,0 +1,45 @@
+"""Servers for the tests: one real PostgreSQL and one real Valkey a run.
+
+Loaded as a plugin (`-p tests.environment`) because the settings need their addresses before
+pytest-django reads them. The controller of a parallel run starts them; its workers inherit the
+addresses and make databases of their own.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from workers.local.embedded import Postgres, Valkey, free_port
+
+MASTER_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="  # 32 bytes; tests only
+
+
+def _start() -> None:
+    root = Path(tempfile.mkdtemp(prefix="stoa-tests-"))
+    postgres = Postgres(root / "pg", free_port(), root / "pg.log")
+    valkey = Valkey(root / "valkey", free_port(), root / "valkey.log")
+
+    def stop() -> None:
+        valkey.stop()
+        postgres.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+    atexit.register(stop)
+    postgres.start()
+    valkey.start()
+    os.environ.update(
+        STOA_TEST_SERVERS=str(root),
+        # The superuser: tests make databases, and take the lesser roles with SET ROLE.
+        DATABASE_URL=postgres.url("postgres"),
+        BROKER_URL=valkey.url,
+        STOA_SECRET_KEY="tests",
+        STOA_KEY_PEPPER="tests",
+        STOA_MASTER_KEY=MASTER_KEY,
+        STOA_VAR_DIR=str(root / "var"),
+    )
+
+
+if "STOA_TEST_SERVERS" not in os.environ:
+    _start()
