@@ -53,6 +53,14 @@ def port_taken(port: int) -> bool:
     return False
 
 
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def _secret(path: Path) -> str:
     """The secret in `path`, drawn and written (0600) the first time."""
     if not path.exists():
@@ -255,9 +263,8 @@ class Valkey:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise ServerError(f"Valkey stopped at once: {_tail(self.log)}")
-            with contextlib.suppress(OSError):
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                    return
+            if _answers(self.port):
+                return
             if time.monotonic() > deadline:
                 raise ServerError(f"Valkey does not answer: {_tail(self.log)}")
             time.sleep(0.02)

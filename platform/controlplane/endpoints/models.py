@@ -143,9 +143,7 @@ class LogLine(models.Model):
 
     class Meta:
         ordering = ("number",)
-        constraints = (
-            models.UniqueConstraint(fields=("replica", "number"), name="logline_once"),
-        )
+        constraints = (models.UniqueConstraint(fields=("replica", "number"), name="logline_once"),)
 
     def __str__(self) -> str:
         return self.text
@@ -166,4 +164,3 @@ class Activity(models.Model):
 
     def __str__(self) -> str:
         return f"{self.endpoint_id} {self.in_flight}"
-

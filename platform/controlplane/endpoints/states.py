@@ -31,9 +31,7 @@ class State(StrEnum):
 
 
 LIVE = frozenset(State) - {State.STOPPED, State.FAILED}
-COMING = frozenset(
-    {State.REQUESTED, State.PLACED, State.FETCHING, State.STARTING, State.PROBING}
-)
+COMING = frozenset({State.REQUESTED, State.PLACED, State.FETCHING, State.STARTING, State.PROBING})
 # The order in which a node reports; a report may skip states but never goes back.
 START_ORDER = (State.PLACED, State.FETCHING, State.STARTING, State.PROBING, State.READY)
 
@@ -44,8 +42,7 @@ ARCS: dict[State, frozenset[State]] = {
         | {State.DRAINING, State.STOPPED, State.FAILED}
     ),
     State.FETCHING: frozenset(
-        {State.STARTING, State.PROBING, State.READY}
-        | {State.DRAINING, State.STOPPED, State.FAILED}
+        {State.STARTING, State.PROBING, State.READY} | {State.DRAINING, State.STOPPED, State.FAILED}
     ),
     State.STARTING: frozenset(
         {State.PROBING, State.READY, State.DRAINING, State.STOPPED, State.FAILED}

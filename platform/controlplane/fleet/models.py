@@ -107,7 +107,9 @@ class EnrollmentToken(models.Model):
     created_by = models.CharField(max_length=64)
 
     class Meta:
-        indexes = (models.Index(fields=("expires_at",), condition=Q(used_at=None), name="enr_open"),)
+        indexes = (
+            models.Index(fields=("expires_at",), condition=Q(used_at=None), name="enr_open"),
+        )
 
     def __str__(self) -> str:
         return self.id

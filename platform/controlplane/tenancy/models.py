@@ -109,7 +109,9 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=24, unique=True)
     hash = models.BinaryField(max_length=32, unique=True)
     scopes = ArrayField(models.CharField(max_length=16, choices=Scope))
-    allowed_models = ArrayField(models.CharField(max_length=100), default=list)  # empty: every endpoint
+    allowed_models = ArrayField(
+        models.CharField(max_length=100), default=list
+    )  # empty: every endpoint
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()

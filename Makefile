@@ -1,0 +1,52 @@
+# What a person types. Everything else is behind `stoa --help` and `python -m workers.local --help`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: install
+install: ## Make the virtual environment (everything does this by itself)
+	@$(PYTHON) deploy/bootstrap.py platform
+
+.PHONY: dev
+dev: ## Make it with the tools for tests and checks
+	@$(PYTHON) deploy/bootstrap.py dev
+
+.PHONY: up
+up: install ## Start everything here, up to a first answer; Ctrl-C stops it (MODEL=… names a model)
+	@$(BIN)/python -m workers.local up
+
+.PHONY: test
+test: dev ## Run every test
+	@$(BIN)/python tests/prepare.py
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: check
+check: dev ## Format, lint, types, import walls
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+.PHONY: format
+format: dev ## Let ruff put things right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: dev ## Run one benchmark: make bench NAME=firsttoken ARGS="…"
+	@test -n "$(NAME)" || { echo "NAME= one of: $$(cd tests/benchmarks && ls *.py | sed 's/\.py//' | xargs)"; exit 2; }
+	@$(BIN)/python tests/benchmarks/$(NAME).py $(ARGS)
+
+.PHONY: lock
+lock: dev ## Draw the locks anew (requirements/README.md)
+	@$(BIN)/python requirements/lock.py
+
+.PHONY: clean
+clean: ## Remove what can be made again (var/ stays: it holds your data)
+	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis
