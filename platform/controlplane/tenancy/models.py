@@ -48,6 +48,10 @@ class UserManager(BaseUserManager["User"]):
         user.save(using=self._db)
         return user
 
+    def get_by_natural_key(self, username: str | None) -> "User":
+        """For signing in: addresses are kept in lower case and typed in any."""
+        return self.get(email=(username or "").strip().lower())
+
 
 class User(AbstractBaseUser):
     """A person. `is_operator` marks the people who own the GPU nodes."""

@@ -1,0 +1,98 @@
+"""The closed catalogue of audit actions. A verb that records a new one adds its line here.
+
+Categories are those that exports map to other schemas: iam (who may do what), authentication,
+resource (the life of things), fleet, billing, evidence (the log and its exports).
+"""
+
+from typing import NamedTuple
+
+
+class Action(NamedTuple):
+    category: str
+    meaning: str
+
+
+def _category(name: str, meanings: dict[str, str]) -> dict[str, Action]:
+    return {action: Action(name, meaning) for action, meaning in meanings.items()}
+
+
+ACTIONS: dict[str, Action] = {
+    **_category(
+        "iam",
+        {
+            "organization.create": "a tenant was made, with its account",
+            "project.create": "a project was made",
+            "user.create": "a person was given a login",
+            "membership.create": "a person joined an organization",
+            "membership.change_role": "a member's role changed",
+            "membership.delete": "a person left an organization",
+            "api_key.create": "an API key was issued; its secret was shown once",
+            "api_key.revoke": "an API key stopped being valid",
+        },
+    ),
+    **_category(
+        "authentication",
+        {
+            "session.create": "a person signed in",
+            "session.delete": "a person signed out",
+            "session.refuse": "somebody failed to sign in",
+        },
+    ),
+    **_category(
+        "resource",
+        {
+            "endpoint.create": "an endpoint was asked for",
+            "endpoint.update": "an endpoint's specification changed",
+            "endpoint.scale": "an endpoint's bounds of replicas changed",
+            "endpoint.start": "a stopped endpoint was started",
+            "endpoint.stop": "an endpoint was stopped",
+            "endpoint.wake": "a request woke an endpoint that slept",
+            "endpoint.delete": "an endpoint was deleted",
+            "replica.place": "a replica was given its devices on a node of the region",
+            "replica.ready": "a replica answered its probe and began to serve",
+            "replica.stop": "a replica was asked to stop",
+            "replica.end": "a replica's engine ended and its devices are free",
+            "replica.fail": "a replica failed",
+        },
+    ),
+    **_category(
+        "fleet",
+        {
+            "region.create": "a region was opened, with its certificate authority",
+            "pool.create": "a pool of nodes was made",
+            "pool.update": "a pool's policy changed",
+            "enrollment_token.create": "a single-use token for a node was issued",
+            "enrollment_token.revoke": "an enrollment token stopped being valid",
+            "node.enroll": "a node exchanged its token for its certificate",
+            "node.renew": "a node's certificate was renewed",
+            "node.refuse": "a node was turned away",
+            "node.unreachable": "a node went quiet beyond its lease",
+            "node.return": "a quiet node came back",
+            "node.lost": "a quiet node was given up",
+            "node.cordon": "a node takes no new replicas",
+            "node.uncordon": "a node takes replicas again",
+            "node.drain": "a node's replicas are being moved away",
+            "node.delete": "a node left the fleet; its record stays",
+            "gateway.enroll": "a gateway was given its certificate",
+        },
+    ),
+    **_category(
+        "billing",
+        {
+            "account.create": "an account was opened",
+            "price.create": "a new version of a price was set",
+            "ledger.reverse": "a ledger transaction was reversed",
+            "usage.correct": "usage was corrected by a further event",
+        },
+    ),
+    **_category(
+        "evidence",
+        {
+            "export.request": "somebody asked for an export",
+            "export.complete": "an export was built",
+            "export.download": "an export was handed out",
+            "event.disclose": "the personal values of an event were read",
+            "event.redact": "the personal values of an event were deleted",
+        },
+    ),
+}

@@ -1,0 +1,226 @@
+"""The audit log: one event for each verb, in the verb's own transaction.
+
+    audit.record(actor=actor, action="api_key.revoke", target=audit.Target("api_key", key.id),
+                 log=organization.id, now=now, change=[audit.Change("revoked", False, True)])
+
+The body is canonical JSON (RFC 8785) of at most 16 KiB. Personal values (addresses, e-mail,
+free text, names that people typed) go in `personal`: the body keeps a salted commitment of each,
+SHA-256 of JCS([salt, path, value]) as in SD-JWT (RFC 9901), and the opening is sealed in a row of
+its own that may be deleted.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import rfc8785
+from django.db import transaction
+
+from compliance import context, ids, partitions, sealing
+from compliance.actions import ACTIONS
+from compliance.context import RequestContext
+from compliance.models import AuditEvent, EventSecret
+
+__all__ = [
+    "PLATFORM",
+    "SYSTEM",
+    "Actor",
+    "Change",
+    "RequestContext",
+    "Target",
+    "commitment",
+    "events",
+    "opening",
+    "record",
+]
+
+PLATFORM = "platform"
+TABLE = "compliance_auditevent"
+MAX_BODY_BYTES = 16_384
+MAX_VALUE_BYTES = 1_024
+ACTOR_TYPES = frozenset({"user", "api_key", "node", "system"})
+OUTCOMES = frozenset({"success", "denied", "failure"})
+_CODE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+Json = str | int | float | bool | list[Any] | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who did it: a pseudonymous id, never a name. `auth` says how, e.g. session, key, mtls."""
+
+    type: str
+    id: str
+    auth: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    type: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field, before and after. Never personal, never secret: it stands in the log for good."""
+
+    path: str
+    before: Json
+    after: Json
+
+
+SYSTEM = Actor("system", "system")
+
+
+def record(
+    *,
+    actor: Actor,
+    action: str,
+    target: Target,
+    log: str,
+    now: datetime,
+    region: str = "",
+    outcome: str = "success",
+    reason: str = "",
+    change: Iterable[Change] = (),
+    personal: Mapping[str, str] | None = None,
+    request: RequestContext | None = None,
+) -> str:
+    """Append an event to `log` and return its id.
+
+    `reason` is a code (`name_taken`); words of a person belong in `personal`, path to value.
+    The request defaults to the one being served. Raises ValueError on an unknown action, actor
+    type or outcome, on a reason that is no code, and on a body beyond 16 KiB.
+    """
+    if action not in ACTIONS:
+        raise ValueError(f"unknown audit action {action!r}: add it to compliance.actions")
+    if actor.type not in ACTOR_TYPES or outcome not in OUTCOMES:
+        raise ValueError(f"unknown actor type {actor.type!r} or outcome {outcome!r}")
+    if reason and not _CODE.fullmatch(reason):
+        raise ValueError(f"{reason!r} is no reason code: free text is personal")
+    request = request or context.current()
+    values = {path: value for path, value in (personal or {}).items() if value}
+    if request:
+        sources = {"request.ip": request.ip, "request.user_agent": request.user_agent}
+        values |= {path: value for path, value in sources.items() if value}
+    openings = {path: (secrets.token_urlsafe(16), value) for path, value in values.items()}
+
+    event_id = ids.new("evt")
+    body: dict[str, Any] = {
+        "v": 1,
+        "id": event_id,
+        "log": log,
+        "ts": stamp(now),
+        "action": action,
+        "category": ACTIONS[action].category,
+        "outcome": {"result": outcome} | ({"reason_code": reason} if reason else {}),
+        "actor": {"type": actor.type, "id": actor.id}
+        | ({"auth": {"method": actor.auth}} if actor.auth else {}),
+        "target": [{"type": target.type, "id": target.id}],
+        "d": sorted(commitment(salt, path, value) for path, (salt, value) in openings.items()),
+    }
+    if region:
+        body["source"] = {"region": region}
+    if request:
+        said = {"id": request.id, "method": request.method, "route": request.route}
+        body["request"] = {name: value for name, value in said.items() if value}
+    if changes := [_change(one) for one in change]:
+        body["change"] = changes
+    with transaction.atomic(savepoint=False):
+        partitions.provide(TABLE, now)
+        AuditEvent.objects.bulk_create(
+            [
+                AuditEvent(
+                    id=event_id,
+                    log_id=log,
+                    recorded_at=now,
+                    action=action,
+                    outcome=outcome,
+                    actor_type=actor.type,
+                    actor_id=actor.id,
+                    target_type=target.type,
+                    target_id=target.id,
+                    region=region,
+                    request_id=request.id if request else "",
+                    body=_canonical(body),
+                )
+            ]
+        )
+        EventSecret.objects.bulk_create(
+            _sealed(event_id, path, salt, value) for path, (salt, value) in openings.items()
+        )
+    return event_id
+
+
+def events(log: str, start: datetime, end: datetime) -> Iterator[AuditEvent]:
+    """The events of a log with start <= recorded_at < end, oldest first, in bounded memory."""
+    found = AuditEvent.objects.filter(log_id=log, recorded_at__gte=start, recorded_at__lt=end)
+    return found.order_by("id").iterator(chunk_size=1_000)
+
+
+def opening(event: AuditEvent, path: str) -> str | None:
+    """The personal value at `path`, or None if there is none (any more).
+
+    Raises SealBroken if the sealed value was altered or is not the one that the event commits to.
+    """
+    kept = EventSecret.objects.filter(event_id=event.id, path=path).first()
+    if kept is None:
+        return None
+    blob = bytes(kept.nonce) + bytes(kept.ciphertext)
+    salt, value = json.loads(sealing.unseal(blob, context=_seal_context(event.id, path)))
+    if commitment(salt, path, value) not in json.loads(bytes(event.body))["d"]:
+        raise sealing.SealBroken(path)
+    return str(value)
+
+
+def commitment(salt: str, path: str, value: str) -> str:
+    """What the body says in place of a personal value: base64url SHA-256 of JCS([s, p, v])."""
+    digest = hashlib.sha256(rfc8785.dumps([salt, path, value])).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def stamp(at: datetime) -> str:
+    """UTC with microseconds: `2026-01-31T12:00:00.000000Z`. Raises ValueError on a naive time."""
+    if at.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "path": change.path,
+        "from": _bounded(change.before),
+        "to": _bounded(change.after),
+    }
+
+
+def _bounded(value: Json) -> Json:
+    """A value too long for the log is there by its digest: whoever has it can show it."""
+    canonical = rfc8785.dumps(value)
+    if len(canonical) <= MAX_VALUE_BYTES:
+        return value
+    return {"sha256": hashlib.sha256(canonical).hexdigest(), "bytes": len(canonical)}
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    canonical = rfc8785.dumps(body)
+    if len(canonical) > MAX_BODY_BYTES:
+        raise ValueError(f"an audit event of {len(canonical)} bytes: 16384 is the limit")
+    return canonical
+
+
+def _sealed(event_id: str, path: str, salt: str, value: str) -> EventSecret:
+    plaintext = json.dumps([salt, value]).encode()
+    blob = sealing.seal(plaintext, context=_seal_context(event_id, path))
+    nonce, ciphertext = blob[: sealing.NONCE_BYTES], blob[sealing.NONCE_BYTES :]
+    return EventSecret(event_id=event_id, path=path, nonce=nonce, ciphertext=ciphertext)
+
+
+def _seal_context(event_id: str, path: str) -> str:
+    return f"event:{event_id}:{path}"
