@@ -54,7 +54,13 @@ class Price(models.Model):
                 fields=("meter", "device_kind", "currency", "valid_from"), name="price_version"
             ),
             models.CheckConstraint(condition=Q(meter__in=Meter.values), name="price_never_egress"),
-            models.CheckConstraint(condition=Q(amount__gte=0), name="price_not_negative"),
+            # numeric knows NaN, and holds it for greater than every number.
+            models.CheckConstraint(
+                condition=Q(amount__gte=0) & Q(amount__lt=1_000_000), name="price_not_negative"
+            ),
+            models.CheckConstraint(
+                condition=Q(currency__regex="^[A-Z]{3}$"), name="price_currency"
+            ),
         )
 
     def __str__(self) -> str:
@@ -81,11 +87,20 @@ class UsageInbox(models.Model):
     output_tokens = models.BigIntegerField()
     received_at = models.DateTimeField(db_default=Now())
     booked_at = models.DateTimeField(null=True)
+    # Why it could not be booked, in a person's words: set aside, and never dropped.
+    problem = models.CharField(max_length=200, blank=True, db_default="")
 
     class Meta:
         indexes = (
             models.Index(
-                fields=("received_at",), condition=Q(booked_at=None), name="usageinbox_unbooked"
+                fields=("received_at",),
+                condition=Q(booked_at=None, problem=""),
+                name="usageinbox_unbooked",
+            ),
+            models.Index(
+                fields=("received_at",),
+                condition=Q(booked_at=None) & ~Q(problem=""),
+                name="usageinbox_problem",
             ),
         )
 

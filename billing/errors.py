@@ -1,0 +1,39 @@
+"""What billing refuses. `code` is for programs, the message for people."""
+
+from collections.abc import Iterable
+
+
+class BillingError(Exception):
+    code = "billing_error"
+
+
+class UsageConflict(BillingError):
+    """One id, two contents: nothing of the batch was kept. `ids` names the culprits."""
+
+    code = "usage_conflict"
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = sorted(set(ids))
+        super().__init__(f"usage already recorded with other content: {', '.join(self.ids)}")
+
+
+class PriceRefused(BillingError):
+    code = "price_refused"
+
+
+class Unbalanced(BillingError):
+    code = "ledger_unbalanced"
+
+
+class IdempotencyConflict(BillingError):
+    """The same idempotency key, another content."""
+
+    code = "idempotency_conflict"
+
+
+class LedgerRefused(BillingError):
+    code = "ledger_refused"
+
+
+class UnknownAccount(BillingError):
+    code = "account_not_found"

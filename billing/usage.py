@@ -1,0 +1,104 @@
+"""The door through which usage enters: in bulk, once for each id."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import connection, transaction
+
+from billing import errors
+from compliance import partitions
+
+TABLE = "billing_usageevent"
+# The same id at another time would be another row: looked for this far around the batch.
+_RETIMED = timedelta(days=35)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A quantity of one meter (`models.UsageEvent` says what the fields mean)."""
+
+    id: str
+    at: datetime
+    account_id: str
+    project_id: str
+    endpoint_id: str
+    region: str
+    meter: str
+    basis: str
+    quantity: int
+    key_id: str = ""
+    replica_id: str = ""
+    request_id: str = ""
+    device_kind: str = ""
+    flags: tuple[str, ...] = ()
+
+
+_COLUMNS = {
+    "id": "text",
+    "at": "timestamptz",
+    "account_id": "text",
+    "project_id": "text",
+    "endpoint_id": "text",
+    "region": "text",
+    "meter": "text",
+    "basis": "text",
+    "quantity": "bigint",
+    "key_id": "text",
+    "replica_id": "text",
+    "request_id": "text",
+    "device_kind": "text",
+    "flags": "jsonb",
+}
+_NAMES = ", ".join(_COLUMNS)
+_INSERT = (
+    f"INSERT INTO {TABLE} ({_NAMES}) SELECT * FROM unnest("
+    + ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
+    + ") ON CONFLICT (id, at) DO NOTHING"
+)
+_SAME_IDS = f"SELECT {_NAMES} FROM {TABLE} WHERE id = ANY(%s) AND at >= %s AND at < %s"
+
+
+def record(events: Iterable[Event]) -> int:
+    """Writes the events that are not there yet and returns how many; all or none, idempotent.
+
+    Raises `errors.UsageConflict`, naming the ids, when an id is known with other content; then
+    nothing of the batch is kept. Joins the caller's transaction where there is one.
+    """
+    batch: dict[str, Event] = {}
+    clashing = set()
+    for event in events:
+        if batch.setdefault(event.id, event) != event:
+            clashing.add(event.id)
+    if clashing:
+        raise errors.UsageConflict(clashing)
+    if not batch:
+        return 0
+    times = [event.at.astimezone(UTC) for event in batch.values()]
+    first, last = min(times), max(times)
+    with transaction.atomic(), connection.cursor() as cursor:
+        for month in {(at.year, at.month): at for at in times}.values():
+            partitions.provide(TABLE, month)
+        cursor.execute(_INSERT, _arrays(batch.values()))
+        inserted: int = cursor.rowcount
+        cursor.execute(_SAME_IDS, [list(batch), first - _RETIMED, last + _RETIMED])
+        clashing = {row[0] for row in cursor if _event(row) != batch[row[0]]}
+        if clashing:
+            raise errors.UsageConflict(clashing)
+    return inserted
+
+
+def _arrays(events: Iterable[Event]) -> list[list[Any]]:
+    rows = [
+        [getattr(event, name) if name != "flags" else json.dumps(event.flags) for name in _COLUMNS]
+        for event in events
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    fields = dict(zip(_COLUMNS, row, strict=True))
+    flags = fields.pop("flags")
+    return Event(**fields, flags=tuple(json.loads(flags) if isinstance(flags, str) else flags))
