@@ -17,10 +17,11 @@ CREATE SCHEMA gateway;
 CREATE SEQUENCE gateway.directory_generation;
 
 CREATE VIEW gateway.keys AS
-SELECT k.id AS key_id, k.hash, k.project_id, p.organization_id, k.scopes,
-       k.allowed_models, k.expires_at
+SELECT k.id AS key_id, k.hash, k.project_id, p.organization_id, o.region_code AS region,
+       k.scopes, k.allowed_models, k.expires_at
 FROM tenancy_apikey k
 JOIN tenancy_project p ON p.id = k.project_id
+JOIN tenancy_organization o ON o.id = p.organization_id
 WHERE k.revoked_at IS NULL;
 
 CREATE VIEW gateway.endpoints AS

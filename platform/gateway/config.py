@@ -1,0 +1,125 @@
+"""The gateway's settings, read once from the environment (docs/settings.md lists them).
+
+A secret NAME may also come from the file that NAME_FILE names.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Durations in seconds, sizes in bytes. Secrets stay out of `repr`."""
+
+    database_url: str = field(repr=False)  # as a role that may do what compliance.grants says
+    pepper: bytes = field(repr=False)  # keys the hashes of API keys; the control plane holds it too
+    folder: Path  # spool and directory copy; 0700
+    gateway_id: str  # unique among gateways, the same after a restart
+    region: str
+    host: str = "127.0.0.1"
+    port: int = 8080
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0  # 0: no metrics listener
+    directory_max_age_s: float = 900.0  # how long it serves without contact to PostgreSQL
+    hold_s: float = 120.0  # how long a request waits for an endpoint that wakes
+    drain_s: float = 30.0  # how long running requests may take to end after SIGTERM
+    body_limit_bytes: int = 10 << 20
+    activity_every_s: float = 5.0
+    certificate: Path | None = None  # PEM: what a node's relay admits
+    certificate_key: Path | None = None
+    certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Config":
+        """Raises ConfigError with the variable's name."""
+        read = _Reader(environ)
+        scale = read.seconds("STOA_TIME_SCALE", 1.0)
+        config = cls(
+            database_url=read.text("STOA_GATEWAY_DATABASE_URL"),
+            pepper=read.text("STOA_KEY_PEPPER").encode(),
+            folder=Path(read.text("STOA_GATEWAY_DIR")).absolute(),
+            gateway_id=read.text("STOA_GATEWAY_ID", socket.gethostname()),
+            region=read.text("STOA_REGION"),
+            host=read.text("STOA_GATEWAY_HOST", "127.0.0.1"),
+            port=read.port("STOA_GATEWAY_PORT", 8080),
+            metrics_host=read.text("STOA_GATEWAY_METRICS_HOST", "127.0.0.1"),
+            metrics_port=read.port("STOA_GATEWAY_METRICS_PORT", 0),
+            directory_max_age_s=read.seconds("STOA_DIRECTORY_MAX_AGE_S", 900),
+            hold_s=read.seconds("STOA_GATEWAY_HOLD_S", 120),
+            drain_s=read.seconds("STOA_GATEWAY_DRAIN_S", 30),
+            body_limit_bytes=read.size("STOA_GATEWAY_BODY_LIMIT_BYTES", 10 << 20),
+            activity_every_s=read.seconds("STOA_GATEWAY_ACTIVITY_EVERY_S", 5) * scale,
+            certificate=read.file("STOA_GATEWAY_CERTIFICATE"),
+            certificate_key=read.file("STOA_GATEWAY_KEY"),
+            certificate_ca=read.file("STOA_GATEWAY_CA"),
+            log_level=read.text("STOA_LOG_LEVEL", "INFO").upper(),
+        )
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        if len(self.gateway_id) > 64:
+            raise ConfigError("STOA_GATEWAY_ID: at most 64 characters")
+        if not self.database_url.startswith(("postgresql://", "postgres://")):
+            raise ConfigError("STOA_GATEWAY_DATABASE_URL: expected postgresql://…")
+        pair = (self.certificate, self.certificate_key, self.certificate_ca)
+        if any(pair) and not all(pair):
+            raise ConfigError(
+                "STOA_GATEWAY_CERTIFICATE, STOA_GATEWAY_KEY and STOA_GATEWAY_CA: set all or none"
+            )
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str | None = None) -> str:
+        if value := self._environ.get(name):
+            return value
+        if path := self._environ.get(f"{name}_FILE"):
+            try:
+                return Path(path).read_text().strip()
+            except OSError as error:
+                raise ConfigError(f"{name}_FILE={path}: {error.strerror}") from error
+        if default is None:
+            raise ConfigError(f"set {name} or {name}_FILE")
+        return default
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self._environ.get(name, "")
+        try:
+            number = float(value) if value else default
+        except ValueError:
+            raise ConfigError(f"{name}={value!r}: expected seconds") from None
+        if not 0 < number < float("inf"):
+            raise ConfigError(f"{name}={value!r}: expected more than 0 seconds")
+        return number
+
+    def size(self, name: str, default: int) -> int:
+        value = self._environ.get(name, "")
+        if value and not (value.isascii() and value.isdigit()):
+            raise ConfigError(f"{name}={value!r}: expected a whole number")
+        return int(value) if value else default
+
+    def port(self, name: str, default: int) -> int:
+        number = self.size(name, default)
+        if number > 65535:
+            raise ConfigError(f"{name}={number}: expected a port, 0 to 65535")
+        return number
+
+    def file(self, name: str) -> Path | None:
+        value = self._environ.get(name, "")
+        if not value:
+            return None
+        path = Path(value)
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"{name}={value}: no such file, or it cannot be read")
+        return path

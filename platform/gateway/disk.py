@@ -1,0 +1,36 @@
+"""Files that must survive a crash and that nobody else may read."""
+
+import os
+from pathlib import Path
+
+
+def private_folder(path: Path) -> None:
+    """Make `path`, or take it over, as a folder of mode 0700. Raises OSError."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in `path` durable, not only what the files hold."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def replace(path: Path, *parts: bytes) -> None:
+    """Put `parts` in `path` (0600) so that a crash leaves the old content or the new, whole."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(file, "wb", closefd=False) as writer:
+            for part in parts:
+                writer.write(part)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    draft.replace(path)
+    sync_folder(path.parent)
