@@ -3,3 +3,9 @@ from django.apps import AppConfig
 
 class TenancyConfig(AppConfig):
     name = "controlplane.tenancy"
+
+    def ready(self) -> None:
+        # Models are importable only now.
+        from controlplane.tenancy import sign_in
+
+        sign_in.connect()
