@@ -11,8 +11,8 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from typing import Any
 
 import rfc8785
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from compliance import audit
 from compliance.models import AuditEvent, Export
