@@ -72,7 +72,7 @@ def _secret(path: Path) -> str:
     return path.read_text()
 
 
-def _dies_with_us(stop_signal: str) -> list[str]:
+def dies_with_us(stop_signal: str) -> list[str]:
     """A command prefix: the kernel ends the program when this process dies, however it dies."""
     return ["setpriv", f"--pdeathsig={stop_signal}"] if shutil.which("setpriv") else []
 
@@ -127,7 +127,7 @@ class Postgres:
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         # A postmaster that died with the machine leaves its file; PostgreSQL itself checks it.
-        command = [*_as_somebody_else(), *_dies_with_us("INT"), str(self._bin("postgres"))]
+        command = [*_as_somebody_else(), *dies_with_us("INT"), str(self._bin("postgres"))]
         command += ["-D", str(self.data), "-c", "listen_addresses=127.0.0.1"]
         command += ["-c", f"port={self.port}", "-c", "unix_socket_directories="]
         command += ["-c", "max_connections=200", "-c", "shared_buffers=64MB"]
@@ -236,7 +236,7 @@ class Valkey:
         config.write_text("\n".join(lines) + "\n")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*_dies_with_us("TERM"), str(self._binary()), str(config)],
+                [*dies_with_us("TERM"), str(self._binary()), str(config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

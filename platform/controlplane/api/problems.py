@@ -1,0 +1,97 @@
+"""Errors as RFC 9457 problem details: one shape for everything that /api answers badly."""
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from compliance import context
+from controlplane.fleet import errors as fleet_errors
+from controlplane.tenancy import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {
+    400: "Bad request",
+    401: "Not authenticated",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    409: "Conflict",
+    410: "Gone",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Invalid",
+    429: "Too many requests",
+    500: "Internal error",
+}
+
+# The first that fits.
+_HOUSE: tuple[tuple[type[errors.TenancyError | fleet_errors.FleetError], int], ...] = (
+    (errors.NotFound, 404),
+    (errors.Forbidden, 403),
+    (errors.Conflict, 409),
+    (errors.Invalid, 422),
+    (fleet_errors.AlreadyExists, 409),
+    (fleet_errors.FleetError, 422),
+)
+
+
+def body(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
+    """The problem's members: `code` is for programs, `detail` for people."""
+    problem = {
+        "type": "about:blank",
+        "title": _TITLES.get(status, "Error"),
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": context.request_id(),
+    }
+    return problem | {name: value for name, value in more.items() if value}
+
+
+def response(status: int, code: str, detail: str, **more: Any) -> JsonResponse:
+    """The same for a view outside DRF."""
+    problem = body(status, code, detail, **more)
+    return JsonResponse(problem, status=status, content_type=MEDIA_TYPE)
+
+
+def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
+    """DRF's EXCEPTION_HANDLER; None lets Django answer 500 and log it."""
+    for kind, status in _HOUSE:
+        if isinstance(error, kind):
+            return _answer(status, error.code, str(error), field=getattr(error, "field", ""))
+    if isinstance(error, Http404):
+        return _answer(404, "not_found", "There is nothing here.")
+    if isinstance(error, PermissionDenied):
+        return _answer(403, "forbidden", "You may not do this.")
+    if isinstance(error, exceptions.ValidationError):
+        return _answer(422, "invalid", "Some fields are not right.", errors=_fields(error.detail))
+    if isinstance(error, exceptions.APIException):
+        reply = _answer(error.status_code, str(error.get_codes()), str(error.detail))
+        if header := getattr(error, "auth_header", ""):
+            reply["www-authenticate"] = header
+        return reply
+    return None
+
+
+def _answer(status: int, code: str, detail: str, **more: Any) -> Response:
+    set_rollback()
+    return Response(body(status, code, detail, **more), status=status, content_type=MEDIA_TYPE)
+
+
+def _fields(detail: Any, path: str = "") -> list[dict[str, str]]:
+    """DRF's nested details as a flat list of {field, detail, code}."""
+    if isinstance(detail, dict):
+        found = []
+        for name, inner in detail.items():
+            found += _fields(inner, f"{path}.{name}" if path else str(name))
+        return found
+    if isinstance(detail, list):
+        return [item for inner in detail for item in _fields(inner, path)]
+    code = getattr(detail, "code", "invalid")
+    return [{"field": path or "body", "detail": str(detail), "code": str(code)}]

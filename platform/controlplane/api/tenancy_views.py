@@ -1,0 +1,229 @@
+"""Organizations, projects, members and API keys."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.idempotency import idempotent
+from controlplane.api.views import HouseViewSet
+from controlplane.tenancy import access, services
+from controlplane.tenancy.access import Permission
+from controlplane.tenancy.errors import NotFound
+from controlplane.tenancy.models import ApiKey, Membership, Organization, Project, Scope, User
+
+_BY_ORGANIZATION = OpenApiParameter("organization", str, required=False)
+_BY_PROJECT = OpenApiParameter("project", str, required=False)
+
+
+class Named(serializers.Serializer[Any]):
+    """Anything with a name; what makes a good one is said by tenancy.names."""
+
+    name = serializers.CharField(trim_whitespace=False, allow_blank=True)
+
+
+class OrganizationView(serializers.ModelSerializer[Organization]):
+    object = serializers.CharField(default="organization", read_only=True)
+    region = serializers.CharField(source="region_code")
+
+    class Meta:
+        model = Organization
+        fields = ("id", "object", "name", "region", "created_at")
+
+
+class ProjectView(serializers.ModelSerializer[Project]):
+    object = serializers.CharField(default="project", read_only=True)
+    organization = serializers.CharField(source="organization_id")
+
+    class Meta:
+        model = Project
+        fields = ("id", "object", "organization", "name", "created_at")
+
+
+class ProjectBody(Named):
+    organization = serializers.CharField()
+
+
+class MemberView(serializers.ModelSerializer[Membership]):
+    object = serializers.CharField(default="member", read_only=True)
+    organization = serializers.CharField(source="organization_id")
+    user = serializers.CharField(source="user_id")
+    email = serializers.CharField(source="user.email")
+
+    class Meta:
+        model = Membership
+        fields = ("id", "object", "organization", "user", "email", "role", "created_at")
+
+
+class MemberBody(serializers.Serializer[Any]):
+    organization = serializers.CharField()
+    email = serializers.CharField()
+    role = serializers.CharField()
+
+
+class RoleBody(serializers.Serializer[Any]):
+    role = serializers.CharField()
+
+
+class ApiKeyView(serializers.ModelSerializer[ApiKey]):
+    object = serializers.CharField(default="api_key", read_only=True)
+    project = serializers.CharField(source="project_id")
+
+    class Meta:
+        model = ApiKey
+        fields = (
+            "id",
+            "object",
+            "project",
+            "name",
+            "prefix",
+            "scopes",
+            "allowed_models",
+            "expires_at",
+            "revoked_at",
+            "created_at",
+        )
+
+
+class NewApiKeyView(ApiKeyView):
+    secret = serializers.CharField(read_only=True, help_text="Shown this once.")
+
+    class Meta(ApiKeyView.Meta):
+        fields = (*ApiKeyView.Meta.fields, "secret")
+
+
+class ApiKeyBody(Named):
+    project = serializers.CharField()
+    scopes = serializers.ListField(
+        child=serializers.CharField(), default=[Scope.INFERENCE.value], min_length=1
+    )
+    allowed_models = serializers.ListField(child=serializers.CharField(), default=list)
+    expires_at = serializers.DateTimeField(default=None, allow_null=True)
+
+
+class Organizations(HouseViewSet):
+    serializer_class = OrganizationView
+    queryset = Organization.objects.none()
+
+    @extend_schema(responses=OrganizationView(many=True))
+    def list(self, request: Request) -> Response:
+        return self.page(access.organizations(self.principal), OrganizationView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        found = access.organization(self.principal, pk, Permission.READ)
+        return Response(OrganizationView(found).data)
+
+
+class Projects(HouseViewSet):
+    serializer_class = ProjectView
+    queryset = Project.objects.none()
+
+    @extend_schema(parameters=[_BY_ORGANIZATION], responses=ProjectView(many=True))
+    def list(self, request: Request) -> Response:
+        rows = access.projects(self.principal)
+        if wanted := request.query_params.get("organization"):
+            rows = rows.filter(organization_id=wanted)
+        return self.page(rows, ProjectView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return Response(ProjectView(access.project(self.principal, pk, Permission.READ)).data)
+
+    @extend_schema(request=ProjectBody, responses={201: ProjectView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        body = self.checked(request, ProjectBody)
+        organization = access.organization(
+            self.principal, body["organization"], Permission.MANAGE_PROJECTS
+        )
+        project = services.create_project(
+            actor=self.principal.actor, organization=organization, name=body["name"], now=self.now
+        )
+        return Response(ProjectView(project).data, status=status.HTTP_201_CREATED)
+
+
+class Members(HouseViewSet):
+    serializer_class = MemberView
+    queryset = Membership.objects.none()
+
+    @extend_schema(parameters=[_BY_ORGANIZATION], responses=MemberView(many=True))
+    def list(self, request: Request) -> Response:
+        rows = access.memberships(self.principal).select_related("user")
+        if wanted := request.query_params.get("organization"):
+            rows = rows.filter(organization_id=wanted)
+        return self.page(rows, MemberView)
+
+    @extend_schema(request=MemberBody, responses={201: MemberView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        body = self.checked(request, MemberBody)
+        organization = access.organization(
+            self.principal, body["organization"], _to_set(body["role"])
+        )
+        user = User.objects.filter(email=body["email"].strip().lower()).first()
+        if user is None:
+            raise NotFound("person with this e-mail address", field="email")
+        member = services.add_member(
+            actor=self.principal.actor,
+            organization=organization,
+            user=user,
+            role=body["role"],
+            now=self.now,
+        )
+        return Response(MemberView(member).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=RoleBody, responses=MemberView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        body = self.checked(request, RoleBody)
+        found = access.membership(self.principal, pk, Permission.MANAGE_MEMBERS)
+        for role in (found.role, body["role"]):
+            access.membership(self.principal, pk, _to_set(role))
+        member = services.change_role(
+            actor=self.principal.actor, membership=found, role=body["role"], now=self.now
+        )
+        return Response(MemberView(member).data)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: str) -> Response:
+        found = access.membership(self.principal, pk, Permission.MANAGE_MEMBERS)
+        access.membership(self.principal, pk, _to_set(found.role))
+        services.remove_member(actor=self.principal.actor, membership=found, now=self.now)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class ApiKeys(HouseViewSet):
+    serializer_class = ApiKeyView
+    queryset = ApiKey.objects.none()
+
+    @extend_schema(parameters=[_BY_PROJECT], responses=ApiKeyView(many=True))
+    def list(self, request: Request) -> Response:
+        rows = access.api_keys(self.principal)
+        if wanted := request.query_params.get("project"):
+            rows = rows.filter(project_id=wanted)
+        return self.page(rows, ApiKeyView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return Response(ApiKeyView(access.api_key(self.principal, pk, Permission.READ)).data)
+
+    @extend_schema(request=ApiKeyBody, responses={201: NewApiKeyView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        body = self.checked(request, ApiKeyBody)
+        project = access.project(self.principal, body.pop("project"), Permission.MANAGE_KEYS)
+        key, secret = services.issue_key(
+            actor=self.principal.actor, project=project, now=self.now, **body
+        )
+        shown = {**ApiKeyView(key).data, "secret": secret}
+        return Response(shown, status=status.HTTP_201_CREATED)
+
+    @extend_schema(responses=ApiKeyView, description="Revokes the key; it stays on record.")
+    def destroy(self, request: Request, pk: str) -> Response:
+        key = access.api_key(self.principal, pk, Permission.MANAGE_KEYS)
+        revoked = services.revoke_key(actor=self.principal.actor, key=key, now=self.now)
+        return Response(ApiKeyView(revoked).data)
+
+
+def _to_set(role: str) -> Permission:
+    """Owners are made and unmade by owners alone."""
+    return Permission.MANAGE_OWNERS if role == "owner" else Permission.MANAGE_MEMBERS

