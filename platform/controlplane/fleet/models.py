@@ -49,8 +49,11 @@ class Node(models.Model):
     # The credential that the agent must prove: SHA-256 of its current certificate.
     certificate_sha256 = models.CharField(max_length=64, unique=True)
     certificate_expires_at = models.DateTimeField()
+    # The one before, while the agent has not shown the current one: a renewal's reply can be lost.
+    previous_certificate_sha256 = models.CharField(max_length=64, blank=True)
     boot_id = models.CharField(max_length=64, blank=True)  # of the agent's process
     report_seq = models.BigIntegerField(default=0)  # the newest report of that boot
+    report_signed_at = models.DateTimeField(null=True)  # by the node's clock: orders boots
     heartbeat_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
     cordoned_at = models.DateTimeField(null=True)

@@ -20,7 +20,7 @@ import msgspec
 # Headers of a signed request.
 CERTIFICATE_HEADER = "x-stoa-certificate"  # base64 of the DER certificate
 SIGNATURE_HEADER = "x-stoa-signature"  # base64, Ed25519, over `signed_bytes`
-TIMESTAMP_HEADER = "x-stoa-timestamp"  # Unix seconds
+TIMESTAMP_HEADER = "x-stoa-timestamp"  # Unix seconds; decimals are welcome: the time orders boots
 
 CLOCK_SKEW_S = 300  # a signature older or younger than this is refused
 

@@ -1,0 +1,143 @@
+"""Who is calling: proof that a request of an agent comes from a node of the fleet.
+
+The proof is the node's certificate and a signature by its key over the whole request. It works
+behind any proxy that ends TLS, and a proxy can neither alter a request nor make one. Replays
+within the allowed clock difference change nothing: reports are ordered, log lines are numbered,
+and a renewal is good only for who holds its key.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from controlplane.fleet import authority, errors, wire
+from controlplane.fleet.models import Node, Region
+
+_HEADER_LENGTH = 8_192
+_CURE = "ask the operator for an enrolment token for this node and run the join command again"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as it arrived. `path` is the raw path with its query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]  # case-insensitive, as Django's
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a call proves: the node, the certificate it showed, and when it signed (its clock)."""
+
+    node: Node
+    certificate_sha256: str
+    signed_at: datetime
+
+
+def verify(call: Call, *, now: datetime) -> Proof:
+    """The node that makes `call`.
+
+    Raises CredentialError (MissingCredential, ClockSkew, ExpiredCredential,
+    SupersededCredential) and RemovedNode. What a certificate is good for is said only to who
+    holds its key.
+    """
+    certificate = _certificate(call)
+    named = authority.identity(certificate)
+    if named is None or named.kind != "node":
+        raise errors.CredentialError("The certificate names no node.")
+    region = Region.objects.filter(code=named.region).first()
+    if region is None or not authority.issued(certificate, region.ca_certificate):
+        raise errors.CredentialError("The certificate was not issued by its region's authority.")
+    signed_at = _signed_at(call, certificate)
+    _check_times(certificate, signed_at, now)
+    node = Node.objects.select_related("pool__region").filter(pk=named.id).first()
+    if node is None or node.pool.region_id != region.code:
+        raise errors.CredentialError("The certificate names no node of the region.")
+    if node.removed_at is not None:
+        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
+    shown = authority.sha256(certificate)
+    _check_newest(node, shown)
+    return Proof(node, shown, signed_at)
+
+
+def _certificate(call: Call) -> x509.Certificate:
+    encoded = call.headers.get(wire.CERTIFICATE_HEADER, "")
+    if not encoded or not call.headers.get(wire.SIGNATURE_HEADER):
+        raise errors.MissingCredential("The request carries no node certificate or no signature.")
+    try:
+        return x509.load_der_x509_certificate(_decoded(encoded))
+    except ValueError as error:
+        raise errors.CredentialError("The certificate cannot be read.") from error
+
+
+def _signed_at(call: Call, certificate: x509.Certificate) -> datetime:
+    """Verify the signature, then read the time that it covers."""
+    timestamp = call.headers.get(wire.TIMESTAMP_HEADER, "")
+    signed = wire.signed_bytes(call.method, call.path, timestamp, call.body)
+    try:
+        signature = _decoded(call.headers[wire.SIGNATURE_HEADER])
+        key = certificate.public_key()
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, signed)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+        else:
+            raise errors.CredentialError("The certificate's key is of no kind that we issue for.")
+        seconds = float(timestamp)
+        if not math.isfinite(seconds):
+            raise ValueError(timestamp)
+        return datetime.fromtimestamp(seconds, UTC)
+    except (InvalidSignature, ValueError, OverflowError, OSError) as error:
+        raise errors.CredentialError("The signature does not match the request.") from error
+
+
+def _check_times(certificate: x509.Certificate, signed_at: datetime, now: datetime) -> None:
+    ahead = signed_at - now
+    if abs(ahead) > timedelta(seconds=wire.CLOCK_SKEW_S):
+        raise errors.ClockSkew(
+            f"The request was signed {abs(ahead.total_seconds()):.0f} s"
+            f" {'ahead of' if ahead > timedelta(0) else 'behind'} this clock:"
+            " set the node's clock, for instance with an NTP service."
+        )
+    if now >= certificate.not_valid_after_utc:
+        raise errors.ExpiredCredential(
+            f"The node's certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M}"
+            f" UTC: {_CURE}."
+        )
+    if now < certificate.not_valid_before_utc:
+        raise errors.CredentialError("The certificate is not valid yet.")
+
+
+def _check_newest(node: Node, shown: str) -> None:
+    """The newest certificate counts; the one before it too, until the newest is first shown."""
+    if shown == node.certificate_sha256:
+        if node.previous_certificate_sha256:
+            Node.objects.filter(pk=node.pk, certificate_sha256=shown).update(
+                previous_certificate_sha256=""
+            )
+            node.previous_certificate_sha256 = ""
+        return
+    if shown != node.previous_certificate_sha256:
+        raise errors.SupersededCredential(
+            f"The node's certificate was replaced by a newer one. If this node lost that: {_CURE}."
+        )
+
+
+def _decoded(text: str) -> bytes:
+    """Strict base64. Raises ValueError."""
+    if len(text) > _HEADER_LENGTH:
+        raise ValueError("too long")
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error

@@ -1,0 +1,71 @@
+"""What the fleet refuses, each with a code that machines read and a message for a person."""
+
+
+class FleetError(Exception):
+    """Base: `code` is stable, `str(error)` says what is wrong and what to do."""
+
+    code = "fleet_error"
+
+
+class InvalidRegion(FleetError):
+    code = "invalid_region"
+
+
+class InvalidName(FleetError):
+    code = "invalid_name"
+
+
+class AlreadyExists(FleetError):
+    code = "already_exists"
+
+
+class InvalidToken(FleetError):
+    """The enrolment token is not one of ours, or was never issued."""
+
+    code = "enrollment_token_invalid"
+
+
+class UsedToken(FleetError):
+    code = "enrollment_token_used"
+
+
+class ExpiredToken(FleetError):
+    code = "enrollment_token_expired"
+
+
+class InvalidRequest(FleetError):
+    """The certificate signing request cannot be signed."""
+
+    code = "certificate_request_invalid"
+
+
+class InvalidReport(FleetError):
+    code = "report_invalid"
+
+
+class CredentialError(FleetError):
+    """The agent did not prove who it is."""
+
+    code = "credential_invalid"
+
+
+class MissingCredential(CredentialError):
+    code = "credential_missing"
+
+
+class ExpiredCredential(CredentialError):
+    code = "credential_expired"
+
+
+class SupersededCredential(CredentialError):
+    code = "credential_superseded"
+
+
+class ClockSkew(CredentialError):
+    code = "clock_skew"
+
+
+class RemovedNode(FleetError):
+    """The node was taken out of the fleet; its agent must stop what it runs."""
+
+    code = "node_removed"

@@ -1,0 +1,48 @@
+"""The regions' authorities as the database keeps them: their keys are sealed, opened to sign."""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+
+from compliance import sealing
+from controlplane.fleet import authority, wire
+from controlplane.fleet.models import Node, Region
+
+
+def found(region: Region, now: datetime) -> None:
+    """Give a new region its authority; the caller saves."""
+    created = authority.create(region.code, now=now)
+    region.ca_certificate = created.certificate_pem
+    region.ca_key = sealing.seal(created.key_pem, context=_context(region))
+
+
+def opened(region: Region) -> authority.Authority:
+    """The region's authority, ready to sign. Raises sealing.SealBroken."""
+    key_pem = sealing.unseal(bytes(region.ca_key), context=_context(region))
+    return authority.Authority.open(region.code, region.ca_certificate, key_pem)
+
+
+def certify(node: Node, key: authority.LeafKey, now: datetime) -> wire.Credential:
+    """Sign `key` for `node` and set its certificate's fields; the caller saves."""
+    region = node.pool.region
+    certificate = authority.node_certificate(
+        opened(region),
+        key,
+        node_id=node.id,
+        now=now,
+        lifetime=timedelta(seconds=settings.NODE_CERTIFICATE_S),
+    )
+    node.certificate_sha256 = authority.sha256(certificate)
+    node.certificate_expires_at = certificate.not_valid_after_utc
+    return wire.Credential(
+        node_id=node.id,
+        region=region.code,
+        pool=node.pool.name,
+        certificate_pem=authority.pem(certificate),
+        ca_pem=region.ca_certificate,
+        expires_at=certificate.not_valid_after_utc.isoformat(),
+    )
+
+
+def _context(region: Region) -> str:
+    return f"region:{region.code}:ca"

@@ -1,0 +1,453 @@
+"""The fleet's verbs. Each runs in one transaction and records one audit event."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q, QuerySet
+
+from compliance import audit, ids
+from controlplane.fleet import authority, errors, inventory, issuance, notify, regions, wire
+from controlplane.fleet.models import EnrollmentToken, Node, Pool, Region
+from controlplane.tenancy.models import Organization
+
+PREFIX = "stoa-enroll-"
+TOKEN_LIFETIME = timedelta(hours=1)
+_NAME_LENGTH = 100
+_VERSION_LENGTH = 32
+_BOOT_ID_LENGTH = 64
+
+
+# --- Places ---------------------------------------------------------------------------
+
+
+def create_region(
+    *, code: str, country: str, name: str, actor: audit.Actor, now: datetime
+) -> Region:
+    """Open a region with a certificate authority of its own.
+
+    Raises InvalidRegion for a country outside the EU or a malformed code, InvalidName, and
+    AlreadyExists.
+    """
+    if country not in regions.COUNTRIES:
+        raise errors.InvalidRegion(
+            f"{country!r} is no EU member state: use one of {', '.join(regions.COUNTRIES)}."
+        )
+    if not regions.valid_code(code):
+        raise errors.InvalidRegion(
+            "A region's code is lower-case letters, digits and hyphens, such as eu-de-1."
+        )
+    region = Region(code=code, country=country, name=_name(name), created_at=now)
+    issuance.found(region, now)
+    with transaction.atomic():
+        _insert(region, f"There is a region {code} already.")
+        audit.record(
+            actor=actor,
+            action="region.create",
+            target=audit.Target("region", code),
+            log=audit.PLATFORM,
+            region=code,
+            now=now,
+            change=[audit.Change("country", None, country)],
+        )
+    return region
+
+
+def create_pool(
+    *,
+    region: Region,
+    name: str,
+    actor: audit.Actor,
+    now: datetime,
+    organization: Organization | None = None,
+    share_standby: bool = False,
+) -> Pool:
+    """Make a pool; with `organization` it serves that one alone.
+
+    Raises InvalidName, InvalidRegion for an organization of another region, AlreadyExists.
+    """
+    if organization is not None and organization.region_code != region.code:
+        raise errors.InvalidRegion(
+            f"That organization belongs to {organization.region_code}, the pool to {region.code}."
+        )
+    pool = Pool(
+        region=region,
+        name=_name(name),
+        organization=organization,
+        share_standby=share_standby,
+        created_at=now,
+    )
+    with transaction.atomic():
+        _insert(pool, f"There is a pool {pool.name} in {region.code} already.")
+        audit.record(
+            actor=actor,
+            action="pool.create",
+            target=audit.Target("pool", pool.id),
+            log=audit.PLATFORM,
+            region=region.code,
+            now=now,
+            change=[
+                audit.Change("organization", None, organization.id if organization else None),
+                audit.Change("share_standby", None, share_standby),
+            ],
+            personal={"name": pool.name},
+        )
+    return pool
+
+
+# --- Joining --------------------------------------------------------------------------
+
+
+def issue_enrollment_token(
+    *,
+    pool: Pool,
+    actor: audit.Actor,
+    now: datetime,
+    node: Node | None = None,
+    ttl: timedelta = TOKEN_LIFETIME,
+) -> tuple[EnrollmentToken, str]:
+    """A single-use token for `pool`, and its secret, which nobody can read again.
+
+    With `node` it lets that node, and no new one, join again with a new key.
+    Raises RemovedNode, and ValueError if the node is of another pool.
+    """
+    if node is not None and node.pool_id != pool.pk:
+        raise ValueError("the node is of another pool")
+    if node is not None and node.removed_at is not None:
+        raise errors.RemovedNode(f"Node {node.name} was removed: enrol the machine as a new one.")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    token = EnrollmentToken(
+        pool=pool,
+        node=node,
+        hash=_digest(secret),
+        expires_at=now + ttl,
+        created_at=now,
+        created_by=actor.id,
+    )
+    with transaction.atomic():
+        token.save(force_insert=True)
+        audit.record(
+            actor=actor,
+            action="enrollment_token.create",
+            target=audit.Target("enrollment_token", token.id),
+            log=audit.PLATFORM,
+            region=pool.region_id,
+            now=now,
+            change=[
+                audit.Change("pool", None, pool.id),
+                audit.Change("node", None, node.id if node else None),
+                audit.Change("expires_at", None, audit.stamp(token.expires_at)),
+            ],
+        )
+    return token, secret
+
+
+def enroll(
+    *, token: str, csr_pem: str, name: str, agent_version: str, now: datetime
+) -> tuple[Node, wire.Credential]:
+    """Exchange a token for a certificate: a new node of the token's pool, or the token's own node.
+
+    The token is spent by compare-and-set: of any number of attempts exactly one succeeds.
+    Raises InvalidRequest and InvalidName (the token stays good), InvalidToken, UsedToken,
+    ExpiredToken, RemovedNode.
+    """
+    key = authority.requested_key(csr_pem)
+    name, agent_version = _name(name), _name(agent_version, length=_VERSION_LENGTH)
+    digest = _digest(token)
+    try:
+        with transaction.atomic():
+            spent = _spend(digest, now)
+            node, again = _joining(spent, name, now)
+            credential = issuance.certify(node, key, now)
+            node.agent_version = agent_version
+            node.save(force_insert=not again)
+            audit.record(
+                actor=audit.Actor("node", node.id, auth="enrollment_token"),
+                action="node.enroll",
+                target=audit.Target("node", node.id),
+                log=audit.PLATFORM,
+                region=spent.pool.region_id,
+                now=now,
+                change=[
+                    audit.Change("pool", None, spent.pool_id),
+                    audit.Change("enrollment_token", None, spent.id),
+                    audit.Change("certificate_sha256", None, node.certificate_sha256),
+                    audit.Change("again", None, again),
+                ],
+                personal={"name": name},
+            )
+    except (errors.UsedToken, errors.ExpiredToken) as refused:
+        _record_refusal(digest, refused.code, now)
+        raise
+    return node, credential
+
+
+def renew(
+    *, node: Node, csr_pem: str, presented_sha256: str, now: datetime
+) -> tuple[Node, wire.Credential]:
+    """A new certificate for a node that proved that it holds the one of `presented_sha256`.
+
+    The presented one stays good until the new one is first seen, so that a lost reply locks no
+    node out; any other is refused from now on. Raises InvalidRequest, RemovedNode, and
+    SupersededCredential when another renewal has overtaken this one.
+    """
+    key = authority.requested_key(csr_pem)
+    with transaction.atomic():
+        node = _locked(node)
+        if presented_sha256 not in (node.certificate_sha256, node.previous_certificate_sha256):
+            raise errors.SupersededCredential("This certificate was replaced by a newer one.")
+        credential = issuance.certify(node, key, now)
+        node.previous_certificate_sha256 = presented_sha256
+        node.save(
+            update_fields=(
+                "certificate_sha256",
+                "certificate_expires_at",
+                "previous_certificate_sha256",
+            )
+        )
+        audit.record(
+            actor=audit.Actor("node", node.id, auth="certificate"),
+            action="node.renew",
+            target=audit.Target("node", node.id),
+            log=audit.PLATFORM,
+            region=credential.region,
+            now=now,
+            change=[audit.Change("certificate_sha256", presented_sha256, node.certificate_sha256)],
+        )
+    return node, credential
+
+
+def issue_gateway_certificate(
+    *,
+    region: Region,
+    gateway_id: str,
+    csr_pem: str,
+    actor: audit.Actor,
+    now: datetime,
+    lifetime: timedelta = authority.GATEWAY_LIFETIME,
+) -> str:
+    """PEM of a certificate with which a gateway calls the relays of the region's nodes.
+
+    Raises InvalidRequest and InvalidName.
+    """
+    key = authority.requested_key(csr_pem)
+    certificate = authority.gateway_certificate(
+        issuance.opened(region), key, gateway_id=gateway_id, now=now, lifetime=lifetime
+    )
+    with transaction.atomic():
+        audit.record(
+            actor=actor,
+            action="gateway.enroll",
+            target=audit.Target("gateway", gateway_id),
+            log=audit.PLATFORM,
+            region=region.code,
+            now=now,
+            change=[
+                audit.Change("certificate_sha256", None, authority.sha256(certificate)),
+                audit.Change("expires_at", None, audit.stamp(certificate.not_valid_after_utc)),
+            ],
+        )
+    return authority.pem(certificate)
+
+
+# --- Serving --------------------------------------------------------------------------
+
+
+def heartbeat(*, node: Node, report: wire.Report, signed_at: datetime, now: datetime) -> bool:
+    """Take note that the node lives; False when the report is stale and must not be applied.
+
+    Within a boot of the agent `seq` orders reports. Between boots the time does at which the
+    node signed them: the last words of an agent that died may arrive after the first of its
+    successor. Call it in one transaction with what applies the report: the lock on the node's
+    row then keeps reports in order between web processes. Raises InvalidReport.
+    """
+    same = Q(boot_id=report.boot_id)
+    newer = same & Q(report_seq__lt=report.seq)
+    successor = ~same & (Q(report_signed_at=None) | Q(report_signed_at__lte=signed_at))
+    _check(report)
+    facts: dict[str, object] = {
+        "boot_id": report.boot_id,
+        "report_seq": report.seq,
+        "report_signed_at": signed_at,
+        "heartbeat_at": now,
+        "lease_until": now + timedelta(seconds=settings.NODE_LEASE_S),
+        "agent_version": report.agent_version,
+    }
+    if report.inventory is not None:
+        facts["inventory"] = inventory.document(report.inventory)
+    with transaction.atomic():
+        taken = Node.objects.filter(newer | successor, pk=node.pk, removed_at=None).update(**facts)
+        if taken and report.inventory is not None:
+            inventory.record(node, report.inventory)
+    return bool(taken)
+
+
+def renewal_due(node: Node, now: datetime) -> bool:
+    """Half of the certificate's life is over: time enough to try again."""
+    return node.certificate_expires_at - now < timedelta(seconds=settings.NODE_CERTIFICATE_S / 2)
+
+
+def touch(node: Node) -> None:
+    """The node's wish list changed: raise its version and wake its agent's long poll."""
+    with transaction.atomic():
+        Node.objects.filter(pk=node.pk).update(desired_version=F("desired_version") + 1)
+        notify.changed(node.pk)
+
+
+def unreachable(now: datetime) -> QuerySet[Node]:
+    """Nodes of the fleet that have reported once, and whose lease has lapsed."""
+    return Node.objects.filter(removed_at=None, lease_until__lte=now)
+
+
+# --- Keeping --------------------------------------------------------------------------
+
+
+def cordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
+    """Place nothing new on the node; what runs there runs on. Raises RemovedNode."""
+    with transaction.atomic():
+        node = _locked(node)
+        if node.cordoned_at is None:
+            node.cordoned_at = now
+            _keep(node, "node.cordon", actor, now, "cordoned_at")
+    return node
+
+
+def uncordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
+    """Take the node back into service, and end its drain. Raises RemovedNode."""
+    with transaction.atomic():
+        node = _locked(node)
+        if node.cordoned_at is not None or node.drain_requested_at is not None:
+            node.cordoned_at = node.drain_requested_at = None
+            _keep(node, "node.uncordon", actor, now, "cordoned_at", "drain_requested_at")
+    return node
+
+
+def drain(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
+    """Cordon the node and ask the reconciler to move its replicas away. Raises RemovedNode."""
+    with transaction.atomic():
+        node = _locked(node)
+        if node.drain_requested_at is None:
+            node.cordoned_at = node.cordoned_at or now
+            node.drain_requested_at = now
+            _keep(node, "node.drain", actor, now, "cordoned_at", "drain_requested_at")
+    return node
+
+
+def remove_node(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
+    """Take the node out of the fleet for good; its record stays and its credential is dead.
+
+    What it ran is lost: drain it first. Its lease ends here, so that nothing counts on it.
+    """
+    with transaction.atomic():
+        node = Node.objects.select_for_update(of=("self",)).get(pk=node.pk)
+        if node.removed_at is None:
+            node.removed_at = now
+            node.cordoned_at = node.cordoned_at or now
+            if node.lease_until is not None:
+                node.lease_until = min(node.lease_until, now)
+            _keep(node, "node.delete", actor, now, "removed_at", "cordoned_at", "lease_until")
+    return node
+
+
+def _keep(node: Node, action: str, actor: audit.Actor, now: datetime, *fields: str) -> None:
+    node.save(update_fields=fields)
+    touch(node)
+    audit.record(
+        actor=actor,
+        action=action,
+        target=audit.Target("node", node.id),
+        log=audit.PLATFORM,
+        region=node.pool.region_id,
+        now=now,
+    )
+
+
+# --- Inside ---------------------------------------------------------------------------
+
+
+def _name(name: str, *, length: int = _NAME_LENGTH) -> str:
+    name = name.strip()
+    if not 0 < len(name) <= length or not name.isprintable():
+        raise errors.InvalidName(
+            f"A name is 1 to {length} printable characters, not {name[: length + 1]!r}."
+        )
+    return name
+
+
+def _check(report: wire.Report) -> None:
+    words = ((report.boot_id, _BOOT_ID_LENGTH), (report.agent_version, _VERSION_LENGTH))
+    if not all(0 < len(word) <= length and word.isprintable() for word, length in words):
+        raise errors.InvalidReport("boot_id or agent_version is empty, too long or not printable.")
+    if not 0 <= report.seq < 1 << 63:
+        raise errors.InvalidReport("seq is out of bounds.")
+
+
+def _insert(row: Region | Pool, taken: str) -> None:
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        raise errors.AlreadyExists(taken) from error
+
+
+def _digest(secret: str) -> bytes:
+    """A token has 256 random bits: a plain hash of it cannot be guessed backwards."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _spend(digest: bytes, now: datetime) -> EnrollmentToken:
+    found = EnrollmentToken.objects.filter(hash=digest)
+    spent = found.filter(used_at=None, expires_at__gt=now).update(used_at=now)
+    token = found.select_related("pool__region").first()
+    if token is None:
+        raise errors.InvalidToken("This is no enrolment token of ours: ask for a new one.")
+    if spent:
+        return token
+    if token.used_at is not None:
+        raise errors.UsedToken(
+            f"This enrolment token was used at {_minute(token.used_at)}: ask for a new one."
+        )
+    raise errors.ExpiredToken(
+        f"This enrolment token expired at {_minute(token.expires_at)}: ask for a new one."
+    )
+
+
+def _joining(token: EnrollmentToken, name: str, now: datetime) -> tuple[Node, bool]:
+    """The node that a token admits, locked, and whether it is a known one."""
+    if token.node_id is None:
+        node = Node(id=ids.new("node"), pool=token.pool, name=name, created_at=now)
+        return node, False
+    node = _locked(Node(pk=token.node_id))
+    # A new key: nothing that the old one signed counts, nor the order of its reports.
+    node.previous_certificate_sha256 = ""
+    node.report_signed_at = None
+    return node, True
+
+
+def _locked(node: Node) -> Node:
+    found = Node.objects.select_for_update(of=("self",)).select_related("pool__region")
+    node = found.get(pk=node.pk)
+    if node.removed_at is not None:
+        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet.")
+    return node
+
+
+def _record_refusal(digest: bytes, code: str, now: datetime) -> None:
+    """Somebody tried a spent token: the operator should be able to see it."""
+    token = EnrollmentToken.objects.select_related("pool").get(hash=digest)
+    audit.record(
+        actor=audit.SYSTEM,
+        action="node.refuse",
+        target=audit.Target("enrollment_token", token.id),
+        log=audit.PLATFORM,
+        region=token.pool.region_id,
+        now=now,
+        outcome="denied",
+        reason=code,
+    )
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
