@@ -1,5 +1,16 @@
 from django.apps import AppConfig
 
+from compliance import grants
+
 
 class BillingConfig(AppConfig):
     name = "billing"
+
+    def ready(self) -> None:
+        grants.append_only(
+            "billing_usageevent",
+            "billing_price",
+            "billing_ledgeraccount",
+            "billing_ledgertransaction",
+            "billing_ledgerentry",
+        )

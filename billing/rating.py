@@ -105,7 +105,9 @@ def price_at(
         and price.valid_from <= at
     ]
     return max(
-        candidates, key=lambda price: (price.device_kind != "", price.valid_from), default=None
+        candidates,
+        key=lambda price: (price.device_kind != "", price.valid_from, price.id),
+        default=None,
     )
 
 
@@ -134,7 +136,9 @@ def split(
         Line(meter, kind, quantity, price, exact_amount(quantity, price))
         for (meter, kind, price), quantity in sums.items()
     ]
-    lines.sort(key=lambda line: (line.meter, line.device_kind, line.price.valid_from))
+    lines.sort(
+        key=lambda line: (line.meter, line.device_kind, line.price.valid_from, line.price.id)
+    )
     return lines, unpriced
 
 

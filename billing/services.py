@@ -44,7 +44,7 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
     without a price is reported in `unpriced` and accrued once a price for it exists. Raises
     `errors.UnknownAccount`, and ValueError for an hour that is not over.
     """
-    start = hour.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    start = hour_start(hour)
     if start + HOUR > now:
         raise ValueError(f"the hour of {start.isoformat()} is not over")
     with transaction.atomic():
@@ -85,6 +85,16 @@ def accruable(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
             [start, end, Basis.CHARGE],
         )
         return [(account_id, hour) for account_id, hour in cursor]
+
+
+def newest_accrual() -> datetime | None:
+    """The hour that the newest accrual is of. Ids sort by birth: no need to scan the ledger."""
+    newest = LedgerTransaction.objects.filter(kind=ACCRUAL).order_by("-id").first()
+    return newest.effective_at if newest else None
+
+
+def hour_start(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _due(charged: Iterable[costs.CostLine]) -> dict[str, int]:

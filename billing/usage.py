@@ -1,7 +1,7 @@
 """The door through which usage enters: in bulk, once for each id."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from billing import errors
+from billing.models import UsageEvent
 from compliance import partitions
 
 TABLE = "billing_usageevent"
@@ -53,6 +54,8 @@ _COLUMNS = {
     "flags": "jsonb",
 }
 _NAMES = ", ".join(_COLUMNS)
+# What an export shows of an event, in this order.
+EXPORTED = tuple(_COLUMNS)
 _INSERT = (
     f"INSERT INTO {TABLE} ({_NAMES}) SELECT * FROM unnest("
     + ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
@@ -88,6 +91,14 @@ def record(events: Iterable[Event]) -> int:
         if clashing:
             raise errors.UsageConflict(clashing)
     return inserted
+
+
+def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any, ...]]:
+    """The usage of an account with start <= at < end, oldest first, in the order of EXPORTED."""
+    found = UsageEvent.objects.filter(account_id=account_id, at__gte=start, at__lt=end)
+    for event in found.order_by("at", "id").iterator(chunk_size=2_000):
+        *columns, flags = (getattr(event, name) for name in EXPORTED)
+        yield (*columns, " ".join(flags))
 
 
 def _arrays(events: Iterable[Event]) -> list[list[Any]]:

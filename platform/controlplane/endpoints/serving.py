@@ -21,6 +21,12 @@ class Slice:
 
     minute_epoch: int
     seconds: int
+    after_s: int = 0  # seconds of this minute that were handed out before
+
+    @property
+    def name(self) -> str:
+        """Unique within the stretch: the minute, and for what came late to it, its place in it."""
+        return f"{self.minute_epoch}+{self.after_s}" if self.after_s else f"{self.minute_epoch}"
 
     @property
     def at(self) -> datetime:
@@ -47,8 +53,9 @@ def slices(
 ) -> list[Slice]:
     """The slices that are due beyond the `metered_s` whole seconds already handed out.
 
-    A slice depends on where the stretch began and, for its last minute alone, on where it ended:
-    the same minute always gets the same seconds, so that its event may be written twice.
+    A full minute gets what follows from where the stretch began, and nothing else. The last one
+    is handed out when the stretch ends; where the node's count still grows after that (its final
+    report was late), the rest of that minute is a slice with a name of its own.
     """
     served = bounded_s(started_at, ended_at, served_s, now)
     total = math.floor(served)
@@ -63,7 +70,8 @@ def slices(
             break
         reached = min(math.floor(bound), total)
         if reached > done:
-            due.append(Slice(_epoch(minute), reached - done))
+            first = max(0, math.floor(_seconds_before(minute, started_at)))
+            due.append(Slice(_epoch(minute), reached - done, done - first))
             done = reached
         minute += MINUTE
     return due

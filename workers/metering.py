@@ -1,0 +1,233 @@
+"""From what was counted to what is owed: requests and serving seconds become usage, once.
+
+Each step writes its events and the mark that says so in one transaction, and each event has an
+id that its source determines. So a step may be killed anywhere, repeated, or run twice at once.
+What cannot be booked is set aside with its reason, and is never dropped.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F, FloatField, Q
+from django.db.models.functions import Extract, Floor, Least
+
+from billing import errors, services, usage
+from billing.models import Basis, Meter, UsageInbox
+from controlplane.endpoints import serving
+from controlplane.endpoints.models import DeviceClaim, Endpoint, ServingInterval
+
+log = logging.getLogger(__name__)
+
+# A gateway's clock may be this far ahead of ours.
+CLOCK_SKEW = timedelta(minutes=5)
+# More tokens than any context times any number of choices: a counter gone wrong.
+ABSURD_TOKENS = 1_000_000_000
+# Booked requests stay this long, for whoever compares them with a gateway's spool.
+INBOX_KEPT = timedelta(days=30)
+
+
+# How a request may end, and be counted, without a word about it.
+_WHOLE = frozenset({"", "complete", "stop", "length", "tool_calls"})
+_EXACT = frozenset({"", "engine"})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ELAPSED_S = Extract(F("ended_at") - F("started_at"), "epoch", output_field=FloatField())
+
+
+class _Unbookable(Exception):
+    """Why a request cannot become usage."""
+
+
+def book_requests(now: datetime, limit: int = 2000) -> int:
+    """Turns up to `limit` requests that gateways delivered into usage; returns how many.
+
+    Safe to run side by side: each takes rows that no other holds. A request that cannot be
+    booked keeps its row, with `problem` set, and an error in the log.
+    """
+    with transaction.atomic():
+        rows = list(
+            UsageInbox.objects.select_for_update(skip_locked=True)
+            .filter(booked_at=None, problem="")
+            .order_by("received_at")[:limit]
+        )
+        endpoints = _endpoints(row.endpoint_id for row in rows)
+        events: dict[str, list[usage.Event]] = {}
+        problems: dict[str, str] = {}
+        for row in rows:
+            try:
+                events[row.request_id] = _request_events(row, endpoints, now)
+            except _Unbookable as reason:
+                problems[row.request_id] = str(reason)
+        problems |= _record(events)
+        booked = events.keys() - problems.keys()
+        UsageInbox.objects.filter(request_id__in=booked).update(booked_at=now)
+        for request_id, problem in problems.items():
+            log.error("request %s cannot be booked: %s", request_id, problem)
+            UsageInbox.objects.filter(request_id=request_id).update(problem=problem[:200])
+    return len(booked)
+
+
+def retry_problems() -> int:
+    """Puts the requests that were set aside back in line, once their cause is cured."""
+    return UsageInbox.objects.filter(booked_at=None).exclude(problem="").update(problem="")
+
+
+def meter_replicas(now: datetime) -> int:
+    """Turns seconds that replicas served into usage, minute by minute; returns the new events."""
+    unmetered = Q(ended_at=None) | Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S)))
+    written = 0
+    for interval in ServingInterval.objects.filter(unmetered).order_by("id"):
+        if not _slices(interval, now):
+            continue
+        try:
+            written += _meter(interval.id, now)
+        except errors.UsageConflict as conflict:
+            log.error("serving interval %s cannot be metered: %s", interval.id, conflict)
+    return written
+
+
+def accrue_hours(now: datetime, back_hours: int = 6) -> int:
+    """Posts past hours' usage to the ledger; returns how many hours of accounts were posted.
+
+    Begins `back_hours` before the newest hour that was accrued, so that an outage of any length
+    is made up for. Usage that comes later than that is posted when somebody looks further back.
+    """
+    newest = services.newest_accrual()
+    start = newest - timedelta(hours=back_hours) if newest else _EPOCH
+    posted = 0
+    for account_id, hour in services.accruable(start, services.hour_start(now)):
+        try:
+            posted += services.accrue(account_id, hour, now=now).posted is not None
+        except errors.BillingError as error:
+            log.error("%s: the hour of %s cannot be accrued: %s", account_id, hour, error)
+    return posted
+
+
+def prune(now: datetime) -> int:
+    """Removes booked requests after their time; what is set aside stays."""
+    removed, _ = UsageInbox.objects.filter(booked_at__lt=now - INBOX_KEPT).delete()
+    return removed
+
+
+def _endpoints(ids: Iterable[str]) -> dict[str, Endpoint]:
+    return Endpoint.objects.select_related("project__organization").in_bulk(set(ids))
+
+
+def _request_events(
+    row: UsageInbox, endpoints: Mapping[str, Endpoint], now: datetime
+) -> list[usage.Event]:
+    """The tokens of one request; they only attribute what a dedicated endpoint's seconds cost."""
+    endpoint = endpoints.get(row.endpoint_id)
+    if endpoint is None:
+        raise _Unbookable(f"no endpoint {row.endpoint_id!r}")
+    if endpoint.project_id != row.project_id:
+        raise _Unbookable(f"endpoint {endpoint.id} is not of project {row.project_id!r}")
+    counts = (row.input_tokens, row.cached_tokens, row.output_tokens)
+    if min(counts) < 0 or max(counts) > ABSURD_TOKENS:
+        raise _Unbookable(f"no such token counts: {counts}")
+    if not endpoint.created_at - CLOCK_SKEW <= row.closed_at <= now + CLOCK_SKEW:
+        raise _Unbookable(f"closed at {row.closed_at.isoformat()}, which cannot be")
+    cached = min(row.cached_tokens, row.input_tokens)
+    quantities = {
+        Meter.INPUT_TOKENS: row.input_tokens - cached,
+        Meter.CACHED_TOKENS: cached,
+        Meter.OUTPUT_TOKENS: row.output_tokens,
+    }
+    return [
+        usage.Event(
+            id=f"{row.request_id}:{meter.value}",
+            at=row.closed_at,
+            account_id=endpoint.project.organization.account_id,
+            project_id=row.project_id,
+            key_id=row.key_id,
+            endpoint_id=row.endpoint_id,
+            replica_id=row.replica_id,
+            request_id=row.request_id,
+            region=endpoint.region_code,
+            device_kind=endpoint.device_kind,
+            meter=meter.value,
+            basis=Basis.ATTRIBUTION.value,
+            quantity=quantity,
+            flags=_flags(row),
+        )
+        for meter, quantity in quantities.items()
+        if quantity
+    ]
+
+
+def _flags(row: UsageInbox) -> tuple[str, ...]:
+    """What an auditor should know of a count: it was cut off, or not the engine's own."""
+    flags = []
+    if row.finish not in _WHOLE:
+        flags.append(row.finish)
+    if row.counted_by not in _EXACT:
+        flags.append(row.counted_by)
+    if row.cached_tokens > row.input_tokens:
+        flags.append("cached_above_input")
+    return tuple(flags)
+
+
+def _record(events: Mapping[str, list[usage.Event]]) -> dict[str, str]:
+    """Writes what can be written; the requests that clash with recorded usage, and why."""
+    try:
+        usage.record(event for of in events.values() for event in of)
+    except errors.UsageConflict as conflict:
+        clashing = {event_id.rpartition(":")[0] for event_id in conflict.ids}
+        usage.record(event for id, of in events.items() if id not in clashing for event in of)
+        return dict.fromkeys(clashing, "usage of this id is recorded with other content")
+    return {}
+
+
+def _meter(interval_id: str, now: datetime) -> int:
+    """The due minutes of one interval, and the mark that they are done, in one transaction."""
+    with transaction.atomic():
+        interval = (
+            ServingInterval.objects.select_for_update(skip_locked=True, of=("self",))
+            .select_related("replica__endpoint__project__organization")
+            .filter(id=interval_id)
+            .first()
+        )
+        due = _slices(interval, now) if interval else []
+        if interval is None or not due:
+            return 0
+        written = usage.record(_replica_events(interval, due))
+        interval.metered_s += sum(piece.seconds for piece in due)
+        interval.save(update_fields=["metered_s"])
+    return written
+
+
+def _slices(interval: ServingInterval, now: datetime) -> list[serving.Slice]:
+    return serving.slices(
+        started_at=interval.started_at,
+        ended_at=interval.ended_at,
+        served_s=interval.served_s,
+        metered_s=interval.metered_s,
+        now=now,
+    )
+
+
+def _replica_events(
+    interval: ServingInterval, due: Iterable[serving.Slice]
+) -> Iterable[usage.Event]:
+    replica = interval.replica
+    endpoint = replica.endpoint
+    # What it holds, which a later edit of the endpoint does not change; once let go of, the wish.
+    held = (
+        list(DeviceClaim.objects.filter(replica=replica).values_list("device__kind", flat=True))
+        or [endpoint.device_kind] * endpoint.device_count
+    )
+    for piece in due:
+        yield usage.Event(
+            id=f"{replica.id}:{interval.id}:{piece.name}",
+            at=piece.at,
+            account_id=endpoint.project.organization.account_id,
+            project_id=endpoint.project_id,
+            endpoint_id=endpoint.id,
+            replica_id=replica.id,
+            region=endpoint.region_code,
+            device_kind=held[0],
+            meter=Meter.DEVICE_SECONDS.value,
+            basis=Basis.CHARGE.value,
+            quantity=piece.seconds * len(held),
+        )
