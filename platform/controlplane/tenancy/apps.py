@@ -6,6 +6,7 @@ class TenancyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.tenancy import sign_in
+        from controlplane.tenancy import datasets, sign_in
 
         sign_in.connect()
+        datasets.register()
