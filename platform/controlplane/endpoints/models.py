@@ -68,10 +68,15 @@ class Replica(models.Model):
     created_at = models.DateTimeField()
     stop_requested_at = models.DateTimeField(null=True)
     released_at = models.DateTimeField(null=True)  # the node confirmed: no engine, devices free
-    address = models.CharField(max_length=300, blank=True)  # unix:/path or relay:host:port/rep_…
+    address = models.CharField(max_length=300, blank=True)  # unix:/path or relay:host:port
     start_tier = models.CharField(max_length=16, blank=True)  # standby | cold (wire.StartTier)
     engine_report = models.JSONField(default=dict)  # wire.EngineReport
+    phase_seconds = models.JSONField(default=dict)  # finished phases, by the node's clock
     log_tail = models.TextField(blank=True)  # last lines, kept when it failed
+    detail = models.CharField(max_length=500, blank=True)  # of the reason, for people
+    # The node's desired_version in which the wish for this replica last changed: a report that
+    # has taken account of it and does not mention the replica proves that no engine runs.
+    wish_version = models.BigIntegerField(default=0)
 
     class Meta:
         ordering = ("-id",)
@@ -164,3 +169,17 @@ class Activity(models.Model):
 
     def __str__(self) -> str:
         return f"{self.endpoint_id} {self.in_flight}"
+
+
+class Pulse(models.Model):
+    """Proof that a part of the control plane was up: `at` now, without a gap since `since`.
+
+    A node's silence counts only while we listened: after an outage of ours nobody is lost.
+    """
+
+    name = models.CharField(max_length=32, primary_key=True)  # "sweep", "door"
+    since = models.DateTimeField()
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

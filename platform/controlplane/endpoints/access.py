@@ -1,0 +1,42 @@
+"""The only way to a tenant's endpoints and replicas. The rule is tenancy's."""
+
+from django.db.models import QuerySet
+
+from compliance import ids
+from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.tenancy import access
+from controlplane.tenancy.access import Permission, Principal
+from controlplane.tenancy.errors import NotFound
+
+_ENDPOINTS = Endpoint.objects.select_related("project__organization", "pool")
+_REPLICAS = Replica.objects.select_related("endpoint__project__organization", "node")
+
+
+def endpoints(principal: Principal) -> QuerySet[Endpoint]:
+    """Those that may be looked at and are not deleted, newest first."""
+    return _ENDPOINTS.filter(project__in=access.projects(principal), deleted_at=None)
+
+
+def replicas(principal: Principal) -> QuerySet[Replica]:
+    """Newest first; those of deleted endpoints too, since they may be on a bill."""
+    return _REPLICAS.filter(endpoint__project__in=access.projects(principal))
+
+
+def endpoint(principal: Principal, id: str, need: Permission) -> Endpoint:
+    """NotFound for what is deleted, unknown or somebody else's; Forbidden without `need`."""
+    rows = _ENDPOINTS.filter(id=id, deleted_at=None)
+    found = rows.first() if ids.valid(id, "ep") else None
+    if found is None:
+        raise NotFound("endpoint")
+    project = found.project
+    access.demand(principal, need, project.organization_id, project.id, "endpoint")
+    return found
+
+
+def replica(principal: Principal, id: str, need: Permission) -> Replica:
+    found = _REPLICAS.filter(id=id).first() if ids.valid(id, "rep") else None
+    if found is None:
+        raise NotFound("replica")
+    project = found.endpoint.project
+    access.demand(principal, need, project.organization_id, project.id, "replica")
+    return found

@@ -1,0 +1,62 @@
+"""What a node should run, as its agent is told."""
+
+from datetime import datetime
+
+from django.conf import settings
+
+from controlplane.endpoints.models import Replica
+from controlplane.endpoints.states import LIVE, State
+from controlplane.fleet import wire
+from controlplane.fleet.models import Node
+
+
+def desired(node: Node, now: datetime) -> wire.Desired:
+    """The whole wish list of a node. What is not in it, the agent ends: nobody wants it.
+
+    One that is over stays in it, to be stopped, until the node has said that no engine of it
+    runs: its devices are free only then.
+    The version is read before the list: an agent may believe that it knows less than it does,
+    never more.
+    """
+    version, removed_at = Node.objects.values_list("desired_version", "removed_at").get(id=node.id)
+    replicas = (
+        Replica.objects.filter(node_id=node.id, released_at=None)
+        .select_related("endpoint__project", "endpoint__pool")
+        .prefetch_related("claims__device")
+        .defer("log_tail", "engine_report")
+        .order_by("id")
+    )
+    return wire.Desired(
+        version=version,
+        replicas=[] if removed_at else [_desired(replica) for replica in replicas],
+        report_every_s=settings.NODE_REPORT_EVERY_S,
+        lease_s=settings.NODE_LEASE_S,
+    )
+
+
+def _desired(replica: Replica) -> wire.DesiredReplica:
+    run = replica.state in LIVE and replica.state != State.DRAINING
+    return wire.DesiredReplica(
+        replica_id=replica.id,
+        run=run,
+        drain_s=settings.DRAIN_S if replica.state == State.DRAINING else 0.0,
+        spec=_spec(replica) if run else None,
+    )
+
+
+def _spec(replica: Replica) -> wire.ReplicaSpec:
+    endpoint = replica.endpoint
+    return wire.ReplicaSpec(
+        replica_id=replica.id,
+        endpoint_id=endpoint.id,
+        organization_id=endpoint.project.organization_id,
+        model=endpoint.model,
+        revision=endpoint.revision,
+        engine=endpoint.engine,
+        engine_args=endpoint.engine_args,
+        adapters=endpoint.adapters,
+        served_name=endpoint.id,
+        device_indexes=sorted(claim.device.index for claim in replica.claims.all()),
+        share_standby=endpoint.pool.share_standby,
+        start_timeout_s=settings.START_TIMEOUT_S,
+    )

@@ -1,0 +1,138 @@
+"""How an endpoint is, in one word for people and in conditions for programs. Asks no database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.states import COMING, LIVE, Reason, State
+
+
+class Status(StrEnum):
+    PENDING = "pending"  # it waits for devices, or for the reconciler
+    STARTING = "starting"
+    READY = "ready"
+    UPDATING = "updating"  # it serves, and some replicas are being replaced
+    UNREACHABLE = "unreachable"  # its nodes are silent
+    SCALED_TO_ZERO = "scaled_to_zero"  # a request wakes it
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"  # the last start failed; another follows after the back-off
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """As in Kubernetes. `status` is "True" or "False"; `reason` one of states.Reason, or empty."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_at: datetime
+
+
+@dataclass(frozen=True)
+class Summary:
+    status: Status
+    message: str
+    ready_replicas: int
+    conditions: tuple[Condition, ...]
+
+
+# What somebody can do about it.
+ADVICE: dict[Reason, str] = {
+    Reason.NO_CAPACITY: "Wait for devices to become free, stop another endpoint, or add a node.",
+    Reason.FETCH_FAILED: "Check that the nodes reach the model's source; it is tried again.",
+    Reason.MODEL_NOT_FOUND: "Check the model's name or path, and the revision.",
+    Reason.ENGINE_EXITED: "Read the last log lines: an engine argument may not suit the model.",
+    Reason.PROBE_FAILED: "The engine listened but did not answer: read the last log lines.",
+    Reason.START_TIMEOUT: "The start made no progress: read the last log lines.",
+    Reason.NODE_UNREACHABLE: "The node is silent: check its network and its agent.",
+    Reason.NODE_LOST: "The node was given up: a replica is made elsewhere if there is room.",
+    Reason.ENGINE_MISSING: "The engine ended while its node was not looking; it is started again.",
+    Reason.WALLS_MISSING: "The node cannot isolate tenants: run its agent with the rights for it.",
+}
+
+
+def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
+    """`replicas`: those that live, and at least the newest of those that are over."""
+    live = [r for r in replicas if r.state in LIVE]
+    ready = [r for r in live if r.state == State.READY]
+    ended = sorted((r for r in replicas if r.state not in LIVE), key=lambda r: r.state_at)
+    status, message = _status(endpoint, live, ready, ended[-1] if ended else None)
+    return Summary(
+        status=status,
+        message=message,
+        ready_replicas=len(ready),
+        conditions=(
+            _ready(endpoint, live, ready, message),
+            _scheduled(endpoint, live),
+            _healthy(endpoint, ended),
+        ),
+    )
+
+
+def _status(
+    endpoint: Endpoint, live: list[Replica], ready: list[Replica], last: Replica | None
+) -> tuple[Status, str]:
+    if endpoint.deleted_at is not None:
+        return (Status.STOPPING, "being deleted") if live else (Status.DELETED, "deleted")
+    if endpoint.stopped_at is not None:
+        return (Status.STOPPING, "stopping") if live else (Status.STOPPED, "stopped")
+    if ready:
+        if any(r.generation != endpoint.generation or r.state in COMING for r in live):
+            return Status.UPDATING, f"{len(ready)} ready, others on their way"
+        return Status.READY, f"{len(ready)} ready"
+    if any(r.state == State.UNREACHABLE for r in live):
+        return Status.UNREACHABLE, ADVICE[Reason.NODE_UNREACHABLE]
+    coming = [r for r in live if r.state in COMING]
+    if started := [r for r in coming if r.state != State.REQUESTED]:
+        return Status.STARTING, f"a replica is {started[0].state}"
+    if coming:
+        return Status.PENDING, coming[0].detail or "waiting for devices"
+    if endpoint.failures and last is not None and last.state == State.FAILED:
+        return Status.FAILED, _failure(last)
+    if endpoint.min_replicas == 0:
+        return Status.SCALED_TO_ZERO, "no replica runs; a request wakes it"
+    return Status.PENDING, "a replica is about to be made"
+
+
+def _failure(replica: Replica) -> str:
+    reason = Reason(replica.reason)
+    return f"{reason}: {replica.detail or ADVICE.get(reason, '')}".rstrip(": ")
+
+
+def _ready(
+    endpoint: Endpoint, live: list[Replica], ready: list[Replica], message: str
+) -> Condition:
+    if ready:
+        since = min(r.state_at for r in ready)
+        return Condition("Ready", "True", "", message, since)
+    newest = max(live, key=lambda r: r.state_at, default=None)
+    if newest is None:
+        since = endpoint.stopped_at or endpoint.created_at
+        return Condition("Ready", "False", "", message, since)
+    return Condition("Ready", "False", newest.reason, message, newest.state_at)
+
+
+def _scheduled(endpoint: Endpoint, live: list[Replica]) -> Condition:
+    """Whether every replica that is wanted has its devices."""
+    waiting = [r for r in live if r.state == State.REQUESTED]
+    if not waiting:
+        since = max((r.state_at for r in live), default=endpoint.created_at)
+        return Condition("Scheduled", "True", "", "", since)
+    oldest = min(waiting, key=lambda r: r.state_at)
+    return Condition("Scheduled", "False", oldest.reason, oldest.detail, oldest.state_at)
+
+
+def _healthy(endpoint: Endpoint, ended: list[Replica]) -> Condition:
+    """False from a failed start until a replica gets ready."""
+    last = ended[-1] if ended else None
+    if not endpoint.failures or last is None or last.state != State.FAILED:
+        return Condition("Healthy", "True", "", "", endpoint.created_at)
+    message = _failure(last)
+    if endpoint.retry_at is not None:
+        message += f" (next try at {endpoint.retry_at:%H:%M:%S} UTC)"
+    return Condition("Healthy", "False", last.reason, message, last.state_at)

@@ -1,0 +1,245 @@
+"""What has to be done so that an endpoint becomes what somebody wants. Pure: decides, does nothing.
+
+`plan` reads one picture (the wish, the replicas, the clock) and returns actions. A picture may be
+old when its actions are applied: each is guarded by the state it was decided for, and the next
+run decides again. Running it twice, or in two places, is as good as once.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controlplane.endpoints.states import COMING, LIVE, Reason, State
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the parts of a life may take, in seconds.
+
+    `listening_since`: since when the control plane has been up without a gap. No deadline began
+    before, and while it is None none runs: what we did not hear may have happened all the same.
+    """
+
+    lease_s: float
+    lost_after_s: float
+    start_timeout_s: float
+    listening_since: datetime | None
+
+
+@dataclass(frozen=True)
+class EndpointView:
+    """The wish. `needed_at`: when somebody last asked for it: a wake, a request, a stream."""
+
+    id: str
+    generation: int
+    min_replicas: int
+    max_replicas: int
+    idle_timeout_s: float
+    on: bool  # neither stopped nor deleted
+    needed_at: datetime | None = None
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """The node of a replica. `quiet_s`: silent for so long beyond its lease; 0 while it is heard.
+
+    It counts only time in which the control plane listened (Limits.listening_since).
+    """
+
+    id: str
+    quiet_s: float = 0.0
+    leaving: bool = False  # being drained
+    removed: bool = False  # by the operator, who vouches that nothing runs on it
+
+
+@dataclass(frozen=True)
+class ReplicaView:
+    """One that lives, or that is over but still holds its devices."""
+
+    id: str
+    generation: int
+    state: State
+    state_at: datetime
+    reason: Reason = Reason.SCALE_UP
+    node: NodeView | None = None
+
+
+@dataclass(frozen=True)
+class Create:
+    generation: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Place:
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Towards draining; a replica that was never placed is stopped at once."""
+
+    replica_id: str
+    expected: State
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Fail:
+    replica_id: str
+    expected: State
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class MarkUnreachable:
+    """The way back is the node's: its next report takes the replica to ready again."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """Free the devices of one that is over on a node that is no more."""
+
+    replica_id: str
+
+
+Action = Create | Place | Stop | Fail | MarkUnreachable | Release
+
+
+def plan(
+    endpoint: EndpointView, replicas: Sequence[ReplicaView], now: datetime, limits: Limits
+) -> list[Action]:
+    """The next steps; empty when nothing is to be done, or nothing can be done but wait.
+
+    A replica that fails in this plan has no successor before the next one, which knows about the
+    back-off that the failure brought.
+    """
+    lost = [action for replica in replicas if (action := _lost(replica, now, limits))]
+    failed = {action.replica_id for action in lost if isinstance(action, Fail)}
+    live = [r for r in replicas if r.state in LIVE and r.id not in failed]
+    serving = [r for r in live if r.state is not State.DRAINING]
+    wanted, too_many = _wanted(endpoint, serving, now)
+    stay = _least_useful_first(r for r in serving if _stays(r, endpoint))
+    leave = _least_useful_first(r for r in serving if not _stays(r, endpoint))
+    surplus = max(0, len(stay) - wanted)
+    kept = stay[surplus:]
+    going = _handed_over(leave, kept, wanted, draining=len(live) > len(serving))
+    return [
+        *lost,
+        *(Stop(r.id, r.state, too_many) for r in stay[:surplus]),
+        *(Stop(r.id, r.state, _why(r, endpoint) if wanted else too_many) for r in going),
+        *(Place(r.id) for r in sorted(kept, key=lambda r: r.id) if r.state is State.REQUESTED),
+        *([] if failed else _create(endpoint, wanted - len(kept), leave, now)),
+    ]
+
+
+def _lost(
+    replica: ReplicaView, now: datetime, limits: Limits
+) -> Fail | MarkUnreachable | Release | None:
+    """What a node cannot report any more, or reports no more."""
+    node, state = replica.node, replica.state
+    if state not in LIVE:
+        return Release(replica.id) if node is None or node.removed else None
+    if node is None:
+        return None
+    if node.removed:
+        return Fail(replica.id, state, Reason.NODE_LOST, "the node was removed")
+    if node.quiet_s >= limits.lost_after_s:
+        detail = f"the node has been silent for {node.quiet_s:.0f} s"
+        return Fail(replica.id, state, Reason.NODE_LOST, detail)
+    if state is State.READY and node.quiet_s > 0:
+        return MarkUnreachable(replica.id)
+    if state in COMING:
+        # Nothing serves there yet, so nothing is given up by trying elsewhere soon.
+        if node.quiet_s >= limits.lease_s:
+            return Fail(replica.id, state, Reason.NODE_UNREACHABLE, "the node fell silent")
+        if _for_s(replica, now, limits) >= limits.start_timeout_s:
+            detail = f"no progress beyond {state} in {limits.start_timeout_s:.0f} s"
+            return Fail(replica.id, state, Reason.START_TIMEOUT, detail)
+    return None
+
+
+def _for_s(replica: ReplicaView, now: datetime, limits: Limits) -> float:
+    """How long the replica has been in its state while we listened."""
+    if limits.listening_since is None:
+        return 0.0
+    return (now - max(replica.state_at, limits.listening_since)).total_seconds()
+
+
+def _wanted(
+    endpoint: EndpointView, serving: Sequence[ReplicaView], now: datetime
+) -> tuple[int, Reason]:
+    """How many replicas there should be, and the reason for those that are then too many."""
+    if not endpoint.on:
+        return 0, Reason.STOP_REQUESTED
+    if endpoint.min_replicas > 0:
+        return min(endpoint.min_replicas, endpoint.max_replicas), Reason.SCALE_DOWN
+    # It sleeps unless somebody needs it. The time-out runs from ready, however long the start
+    # took: one that is on its way is not judged.
+    moments = [
+        now if r.state in COMING and r.state is not State.REQUESTED else r.state_at for r in serving
+    ]
+    if endpoint.needed_at is not None:
+        moments.append(endpoint.needed_at)
+    idle = timedelta(seconds=endpoint.idle_timeout_s)
+    return (1 if moments and now - max(moments) < idle else 0), Reason.IDLE
+
+
+def _stays(replica: ReplicaView, endpoint: EndpointView) -> bool:
+    leaving = replica.node is not None and replica.node.leaving
+    return replica.generation == endpoint.generation and not leaving
+
+
+_USEFULNESS = (
+    State.REQUESTED,
+    State.PLACED,
+    State.FETCHING,
+    State.UNREACHABLE,
+    State.STARTING,
+    State.PROBING,
+    State.READY,
+)
+
+
+def _least_useful_first(replicas: Iterable[ReplicaView]) -> list[ReplicaView]:
+    """Of equals the newest comes first."""
+    newest_first = sorted(replicas, key=lambda r: r.id, reverse=True)
+    return sorted(newest_first, key=lambda r: _USEFULNESS.index(r.state))
+
+
+def _handed_over(
+    leave: Sequence[ReplicaView], kept: Sequence[ReplicaView], wanted: int, *, draining: bool
+) -> list[ReplicaView]:
+    """Those to be replaced that may go now.
+
+    One that serves goes when a successor serves; or, one after the other, when a successor
+    waits for devices that nobody else has. One that does not serve has nothing to hand over.
+    """
+    idle = [r for r in leave if r.state is not State.READY]
+    serving = [r for r in leave if r.state is State.READY]
+    ready = sum(r.state is State.READY for r in kept)
+    spare = max(0, len(serving) + ready - wanted)
+    waits = any(r.state is State.REQUESTED and r.reason is Reason.NO_CAPACITY for r in kept)
+    if waits and not draining and not idle:
+        spare = max(spare, 1)
+    return idle + serving[:spare]
+
+
+def _why(replica: ReplicaView, endpoint: EndpointView) -> Reason:
+    old = replica.generation != endpoint.generation
+    return Reason.SPEC_CHANGED if old else Reason.NODE_DRAIN
+
+
+def _create(
+    endpoint: EndpointView, missing: int, leave: Sequence[ReplicaView], now: datetime
+) -> list[Create]:
+    if missing <= 0 or (endpoint.retry_at is not None and now < endpoint.retry_at):
+        return []
+    reason = Reason.WAKE if endpoint.min_replicas == 0 else Reason.SCALE_UP
+    if leave:
+        reason = _why(leave[0], endpoint)
+    return [Create(endpoint.generation, reason)] * missing

@@ -1,0 +1,216 @@
+"""The verbs. Each writes the wish and its audit event in one transaction, and hints after it.
+
+Callers ask `endpoints.access` first. Repeating a verb changes nothing and records nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from compliance import audit
+from controlplane.endpoints import notify, signals
+from controlplane.endpoints import spec as specs
+from controlplane.endpoints.errors import NameTaken
+from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.spec import EndpointSpec
+from controlplane.endpoints.states import LIVE, State
+from controlplane.tenancy.errors import NotFound
+from controlplane.tenancy.models import Project
+
+__all__ = ["EndpointSpec", "create", "delete", "request_wake", "start", "stop", "update"]
+
+# Waiting requests repeat themselves; one wake is enough for all of them.
+_WAKE_EVERY = timedelta(seconds=5)
+
+
+def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: datetime) -> Endpoint:
+    """Wish for an endpoint. Raises Invalid, NotFound (a pool that is not theirs), NameTaken.
+
+    With min_replicas 0 it sleeps until the first request.
+    """
+    organization = project.organization
+    spec, pool = specs.check(spec, organization)
+    endpoint = Endpoint(
+        project=project,
+        pool=pool,
+        region_code=organization.region_code,
+        name=spec.name,
+        model=spec.model,
+        revision=spec.revision,
+        engine=spec.engine,
+        engine_args=spec.engine_args,
+        adapters=list(spec.adapters),
+        device_kind=spec.device_kind,
+        device_count=spec.device_count,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        idle_timeout_s=spec.idle_timeout_s,
+        created_at=now,
+    )
+    with transaction.atomic():
+        with _name_taken(spec.name), transaction.atomic():
+            endpoint.save(force_insert=True)
+        # A path may hold a person's name; a hub id is public.
+        path = spec.model.startswith("/")
+        facts: dict[str, Any] = {
+            "pool_id": pool.id,
+            "revision": spec.revision,
+            "engine": spec.engine,
+            "engine_args": sorted(spec.engine_args),
+            "device_kind": spec.device_kind,
+            "device_count": spec.device_count,
+            "min_replicas": spec.min_replicas,
+            "max_replicas": spec.max_replicas,
+            "idle_timeout_s": spec.idle_timeout_s,
+        } | ({} if path else {"model": spec.model})
+        _wished(
+            endpoint,
+            actor,
+            "endpoint.create",
+            now,
+            change=[audit.Change(name, None, value) for name, value in facts.items()],
+            personal={"name": spec.name} | ({"model": spec.model} if path else {}),
+        )
+    return endpoint
+
+
+def update(
+    *,
+    actor: audit.Actor,
+    endpoint: Endpoint,
+    now: datetime,
+    min_replicas: int | None = None,
+    max_replicas: int | None = None,
+    idle_timeout_s: int | None = None,
+) -> Endpoint:
+    """Change the bounds; what is None stays. Raises Invalid, NotFound."""
+    asked = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "idle_timeout_s": idle_timeout_s,
+    }
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        change = [
+            audit.Change(name, getattr(endpoint, name), value)
+            for name, value in asked.items()
+            if value is not None and value != getattr(endpoint, name)
+        ]
+        if not change:
+            return endpoint
+        for one in change:
+            setattr(endpoint, one.path, one.after)
+        specs.bounds(endpoint.min_replicas, endpoint.max_replicas, endpoint.idle_timeout_s)
+        endpoint.save(update_fields=[one.path for one in change])
+        _wished(endpoint, actor, "endpoint.scale", now, change=change)
+    return endpoint
+
+
+def stop(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> Endpoint:
+    """Drain every replica and start none. Raises NotFound."""
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        if endpoint.stopped_at is None:
+            endpoint.stopped_at, endpoint.wake_requested_at = now, None
+            endpoint.save(update_fields=["stopped_at", "wake_requested_at"])
+            _wished(endpoint, actor, "endpoint.stop", now)
+    return endpoint
+
+
+def start(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> Endpoint:
+    """Serve again, and at once: it ends the back-off, and wakes one that sleeps.
+
+    Raises NotFound.
+    """
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        waits = endpoint.retry_at is not None and now < endpoint.retry_at
+        sleeps = endpoint.min_replicas == 0 and not _serves(endpoint.id)
+        if endpoint.stopped_at is not None or waits or sleeps:
+            endpoint.stopped_at = endpoint.retry_at = None
+            endpoint.failures, endpoint.wake_requested_at = 0, now
+            fields = ["stopped_at", "retry_at", "failures", "wake_requested_at"]
+            endpoint.save(update_fields=fields)
+            _wished(endpoint, actor, "endpoint.start", now)
+    return endpoint
+
+
+def delete(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> None:
+    """Stop it for good; its name is free at once, its record and its usage stay.
+
+    Raises NotFound where it is deleted already.
+    """
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        endpoint.deleted_at, endpoint.stopped_at = now, endpoint.stopped_at or now
+        endpoint.save(update_fields=["deleted_at", "stopped_at"])
+        _wished(endpoint, actor, "endpoint.delete", now)
+
+
+def request_wake(endpoint_id: str, now: datetime) -> bool:
+    """Somebody waits at an endpoint that sleeps; True if this call woke it.
+
+    For one that serves or starts already, is stopped, or does not exist, nothing happens.
+    """
+    with transaction.atomic():
+        asleep = Endpoint.objects.select_for_update(no_key=True, of=("self",)).filter(
+            id=endpoint_id, stopped_at=None, deleted_at=None, min_replicas=0
+        )
+        endpoint = asleep.select_related("project").first()
+        if endpoint is None or _serves(endpoint_id):
+            return False
+        last = endpoint.wake_requested_at
+        if last is not None and now - last < _WAKE_EVERY:
+            return False
+        endpoint.wake_requested_at = now
+        endpoint.save(update_fields=["wake_requested_at"])
+        _wished(endpoint, audit.SYSTEM, "endpoint.wake", now)
+    return True
+
+
+def _serves(endpoint_id: str) -> bool:
+    """Whether a replica is there or on its way."""
+    serving = LIVE - {State.DRAINING}
+    return Replica.objects.filter(endpoint_id=endpoint_id, state__in=serving).exists()
+
+
+def _locked(endpoint: Endpoint) -> Endpoint:
+    found = (
+        Endpoint.objects.select_for_update(no_key=True, of=("self",))
+        .select_related("project__organization", "pool")
+        .filter(id=endpoint.id, deleted_at=None)
+        .first()
+    )
+    if found is None:
+        raise NotFound("endpoint")
+    return found
+
+
+@contextmanager
+def _name_taken(name: str) -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        if "endpoint_name" not in str(error):
+            raise
+        message = f"the project has an endpoint {name} already"
+        raise NameTaken(message, field="name") from None
+
+
+def _wished(
+    endpoint: Endpoint, actor: audit.Actor, action: str, now: datetime, **facts: Any
+) -> None:
+    audit.record(
+        actor=actor,
+        action=action,
+        target=audit.Target("endpoint", endpoint.id),
+        log=endpoint.project.organization_id,
+        region=endpoint.region_code,
+        now=now,
+        **facts,
+    )
+    notify.changed(endpoint.id)
+    signals.hint(endpoint.id)

@@ -1,0 +1,170 @@
+"""What somebody may wish for: checked as a whole before anything is written."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.db.models import Q
+
+from controlplane.endpoints import engine_args
+from controlplane.endpoints.errors import Invalid
+from controlplane.fleet.models import Device, Pool
+from controlplane.tenancy.errors import NotFound
+from controlplane.tenancy.models import Organization
+
+MAX_REPLICAS = 100
+MAX_ADAPTERS = 64
+IDLE_S = range(10, 7 * 86_400 + 1)
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class EndpointSpec:
+    """The wish, as it comes in. Without a `pool_id` a pool that has the devices is chosen."""
+
+    name: str
+    model: str  # a hub id `org/name`, or an absolute path on the nodes of the tenant's own pool
+    device_kind: str
+    device_count: int = 1
+    revision: str = ""
+    pool_id: str = ""
+    engine: str = "vllm"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …}
+    min_replicas: int = 1
+    max_replicas: int = 1
+    idle_timeout_s: int = 3600
+
+
+def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:
+    """The wish in its final form, and its pool; Invalid or NotFound say what cannot be."""
+    if not _NAME.fullmatch(spec.name):
+        raise _invalid(
+            "name",
+            "a name has 1 to 63 of a-z, 0-9 and inner dashes, such as `support-chat`",
+            code="invalid_name",
+        )
+    if spec.engine != "vllm":
+        raise _invalid("engine", f"{_shown(spec.engine)} is no engine here; there is `vllm`")
+    bounds(spec.min_replicas, spec.max_replicas, spec.idle_timeout_s)
+    if not 1 <= spec.device_count <= 64:
+        raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
+    _source("model", spec.model, spec.revision)
+    adapters = [_adapter(one) for one in spec.adapters]
+    if len(adapters) > MAX_ADAPTERS or len({a["name"] for a in adapters}) < len(adapters):
+        raise _invalid("adapters", f"expected at most {MAX_ADAPTERS}, each with a name of its own")
+    arguments = engine_args.validate(spec.engine_args, spec.device_count)
+    pool = _pool(spec, organization)
+    paths = [spec.model, *(a["path"] for a in adapters)]
+    if pool.organization_id is None and any(path.startswith("/") for path in paths):
+        message = "a path on the nodes can be used in a pool of your own only; this one is shared"
+        raise _invalid("model", message, code="path_on_shared_pool")
+    return replace(spec, engine_args=arguments, adapters=adapters, pool_id=pool.id), pool
+
+
+def bounds(min_replicas: int, max_replicas: int, idle_timeout_s: int) -> None:
+    """Invalid unless 0 <= min <= max, max at least 1, and the idle time-out is a sensible one."""
+    if not 1 <= max_replicas <= MAX_REPLICAS:
+        raise _invalid("max_replicas", f"expected 1 to {MAX_REPLICAS}, not {max_replicas}")
+    if not 0 <= min_replicas <= max_replicas:
+        message = f"expected 0 to max_replicas ({max_replicas}), not {min_replicas}"
+        raise _invalid("min_replicas", message)
+    if idle_timeout_s not in IDLE_S:
+        message = f"expected {IDLE_S.start} to {IDLE_S.stop - 1} seconds, not {idle_timeout_s}"
+        raise _invalid("idle_timeout_s", message)
+
+
+def _source(place: str, model: str, revision: str = "") -> None:
+    """An absolute path or a hub id; nothing that leads elsewhere."""
+    code = "invalid_model"
+    if model.startswith("/"):
+        steps = model.split("/")[1:]
+        plain = model.isprintable() and all(steps) and not {".", ".."} & set(steps)
+        if not plain or len(model) > 300:
+            raise _invalid(place, "expected an absolute path without `.` or `..`", code=code)
+        if revision:
+            raise _invalid("revision", "a path has no revision", code=code)
+        return
+    if not _HUB_ID.fullmatch(model) or ".." in model:
+        message = f"expected a hub id `org/name` or an absolute path, not {_shown(model)}"
+        raise _invalid(place, message, code=code)
+    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+        message = "expected a branch, tag or commit of at most 64 characters"
+        raise _invalid("revision", message, code=code)
+
+
+def _adapter(given: Mapping[str, str]) -> dict[str, str]:
+    if given.keys() != {"name", "path"} or not all(isinstance(v, str) for v in given.values()):
+        raise _invalid("adapters", "each adapter has a `name` and a `path`")
+    if not _ADAPTER.fullmatch(given["name"]):
+        raise _invalid("adapters", f"{_shown(given['name'])} cannot name an adapter")
+    _source("adapters", given["path"])
+    return dict(given)
+
+
+def _pool(spec: EndpointSpec, organization: Organization) -> Pool:
+    """The pool asked for, or the first that has the devices: the organization's own before others.
+
+    Whoever else's pool it is does not exist.
+    """
+    mine = Pool.objects.filter(Q(organization=organization) | Q(organization=None))
+    if spec.pool_id:
+        pool = mine.filter(id=spec.pool_id).first()
+        if pool is None:
+            raise NotFound("pool", field="pool")
+        if pool.region_id != organization.region_code:
+            message = (
+                f"pool {pool.name} is in {pool.region_id}, "
+                f"the organization's region is {organization.region_code}"
+            )
+            raise _invalid("pool", message, code="region_mismatch")
+        pools = [pool]
+    else:
+        here = mine.filter(region_id=organization.region_code)
+        pools = sorted(here, key=lambda p: (p.organization_id is None, p.id))
+    offers = {pool.id: _offer(pool) for pool in pools}
+    for pool in pools:
+        if offers[pool.id].get(spec.device_kind, 0) >= spec.device_count:
+            return pool
+    raise _too_much(spec, list(offers.values()))
+
+
+def _offer(pool: Pool) -> dict[str, int]:
+    """Device kind to the most of it that one node of the pool has."""
+    devices = Device.objects.filter(node__pool=pool, node__removed_at=None)
+    per_node: dict[tuple[str, str], int] = {}
+    for node_id, kind in devices.values_list("node_id", "kind"):
+        per_node[node_id, kind] = per_node.get((node_id, kind), 0) + 1
+    most: dict[str, int] = {}
+    for (_, kind), count in per_node.items():
+        most[kind] = max(most.get(kind, 0), count)
+    return most
+
+
+def _too_much(spec: EndpointSpec, offers: list[dict[str, int]]) -> Invalid:
+    most: dict[str, int] = {}
+    for offer in offers:
+        for kind, count in offer.items():
+            most[kind] = max(most.get(kind, 0), count)
+    if spec.device_kind not in most:
+        known = ", ".join(sorted(most)) or "none"
+        message = f"no node has devices of kind {_shown(spec.device_kind)}; there are: {known}"
+        return _invalid("device_kind", message, code="device_kind_unknown")
+    message = (
+        f"{spec.device_count} devices of kind {spec.device_kind} on one node are asked for, "
+        f"the largest node has {most[spec.device_kind]}"
+    )
+    return _invalid("device_count", message, code="device_count_too_large")
+
+
+def _shown(value: str) -> str:
+    return "".join(mark if mark.isprintable() else "?" for mark in value[:80]) or "nothing"
+
+
+def _invalid(field: str, message: str, *, code: str = "") -> Invalid:
+    return Invalid(message, code=code or f"invalid_{field}", field=field)
