@@ -132,6 +132,7 @@ def record(
         body["request"] = {name: value for name, value in said.items() if value}
     if changes := [_change(one) for one in change]:
         body["change"] = changes
+    canonical = _canonical(body)
     with transaction.atomic(savepoint=False):
         partitions.provide(TABLE, now)
         AuditEvent.objects.bulk_create(
@@ -148,7 +149,7 @@ def record(
                     target_id=target.id,
                     region=region,
                     request_id=request.id if request else "",
-                    body=_canonical(body),
+                    body=canonical,
                 )
             ]
         )
@@ -201,8 +202,18 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _bounded(value: Json) -> Json:
-    """A value too long for the log is there by its digest: whoever has it can show it."""
-    canonical = rfc8785.dumps(value)
+    """The value as canonical JSON can carry it; too long a one is there by its digest.
+
+    Numbers beyond the exact range of a double, as people may send them, become their own text.
+    """
+    try:
+        canonical = rfc8785.dumps(value)
+        exact = rfc8785.dumps(json.loads(canonical)) == canonical
+    except ValueError:
+        exact = False
+    if not exact:
+        value = json.dumps(value, sort_keys=True)
+        canonical = rfc8785.dumps(value)
     if len(canonical) <= MAX_VALUE_BYTES:
         return value
     return {"sha256": hashlib.sha256(canonical).hexdigest(), "bytes": len(canonical)}

@@ -44,7 +44,9 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended(child, 0));
-    IF to_regclass(format('public.%I', child)) IS NOT NULL THEN
+    -- Not to_regclass again: it answers from a cache that waiting for the lock has not refreshed.
+    IF EXISTS (SELECT FROM pg_class
+               WHERE relname = child AND relnamespace = 'public'::regnamespace) THEN
         RETURN;
     END IF;
     -- ATTACH, not PARTITION OF: that one would lock writers out of the parent.
