@@ -152,6 +152,8 @@ NODE_REPORT_EVERY_S = env.seconds("STOA_NODE_REPORT_EVERY_S", 5) * TIME_SCALE
 NODE_LEASE_S = env.seconds("STOA_NODE_LEASE_S", 20) * TIME_SCALE
 NODE_LOST_AFTER_S = env.seconds("STOA_NODE_LOST_AFTER_S", 300) * TIME_SCALE
 NODE_CERTIFICATE_S = env.seconds("STOA_NODE_CERTIFICATE_S", 86_400)
+# Where nodes reach this control plane: stands in the join command.
+CONTROLPLANE_URL = env.text("STOA_CONTROLPLANE_URL", "http://127.0.0.1:8000")
 SWEEP_EVERY_S = env.seconds("STOA_SWEEP_EVERY_S", 2)
 METER_EVERY_S = env.seconds("STOA_METER_EVERY_S", 2)
 START_TIMEOUT_S = env.seconds("STOA_START_TIMEOUT_S", 600)

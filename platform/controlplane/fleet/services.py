@@ -260,8 +260,8 @@ def heartbeat(*, node: Node, report: wire.Report, signed_at: datetime, now: date
 
     Within a boot of the agent `seq` orders reports. Between boots the time does at which the
     node signed them: the last words of an agent that died may arrive after the first of its
-    successor. Call it in one transaction with what applies the report: the lock on the node's
-    row then keeps reports in order between web processes. Raises InvalidReport.
+    successor. `node` is then as the database has it, perhaps with a newer report than this one.
+    Raises InvalidReport.
     """
     same = Q(boot_id=report.boot_id)
     newer = same & Q(report_seq__lt=report.seq)
@@ -281,6 +281,7 @@ def heartbeat(*, node: Node, report: wire.Report, signed_at: datetime, now: date
         taken = Node.objects.filter(newer | successor, pk=node.pk, removed_at=None).update(**facts)
         if taken and report.inventory is not None:
             inventory.record(node, report.inventory)
+    node.refresh_from_db()
     return bool(taken)
 
 
