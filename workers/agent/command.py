@@ -1,0 +1,156 @@
+"""The command line and the environment of an engine, from what its replica should be. Pure."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from controlplane.fleet import wire
+
+Value = bool | int | float | str | None
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+# Ours alone: they decide where the engine listens, what it is called and what it may load.
+RESERVED = frozenset(
+    {
+        "adapters",
+        "api_key",
+        "config",
+        "enable_log_outputs",
+        "enable_log_requests",
+        "grpc",
+        "grpc_port",
+        "headless",
+        "host",
+        "log_config_file",
+        "lora_modules",
+        "middleware",
+        "model",
+        "port",
+        "revision",
+        "root_path",
+        "served_model_name",
+        "tool_parser_plugin",
+        "reasoning_parser_plugin",
+        "trust_remote_code",
+        "uds",
+        "worker_cls",
+        "worker_extension_cls",
+    }
+)
+
+# What an engine on a CPU gets unless its endpoint says otherwise; None leaves vLLM's default.
+# vLLM would take a share of the machine's memory and compile for half a minute.
+CPU_DEFAULTS: Mapping[str, Value] = {
+    "block_size": 32,
+    "distributed_executor_backend": "uni",
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 256 << 20,
+    "max_model_len": "auto",
+    "max_num_seqs": 32,
+}
+
+
+class SpecError(ValueError):
+    """An engine argument that cannot be; the message names it."""
+
+
+def arguments(
+    spec: wire.ReplicaSpec,
+    *,
+    model: Path,
+    adapters: Mapping[str, Path],
+    socket: Path,
+    device_kind: str,
+    drain_s: float,
+) -> list[str]:
+    """What follows `vllm serve`. Raises SpecError."""
+    chosen: dict[str, Value] = dict(CPU_DEFAULTS) if device_kind == "cpu" else {}
+    chosen.update(spec.engine_args)
+    if device_kind != "cpu" and len(spec.device_indexes) > 1:
+        chosen.setdefault("tensor_parallel_size", len(spec.device_indexes))
+    argv = [str(model), f"--served-model-name={spec.served_name}", f"--uds={socket}"]
+    argv += ["--enable-prompt-tokens-details", "--no-enable-log-requests"]
+    argv += ["--disable-uvicorn-access-log", f"--shutdown-timeout={max(0, round(drain_s))}"]
+    for name, value in sorted(chosen.items()):
+        argv += _flag(name, value)
+    if adapters:
+        argv += ["--enable-lora", "--lora-modules"]
+        argv += [f"{_adapter(name)}={path}" for name, path in sorted(adapters.items())]
+    return argv
+
+
+def environment(
+    *,
+    home: Path,
+    scratch: Path,
+    bin_directory: Path,
+    device_kind: str,
+    device_indexes: list[int],
+    threads: int,
+    engine_args: Mapping[str, Value],
+) -> dict[str, str]:
+    """The whole environment of an engine. `home` and `scratch` belong to its uid; `scratch`
+    must be short, for it holds unix sockets."""
+    env = {
+        "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(home),
+        # A uid of ours has no line in the user database; libraries ask for a name.
+        "USER": "engine",
+        "LOGNAME": "engine",
+        "TMPDIR": str(scratch),
+        "VLLM_RPC_BASE_PATH": str(scratch),
+        "XDG_CACHE_HOME": f"{home}/cache",
+        "XDG_CONFIG_HOME": f"{home}/config",
+        "HF_HOME": f"{home}/cache/huggingface",
+        "VLLM_CACHE_ROOT": f"{home}/cache/vllm",
+        "VLLM_CONFIG_ROOT": f"{home}/config/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{home}/cache/inductor",
+        "TRITON_CACHE_DIR": f"{home}/cache/triton",
+        "NUMBA_CACHE_DIR": f"{home}/cache/numba",
+        # The weights are here already, and an engine behind its walls reaches no hub.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "NO_COLOR": "1",
+        "VLLM_LOGGING_COLOR": "0",
+        # Its network namespace has loopback and nothing else.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+    if device_kind == "cpu":
+        env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = str(threads)
+        # With this, one process for the engine core and its worker is allowed on a CPU.
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if engine_args.get("enforce_eager", True):
+            # The sampler would still compile itself, 5 to 15 s into the first `logprobs`.
+            env["TORCHDYNAMO_DISABLE"] = "1"
+    elif device_kind.startswith("nvidia-"):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in device_indexes)
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return env
+
+
+def _flag(name: str, value: Value) -> list[str]:
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise SpecError(f"engine argument {name!r} is not allowed")
+    option = "--" + name.replace("_", "-")
+    if value is None:
+        return []
+    if value is True:
+        return [option]
+    if value is False:
+        return ["--no-" + name.replace("_", "-")]
+    # With the equals sign, so that no value can pass for an option of its own.
+    return [f"{option}={value}"]
+
+
+def _adapter(name: str) -> str:
+    if not _ADAPTER.fullmatch(name):
+        raise SpecError(f"adapter name {name!r} is not allowed")
+    return name

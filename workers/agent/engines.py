@@ -1,0 +1,339 @@
+"""One engine's life on this node: start it, prove it, stop it, and say why it ended.
+
+Everything here blocks; call it from a thread. Nothing here remembers: `Running` is all there is
+to know about an engine, and the agent writes it down before it believes in it.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controlplane.fleet import wire
+from workers.agent import command, kin, walls
+from workers.agent.environment import Environment
+from workers.agent.launcher.isolation import Isolation
+from workers.agent.standby import Standby, StandbyError
+
+SOCKET = "engine.sock"
+# Between the engine's own drain and our patience with it.
+STOP_GRACE_S = 5.0
+
+
+class StartError(Exception):
+    """The engine could not be started at all; the message is for a person."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what an engine runs on this node."""
+
+    environment: Environment
+    run_directory: Path  # holds each engine's socket directory; a short path
+    cache: Path  # holds each engine's home, under homes/
+    log: Path
+    model: Path
+    survey: walls.Survey
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    device_kind: str = "cpu"
+    standby: Standby | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)  # environment of a plain start
+    threads: int = 1  # of computation, on a CPU
+    drain_s: float = 10.0
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that was started. With `boot_id`, pid and start time name one process for ever."""
+
+    replica_id: str
+    pid: int
+    start_time: int  # clock ticks since boot
+    boot_id: str
+    socket: str
+    tier: wire.StartTier
+    log: str
+    directory: str  # its socket and scratch files
+    home: str  # its caches
+    exit_file: str
+    uid: int | None = None
+
+
+# Plain starts are our own children: unreaped they would linger, and only we learn their status.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def start(spec: wire.ReplicaSpec, place: Place) -> Running:
+    """Start the engine and return at once; it listens some seconds later (`listening`).
+
+    From the standby where there is one, else as a plain process. Raises command.SpecError,
+    walls.WallError, StartError; then nothing of it is left.
+    """
+    directory = place.run_directory / spec.replica_id
+    home = place.cache / "homes" / spec.replica_id
+    place.run_directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+    home.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    _check_length(directory / SOCKET)
+    argv = command.arguments(
+        spec,
+        model=place.model,
+        adapters=place.adapters,
+        socket=directory / SOCKET,
+        device_kind=place.device_kind,
+        drain_s=place.drain_s,
+    )
+    uid = walls.claim_uid(directory) if wire.Wall.UID in place.survey.can else None
+    try:
+        walls.private_directory(directory, uid)
+        walls.private_directory(home, uid)
+        scratch = walls.private_directory(directory / "tmp", uid)
+        request = _request(spec, place, argv, directory, home, scratch, uid)
+        pid, start_time, tier = _launch(request, place)
+    except (OSError, StartError) as error:
+        _tidy(directory, home, uid)
+        raise StartError(str(error)) from error
+    return Running(
+        replica_id=spec.replica_id,
+        pid=pid,
+        start_time=start_time,
+        boot_id=boot_id(),
+        socket=str(directory / SOCKET),
+        tier=tier,
+        log=str(place.log),
+        directory=str(directory),
+        home=str(home),
+        exit_file=request["exit"],
+        uid=uid,
+    )
+
+
+def alive(running: Running) -> bool:
+    """True while the engine's first process lives. The others die with it, or by `stop`."""
+    if running.boot_id != boot_id():
+        return False
+    if (child := _children.get(running.pid)) is not None:
+        child.poll()
+    process = kin.read(running.pid)
+    return process is not None and process.start_time == running.start_time
+
+
+def listening(running: Running) -> bool:
+    """True once the engine answers at all: loaded, and not yet proved."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return _call(running.socket, "GET", "/health", None, timeout_s=2.0)[0] == 200
+    return False
+
+
+def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) -> str | None:
+    """The smallest inference that the runner offers. None when it worked, else what went wrong."""
+    pooling = spec.engine_args.get("runner") == "pooling"
+    attempts: list[tuple[str, dict[str, Any]]]
+    if pooling:
+        body: dict[str, Any] = {"model": spec.served_name, "input": "a"}
+        attempts = [("/v1/embeddings", body), ("/pooling", body), ("/classify", body)]
+    else:
+        body = {"model": spec.served_name, "prompt": "a", "max_tokens": 1, "temperature": 0}
+        attempts = [("/v1/completions", body)]
+    for path, payload in attempts:
+        try:
+            status, answer = _call(running.socket, "POST", path, payload, timeout_s=timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            return f"POST {path}: {error or type(error).__name__}"
+        if status == 200:
+            return _flaw(answer)
+        if status != 404:
+            return f"POST {path}: status {status}: {answer[:300].decode(errors='replace')}"
+    return f"the engine has none of {', '.join(path for path, _ in attempts)}"
+
+
+def stop(running: Running, drain_s: float) -> None:
+    """SIGTERM, wait for the requests in flight, then SIGKILL whatever is left of the engine.
+
+    Its directories and its uid are free afterwards. Safe to repeat, and on an engine that is
+    dead. Raises StartError when a process survives SIGKILL.
+    """
+    if running.boot_id == boot_id():
+        if alive(running) and drain_s > 0:
+            _drain(running, drain_s)
+        left = kin.end(running.pid, running.start_time, running.uid)
+        if (child := _children.get(running.pid)) is not None:
+            child.poll()
+        if left:
+            raise StartError(f"processes that do not die: {[process.pid for process in left]}")
+    _tidy(Path(running.directory), Path(running.home), running.uid)
+
+
+def exit_reason(running: Running) -> str:
+    """Why an engine that is not alive ended, as far as anybody knows."""
+    status: int | None = None
+    if (child := _children.get(running.pid)) is not None:
+        status = child.poll()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads(Path(running.exit_file).read_text())
+        if noted["pid"] == running.pid:
+            status = os.waitstatus_to_exitcode(noted["status"])
+    said = _complaint(Path(running.log))
+    if status is None:
+        ending = "the engine's process is gone"
+    elif status == -signal.SIGKILL:
+        ending = "the engine was killed (SIGKILL: out of memory, or by hand)"
+    elif status < 0:
+        ending = f"the engine died of {signal.Signals(-status).name}"
+    else:
+        ending = f"the engine ended with status {status}"
+    return f"{ending}: {said}" if said else ending
+
+
+def boot_id() -> str:
+    """Changes when the machine starts anew, and with it every pid."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _request(
+    spec: wire.ReplicaSpec,
+    place: Place,
+    argv: list[str],
+    directory: Path,
+    home: Path,
+    scratch: Path,
+    uid: int | None,
+) -> dict[str, Any]:
+    """What launcher/engine.py is asked for."""
+    env = command.environment(
+        home=home,
+        scratch=scratch,
+        bin_directory=place.environment.root / "bin",
+        device_kind=place.device_kind,
+        device_indexes=spec.device_indexes,
+        threads=place.threads,
+        engine_args=spec.engine_args,
+    )
+    network = place.survey.network
+    reach = [place.environment.root, place.environment.base, place.model, directory, home]
+    reach += place.adapters.values()
+    isolation = Isolation(uid, network, tuple(str(path) for path in reach))
+    place.log.parent.mkdir(parents=True, exist_ok=True)
+    return {
+        "argv": argv,
+        "env": env,
+        "log": str(place.log),
+        "directory": str(home),
+        "isolation": isolation.encode(),
+        "exit": f"{place.log}.exit",
+    }
+
+
+def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.StartTier]:
+    Path(request["exit"]).unlink(missing_ok=True)
+    if place.standby is not None:
+        # Who has to wait for the imports did not have a standby, whatever it is forked from.
+        tier = wire.StartTier.STANDBY if place.standby.ready() else wire.StartTier.COLD
+        try:
+            return (*place.standby.fork(request), tier)
+        except StandbyError as error:
+            with place.log.open("a") as log:
+                log.write(f"stoa {time.strftime('%H:%M:%S')} no standby, starting cold: {error}\n")
+    process = subprocess.Popen(
+        place.environment.program("plain"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={**place.marks, "PATH": "/usr/bin:/bin"},
+        start_new_session=True,
+    )
+    _children[process.pid] = process
+    assert process.stdin is not None
+    request["env"] = {**request["env"], **place.marks}
+    with process.stdin as pipe:
+        pipe.write(json.dumps(request).encode())
+    born = kin.read(process.pid)
+    if born is None:
+        raise StartError("the engine's process ended at once")
+    return process.pid, born.start_time, wire.StartTier.COLD
+
+
+def _drain(running: Running, drain_s: float) -> None:
+    process = kin.read(running.pid)
+    if process is None:
+        return
+    kin.send(process, signal.SIGTERM)
+    deadline = time.monotonic() + drain_s + STOP_GRACE_S
+    while alive(running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _tidy(directory: Path, home: Path, uid: int | None) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+    if uid is not None:
+        walls.release_uid(uid, directory)
+
+
+def _check_length(path: Path) -> None:
+    # The engine's own sockets lie in tmp/ beside it, under names of 36 characters.
+    longest = max(len(os.fsencode(path)), len(os.fsencode(path.parent)) + len("/tmp/") + 36)
+    if longest > 107:
+        raise StartError(
+            f"the path {path} is too long for a unix socket: set STOA_AGENT_RUN_DIR to a short one"
+        )
+
+
+def _flaw(answer: bytes) -> str | None:
+    """None when an answer of status 200 holds an inference."""
+    try:
+        content = json.loads(answer)
+    except ValueError:
+        return f"the engine's answer is no JSON: {answer[:100]!r}"
+    if content.get("choices") or content.get("data"):
+        return None
+    return f"the engine's answer holds no inference: {answer[:200].decode(errors='replace')}"
+
+
+def _complaint(log: Path) -> str:
+    """The line of the log that says best what went wrong."""
+    with contextlib.suppress(OSError), log.open(errors="replace") as file:
+        last = list(deque(file, maxlen=200))
+        errors = [line.strip() for line in last if "Error" in line and "Traceback" not in line]
+        if errors:
+            return errors[-1][-400:]
+        if last:
+            return last[-1].strip()[-400:]
+    return ""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP to an engine, over its unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def _call(
+    path: str, method: str, target: str, body: dict[str, Any] | None, *, timeout_s: float
+) -> tuple[int, bytes]:
+    connection = _Connection(path, timeout_s)
+    try:
+        content = None if body is None else json.dumps(body).encode()
+        connection.request(method, target, content, {"content-type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read(1 << 20)
+    finally:
+        connection.close()

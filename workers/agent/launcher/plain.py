@@ -1,0 +1,17 @@
+"""The plain start: raise the walls, then turn into stock `vllm serve`.
+
+Standard library alone, because everything imported here is thrown away by the exec.
+"""
+
+import json
+import os
+import sys
+
+from . import engine
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    engine.prepare(request)
+    command = [sys.executable, "-I", "-m", "vllm.entrypoints.cli.main", "serve", *request["argv"]]
+    os.execve(command[0], command, request["env"])
