@@ -178,7 +178,8 @@ def _sums(
             f"SELECT {_DIMENSIONS[grouping]}, basis, meter, device_kind,"
             " sum(quantity)::bigint, min(at) FROM billing_usageevent"
             f" WHERE account_id = %s AND at >= %s AND at < %s{narrowed}"
-            " GROUP BY 1, 2, 3, 4, width_bucket(at, ARRAY['-infinity'] || %s::timestamptz[])",
+            " GROUP BY 1, 2, 3, 4,"
+            " width_bucket(at, ARRAY['-infinity'::timestamptz] || %s::timestamptz[])",
             [account_id, start, end, *filters.values(), changes],
         )
         return [
