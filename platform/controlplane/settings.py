@@ -23,6 +23,7 @@ TLS = env.flag("STOA_TLS", default=False)
 
 # --- What the house is made of ------------------------------------------------------
 INSTALLED_APPS = [
+    "django.contrib.auth",  # its AnonymousUser is a model: without the app no request is served
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
