@@ -1,0 +1,63 @@
+"""Who calls: the key in `Authorization`, found in the directory, good for the scope.
+
+Only that header counts. `api-key` and `x-api-key`, which some clients send beside it, are
+ignored; none of them ever reaches an engine.
+"""
+
+from collections.abc import Mapping
+
+from gateway import errors
+from gateway.directory import Directory, Endpoint, Key
+
+INFERENCE = "inference"
+
+_SCHEME = b"bearer "
+_PREFIX = b"sk-stoa-"
+_LENGTH = len(_PREFIX) + 8 + 1 + 43
+
+
+def authenticate(directory: Directory, headers: Mapping[bytes, bytes], now: float) -> Key:
+    """The caller's key. Raises 401 for none, an unknown or an expired one, 403 for its scope.
+
+    `now` is Unix seconds.
+    """
+    given = headers.get(b"authorization", b"")
+    if given[: len(_SCHEME)].lower() != _SCHEME:
+        raise errors.key_missing()
+    secret = given[len(_SCHEME) :].strip()
+    # A key of another shape is turned away before it costs a hash.
+    if len(secret) != _LENGTH or not secret.startswith(_PREFIX):
+        raise errors.key_unknown()
+    key = directory.key(secret)
+    if key is None:
+        raise errors.key_unknown()
+    if key.expires_at is not None and key.expires_at <= now:
+        raise errors.key_expired()
+    if INFERENCE not in key.scopes:
+        raise errors.scope_missing(INFERENCE)
+    return key
+
+
+def allowed(key: Key, endpoint: Endpoint, adapter: str = "") -> bool:
+    """Whether the key's allow-list (empty: everything of its project) admits the model."""
+    models = key.models
+    if not models or endpoint.name in models or endpoint.id in models:
+        return True
+    return bool(adapter) and f"{endpoint.name}:{adapter}" in models
+
+
+def resolve(directory: Directory, key: Key, model: str) -> tuple[Endpoint, str]:
+    """The endpoint that `model` names for this key, and the engine's own name for the model.
+
+    `model` is `name`, `name:adapter`, or either with the endpoint's id. Raises 404 alike for
+    what does not exist, what belongs to somebody else and what the key may not use.
+    """
+    name, _, adapter = model.partition(":")
+    endpoint = directory.endpoint(key.project_id, name)
+    if (
+        endpoint is None
+        or not allowed(key, endpoint, adapter)
+        or (":" in model and adapter not in endpoint.adapters)
+    ):
+        raise errors.model_not_found(model)
+    return endpoint, adapter or endpoint.id

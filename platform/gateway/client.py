@@ -1,0 +1,341 @@
+"""The client's side: HTTP/1.1 requests read from one connection, answered one after another.
+
+What is read is bounded in size and time, and reading goes on while an answer is under way: the
+end of the connection is how a client says that it no longer wants it.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import httptools
+
+from gateway import errors, reply
+from gateway.context import Context
+from gateway.directory import Key
+from gateway.errors import ApiError
+
+_DISCARD_BYTES = 64 << 20  # of a refused body; then the connection is cut
+_NOT_PASSED_ON = (b"connection", b"upgrade", b"http2-settings")
+
+
+class Running(Protocol):
+    """An answer under way; the connection tells it what happens to the client."""
+
+    def client_gone(self) -> None: ...
+    def client_slow(self) -> None: ...
+    def client_ready(self) -> None: ...
+    def timed_out(self) -> None: ...
+
+
+class Request:
+    """One request. `refusal` is set as soon as it is clear that it will be refused."""
+
+    __slots__ = (
+        "arrived", "expects", "headers", "id", "keep_alive", "key", "method", "old", "path",
+        "pieces", "refusal", "size",
+    )  # fmt: skip
+
+    def __init__(self, arrived: float, id: str) -> None:
+        self.arrived = arrived  # on the loop's clock
+        self.id = id
+        self.method = ""
+        self.path = ""  # without the query
+        self.headers: dict[bytes, bytes] = {}
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.key: Key | None = None
+        self.refusal: ApiError | None = None
+        self.keep_alive = False
+        self.old = False  # HTTP/1.0: no chunks
+        self.expects = False  # waits for 100 Continue
+
+    def body(self) -> bytes:
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+
+Screen = Callable[[Request], None]  # sets key or refusal, when the headers are there
+Serve = Callable[["Client", Request], None]  # answers, now or later
+
+
+class Client(asyncio.Protocol):
+    __slots__ = (
+        "_context", "_deaf", "_discarded", "_fatal", "_head_size", "_loop", "_parser", "_queue",
+        "_reading", "_screen", "_serve", "_target", "_upgrading", "busy", "deadline", "paused",
+        "running", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, context: Context, screen: Screen, serve: Serve) -> None:
+        self._context = context
+        self._screen = screen
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._reading: Request | None = None  # begun, not yet complete
+        self._target = b""
+        self._head_size = 0
+        self._queue: deque[Request] = deque()  # complete, behind the one that is being answered
+        self._fatal: ApiError | None = None
+        self._deaf = self._upgrading = False
+        self._discarded = 0
+        self.busy = False  # a request is being answered
+        self.running: Running | None = None  # … by this
+        self.paused = False
+        self.deadline = 0.0
+
+    # --- asyncio ----------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.touch(self._context.limits.idle_s)
+        self._context.clients.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._discarded += len(data)
+            if self._discarded > _DISCARD_BYTES:
+                self.transport.abort()
+            return
+        # A head that began in this piece is bounded by it; what comes on top is counted.
+        begun = self._reading if self._head_size >= 0 else None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._fatal is None:
+                self._stay(data[upgrade.args[0] :])
+                return
+        except httptools.HttpParserError as error:
+            self._fatal = self._fatal or errors.malformed_http(str(error) or "unreadable")
+        if begun is not None and begun is self._reading and self._head_size >= 0:
+            self._head_size += len(data)
+            if self._head_size > self._context.limits.header_bytes:
+                self._fatal = errors.headers_too_large(self._context.limits.header_bytes)
+        if self._fatal is not None:
+            self._refuse(self._fatal)
+
+    def eof_received(self) -> bool:
+        self._gone()
+        return False  # close
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._context.clients.discard(self)
+        self._deaf = True
+        self._gone()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.touch(self._context.limits.write_s)
+        if self.running is not None:
+            self.running.client_slow()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.touch(self._context.limits.engine_s if self.busy else self._context.limits.idle_s)
+        if self.running is not None:
+            self.running.client_ready()
+
+    # --- httptools --------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        self._reading = Request(self._loop.time(), self._context.ids.new())
+        self._target = b""
+        self._head_size = 0
+        if not self.busy:
+            self.touch(self._context.limits.header_s)
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._reading
+        if request is None or self._head_size < 0:
+            return  # a trailer: nobody asked for it
+        name = name.lower()
+        known = request.headers.get(name)
+        request.headers[name] = value if known is None else known + b", " + value
+        request.size += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        request = self._reading
+        assert request is not None
+        limits = self._context.limits
+        if request.size + len(self._target) > limits.header_bytes:
+            self._fatal = errors.headers_too_large(limits.header_bytes)
+            return
+        self._head_size = -1
+        request.size = 0
+        parser, headers = self._parser, request.headers
+        request.method = parser.get_method().decode()
+        request.path = self._target.partition(b"?")[0].decode("ascii", "replace")
+        request.keep_alive = parser.should_keep_alive()
+        request.old = parser.get_http_version() != "1.1"
+        if self._framing(headers, request):
+            return
+        if parser.should_upgrade():
+            self._upgrading = True
+            return
+        self._screen(request)
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            request.expects = True
+            if not self.busy:
+                self._answer_expectation(request)
+        if not self.busy:
+            self.touch(limits.body_s)
+
+    def on_body(self, data: bytes) -> None:
+        request = self._reading
+        if request is None or self._fatal is not None:
+            return
+        request.size += len(data)
+        if request.size > self._context.limits.body_bytes:
+            self._fatal = errors.body_too_large(self._context.limits.body_bytes)
+        elif request.refusal is None:
+            request.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        request, closing = self._reading, self.transport.is_closing()
+        if self._upgrading or self._fatal is not None or request is None or closing:
+            return
+        self._reading = None
+        if self.busy:
+            self._queue.append(request)
+            self.transport.pause_reading()  # one ahead is enough
+            return
+        self._begin(request)
+
+    # --- reading ----------------------------------------------------------------------
+    def _framing(self, headers: dict[bytes, bytes], request: Request) -> bool:
+        """Whether the body's framing is refused. What llhttp refuses never gets here."""
+        coding = headers.get(b"transfer-encoding")
+        length = headers.get(b"content-length", b"0")
+        if request.method == "CONNECT":
+            self._fatal = errors.wrong_method(request.method, request.path)
+        elif coding is not None and (request.old or coding.lower() != b"chunked"):
+            self._fatal = errors.malformed_http("unsupported Transfer-Encoding")
+        elif not request.old and b"host" not in headers:
+            self._fatal = errors.malformed_http("a Host header is missing")
+        elif int(length) > self._context.limits.body_bytes:
+            self._fatal = errors.body_too_large(self._context.limits.body_bytes)
+        return self._fatal is not None
+
+    def _answer_expectation(self, request: Request) -> None:
+        """The client waits: tell it to send the body, or at once why it need not."""
+        if not request.expects:
+            return
+        request.expects = False
+        if request.refusal is not None:
+            self._fatal = request.refusal
+        else:
+            self.transport.write(reply.CONTINUE)
+
+    def _stay(self, rest: bytes) -> None:
+        """The client offers another protocol (HTTP/2, by default in Java). We stay with this one.
+
+        The parser has skipped the body, so a new one reads the request again without the offer.
+        """
+        request = self._reading
+        if request is None:
+            return
+        lines = [
+            name + b": " + value
+            for name, value in request.headers.items()
+            if name not in _NOT_PASSED_ON
+        ]
+        head = b"%b %b HTTP/1.1" % (request.method.encode(), self._target)
+        self._upgrading = False
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([head, *lines, b"", rest]))
+
+    # --- answering --------------------------------------------------------------------
+    def _begin(self, request: Request) -> None:
+        self.busy = True
+        self.deadline = 0.0
+        self._serve(self, request)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def touch(self, seconds: float) -> None:
+        self.deadline = self._loop.time() + seconds
+
+    def refuse(self, request: Request, error: ApiError, lines: tuple[bytes, ...] = ()) -> None:
+        """A complete answer: the error in OpenAI's shape."""
+        keep = request.keep_alive and not self._context.draining
+        identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
+        self.write(reply.refusal(error, request.id, (identity, *lines), keep_alive=keep))
+        self.finish(keep)
+
+    def finish(self, keep_alive: bool) -> None:
+        """The answer is complete; go on with the next request, or close."""
+        self.busy = False
+        self.running = None
+        if self.transport.is_closing():
+            return
+        if not keep_alive or self._context.draining or (self._deaf and not self._queue):
+            self.transport.close()
+            return
+        limits = self._context.limits
+        if self._queue:
+            request = self._queue.popleft()
+            self.busy = True  # nothing may overtake it
+            self._loop.call_soon(self._begin, request)
+            if not self._queue:
+                self.transport.resume_reading()
+        elif self._reading is not None:
+            self.touch(limits.body_s)
+            self._answer_expectation(self._reading)
+            if self._fatal is not None:
+                self._refuse(self._fatal)
+        else:
+            self.touch(limits.idle_s)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what cannot be read to its end, and go on reading so that the answer arrives.
+
+        A connection closed with unread bytes is reset, and a client that is still sending then
+        never sees why.
+        """
+        self._deaf = True
+        if self.busy:
+            return  # an answer is under way: it is the last
+        request = self._reading or Request(self._loop.time(), self._context.ids.new())
+        self._reading = None
+        self._context.metrics.refused("unreadable", error.status)
+        identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
+        self.write(reply.refusal(error, request.id, (identity,), keep_alive=False))
+        self.touch(self._context.limits.linger_s)
+        with contextlib.suppress(OSError, NotImplementedError):
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+
+    # --- ends -------------------------------------------------------------------------
+    def _gone(self) -> None:
+        running, self.running = self.running, None
+        if running is not None:
+            running.client_gone()
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+        if not self.deadline or now < self.deadline:
+            return
+        self.deadline = 0.0
+        if self.running is not None:
+            self.running.timed_out()
+        elif self._deaf or self._reading is None or self.busy or self.paused:
+            self.transport.abort()
+        else:
+            self._refuse(errors.too_slow())
+
+    def drain(self) -> None:
+        """Close if nothing is under way; else the answer under way is the last."""
+        if not self.busy and self._reading is None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()

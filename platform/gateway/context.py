@@ -1,0 +1,39 @@
+"""What the parts of one gateway process share."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.activity import Activity
+from gateway.config import Config
+from gateway.directory import Keeper
+from gateway.hold import Hold
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.request_ids import RequestIds
+from gateway.salts import Salts
+from gateway.spool import Spool
+from gateway.upstream import Engines
+
+
+class Connection(Protocol):
+    """A client's connection, as the server sees it."""
+
+    def sweep(self, now: float) -> None: ...
+    def drain(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Context:
+    config: Config
+    limits: Limits
+    keeper: Keeper
+    spool: Spool
+    activity: Activity
+    engines: Engines
+    hold: Hold
+    salts: Salts
+    metrics: Metrics = field(default_factory=Metrics)
+    ids: RequestIds = field(default_factory=RequestIds)
+    clients: set[Connection] = field(default_factory=set)
+    draining: bool = False  # set once: no connection is kept alive any more

@@ -1,0 +1,156 @@
+"""What a request can be refused with, in the shape that OpenAI's clients parse.
+
+`{"error": {"message", "type", "param", "code"}}`. The rule of the statuses: 4xx is the caller's
+to mend, 503 is ours and says when to try again.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class ApiError(Exception):
+    """One refusal. `retry_after_s` becomes the header Retry-After."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.type = type
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self, request_id: str) -> bytes:
+        """The JSON of a reply; the request id is there for whoever only keeps the body."""
+        return _ENCODER.encode({"error": self._content(), "request_id": request_id})
+
+    def event(self) -> bytes:
+        """The same for a stream whose status has left already: one server-sent event."""
+        return b"data: " + _ENCODER.encode({"error": self._content()}) + b"\n\n"
+
+    def _content(self) -> Mapping[str, str | None]:
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+
+
+def bad_request(code: str | None, message: str, param: str | None = None) -> ApiError:
+    return ApiError(400, code, message, param=param)
+
+
+def malformed_http(what: str) -> ApiError:
+    return bad_request("malformed_request", f"The request is not valid HTTP/1.1: {what}.")
+
+
+def headers_too_large(limit: int) -> ApiError:
+    return ApiError(431, "headers_too_large", f"Request headers are limited to {limit} bytes.")
+
+
+def body_too_large(limit: int) -> ApiError:
+    message = f"The request body is larger than the {limit} bytes that this server accepts."
+    return ApiError(413, "request_too_large", message)
+
+
+def too_slow() -> ApiError:
+    return ApiError(408, "request_timeout", "The request did not arrive in time.")
+
+
+def invalid_json(why: str) -> ApiError:
+    return bad_request("invalid_json", f"The body is not a JSON object: {why}.")
+
+
+def key_missing() -> ApiError:
+    message = "No API key was sent. Send it as `Authorization: Bearer sk-stoa-…`."
+    return ApiError(401, "invalid_api_key", message)
+
+
+def key_unknown() -> ApiError:
+    message = "The API key is not valid: it is unknown, malformed or revoked."
+    return ApiError(401, "invalid_api_key", message)
+
+
+def key_expired() -> ApiError:
+    return ApiError(401, "invalid_api_key", "The API key has expired.")
+
+
+def scope_missing(scope: str) -> ApiError:
+    message = f"The API key does not have the scope `{scope}`."
+    return ApiError(403, "insufficient_permissions", message, type="permission_error")
+
+
+def unknown_route(method: str, path: str) -> ApiError:
+    return ApiError(404, "unknown_url", f"Unknown request URL: {method} {path}.")
+
+
+def wrong_method(method: str, path: str) -> ApiError:
+    return ApiError(405, "method_not_allowed", f"{path} does not accept {method}.")
+
+
+def model_not_found(name: str) -> ApiError:
+    message = f"The model `{name}` does not exist or this API key has no access to it."
+    return ApiError(404, "model_not_found", message, param="model")
+
+
+def operation_not_offered(name: str, path: str) -> ApiError:
+    message = f"The model `{name}` does not offer {path}."
+    return ApiError(404, "unsupported_operation", message, param="model")
+
+
+def _unavailable(code: str, message: str, retry_after_s: int | None) -> ApiError:
+    return ApiError(503, code, message, type="server_error", retry_after_s=retry_after_s)
+
+
+def endpoint_stopped(name: str) -> ApiError:
+    return _unavailable("endpoint_stopped", f"The endpoint `{name}` has been stopped.", None)
+
+
+def endpoint_starting(name: str, retry_after_s: int) -> ApiError:
+    message = f"The endpoint `{name}` has no ready replica yet; it is being started."
+    return _unavailable("endpoint_starting", message, retry_after_s)
+
+
+def engine_unavailable(name: str) -> ApiError:
+    return _unavailable("engine_unavailable", f"No replica of `{name}` could be reached.", 2)
+
+
+def engine_overloaded(name: str) -> ApiError:
+    return _unavailable("engine_overloaded", f"The endpoint `{name}` is at its capacity.", 1)
+
+
+def engine_gone() -> ApiError:
+    message = "The engine went away before the answer was complete."
+    return ApiError(502, "engine_gone", message, type="server_error")
+
+
+def engine_silent() -> ApiError:
+    message = "The engine did not answer in time."
+    return ApiError(504, "engine_timeout", message, type="server_error")
+
+
+def spool_full() -> ApiError:
+    message = "This gateway cannot record usage at the moment, so it serves nothing new."
+    return _unavailable("metering_unavailable", message, 5)
+
+
+def directory_stale() -> ApiError:
+    message = "This gateway has been without its directory for too long to serve."
+    return _unavailable("directory_stale", message, 5)
+
+
+def draining() -> ApiError:
+    return _unavailable("gateway_draining", "This gateway is shutting down; try again.", 1)

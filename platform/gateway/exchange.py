@@ -1,0 +1,442 @@
+"""One request and its answer, from the directory to the spool's closing record.
+
+Nothing here is a task while an engine answers: its bytes arrive as a callback and leave in the
+same one. A task exists only while a connection is made or an endpoint wakes. However it ends, it
+settles once: `_settle` is the only way out of a request that was opened.
+"""
+
+import asyncio
+import logging
+import time
+
+from gateway import authentication, engine_errors, errors, reply, routing, stream, usage
+from gateway.client import Client, Request
+from gateway.context import Context
+from gateway.directory import Endpoint, Key, Replica
+from gateway.errors import ApiError
+from gateway.request import Call
+from gateway.spool import CloseRecord, OpenRecord, SpoolFull
+from gateway.upstream import Unreachable, Upstream
+from gateway.usage import NONE, Usage
+
+log = logging.getLogger(__name__)
+
+_WHOLE_MAX = 1 << 20  # a longer answer is relayed as it comes
+_TAIL = 8 << 10  # of which usage is read
+_NOTE_EVERY_US = 1_000_000
+_RETRY_AFTER_START_S = 10
+_WAITING = b": waiting for the endpoint to start\n\n"
+
+
+class Exchange:
+    __slots__ = (
+        "_body", "_call", "_client", "_context", "_deaths", "_endpoint", "_engine_model",
+        "_headers", "_key", "_loop", "_noted_us", "_opened_us", "_paused", "_replica",
+        "_replica_id", "_request", "_rewriter", "_sent", "_settled", "_size", "_stale",
+        "_started", "_status", "_task", "_tried", "_upstream", "_wire",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        context: Context,
+        client: Client,
+        request: Request,
+        key: Key,
+        call: Call,
+        endpoint: Endpoint,
+        engine_model: str,
+    ) -> None:
+        self._context = context
+        self._client = client
+        self._request = request
+        self._key = key
+        self._call = call
+        self._endpoint = endpoint
+        self._engine_model = engine_model
+        self._loop = asyncio.get_running_loop()
+        self._wire = b""
+        self._opened_us = 0  # 0: nothing was opened yet
+        self._noted_us = 0
+        self._settled = False
+        self._replica: Replica | None = None  # where it is in flight
+        self._replica_id = ""  # where it was last
+        self._tried: set[str] = set()
+        self._deaths = 0
+        self._stale = False
+        self._upstream: Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._status = 0  # the engine's
+        self._headers: dict[bytes, bytes] = {}
+        self._rewriter: stream.Rewriter | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._started = False  # the answer's head has left
+        self._sent = False  # … and something of the engine's
+        self._paused = False
+
+    # --- to the engine ------------------------------------------------------------------
+    def start(self) -> None:
+        self._client.running = self
+        self._context.metrics.in_flight += 1
+        replica = routing.choose(self._endpoint.replicas, self._context.engines.loads)
+        if replica is None:
+            self._task = self._loop.create_task(self._hold())
+        else:
+            self._dispatch(replica)
+
+    async def _hold(self) -> None:
+        hold, endpoint = self._context.hold, self._endpoint
+        try:
+            if not self._patience():
+                hold.knock(endpoint)
+                raise errors.endpoint_starting(self._call.model, _RETRY_AFTER_START_S)
+            hold.enter(endpoint, _RETRY_AFTER_START_S)
+            try:
+                self._endpoint = await self._woken()
+            finally:
+                hold.leave(endpoint)
+            # The wait may have been long: the key must still be good.
+            headers, directory = self._request.headers, self._context.keeper.current
+            authentication.authenticate(directory, headers, time.time())
+        except ApiError as error:
+            self._fail(error, "refused")
+            return
+        replica = routing.choose(self._endpoint.replicas, self._context.engines.loads)
+        assert replica is not None
+        self._dispatch(replica)
+
+    async def _woken(self) -> Endpoint:
+        limits, name = self._context.limits, self._call.model
+        until = self._loop.time() + self._patience()
+        while (left := until - self._loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(left, limits.hold_quiet_s)):
+                    key = self._key
+                    return await self._context.hold.ready(key.project_id, self._endpoint.id, name)
+            except TimeoutError:
+                if self._call.stream and self._loop.time() < until:
+                    self._send(_WAITING)
+        raise errors.endpoint_starting(name, _RETRY_AFTER_START_S)
+
+    def _patience(self) -> float:
+        """How long to wait, in seconds: the client may ask for less than we allow."""
+        limit = self._context.limits.hold_s
+        asked = self._request.headers.get(b"x-stoa-wait", b"")
+        return min(limit, int(asked)) if asked.isdigit() and len(asked) < 7 else limit
+
+    def _dispatch(self, replica: Replica) -> None:
+        context = self._context
+        self._task = None
+        if not self._opened_us:
+            try:
+                self._open(replica)
+            except SpoolFull:
+                self._fail(errors.spool_full(), "refused")
+                return
+        self._replica, self._replica_id = replica, replica.id
+        self._tried.add(replica.id)
+        context.engines.loads[replica.id] += 1
+        upstream = None if self._stale else context.engines.take(replica)
+        if upstream is None:
+            self._task = self._loop.create_task(self._connect(replica))
+        else:
+            self._ask(upstream)
+
+    def _open(self, replica: Replica) -> None:
+        opened_us = time.time_ns() // 1000
+        key, endpoint, operation = self._key, self._endpoint, self._call.operation
+        self._context.spool.open(
+            OpenRecord(
+                self._request.id, key.id, key.project_id, endpoint.id, replica.id,
+                operation.name, opened_us,
+            )
+        )  # fmt: skip
+        self._opened_us = self._noted_us = opened_us
+        self._context.activity.began(endpoint.id)
+        salt = self._context.salts.of(key.organization_id)
+        body = self._call.wire(self._engine_model, salt)
+        self._wire = (
+            b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+        ) % (operation.path.encode(), self._request.id.encode(), len(body), body)
+        self._request.pieces.clear()
+        self._call.fields.clear()
+
+    async def _connect(self, replica: Replica) -> None:
+        try:
+            upstream = await self._context.engines.connect(replica)
+        except Unreachable as error:
+            log.warning("%s", error)
+            self._try_another()
+            return
+        self._task = None
+        self._ask(upstream)
+
+    def _ask(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._client.touch(self._context.limits.engine_s)
+        upstream.send(self, self._wire)
+
+    def _try_another(self) -> None:
+        """Only before the first byte: a replica that was not tried yet, else 503."""
+        self._leave()
+        found = self._context.keeper.current.endpoint(self._key.project_id, self._endpoint.id)
+        others = [one for one in (found.replicas if found else ()) if one.id not in self._tried]
+        replica = routing.choose(others, self._context.engines.loads)
+        if replica is None:
+            self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
+            return
+        self._context.metrics.retries += 1
+        self._stale = False
+        self._dispatch(replica)
+
+    def _leave(self) -> None:
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            self._context.engines.loads[replica.id] -= 1
+
+    # --- from the engine ------------------------------------------------------------------
+    def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self._status, self._headers = status, headers
+        kind = headers.get(b"content-type", b"")
+        if status == 200 and self._call.stream and kind.startswith(b"text/event-stream"):
+            self._rewriter = stream.Rewriter(self._call, self._engine_model)
+
+    def engine_data(self, data: bytes, done: bool) -> None:
+        if done:
+            self._upstream = None
+        if not self._paused:
+            self._client.touch(self._context.limits.engine_s)
+        if self._rewriter is not None:
+            self._relay(self._rewriter, data, done)
+        elif self._status == 200:
+            self._collect(data, done)
+        else:
+            self._refusal(data, done)
+
+    def engine_lost(self, why: str) -> None:
+        upstream, self._upstream = self._upstream, None
+        if self._rewriter is not None and self._rewriter.done:
+            self._end()  # only the frame's end is missing
+            return
+        log.warning("%s was lost by %s: %s", self._request.id, self._replica_id, why)
+        if self._sent:
+            self._cut(errors.engine_gone(), "engine_gone")
+            return
+        self._forget_answer()
+        if upstream is not None and upstream.reused and not self._stale:
+            # The engine had closed an idle connection as we took it: it never saw the request.
+            replica, self._stale = self._replica, True
+            self._leave()
+            assert replica is not None
+            self._dispatch(replica)
+        elif self._deaths:
+            self._leave()
+            self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
+        else:
+            self._deaths += 1
+            self._try_another()
+
+    def _forget_answer(self) -> None:
+        self._status, self._headers, self._rewriter = 0, {}, None
+        self._body.clear()
+        self._size = 0
+
+    def _relay(self, rewriter: stream.Rewriter, data: bytes, done: bool) -> None:
+        try:
+            out = rewriter.feed(data)
+        except stream.TooLong:
+            self._abandon()
+            self._cut(errors.engine_gone(), "engine_error")
+            return
+        if done:
+            out += rewriter.rest()
+        if not self._settled:
+            if rewriter.done or done:
+                # Before the last bytes leave: with them the client knows that it is served.
+                used, counted_by = rewriter.delivered()
+                finish = "engine_error" if rewriter.failed else "complete"
+                self._settle(200, finish, used, counted_by)
+            else:
+                self._note(rewriter)
+        if out:
+            if not self._sent:
+                self._sent = True
+                self._wire = b""  # no second try from here on
+            self._send(out)
+        if done:
+            self._end()
+
+    def _note(self, rewriter: stream.Rewriter) -> None:
+        now_us = time.time_ns() // 1000
+        if now_us - self._noted_us < _NOTE_EVERY_US:
+            return
+        self._noted_us = now_us
+        used, _ = rewriter.delivered()
+        args = (used.input, used.cached, used.output)
+        self._context.spool.progress(self._request.id, now_us, *args)
+
+    def _collect(self, data: bytes, done: bool) -> None:
+        """An answer in one piece: kept until it is whole, unless it is very long."""
+        self._body.append(data)
+        self._size += len(data)
+        if not done:
+            if self._size > _WHOLE_MAX:
+                self._spill()
+            return
+        body = b"".join(self._body)
+        used = usage.last(body[-_TAIL:]) or usage.last(body)
+        self._settle(200, "complete", used or NONE, "engine" if used else "unknown")
+        if self._started:
+            self._send(body)
+            self._end()
+            return
+        body = self._named(body)
+        keep = self._keep_alive()
+        kind = self._headers.get(b"content-type", reply.JSON)
+        self._client.write(reply.whole(200, kind, body, self._lines(), keep_alive=keep))
+        self._client.finish(keep)
+
+    def _spill(self) -> None:
+        """Pass on what was collected, except for the end, where usage stands."""
+        body = b"".join(self._body)
+        if not self._started:
+            body = self._named(body)
+        self._sent = True
+        self._send(body[:-_TAIL])
+        self._body = [body[-_TAIL:]]
+        self._size = _WHOLE_MAX - (64 << 10)  # from here on in smaller pieces
+
+    def _named(self, body: bytes) -> bytes:
+        renaming = stream.renaming(self._engine_model, self._call.model)
+        return body.replace(*renaming, 1) if renaming else body
+
+    def _refusal(self, data: bytes, done: bool) -> None:
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > _WHOLE_MAX:
+            self._abandon()
+            done = True
+        if done:
+            body = b"".join(self._body)
+            error = engine_errors.translate(self._status, body, self._call, self._engine_model)
+            self._fail(error, "engine_error" if error.status >= 500 else "refused")
+
+    # --- to the client ------------------------------------------------------------------
+    def _send(self, data: bytes) -> None:
+        """Part of an answer of unknown length, its head first."""
+        chunked = not self._request.old
+        if not self._started:
+            self._started = True
+            kind = self._headers.get(b"content-type", reply.EVENTS)
+            head = reply.opening(
+                200, kind, self._lines(), chunked=chunked, keep_alive=self._keep_alive()
+            )
+            self._client.write(head + reply.chunk(data) if chunked else head + data)
+        else:
+            self._client.write(reply.chunk(data) if chunked else data)
+
+    def _end(self, *, keep_alive: bool = True) -> None:
+        if not self._started:
+            self._send(b"\n")
+        if not self._request.old:
+            self._client.write(reply.LAST_CHUNK)
+        self._client.finish(keep_alive and self._keep_alive())
+
+    def _keep_alive(self) -> bool:
+        framed = not self._started or not self._request.old
+        return self._request.keep_alive and framed and not self._context.draining
+
+    def _lines(self) -> tuple[bytes, ...]:
+        request = self._request
+        millis = (self._loop.time() - request.arrived) * 1000
+        return (
+            reply.identity(request.id, request.headers.get(b"x-request-id")),
+            b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n"
+            % (self._key.organization_id.encode(), millis),
+        )
+
+    # --- ends -----------------------------------------------------------------------------
+    def _fail(self, error: ApiError, finish: str) -> None:
+        """Nothing of the engine's has left: an error takes the whole answer's place."""
+        if not self._settled:
+            self._settle(error.status, finish, NONE, "engine")
+        if self._started:
+            self._cut_off(error)
+        else:
+            self._client.refuse(self._request, error)
+
+    def _cut(self, error: ApiError, finish: str) -> None:
+        """The answer ends in its middle: what was delivered is charged."""
+        if not self._settled:
+            used, counted_by = self._delivered()
+            self._settle(200, finish, used, counted_by)
+        self._cut_off(error)
+
+    def _cut_off(self, error: ApiError) -> None:
+        if self._call.stream:
+            self._send(error.event())
+            self._end(keep_alive=False)
+        else:
+            self._client.abort()  # a body that stops short is the only sign left
+
+    def _delivered(self) -> tuple[Usage, str]:
+        if self._rewriter is not None and self._sent:
+            return self._rewriter.delivered()
+        return NONE, "delivered"
+
+    def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
+        """Book the request, once. Called before its last byte leaves."""
+        self._settled = True
+        context, replica_id = self._context, self._replica_id
+        self._leave()
+        context.metrics.in_flight -= 1
+        operation = self._call.operation.name
+        seconds = self._loop.time() - self._request.arrived
+        context.metrics.served(operation, status, finish, used, seconds)
+        if not self._opened_us:
+            return
+        key, endpoint_id = self._key, self._endpoint.id
+        context.activity.ended(endpoint_id)
+        context.spool.close(
+            CloseRecord(
+                self._request.id, key.id, key.project_id, endpoint_id, replica_id, operation,
+                self._opened_us, time.time_ns() // 1000, status, finish, counted_by,
+                used.input, used.cached, used.output,
+            )
+        )  # fmt: skip
+
+    def _abandon(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abandon()
+
+    # --- from the client ------------------------------------------------------------------
+    def client_gone(self) -> None:
+        self._abandon()
+        if not self._settled:
+            used, counted_by = self._delivered()
+            self._settle(499, "client_gone", used, counted_by)
+
+    def client_slow(self) -> None:
+        self._paused = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def client_ready(self) -> None:
+        self._paused = False
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def timed_out(self) -> None:
+        if self._paused:
+            self._client.abort()  # it reads nothing any more
+            return
+        self._abandon()
+        if self._sent:
+            self._cut(errors.engine_silent(), "engine_timeout")
+        else:
+            self._fail(errors.engine_silent(), "engine_timeout")

@@ -1,0 +1,54 @@
+"""GET /v1/models and /v1/models/{id}: what a key may use, adapters included."""
+
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from gateway import authentication
+from gateway.directory import Directory, Endpoint, Key
+
+
+def listing(directory: Directory, key: Key) -> bytes:
+    models = [
+        model
+        for endpoint in sorted(directory.endpoints(key.project_id), key=lambda e: e.name)
+        for model in _models(key, endpoint)
+    ]
+    return msgspec.json.encode({"object": "list", "data": models})
+
+
+def one(directory: Directory, key: Key, quoted: str) -> bytes:
+    """Raises 404 `model_not_found`."""
+    name = unquote(quoted)
+    endpoint, _ = authentication.resolve(directory, key, name)
+    adapter = name.partition(":")[2]
+    return msgspec.json.encode(_model(endpoint, name, adapter))
+
+
+def _models(key: Key, endpoint: Endpoint) -> list[dict[str, Any]]:
+    found = []
+    for adapter in ("", *sorted(endpoint.adapters)):
+        if authentication.allowed(key, endpoint, adapter):
+            name = f"{endpoint.name}:{adapter}" if adapter else endpoint.name
+            found.append(_model(endpoint, name, adapter))
+    return found
+
+
+def _model(endpoint: Endpoint, name: str, adapter: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": endpoint.created,
+        "owned_by": endpoint.project_id,
+        "parent": endpoint.name if adapter else None,
+        "endpoint": endpoint.id,
+        "max_model_len": endpoint.max_model_len,
+        "status": _status(endpoint),
+    }
+
+
+def _status(endpoint: Endpoint) -> str:
+    if endpoint.stopped:
+        return "stopped"
+    return "ready" if endpoint.replicas else "waiting"

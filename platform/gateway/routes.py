@@ -1,0 +1,102 @@
+"""What is behind each path."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway import authentication, errors, models_api, operations, reply, request
+from gateway.client import Client, Request
+from gateway.context import Context
+from gateway.errors import ApiError
+from gateway.exchange import Exchange
+from gateway.operations import Operation
+
+_MODELS = "/v1/models"
+_OPEN = ("/healthz", "/readyz")
+_OPERATIONS = {operation.path: operation for operation in operations.ALL}
+_OK = b'{"status":"ok"}'
+
+
+@dataclass(slots=True)
+class Routes:
+    context: Context
+    clock: Callable[[], float] = time.time  # Unix seconds
+
+    def screen(self, asked: Request) -> None:
+        """Look at the head alone, so that a body is only kept for who may send one."""
+        try:
+            if asked.path in _OPEN:
+                return
+            self._known(asked)
+            now = self.clock()
+            if self.context.keeper.stale(now):
+                raise errors.directory_stale()
+            directory = self.context.keeper.current
+            asked.key = authentication.authenticate(directory, asked.headers, now)
+        except ApiError as error:
+            asked.refusal = error
+
+    def _known(self, asked: Request) -> None:
+        path, method = asked.path, asked.method
+        if path in _OPERATIONS:
+            expected = "POST"
+        elif path == _MODELS or (path.startswith(f"{_MODELS}/") and path != f"{_MODELS}/"):
+            expected = "GET"
+        else:
+            raise errors.unknown_route(method, path)
+        if method != expected:
+            raise errors.wrong_method(method, path)
+
+    def serve(self, client: Client, asked: Request) -> None:
+        label = "other"
+        try:
+            if asked.refusal is not None:
+                raise asked.refusal
+            operation = _OPERATIONS.get(asked.path)
+            if operation is not None:
+                label = operation.name
+                self._relay(client, asked, operation)
+                return
+            label = "models" if asked.path.startswith(_MODELS) else "probe"
+            body = self._page(asked)
+        except ApiError as error:
+            self.context.metrics.refused(label, error.status)
+            client.refuse(asked, error)
+            return
+        self.context.metrics.refused(label, 200)
+        keep = asked.keep_alive and not self.context.draining
+        identity = reply.identity(asked.id, asked.headers.get(b"x-request-id"))
+        client.write(reply.whole(200, reply.JSON, body, (identity,), keep_alive=keep))
+        client.finish(keep)
+
+    def _relay(self, client: Client, asked: Request, operation: Operation) -> None:
+        key = asked.key
+        assert key is not None  # or it had been refused
+        call = request.read(asked.body(), operation)
+        directory = self.context.keeper.current
+        endpoint, engine_model = authentication.resolve(directory, key, call.model)
+        if endpoint.stopped:
+            raise errors.endpoint_stopped(call.model)
+        Exchange(self.context, client, asked, key, call, endpoint, engine_model).start()
+
+    def _page(self, asked: Request) -> bytes:
+        if asked.path in _OPEN:
+            if asked.method != "GET":
+                raise errors.wrong_method(asked.method, asked.path)
+            if asked.path == "/readyz":
+                self._ready()
+            return _OK
+        key, directory = asked.key, self.context.keeper.current
+        assert key is not None
+        if asked.path == _MODELS:
+            return models_api.listing(directory, key)
+        return models_api.one(directory, key, asked.path[len(_MODELS) + 1 :])
+
+    def _ready(self) -> None:
+        """Raises 503 with the reason why this gateway should get no traffic now."""
+        if self.context.draining:
+            raise errors.draining()
+        if self.context.keeper.stale(self.clock()):
+            raise errors.directory_stale()
+        if not self.context.spool.healthy:
+            raise errors.spool_full()

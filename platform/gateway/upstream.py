@@ -1,0 +1,238 @@
+"""The engine's side: HTTP/1.1 connections to replicas, kept alive between requests.
+
+A replica is reached over a unix socket on this host, or through its node's relay: TLS under the
+region's CA, where the server name says which replica is meant and the relay pipes the bytes.
+"""
+
+import asyncio
+import ssl
+from collections import Counter
+from typing import Any, Protocol, cast
+
+import httptools
+
+from gateway.config import Config
+from gateway.directory import Replica
+from gateway.limits import Limits
+
+_UNREACHABLE = (OSError, TimeoutError, ssl.SSLError)
+
+
+class Unreachable(Exception):
+    """No connection to the replica could be made."""
+
+
+class Listener(Protocol):
+    """Who asked the engine. Called in order: head, data until `done`; or `lost` at any time."""
+
+    def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
+    def engine_data(self, data: bytes, done: bool) -> None: ...
+    def engine_lost(self, why: str) -> None: ...
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to one replica, serving one request at a time."""
+
+    __slots__ = (
+        "_ended", "_engines", "_framed", "_head", "_headers", "_parser", "_paused", "_pieces",
+        "_status", "address", "idle_since", "listener", "replica_id", "reused", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, engines: "Engines", replica: Replica) -> None:
+        self._engines = engines
+        self.replica_id = replica.id
+        self.address = replica.address
+        self.listener: Listener | None = None
+        self.reused = False
+        self.idle_since = 0.0
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._status = 0
+        self._head = self._ended = self._framed = self._paused = False
+
+    def send(self, listener: Listener, data: bytes) -> None:
+        """Send a whole request; the answer goes to `listener`."""
+        self.listener = listener
+        self._ended = self._head = False
+        self.transport.write(data)
+
+    def abandon(self) -> None:
+        """Give the answer up: the closed connection is what makes an engine stop generating."""
+        self.listener = None
+        self.transport.abort()
+
+    def pause(self) -> None:
+        """Read no more for now: the client takes nothing. The engine's kernel holds it back."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    # --- asyncio ----------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        listener = self.listener
+        if listener is None:
+            self.transport.abort()  # nobody asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._lose("it does not speak HTTP")
+            return
+        if self._head:
+            self._head = False
+            listener.engine_head(self._status, self._headers)
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        else:
+            body = b""
+        if self._ended:
+            self._finish(listener, body)
+        elif body and self.listener is listener:
+            listener.engine_data(body, False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._engines.forget(self)
+        listener = self.listener
+        if listener is None:
+            return
+        if self._status and not self._framed and error is None and not self._ended:
+            # An answer without a length ends with its connection.
+            self._finish(listener, b"")
+        else:
+            self._lose("the connection was closed")
+
+    # --- httptools --------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        if self._ended:
+            raise ValueError("a second answer")  # the parser turns it into its own error
+        self._headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        headers = self._headers
+        self._framed = b"content-length" in headers or b"transfer-encoding" in headers
+        self._head = self._status >= 200
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self._ended = self._status >= 200
+
+    # --- ends -------------------------------------------------------------------------
+    def _finish(self, listener: Listener, body: bytes) -> None:
+        if self.listener is not listener:
+            return  # it gave up while it was told of the head
+        self.listener = None
+        self._status = 0
+        self.resume()
+        if self._framed and self._parser.should_keep_alive() and not self.transport.is_closing():
+            self._engines.keep(self)
+        else:
+            self.transport.close()
+        listener.engine_data(body, True)
+
+    def _lose(self, why: str) -> None:
+        listener, self.listener = self.listener, None
+        self.transport.abort()
+        if listener is not None:
+            listener.engine_lost(why)
+
+
+class Engines:
+    """Connections and loads of all replicas that this process talks to."""
+
+    def __init__(self, config: Config, limits: Limits) -> None:
+        self.loads: Counter[str] = Counter()  # requests in flight by replica id
+        self._limits = limits
+        self._idle: dict[str, list[Upstream]] = {}
+        self._tls = _client_tls(config)
+
+    def take(self, replica: Replica) -> Upstream | None:
+        """An idle connection to the replica, the one used last."""
+        idle = self._idle.get(replica.id)
+        while idle:
+            upstream = idle.pop()
+            if upstream.address == replica.address and not upstream.transport.is_closing():
+                upstream.reused = True
+                return upstream
+            upstream.transport.abort()
+        return None
+
+    async def connect(self, replica: Replica) -> Upstream:
+        """A new connection. Raises Unreachable."""
+        loop = asyncio.get_running_loop()
+        kind, _, where = replica.address.partition(":")
+
+        def protocol() -> Upstream:
+            return Upstream(self, replica)
+
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                if kind == "unix":
+                    _, upstream = await loop.create_unix_connection(protocol, where)
+                    return upstream
+                if kind != "relay" or self._tls is None:
+                    raise Unreachable(f"no way to reach {replica.id}: check the certificates")
+                host, _, port = where.rpartition(":")
+                name = f"{replica.id.replace('_', '-')}.replica.stoa"
+                _, upstream = await loop.create_connection(
+                    protocol, host.strip("[]"), int(port), ssl=self._tls, server_hostname=name
+                )
+                return upstream
+        except (*_UNREACHABLE, ValueError) as error:
+            raise Unreachable(f"{replica.id}: {error}") from error
+
+    def keep(self, upstream: Upstream) -> None:
+        upstream.idle_since = asyncio.get_running_loop().time()
+        self._idle.setdefault(upstream.replica_id, []).append(upstream)
+
+    def forget(self, upstream: Upstream) -> None:
+        idle = self._idle.get(upstream.replica_id)
+        if idle and upstream in idle:
+            idle.remove(upstream)
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for so long that the engine may close it at any moment."""
+        before = now - self._limits.engine_idle_s
+        for replica_id, idle in list(self._idle.items()):
+            # Oldest first: connections are taken from the end.
+            while idle and idle[0].idle_since < before:
+                idle.pop(0).transport.close()
+            if not idle:
+                del self._idle[replica_id]
+                if not self.loads[replica_id]:
+                    del self.loads[replica_id]
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for upstream in list(idle):
+                upstream.transport.abort()
+        self._idle.clear()
+
+
+def _client_tls(config: Config) -> ssl.SSLContext | None:
+    if config.certificate is None or config.certificate_key is None:
+        return None
+    context = ssl.create_default_context(
+        ssl.Purpose.SERVER_AUTH,
+        cafile=str(config.certificate_ca) if config.certificate_ca else None,
+    )
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(config.certificate, config.certificate_key)
+    return context

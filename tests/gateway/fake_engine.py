@@ -1,0 +1,243 @@
+"""A small engine that speaks HTTP on a unix socket as vLLM does, with faults on demand.
+
+The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5":
+
+    tokens  how many to generate (10)      pack   tokens in one event (1)
+    delay   seconds before each event (0)  split  bytes in one write (all)
+    die     close after so many events     error  answer with this status
+    silent  never answer                   plain  report no usage
+    fill    letters in one token (3)       idle   close the connection after the answer
+"""
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROMPT_TOKENS = 7
+CACHED_TOKENS = 3
+
+
+@dataclass
+class Seen:
+    """One request as the engine got it, and what became of it."""
+
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    generated: int = 0
+    aborted: bool = False
+
+    @property
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.raw)
+        return found
+
+
+@dataclass
+class FakeEngine:
+    socket: Path
+    model: str
+    adapters: tuple[str, ...] = ()
+    seen: list[Seen] = field(default_factory=list)
+    connections: int = 0
+    _server: asyncio.Server | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.socket, limit=32 << 20)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        self.socket.unlink(missing_ok=True)
+
+    def hang_up(self) -> None:
+        """Close idle connections, as an engine does after its keep-alive time."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                line, *rest = head.strip().split("\r\n")
+                headers = {name.lower(): value for name, value in (h.split(": ", 1) for h in rest)}
+                raw = await reader.readexactly(int(headers["content-length"]))
+                seen = Seen(line.split(" ")[1], headers, raw)
+                self.seen.append(seen)
+                await self._answer(seen, reader, writer)
+        self._writers.discard(writer)
+        writer.close()
+
+    async def _answer(
+        self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        body = seen.body
+        how = dict(part.split("=") for part in str(body.get("user") or "").split(";") if part)
+        if "silent" in how:
+            await reader.read(1)
+            seen.aborted = True
+            raise ConnectionError
+        known = (self.model, *self.adapters)
+        if "error" in how:
+            message = {
+                "400": "This model's maximum context length is 64 tokens, you asked for 99.",
+                "418": f"The model {self.model} does not like tea.",
+            }.get(how["error"], "Traceback: /srv/secret/path")
+            _json(writer, int(how["error"]), _error(message, int(how["error"])))
+        elif seen.path == "/v1/embeddings":
+            _json(writer, 200, self._embeddings(body))
+        elif body["model"] not in known:
+            _json(writer, 404, _error(f"The model `{body['model']}` does not exist.", 404))
+        elif seen.path == "/v1/nothing":
+            _json(writer, 404, {"detail": "Not Found"})
+        elif body.get("stream"):
+            await self._stream(seen, how, reader, writer)
+        else:
+            await self._pause(seen, how, reader)
+            tokens = int(how.get("tokens", 10))
+            seen.generated = tokens
+            if "die" in how:
+                raise ConnectionError
+            _json(writer, 200, self._whole(seen, body, tokens, how))
+        await writer.drain()
+        if "idle" in how:
+            raise ConnectionError
+
+    async def _pause(self, seen: Seen, how: dict[str, str], reader: asyncio.StreamReader) -> None:
+        delay = float(how.get("delay", 0))
+        if not delay:
+            return
+        try:
+            async with asyncio.timeout(delay):
+                await reader.read(1)
+        except TimeoutError:
+            return
+        seen.aborted = True
+        raise ConnectionError
+
+    def _whole(
+        self, seen: Seen, body: dict[str, Any], tokens: int, how: dict[str, str]
+    ) -> dict[str, Any]:
+        text = "tok" * tokens
+        if seen.path == "/v1/completions":
+            choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "length"}
+        else:
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        kind = "text_completion" if "text" in choice else "chat.completion"
+        reply = {
+            "id": f"chatcmpl-{seen.headers['x-request-id']}",
+            "object": kind,
+            "created": 1,
+            "model": body["model"],
+            "choices": [choice],
+        }
+        if "plain" not in how:
+            reply["usage"] = _usage(tokens, cached=True)
+        return reply
+
+    def _embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
+        size = int(body.get("dimensions") or 4)
+        return {
+            "id": "embd-1",
+            "object": "list",
+            "created": 1,
+            "model": body["model"],
+            "data": [{"index": 0, "object": "embedding", "embedding": [0.5] * size}],
+            "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS},
+        }
+
+    async def _stream(
+        self,
+        seen: Seen,
+        how: dict[str, str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        body = seen.body
+        options = body.get("stream_options") or {}
+        running = options.get("continuous_usage_stats") and "plain" not in how
+        head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+            b"transfer-encoding: chunked\r\nserver: uvicorn\r\n\r\n"
+        )
+        writer.write(head)
+        base = {
+            "id": f"chatcmpl-{seen.headers['x-request-id']}",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": body["model"],
+        }
+        tokens, pack = int(how.get("tokens", 10)), int(how.get("pack", 1))
+        choices = int(body.get("n") or 1)
+        events = 0
+        while seen.generated < tokens * choices:
+            await self._pause(seen, how, reader)
+            if how.get("die") == str(events):
+                raise ConnectionError
+            share = min(pack, tokens - seen.generated // choices)
+            for index in range(choices):
+                text = "é" * int(how.get("fill", 3)) * share
+                choice: dict[str, Any] = {"index": index, "finish_reason": None}
+                if seen.path == "/v1/completions":
+                    choice["text"] = text
+                else:
+                    choice["delta"] = {"content": text + ' "usage":{"prompt_tokens":99}'}
+                seen.generated += share
+                event = {**base, "choices": [choice]}
+                if running:
+                    event["usage"] = _usage((seen.generated + choices - 1 - index) // choices)
+                await self._event(writer, event, how)
+            events += 1
+        if options.get("include_usage") and "plain" not in how:
+            final = {**base, "choices": [], "usage": _usage(seen.generated, cached=True)}
+            await self._event(writer, final, how)
+        _chunks(writer, b"data: [DONE]\n\n", how)
+        writer.write(b"0\r\n\r\n")
+
+    async def _event(
+        self, writer: asyncio.StreamWriter, event: dict[str, Any], how: dict[str, str]
+    ) -> None:
+        data = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+        _chunks(writer, b"data: " + data + b"\n\n", how)
+        await writer.drain()
+
+
+def _chunks(writer: asyncio.StreamWriter, data: bytes, how: dict[str, str]) -> None:
+    size = int(how.get("split", len(data)))
+    for at in range(0, len(data), size):
+        piece = data[at : at + size]
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+
+def _usage(tokens: int, *, cached: bool = False) -> dict[str, Any]:
+    usage: dict[str, Any] = {
+        "prompt_tokens": PROMPT_TOKENS,
+        "total_tokens": PROMPT_TOKENS + tokens,
+        "completion_tokens": tokens,
+    }
+    if cached:
+        usage["prompt_tokens_details"] = {"cached_tokens": CACHED_TOKENS, "audio_tokens": None}
+    return usage
+
+
+def _error(message: str, code: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "BadRequestError", "param": None, "code": code}}
+
+
+def _json(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nserver: uvicorn\r\n"
+    writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(raw) + raw)
