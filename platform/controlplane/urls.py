@@ -2,7 +2,10 @@
 
 from django.urls import include, path
 
+from controlplane.api.health import healthz
+
 urlpatterns = [
+    path("healthz", healthz),
     path("api/v1/", include("controlplane.api.urls")),
     path("agent/v1/", include("controlplane.api.agent_urls")),
     path("", include("frontend.urls")),

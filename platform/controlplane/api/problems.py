@@ -49,7 +49,7 @@ def body(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
         "status": status,
         "code": code,
         "detail": detail,
-        "request_id": context.request_id(),
+        "request_id": asked.id if (asked := context.current()) else "",
     }
     return problem | {name: value for name, value in more.items() if value}
 

@@ -175,8 +175,8 @@ class Members(HouseViewSet):
 
     @extend_schema(request=RoleBody, responses=MemberView)
     def partial_update(self, request: Request, pk: str) -> Response:
-        body = self.checked(request, RoleBody)
         found = access.membership(self.principal, pk, Permission.MANAGE_MEMBERS)
+        body = self.checked(request, RoleBody)
         for role in (found.role, body["role"]):
             access.membership(self.principal, pk, _to_set(role))
         member = services.change_role(

@@ -1,0 +1,266 @@
+"""Endpoints and their replicas. What streams (events, followed logs) is in streams.py."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.idempotency import idempotent
+from controlplane.api.views import HouseViewSet
+from controlplane.endpoints import access as endpoint_access
+from controlplane.endpoints import conditions, logs, services
+from controlplane.endpoints.models import Endpoint, Replica, Transition
+from controlplane.endpoints.services import EndpointSpec
+from controlplane.endpoints.states import LIVE
+from controlplane.tenancy import access
+from controlplane.tenancy.access import Permission
+
+RECENT_REPLICAS = 10
+
+
+class TransitionView(serializers.ModelSerializer[Transition]):
+    object = serializers.CharField(default="transition", read_only=True)
+    replica = serializers.CharField(source="replica_id")
+    start_tier = serializers.CharField(source="replica.start_tier")
+
+    class Meta:
+        model = Transition
+        fields = (
+            "id",
+            "object",
+            "replica",
+            "from_state",
+            "to_state",
+            "reason",
+            "detail",
+            "at",
+            "seconds",
+            "start_tier",
+        )
+
+
+class ReplicaView(serializers.ModelSerializer[Replica]):
+    object = serializers.CharField(default="replica", read_only=True)
+    endpoint = serializers.CharField(source="endpoint_id")
+    node = serializers.CharField(source="node_id", allow_null=True)
+
+    class Meta:
+        model = Replica
+        fields = (
+            "id",
+            "object",
+            "endpoint",
+            "node",
+            "generation",
+            "state",
+            "reason",
+            "detail",
+            "state_at",
+            "created_at",
+            "start_tier",
+            "phase_seconds",
+            "engine_report",
+            "log_tail",
+        )
+
+
+class ConditionView(serializers.Serializer[Any]):
+    type = serializers.CharField()
+    status = serializers.CharField()
+    reason = serializers.CharField()
+    message = serializers.CharField()
+    last_transition_at = serializers.DateTimeField()
+
+
+class EndpointView(serializers.ModelSerializer[Endpoint]):
+    object = serializers.CharField(default="endpoint", read_only=True)
+    organization = serializers.CharField(source="project.organization_id")
+    project = serializers.CharField(source="project_id")
+    pool = serializers.CharField(source="pool_id")
+    region = serializers.CharField(source="region_code")
+    status = serializers.SerializerMethodField()
+    message = serializers.SerializerMethodField()
+    conditions = serializers.SerializerMethodField()
+    replicas = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Endpoint
+        fields = (
+            "id",
+            "object",
+            "organization",
+            "project",
+            "region",
+            "pool",
+            "name",
+            "status",
+            "message",
+            "model",
+            "revision",
+            "engine",
+            "engine_args",
+            "adapters",
+            "device_kind",
+            "device_count",
+            "min_replicas",
+            "max_replicas",
+            "idle_timeout_s",
+            "created_at",
+            "stopped_at",
+            "retry_at",
+            "conditions",
+            "replicas",
+        )
+
+    def get_status(self, endpoint: Endpoint) -> str:
+        return summary(endpoint).status
+
+    def get_message(self, endpoint: Endpoint) -> str:
+        return summary(endpoint).message
+
+    @extend_schema_field(ConditionView(many=True))
+    def get_conditions(self, endpoint: Endpoint) -> Any:
+        return ConditionView(summary(endpoint).conditions, many=True).data
+
+    @extend_schema_field(ReplicaView(many=True))
+    def get_replicas(self, endpoint: Endpoint) -> Any:
+        live = [replica for replica in recent_replicas(endpoint) if replica.state in LIVE]
+        return ReplicaView(live, many=True).data
+
+
+class AdapterBody(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    path = serializers.CharField()
+
+
+class EndpointBody(serializers.Serializer[Any]):
+    project = serializers.CharField()
+    name = serializers.CharField(trim_whitespace=False, allow_blank=True)
+    model = serializers.CharField(max_length=300)
+    revision = serializers.CharField(default="", allow_blank=True, max_length=64)
+    pool = serializers.CharField(default="", allow_blank=True)
+    engine = serializers.CharField(default="vllm")
+    engine_args = serializers.DictField(default=dict)
+    adapters = AdapterBody(many=True, default=list)
+    device_kind = serializers.CharField(max_length=64)
+    device_count = serializers.IntegerField(default=1)
+    min_replicas = serializers.IntegerField(default=1)
+    max_replicas = serializers.IntegerField(default=None, allow_null=True)
+    idle_timeout_s = serializers.IntegerField(default=3600)
+
+
+class ScaleBody(serializers.Serializer[Any]):
+    min_replicas = serializers.IntegerField(required=False)
+    max_replicas = serializers.IntegerField(required=False)
+    idle_timeout_s = serializers.IntegerField(required=False)
+
+
+class LogView(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    text = serializers.CharField()
+
+
+class Endpoints(HouseViewSet):
+    serializer_class = EndpointView
+    queryset = Endpoint.objects.none()
+
+    @extend_schema(
+        parameters=[OpenApiParameter("project", str), OpenApiParameter("name", str)],
+        responses=EndpointView(many=True),
+    )
+    def list(self, request: Request) -> Response:
+        rows = endpoint_access.endpoints(self.principal)
+        for parameter, column in (("project", "project_id"), ("name", "name")):
+            if wanted := request.query_params.get(parameter):
+                rows = rows.filter(**{column: wanted})
+        return self.page(rows, EndpointView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return Response(EndpointView(self._endpoint(pk, Permission.READ)).data)
+
+    @extend_schema(request=EndpointBody, responses={201: EndpointView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        body = self.checked(request, EndpointBody)
+        project = access.project(self.principal, body.pop("project"), Permission.MANAGE_ENDPOINTS)
+        if body["max_replicas"] is None:
+            body["max_replicas"] = max(1, body["min_replicas"])
+        spec = EndpointSpec(pool_id=body.pop("pool"), **body)
+        endpoint = services.create(
+            actor=self.principal.actor, project=project, spec=spec, now=self.now
+        )
+        return Response(EndpointView(endpoint).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=ScaleBody, responses=EndpointView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        body = self.checked(request, ScaleBody)
+        changed = services.update(
+            actor=self.principal.actor, endpoint=endpoint, now=self.now, **body
+        )
+        return Response(EndpointView(changed).data)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: str) -> Response:
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        services.delete(actor=self.principal.actor, endpoint=endpoint, now=self.now)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses=EndpointView)
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, pk: str) -> Response:
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        started = services.start(actor=self.principal.actor, endpoint=endpoint, now=self.now)
+        return Response(EndpointView(started).data)
+
+    @extend_schema(request=None, responses=EndpointView)
+    @action(detail=True, methods=["post"])
+    def stop(self, request: Request, pk: str) -> Response:
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        stopped = services.stop(actor=self.principal.actor, endpoint=endpoint, now=self.now)
+        return Response(EndpointView(stopped).data)
+
+    @extend_schema(responses=TransitionView(many=True))
+    @action(detail=True, methods=["get"])
+    def transitions(self, request: Request, pk: str) -> Response:
+        endpoint = self._endpoint(pk, Permission.READ)
+        rows = Transition.objects.filter(replica__endpoint=endpoint).select_related("replica")
+        return self.page(rows, TransitionView)
+
+    def _endpoint(self, pk: str, need: Permission) -> Endpoint:
+        return endpoint_access.endpoint(self.principal, pk, need)
+
+
+class Replicas(HouseViewSet):
+    serializer_class = ReplicaView
+    queryset = Replica.objects.none()
+
+    @extend_schema(parameters=[OpenApiParameter("endpoint", str)], responses=ReplicaView(many=True))
+    def list(self, request: Request) -> Response:
+        rows = endpoint_access.replicas(self.principal)
+        if wanted := request.query_params.get("endpoint"):
+            rows = rows.filter(endpoint_id=wanted)
+        return self.page(rows, ReplicaView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        replica = endpoint_access.replica(self.principal, pk, Permission.READ)
+        return Response(ReplicaView(replica).data)
+
+
+def recent_replicas(endpoint: Endpoint) -> list[Replica]:
+    """The newest replicas, and every one that lives."""
+    newest = list(endpoint.replicas.order_by("-id")[:RECENT_REPLICAS])
+    known = {replica.id for replica in newest}
+    live = endpoint.replicas.filter(state__in=LIVE).exclude(id__in=known)
+    return newest + list(live)
+
+
+def summary(endpoint: Endpoint) -> conditions.Summary:
+    return conditions.summarize(endpoint, recent_replicas(endpoint))
+
+
+def log_lines(replica: Replica, count: int) -> Any:
+    return LogView(logs.tail(replica, count), many=True).data

@@ -1,0 +1,163 @@
+"""The audit log of an organization, and exports of it with its usage."""
+
+import json
+from typing import Any
+
+from django.http import FileResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from compliance import exports
+from compliance.models import AuditEvent, Export
+from controlplane.api.idempotency import idempotent
+from controlplane.api.views import HouseViewSet
+from controlplane.tenancy import access
+from controlplane.tenancy.access import Permission
+from controlplane.tenancy.errors import Conflict, Invalid, NotFound
+
+
+class AuditEventView(serializers.ModelSerializer[AuditEvent]):
+    object = serializers.CharField(default="audit_event", read_only=True)
+    body = serializers.SerializerMethodField()
+
+    class Meta:
+        model = AuditEvent
+        fields = (
+            "id",
+            "object",
+            "recorded_at",
+            "action",
+            "outcome",
+            "actor_type",
+            "actor_id",
+            "target_type",
+            "target_id",
+            "region",
+            "request_id",
+            "body",
+        )
+
+    def get_body(self, event: AuditEvent) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(bytes(event.body))
+        return body
+
+
+class ExportView(serializers.ModelSerializer[Export]):
+    object = serializers.CharField(default="export", read_only=True)
+    organization = serializers.CharField(source="log_id")
+    status = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Export
+        fields = (
+            "id",
+            "object",
+            "organization",
+            "status",
+            "reason",
+            "requested_by",
+            "period_start",
+            "period_end",
+            "created_at",
+            "completed_at",
+            "manifest_sha256",
+            "size_bytes",
+            "failure",
+        )
+
+    def get_status(self, export: Export) -> str:
+        """building | complete | failed"""
+        if export.completed_at:
+            return "complete"
+        return "failed" if export.failure else "building"
+
+
+class ExportBody(serializers.Serializer[Any]):
+    organization = serializers.CharField()
+    reason = serializers.CharField(max_length=200)
+    period_start = serializers.DateTimeField()
+    period_end = serializers.DateTimeField()
+
+
+class AuditEvents(HouseViewSet):
+    serializer_class = AuditEventView
+    queryset = AuditEvent.objects.none()
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("organization", str, required=True),
+            OpenApiParameter("action", str),
+            OpenApiParameter("target", str),
+        ],
+        responses=AuditEventView(many=True),
+    )
+    def list(self, request: Request) -> Response:
+        organization = access.organization(
+            self.principal, request.query_params.get("organization", ""), Permission.EXPORT
+        )
+        rows = AuditEvent.objects.filter(log_id=organization.id)
+        for name, column in (("action", "action"), ("target", "target_id")):
+            if wanted := request.query_params.get(name):
+                rows = rows.filter(**{column: wanted})
+        return self.page(rows, AuditEventView)
+
+
+class Exports(HouseViewSet):
+    serializer_class = ExportView
+    queryset = Export.objects.none()
+
+    @extend_schema(
+        parameters=[OpenApiParameter("organization", str, required=True)],
+        responses=ExportView(many=True),
+    )
+    def list(self, request: Request) -> Response:
+        organization = access.organization(
+            self.principal, request.query_params.get("organization", ""), Permission.EXPORT
+        )
+        return self.page(Export.objects.filter(log_id=organization.id), ExportView)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return Response(ExportView(self._export(pk)).data)
+
+    @extend_schema(request=ExportBody, responses={202: ExportView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        body = self.checked(request, ExportBody)
+        organization = access.organization(self.principal, body["organization"], Permission.EXPORT)
+        try:
+            export = exports.request(
+                actor=self.principal.actor,
+                log=organization.id,
+                reason=body["reason"],
+                start=body["period_start"],
+                end=body["period_end"],
+                now=self.now,
+                region=organization.region_code,
+            )
+        except exports.ExportError as error:
+            raise Invalid(error.message, code=error.code, field=error.field) from error
+        return Response(ExportView(export).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @action(detail=True, methods=["get"])
+    def file(self, request: Request, pk: str) -> FileResponse:
+        export = self._export(pk)
+        try:
+            path = exports.downloaded(actor=self.principal.actor, export=export, now=self.now)
+        except exports.ExportError as error:
+            raise Conflict(error.message, code=error.code) from error
+        return FileResponse(path.open("rb"), as_attachment=True, filename=f"{export.id}.zip")
+
+    def _export(self, pk: str) -> Export:
+        export = Export.objects.filter(pk=pk).first()
+        if export is None:
+            raise NotFound("export")
+        try:
+            access.organization(self.principal, export.log_id, Permission.EXPORT)
+        except NotFound:
+            raise NotFound("export") from None
+        return export

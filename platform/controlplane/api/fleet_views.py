@@ -1,0 +1,274 @@
+"""Pools as a tenant sees them; regions, pools, nodes and enrolment tokens for the operator."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.idempotency import idempotent
+from controlplane.api.views import HouseViewSet
+from controlplane.fleet import services
+from controlplane.fleet.models import Device, Node, Pool, Region
+from controlplane.tenancy import access
+from controlplane.tenancy.errors import NotFound
+from controlplane.tenancy.models import Organization
+
+
+class DeviceOffer(serializers.Serializer[Any]):
+    kind = serializers.CharField()
+    total = serializers.IntegerField(help_text="Devices on nodes that take work.")
+    free = serializers.IntegerField()
+    most_on_a_node = serializers.IntegerField()
+    memory_bytes = serializers.IntegerField(help_text="Of one device, the smallest.")
+
+
+class PoolView(serializers.ModelSerializer[Pool]):
+    object = serializers.CharField(default="pool", read_only=True)
+    region = serializers.CharField(source="region_id")
+    country = serializers.CharField(source="region.country")
+    devices = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Pool
+        fields = ("id", "object", "region", "country", "name", "devices", "created_at")
+
+    @extend_schema_field(DeviceOffer(many=True))
+    def get_devices(self, pool: Pool) -> list[dict[str, Any]]:
+        taking = Device.objects.filter(
+            node__pool=pool, node__removed_at=None, node__cordoned_at=None, healthy=True
+        )
+        rows = list(taking.values_list("kind", "node_id", "memory_bytes", "deviceclaim"))
+        offers = []
+        for kind in sorted({row[0] for row in rows}):
+            mine = [row for row in rows if row[0] == kind]
+            offers.append(
+                {
+                    "kind": kind,
+                    "total": len(mine),
+                    "free": sum(row[3] is None for row in mine),
+                    "most_on_a_node": max(Counter(row[1] for row in mine).values()),
+                    "memory_bytes": min(row[2] for row in mine),
+                }
+            )
+        return offers
+
+
+class PoolBody(serializers.Serializer[Any]):
+    region = serializers.CharField()
+    name = serializers.CharField()
+    organization = serializers.CharField(default=None, allow_null=True)
+    share_standby = serializers.BooleanField(default=False)
+
+
+class RegionView(serializers.ModelSerializer[Region]):
+    object = serializers.CharField(default="region", read_only=True)
+
+    class Meta:
+        model = Region
+        fields = ("code", "object", "country", "name", "ca_certificate", "created_at")
+
+
+class RegionBody(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    country = serializers.CharField()
+    name = serializers.CharField()
+
+
+class NodeView(serializers.ModelSerializer[Node]):
+    object = serializers.CharField(default="node", read_only=True)
+    pool = serializers.CharField(source="pool_id")
+    region = serializers.CharField(source="pool.region_id")
+    status = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Node
+        fields = (
+            "id",
+            "object",
+            "pool",
+            "region",
+            "name",
+            "status",
+            "heartbeat_at",
+            "cordoned_at",
+            "drain_requested_at",
+            "removed_at",
+            "certificate_expires_at",
+            "agent_version",
+            "inventory",
+            "created_at",
+        )
+
+    def get_status(self, node: Node) -> str:
+        """ready | cordoned | draining | unreachable | removed"""
+        now = self.context["now"]
+        if node.removed_at:
+            return "removed"
+        if not node.reachable(now):
+            return "unreachable"
+        if node.drain_requested_at:
+            return "draining"
+        return "cordoned" if node.cordoned_at else "ready"
+
+
+class TokenBody(serializers.Serializer[Any]):
+    pool = serializers.CharField()
+    node = serializers.CharField(default=None, allow_null=True)
+    ttl_s = serializers.IntegerField(min_value=60, max_value=7 * 86_400, default=3600)
+
+
+class TokenView(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    object = serializers.CharField()
+    secret = serializers.CharField(help_text="Shown this once.")
+    expires_at = serializers.DateTimeField()
+    command = serializers.CharField(help_text="What to run on the machine that joins.")
+
+
+class Pools(HouseViewSet):
+    serializer_class = PoolView
+    queryset = Pool.objects.none()
+
+    @extend_schema(responses=PoolView(many=True))
+    def list(self, request: Request) -> Response:
+        return self.page(self._mine().select_related("region"), PoolView)
+
+    @extend_schema(request=PoolBody, responses={201: PoolView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        access.operator(self.principal)
+        body = self.checked(request, PoolBody)
+        region = Region.objects.filter(code=body["region"]).first()
+        owner = Organization.objects.filter(id=body["organization"]).first()
+        if region is None:
+            raise NotFound("region", field="region")
+        if body["organization"] and owner is None:
+            raise NotFound("organization", field="organization")
+        pool = services.create_pool(
+            region=region,
+            name=body["name"],
+            organization=owner,
+            share_standby=body["share_standby"],
+            actor=self.principal.actor,
+            now=self.now,
+        )
+        return Response(PoolView(pool).data, status=status.HTTP_201_CREATED)
+
+    def _mine(self) -> QuerySet[Pool]:
+        """Those that serve an organization that the asker sees, in its region."""
+        if self.principal.is_operator:
+            return Pool.objects.all()
+        seen = access.organizations(self.principal)
+        regions = seen.values("region_code")
+        return Pool.objects.filter(
+            Q(organization=None) | Q(organization__in=seen), region__in=regions
+        )
+
+
+class Regions(HouseViewSet):
+    serializer_class = RegionView
+    queryset = Region.objects.none()
+
+    @extend_schema(responses=RegionView(many=True))
+    def list(self, request: Request) -> Response:
+        access.operator(self.principal)
+        return self.page(Region.objects.all(), RegionView)
+
+    @extend_schema(request=RegionBody, responses={201: RegionView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        access.operator(self.principal)
+        body = self.checked(request, RegionBody)
+        region = services.create_region(**body, actor=self.principal.actor, now=self.now)
+        return Response(RegionView(region).data, status=status.HTTP_201_CREATED)
+
+
+class Nodes(HouseViewSet):
+    """The operator's machines. To anybody else there are none."""
+
+    serializer_class = NodeView
+    queryset = Node.objects.none()
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return {**super().get_serializer_context(), "now": self.now}
+
+    @extend_schema(responses=NodeView(many=True))
+    def list(self, request: Request) -> Response:
+        access.operator(self.principal)
+        rows = self.paginate_queryset(Node.objects.select_related("pool"))
+        return self.get_paginated_response(self.get_serializer(rows, many=True).data)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return self._shown(self._node(pk))
+
+    @extend_schema(request=None, responses=NodeView)
+    @action(detail=True, methods=["post"])
+    def cordon(self, request: Request, pk: str) -> Response:
+        node = self._node(pk)
+        return self._shown(services.cordon(node=node, actor=self.principal.actor, now=self.now))
+
+    @extend_schema(request=None, responses=NodeView)
+    @action(detail=True, methods=["post"])
+    def uncordon(self, request: Request, pk: str) -> Response:
+        node = self._node(pk)
+        return self._shown(services.uncordon(node=node, actor=self.principal.actor, now=self.now))
+
+    @extend_schema(request=None, responses=NodeView)
+    @action(detail=True, methods=["post"])
+    def drain(self, request: Request, pk: str) -> Response:
+        node = self._node(pk)
+        return self._shown(services.drain(node=node, actor=self.principal.actor, now=self.now))
+
+    @extend_schema(responses=NodeView, description="Out of the fleet for good; the record stays.")
+    def destroy(self, request: Request, pk: str) -> Response:
+        node = self._node(pk)
+        gone = services.remove_node(node=node, actor=self.principal.actor, now=self.now)
+        return self._shown(gone)
+
+    def _node(self, pk: str) -> Node:
+        access.operator(self.principal)
+        found = Node.objects.select_related("pool").filter(pk=pk).first()
+        if found is None:
+            raise NotFound("node")
+        return found
+
+    def _shown(self, node: Node) -> Response:
+        return Response(self.get_serializer(node).data)
+
+
+class EnrollmentTokens(HouseViewSet):
+    serializer_class = TokenView
+
+    @extend_schema(request=TokenBody, responses={201: TokenView})
+    @idempotent
+    def create(self, request: Request) -> Response:
+        access.operator(self.principal)
+        body = self.checked(request, TokenBody)
+        pool = Pool.objects.filter(id=body["pool"]).first()
+        node = Node.objects.filter(id=body["node"], pool=pool).first()
+        if pool is None:
+            raise NotFound("pool", field="pool")
+        if body["node"] and node is None:
+            raise NotFound("node", field="node")
+        token, secret = services.issue_enrollment_token(
+            pool=pool,
+            node=node,
+            ttl=timedelta(seconds=body["ttl_s"]),
+            actor=self.principal.actor,
+            now=self.now,
+        )
+        url = request.build_absolute_uri("/").rstrip("/")
+        shown = {
+            "id": token.id,
+            "object": "enrollment_token",
+            "secret": secret,
+            "expires_at": token.expires_at,
+            "command": f"stoa-agent join --url {url} --token {secret}",
+        }
+        return Response(TokenView(shown).data, status=status.HTTP_201_CREATED)

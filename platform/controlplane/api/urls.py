@@ -1,0 +1,40 @@
+"""/api/v1: the management API."""
+
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.routers import SimpleRouter
+
+from controlplane.api import (
+    cost_views,
+    endpoint_views,
+    evidence_views,
+    fleet_views,
+    streams,
+    tenancy_views,
+)
+
+router = SimpleRouter(trailing_slash=False)
+for name, view in (
+    ("organizations", tenancy_views.Organizations),
+    ("projects", tenancy_views.Projects),
+    ("members", tenancy_views.Members),
+    ("api-keys", tenancy_views.ApiKeys),
+    ("endpoints", endpoint_views.Endpoints),
+    ("replicas", endpoint_views.Replicas),
+    ("pools", fleet_views.Pools),
+    ("regions", fleet_views.Regions),
+    ("nodes", fleet_views.Nodes),
+    ("enrollment-tokens", fleet_views.EnrollmentTokens),
+    ("costs", cost_views.Costs),
+    ("usage", cost_views.Usage),
+    ("audit-events", evidence_views.AuditEvents),
+    ("exports", evidence_views.Exports),
+):
+    router.register(name, view, basename=name)
+
+urlpatterns = [
+    path("endpoints/<str:pk>/events", streams.endpoint_events, name="endpoint-events"),
+    path("replicas/<str:pk>/logs", streams.replica_logs, name="replica-logs"),
+    path("schema", SpectacularAPIView.as_view(), name="schema"),
+    path("", include(router.urls)),
+]

@@ -1,0 +1,30 @@
+"""Device-seconds that are being served and are not usage yet: what a cost so far adds."""
+
+from datetime import datetime
+
+from billing import costs
+from controlplane.endpoints import serving
+from controlplane.endpoints.models import ServingInterval
+
+
+def running(account_id: str, *, now: datetime) -> list[costs.Running]:
+    """For `billing.costs`: one item for each open stretch of serving of the account."""
+    open_now = ServingInterval.objects.filter(
+        ended_at=None, replica__endpoint__project__organization__account_id=account_id
+    ).select_related("replica__endpoint")
+    return [
+        costs.Running(
+            project_id=interval.replica.endpoint.project_id,
+            endpoint_id=interval.replica.endpoint_id,
+            device_kind=interval.replica.endpoint.device_kind,
+            device_seconds=interval.replica.endpoint.device_count
+            * serving.unmetered_s(
+                started_at=interval.started_at,
+                ended_at=interval.ended_at,
+                served_s=interval.served_s,
+                metered_s=interval.metered_s,
+                now=now,
+            ),
+        )
+        for interval in open_now
+    ]

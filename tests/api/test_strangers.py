@@ -1,0 +1,156 @@
+"""Every route of the API, asked by somebody of another organization: 404, never 403, no data."""
+
+import json
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from compliance import audit
+from controlplane.tenancy import services
+from tests.api.house import House, post, signed_in, with_key
+
+PREFIX = "api/v1/"
+# Routes that name nothing of a tenant: lists (checked below), and the operator's.
+OPERATOR = {"regions", "nodes", "enrollment-tokens"}
+
+
+def routes() -> set[str]:
+    """Every pattern below /api/v1, as the resolver has it."""
+    found: set[str] = set()
+
+    def walk(patterns: list[Any], prefix: str) -> None:
+        for pattern in patterns:
+            path = prefix + str(pattern.pattern).lstrip("^").rstrip("$").removesuffix("\\Z")
+            if isinstance(pattern, URLResolver):
+                walk(pattern.url_patterns, path)
+            elif isinstance(pattern, URLPattern):
+                found.add(path)
+
+    walk(get_resolver().url_patterns, "")
+    return {path.removeprefix(PREFIX) for path in found if path.startswith(PREFIX)}
+
+
+def things(house: House) -> dict[str, str]:
+    """The id that each resource of a tenant is asked for by."""
+    return {
+        "organizations": house.organization.id,
+        "projects": house.project.id,
+        "members": house.membership_id,
+        "api-keys": house.key_id,
+        "endpoints": house.endpoint.id,
+        "replicas": house.replica.id,
+        "nodes": house.node.id,
+        "exports": "",
+    }
+
+
+def requests(client: Client, house: House) -> list[tuple[str, Any]]:
+    """Every way to name something of `house`, as (what, answer)."""
+    named = []
+    for route in sorted(routes()):
+        resource = route.split("/")[0]
+        thing = things(house).get(resource)
+        if "(?P<pk>" not in route and "<str:pk>" not in route:
+            continue
+        assert thing is not None, f"{route}: this test does not know what to ask for"
+        suffix = route.partition("/")[2].rpartition("/")[2]
+        path = f"/api/v1/{resource}/{thing or 'exp_01k00000000000000000000000'}"
+        path += f"/{suffix}" if suffix and "pk" not in suffix else ""
+        for method in ("get", "patch", "delete", "post"):
+            answer = getattr(client, method)(path, data={}, content_type="application/json")
+            named.append((f"{method} {path}", answer))
+    return named
+
+
+@pytest.mark.parametrize("way", ["session", "key"])
+def test_named_things_do_not_exist_for_strangers(alice: House, mallory: House, way: str) -> None:
+    client = signed_in(mallory.owner) if way == "session" else with_key(mallory.secret)
+    answers = requests(client, alice)
+    assert len(answers) > 30
+    for what, answer in answers:
+        assert answer.status_code in (404, 405), f"{what}: {answer.status_code} {answer.content!r}"
+        text = answer.content.decode()
+        assert "alice" not in text, what
+        assert alice.organization.id not in text, what
+
+
+@pytest.mark.parametrize("way", ["session", "key"])
+def test_lists_hold_nothing_of_strangers(alice: House, mallory: House, way: str) -> None:
+    client = signed_in(mallory.owner) if way == "session" else with_key(mallory.secret)
+    for route in sorted(path for path in routes() if "<" not in path and path != "schema"):
+        answer = client.get(f"/api/v1/{route}")
+        text = answer.content.decode()
+        for thing in (*filter(None, things(alice).values()), alice.pool.id, "alice"):
+            assert thing not in text, f"{route} shows {thing}"
+
+
+def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
+    client = signed_in(mallory.owner)
+    bodies = {
+        "/projects": {"organization": alice.organization.id, "name": "x"},
+        "/members": {
+            "organization": alice.organization.id,
+            "email": mallory.billing.email,
+            "role": "admin",
+        },
+        "/api-keys": {"project": alice.project.id, "name": "x"},
+        "/endpoints": {
+            "project": alice.project.id,
+            "name": "x",
+            "model": "/m",
+            "device_kind": "cpu",
+        },
+        "/exports": {
+            "organization": alice.organization.id,
+            "reason": "curiosity",
+            "period_start": "2026-11-01T00:00:00Z",
+            "period_end": "2026-11-02T00:00:00Z",
+        },
+    }
+    for path, body in bodies.items():
+        answer = post(client, path, body)
+        assert answer.status_code == 404, f"{path}: {answer.content!r}"
+        assert answer["content-type"] == "application/problem+json"
+    pool = post(
+        client,
+        "/endpoints",
+        {
+            "project": mallory.project.id,
+            "name": "x",
+            "model": "/m",
+            "device_kind": "cpu",
+            "pool": alice.pool.id,
+        },
+    )
+    assert pool.status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/audit-events", "/exports", "/costs"])
+def test_asking_for_a_strangers_organization(alice: House, mallory: House, path: str) -> None:
+    answer = signed_in(mallory.owner).get(f"/api/v1{path}", {"organization": alice.organization.id})
+    assert answer.status_code == 404
+    assert json.loads(answer.content)["code"] == "not_found"
+
+
+def test_the_operators_routes_do_not_exist_for_tenants(alice: House) -> None:
+    client = signed_in(alice.owner)
+    for route in OPERATOR:
+        for method in ("get", "post"):
+            answer = getattr(client, method)(
+                f"/api/v1/{route}", data={}, content_type="application/json"
+            )
+            assert answer.status_code in (404, 405), f"{method} {route}"
+
+
+def test_a_key_sees_its_own_project_alone(alice: House) -> None:
+    other = services.create_project(
+        actor=audit.SYSTEM,
+        organization=alice.organization,
+        name="other",
+        now=alice.project.created_at,
+    )
+    client = with_key(alice.secret)
+    assert client.get(f"/api/v1/projects/{alice.project.id}").status_code == 200
+    assert client.get(f"/api/v1/projects/{other.id}").status_code == 404
