@@ -7,6 +7,7 @@ Who may ask for an export, and who may have it, is the callers' question.
 
 import csv
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -26,10 +27,13 @@ from django.db import connection, transaction
 from compliance import audit
 from compliance.models import AuditEvent, Export
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "stoa-export/1"
 KIND = "records"
 MAX_REASON = 200
 _CHUNK = 1 << 16
+_AT_ONCE = 10
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP can name
 
 Value = str | int | bool | Decimal | datetime | None
@@ -136,8 +140,9 @@ def request(
 def build(export_id: str, now: datetime) -> Export:
     """Write the ZIP of an export and note its sums; a second call finds it done.
 
-    What happened after the export was asked for is left out, so that a rebuild agrees. Two
-    builders at once write the same bytes; one of them is recorded.
+    What happened after the export was asked for is left out, so that a rebuild, on a host that
+    lacks the file, agrees. Two builders at once write the same bytes; one of them is recorded.
+    Raises ExportError where records of the period have come in late and a rebuild differs.
     """
     export = Export.objects.get(id=export_id)
     if export.completed_at is not None and archive(export).exists():
@@ -146,6 +151,9 @@ def build(export_id: str, now: datetime) -> Export:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{export.id}.") as draft:
         manifest_sha256 = _write(export, Path(draft))
+        if export.completed_at is not None and manifest_sha256 != export.manifest_sha256:
+            message = "records of this period came in later: ask for a new export"
+            raise ExportError("export_differs", message)
         whole = Path(draft) / "bundle.zip"
         size = whole.stat().st_size
         whole.replace(archive(export))
@@ -174,9 +182,22 @@ def build(export_id: str, now: datetime) -> Export:
     return export
 
 
-def fail(export_id: str, message: str) -> None:
-    """Say to whoever waits that the build did not work; a later build may."""
-    Export.objects.filter(id=export_id, completed_at=None).update(failure=message[:300])
+def build_waiting(now: datetime) -> int:
+    """Build what was asked for and is not there; returns how many. For a worker, repeatedly.
+
+    One that cannot be built says so in `failure` and is not tried again.
+    """
+    waiting = Export.objects.filter(completed_at=None, failure="").order_by("id")
+    built = 0
+    for export_id in list(waiting.values_list("id", flat=True)[:_AT_ONCE]):
+        try:
+            build(export_id, now)
+            built += 1
+        except Exception as error:
+            logger.exception("export %s could not be built", export_id)
+            words = f"could not be built: {type(error).__name__}"
+            Export.objects.filter(id=export_id, completed_at=None).update(failure=words)
+    return built
 
 
 def archive(export: Export) -> Path:
@@ -185,10 +206,13 @@ def archive(export: Export) -> Path:
 
 
 def downloaded(*, actor: audit.Actor, export: Export, now: datetime) -> Path:
-    """Record that an export is being handed out. Raises ExportError if it is not there."""
-    path = archive(export)
-    if export.completed_at is None or not path.exists():
+    """The file of a complete export, noting that it is handed out. Else raises ExportError.
+
+    A worker may have built it on another host: then it is built here again.
+    """
+    if export.completed_at is None:
         raise ExportError("export_not_ready", "this export has not been built yet")
+    build(export.id, now)
     audit.record(
         actor=actor,
         action="export.download",
@@ -197,7 +221,7 @@ def downloaded(*, actor: audit.Actor, export: Export, now: datetime) -> Path:
         now=now,
         region=_region(export),
     )
-    return path
+    return archive(export)
 
 
 def _region(export: Export) -> str:

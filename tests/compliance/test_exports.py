@@ -191,10 +191,31 @@ def test_a_build_that_breaks_leaves_no_half_and_can_be_repeated(
         patch.setattr(exports, "_datasets", {"costs": exports.Dataset("costs", ("name",), broken)})
         with pytest.raises(OSError, match="disk full"):
             exports.build(export.id, NOW)
-        exports.fail(export.id, "disk full")
+        assert exports.build_waiting(NOW) == 0
     assert list((var / "exports").iterdir()) == []
-    assert Export.objects.get().failure == "disk full"
+    assert Export.objects.get().failure == "could not be built: OSError"
+    assert exports.build_waiting(NOW) == 0  # it is not tried again by itself
     assert exports.build(export.id, NOW).failure == ""
+
+
+def test_a_worker_builds_what_waits_once() -> None:
+    ask()
+    ask()
+    assert exports.build_waiting(NOW) == 2
+    assert exports.build_waiting(NOW) == 0
+    assert not Export.objects.filter(completed_at=None).exists()
+
+
+def test_a_file_built_on_another_host_is_built_again_here_unless_it_would_differ() -> None:
+    events(1)
+    export = exports.build(ask().id, NOW)
+    exports.archive(export).unlink()
+    assert exports.downloaded(actor=ADA, export=export, now=NOW).exists()
+    exports.archive(export).unlink()
+    events(1)  # of the past, and only now
+    with pytest.raises(exports.ExportError, match="came in later"):
+        exports.downloaded(actor=ADA, export=export, now=NOW)
+    assert not exports.archive(export).exists()
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
