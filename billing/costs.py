@@ -24,6 +24,8 @@ _DIMENSIONS: dict[str, str] = {
     "endpoint": "endpoint_id",
     "hour": "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:00:00\"Z\"')",
 }
+# Cuts a sum wherever some price changes; its parameter is `price_changes(...)`.
+PRICE_SEGMENT = "width_bucket(at, ARRAY['-infinity'::timestamptz] || %s::timestamptz[])"
 # Exact amounts are shown to nine decimals: a single request costs less than a cent.
 _SHOWN_PLACES = 9
 
@@ -159,6 +161,10 @@ def so_far(
     )
 
 
+def price_changes(versions: Iterable[rating.PriceVersion]) -> list[datetime]:
+    return sorted({version.valid_from for version in versions})
+
+
 def month_start(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
@@ -171,16 +177,14 @@ def _sums(
     versions: Iterable[rating.PriceVersion],
     filters: dict[str, str],
 ) -> list[_Used]:
-    changes = sorted({version.valid_from for version in versions})
     narrowed = "".join(f" AND {column} = %s" for column in filters)
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {_DIMENSIONS[grouping]}, basis, meter, device_kind,"
             " sum(quantity)::bigint, min(at) FROM billing_usageevent"
             f" WHERE account_id = %s AND at >= %s AND at < %s{narrowed}"
-            " GROUP BY 1, 2, 3, 4,"
-            " width_bucket(at, ARRAY['-infinity'::timestamptz] || %s::timestamptz[])",
-            [account_id, start, end, *filters.values(), changes],
+            f" GROUP BY 1, 2, 3, 4, {PRICE_SEGMENT}",
+            [account_id, start, end, *filters.values(), price_changes(versions)],
         )
         return [
             _Used(key, basis, rating.Quantity(meter, quantity, at, device_kind))

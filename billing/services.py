@@ -10,7 +10,7 @@ from decimal import Decimal
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from billing import costs, errors, ledger
+from billing import costs, errors, ledger, prices, rating
 from billing.models import Account, Basis, LedgerEntry, LedgerTransaction
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 HOUR = timedelta(hours=1)
 ACCRUAL = "accrual"
 SCALE = 9
+REVENUE = "revenue:"
+
+_Pair = tuple[str, datetime]  # an account and an hour
+_ByHour = dict[_Pair, dict[str, int]]  # units of 10^-9 by meter
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,13 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
         if account is None:
             raise errors.UnknownAccount(account_id)
         hourly = costs.by("hour", account_id, start=start, end=start + HOUR)
-        due = _due(line for line in hourly.lines if line.basis == Basis.CHARGE)
+        charged = [line for line in hourly.lines if line.basis == Basis.CHARGE]
+        due = _units((line.meter, Decimal(line.exact)) for line in charged)
         unpriced = tuple(one for one in hourly.unpriced if one.basis == Basis.CHARGE)
         if unpriced:
             log.error("%s: usage of %s has no price: %s", account_id, start, unpriced)
         prefix = f"{ACCRUAL}:{account_id}:{int(start.timestamp())}:"
-        accrued = _accrued(prefix)
+        accrued = _accrued_by_hour(start, start + HOUR, account_id).get((account_id, start), {})
         posted = None
         entries = _entries(account, due, accrued)
         if entries:
@@ -76,15 +81,16 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
     return Accrual(account_id, start, amount, posted, unpriced)
 
 
-def accruable(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
-    """The (account, hour) pairs with charged usage in start <= at < end, oldest first."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT DISTINCT account_id, date_trunc('hour', at, 'UTC') FROM billing_usageevent"
-            " WHERE at >= %s AND at < %s AND basis = %s ORDER BY 2, 1",
-            [start, end, Basis.CHARGE],
-        )
-        return [(account_id, hour) for account_id, hour in cursor]
+def unaccrued(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
+    """The (account, hour) pairs in start <= hour < end whose ledger does not say what they owe.
+
+    Two queries for all accounts, so that a run that finds nothing to do is cheap. Hours with
+    usage that has no price are among them: `accrue` reports it.
+    """
+    due, unpriced = _due_by_hour(start, end)
+    accrued = _accrued_by_hour(start, end)
+    changed = {pair for pair in due | accrued if due.get(pair) != accrued.get(pair)}
+    return sorted(changed | unpriced, key=lambda pair: (pair[1], pair[0]))
 
 
 def newest_accrual() -> datetime | None:
@@ -97,24 +103,56 @@ def hour_start(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _due(charged: Iterable[costs.CostLine]) -> dict[str, int]:
-    """Units of 10^-9 by meter: lines show exactly as many decimals."""
-    due: defaultdict[str, int] = defaultdict(int)
-    for line in charged:
-        due[line.meter] += int(Decimal(line.exact).scaleb(SCALE))
-    return dict(due)
+def _due_by_hour(start: datetime, end: datetime) -> tuple[_ByHour, set[_Pair]]:
+    versions = prices.versions()
+    quantities: defaultdict[_Pair, list[rating.Quantity]] = defaultdict(list)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT account_id, date_trunc('hour', at, 'UTC'), meter, device_kind,"
+            " sum(quantity)::bigint, min(at) FROM billing_usageevent"
+            " WHERE at >= %s AND at < %s AND basis = %s GROUP BY 1, 2, 3, 4, "
+            + costs.PRICE_SEGMENT,
+            [start, end, Basis.CHARGE, costs.price_changes(versions)],
+        )
+        for account_id, hour, meter, device_kind, quantity, at in cursor:
+            used = rating.Quantity(meter, quantity, at, device_kind)
+            quantities[account_id, hour].append(used)
+    currencies = dict(Account.objects.values_list("id", "currency"))
+    due: _ByHour = {}
+    unpriced = set()
+    for pair, used_then in quantities.items():
+        lines, without = rating.split(used_then, versions, currencies.get(pair[0], "EUR"))
+        due[pair] = _units((line.meter, rating.rounded(line.exact, SCALE)) for line in lines)
+        if without:
+            unpriced.add(pair)
+    return due, unpriced
 
 
-def _accrued(prefix: str) -> dict[str, int]:
-    """Units already credited to revenue for this account and hour, by meter."""
+def _accrued_by_hour(start: datetime, end: datetime, account_id: str = "") -> _ByHour:
+    """Units credited to revenue, by meter, for each hour of the account, or of all accounts."""
     rows = (
         LedgerEntry.objects.filter(
-            transaction__idempotency_key__startswith=prefix, account__code__startswith="revenue:"
+            transaction__idempotency_key__startswith=f"{ACCRUAL}:{account_id}",
+            transaction__kind=ACCRUAL,
+            transaction__effective_at__gte=start,
+            transaction__effective_at__lt=end,
+            account__code__startswith=REVENUE,
         )
-        .values("account__code")
+        .values_list("transaction__idempotency_key", "transaction__effective_at", "account__code")
         .annotate(total=Sum("amount"))
     )
-    return {row["account__code"].removeprefix("revenue:"): -int(row["total"]) for row in rows}
+    accrued: defaultdict[_Pair, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for key, hour, code, total in rows:
+        accrued[key.split(":")[1], hour][code.removeprefix(REVENUE)] -= int(total)
+    return {pair: dict(meters) for pair, meters in accrued.items()}
+
+
+def _units(amounts: Iterable[tuple[str, Decimal]]) -> dict[str, int]:
+    """Units of 10^-9 by meter; a meter that comes to nothing is left out."""
+    units: defaultdict[str, int] = defaultdict(int)
+    for meter, amount in amounts:
+        units[meter] += int(amount.scaleb(SCALE))
+    return {meter: amount for meter, amount in units.items() if amount}
 
 
 def _entries(account: Account, due: dict[str, int], accrued: dict[str, int]) -> list[ledger.Entry]:
@@ -122,7 +160,7 @@ def _entries(account: Account, due: dict[str, int], accrued: dict[str, int]) -> 
         meter: due.get(meter, 0) - accrued.get(meter, 0) for meter in sorted({*due, *accrued})
     }
     entries = [
-        ledger.Entry(f"revenue:{meter}", -change, account.currency, SCALE)
+        ledger.Entry(f"{REVENUE}{meter}", -change, account.currency, SCALE)
         for meter, change in changes.items()
         if change
     ]

@@ -16,7 +16,7 @@ from django.db.models.functions import Extract, Floor, Least
 from billing import errors, services, usage
 from billing.models import Basis, Meter, UsageInbox
 from controlplane.endpoints import serving
-from controlplane.endpoints.models import DeviceClaim, Endpoint, ServingInterval
+from controlplane.endpoints.models import Endpoint, ServingInterval
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ INBOX_KEPT = timedelta(days=30)
 
 
 # How a request may end, and be counted, without a word about it.
-_WHOLE = frozenset({"", "complete", "stop", "length", "tool_calls"})
+_WHOLE = frozenset({"", "complete"})
 _EXACT = frozenset({"", "engine"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ELAPSED_S = Extract(F("ended_at") - F("started_at"), "epoch", output_field=FloatField())
@@ -96,7 +96,7 @@ def accrue_hours(now: datetime, back_hours: int = 6) -> int:
     newest = services.newest_accrual()
     start = newest - timedelta(hours=back_hours) if newest else _EPOCH
     posted = 0
-    for account_id, hour in services.accruable(start, services.hour_start(now)):
+    for account_id, hour in services.unaccrued(start, services.hour_start(now)):
         try:
             posted += services.accrue(account_id, hour, now=now).posted is not None
         except errors.BillingError as error:
@@ -212,11 +212,6 @@ def _replica_events(
 ) -> Iterable[usage.Event]:
     replica = interval.replica
     endpoint = replica.endpoint
-    # What it holds, which a later edit of the endpoint does not change; once let go of, the wish.
-    held = (
-        list(DeviceClaim.objects.filter(replica=replica).values_list("device__kind", flat=True))
-        or [endpoint.device_kind] * endpoint.device_count
-    )
     for piece in due:
         yield usage.Event(
             id=f"{replica.id}:{interval.id}:{piece.name}",
@@ -226,8 +221,8 @@ def _replica_events(
             endpoint_id=endpoint.id,
             replica_id=replica.id,
             region=endpoint.region_code,
-            device_kind=held[0],
+            device_kind=endpoint.device_kind,
             meter=Meter.DEVICE_SECONDS.value,
             basis=Basis.CHARGE.value,
-            quantity=piece.seconds * len(held),
+            quantity=piece.seconds * endpoint.device_count,
         )

@@ -18,7 +18,7 @@ Sql = Callable[..., list[tuple[Any, ...]]]
 def sql(db: None) -> Sql:
     """Runs one statement in a savepoint of its own, deferred checks included."""
 
-    def run(statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+    def run(statement: str, *arguments: str | int | None) -> list[tuple[Any, ...]]:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(statement, arguments)
             rows = cursor.fetchall() if cursor.description else []

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
 
 from billing import ledger, usage
-from billing.models import Account
+from billing.models import Account, LedgerTransaction
 from compliance import grants, partitions
 from tests.billing.events import NOW, publish, seconds
 
@@ -32,7 +33,7 @@ TABLES = (
 
 
 @pytest.fixture
-def posted(account: Account) -> ledger.LedgerTransaction:
+def posted(account: Account) -> LedgerTransaction:
     """One row in every append-only table."""
     publish("1", NOW)
     usage.record([seconds(account)])
@@ -78,9 +79,7 @@ def test_usage_is_named_positive_and_of_a_known_basis(
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("mode", ["origin", "replica"])
-def test_rows_are_only_added(
-    sql: Sql, posted: ledger.LedgerTransaction, table: str, mode: str
-) -> None:
+def test_rows_are_only_added(sql: Sql, posted: LedgerTransaction, table: str, mode: str) -> None:
     sql(f"SET LOCAL session_replication_role = {mode}")
     for attack in (
         f"UPDATE {table} SET id = id",
@@ -91,7 +90,7 @@ def test_rows_are_only_added(
             sql(attack)
 
 
-def test_a_partition_of_usage_is_no_way_around(sql: Sql, posted: ledger.LedgerTransaction) -> None:
+def test_a_partition_of_usage_is_no_way_around(sql: Sql, posted: LedgerTransaction) -> None:
     for attack in (
         "TRUNCATE billing_usageevent_2026_03",
         "DELETE FROM billing_usageevent_2026_03",
@@ -129,7 +128,7 @@ def test_the_app_role_can_add_and_read_and_nothing_else(sql: Sql, account: Accou
     sql("RESET ROLE")
 
 
-def entry(transaction_id: str, code: str, amount: int) -> tuple[str, list[object]]:
+def entry(transaction_id: str, code: str, amount: int) -> tuple[str, list[str | int | None]]:
     return (
         "INSERT INTO billing_ledgerentry (id, transaction_id, account_id, amount)"
         " SELECT %s, %s, id, %s FROM billing_ledgeraccount WHERE code = %s",
@@ -137,7 +136,7 @@ def entry(transaction_id: str, code: str, amount: int) -> tuple[str, list[object
     )
 
 
-def open_transaction(id: str, reverses: str | None = None) -> tuple[str, list[object]]:
+def open_transaction(id: str, reverses: str | None = None) -> tuple[str, list[str | int | None]]:
     return (
         "INSERT INTO billing_ledgertransaction"
         " (id, idempotency_key, kind, effective_at, posted_at, xid, reverses_id)"
@@ -146,7 +145,7 @@ def open_transaction(id: str, reverses: str | None = None) -> tuple[str, list[ob
     )
 
 
-def run(*statements: tuple[str, list[object]]) -> None:
+def run(*statements: tuple[str, list[str | int | None]]) -> None:
     """All in one database transaction, as a writer past every Python check would."""
     with transaction.atomic(), connection.cursor() as cursor:
         for statement, arguments in statements:
@@ -193,7 +192,7 @@ def test_what_does_not_balance_cannot_commit(
 
 
 def test_a_late_addition_fails_even_if_it_balances(ledger_accounts: None) -> None:
-    old = ledger.LedgerTransaction.objects.get(idempotency_key="old")
+    old = LedgerTransaction.objects.get(idempotency_key="old")
     with pytest.raises(DatabaseError, match="is sealed"):
         run(entry(old.id, "cents", 9), entry(old.id, "other cents", -9))
     with pytest.raises(DatabaseError, match="is sealed"):
@@ -221,7 +220,7 @@ def test_entries_may_come_from_a_savepoint_of_the_same_transaction(ledger_accoun
         run(open_transaction("ltx_2"))
         run(entry("ltx_2", "cents", 1))
         run(entry("ltx_2", "other cents", -1))
-    assert ledger.balance("cents") == ledger.Decimal("0.06")
+    assert ledger.balance("cents") == Decimal("0.06")
 
 
 def test_a_reversal_mirrors_and_happens_once(ledger_accounts: None) -> None:

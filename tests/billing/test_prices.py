@@ -22,7 +22,7 @@ def test_a_version_is_in_force_from_its_time_on() -> None:
 
     def at(moment: Any) -> Decimal | None:
         found = prices.in_force("device_seconds", "cpu", at=moment)
-        return found and found.amount
+        return found.amount if found else None
 
     assert at(MONTH - timedelta(microseconds=1)) is None
     assert at(MONTH) == at(LATER - timedelta(microseconds=1)) == 1
