@@ -1,0 +1,134 @@
+"""A Runner over real processes: fake engines instead of vLLM, everything else as it will be."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from controlplane.fleet import wire
+from workers.agent import engines, kin, processes
+from workers.agent.engines import Running
+from workers.agent.runner import CannotStart
+
+ENGINE = Path(__file__).with_name("fake_engine.py")
+
+
+class FakeRunner:
+    """Engines of agent directory `directory`, sockets in `run_dir`.
+
+    `before_pid` is called when the process runs and nobody has written that down yet.
+    """
+
+    def __init__(
+        self, directory: Path, run_dir: Path, before_pid: Callable[[], None] = lambda: None
+    ) -> None:
+        self._directory, self._run_dir = directory, run_dir
+        self._before_pid = before_pid
+        self._children: list[subprocess.Popen[bytes]] = []
+        self.fetching: Callable[[Callable[[], bool]], None] = lambda _: None
+        self.starts: list[str] = []
+
+    def fetch(
+        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> None:
+        if spec.model == "unknown":
+            raise CannotStart("model_not_found", "no model is called unknown")
+        progress("fetching weights")
+        self.fetching(cancelled)
+
+    def start(self, spec: wire.ReplicaSpec) -> Running:
+        self.starts.append(spec.replica_id)
+        logs = self._directory / "logs"
+        logs.mkdir(exist_ok=True)
+        self._run_dir.mkdir(exist_ok=True)
+        path = self._run_dir / f"{spec.replica_id[-8:]}.sock"
+        log = logs / f"{spec.replica_id}.log"
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                [sys.executable, str(ENGINE), str(path), spec.model],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, **processes.marks(self._directory, spec.replica_id)},
+            )
+        self._children.append(child)
+        self._before_pid()
+        found = kin.read(child.pid)
+        return Running(
+            replica_id=spec.replica_id,
+            boot_id=engines.boot_id(),
+            directory="",
+            home="",
+            exit_file="",
+            pid=child.pid,
+            start_time=found.start_time if found else 0,
+            socket=str(path),
+            tier=wire.StartTier.COLD,
+            log=str(log),
+        )
+
+    def alive(self, running: Running) -> bool:
+        for child in self._children:
+            child.poll()
+        found = kin.read(running.pid)
+        return found is not None and found.start_time == running.start_time
+
+    def listening(self, running: Running) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(running.socket)
+            return True
+        return False
+
+    def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
+        try:
+            answer = get(running.socket, "/probe")
+        except httpx.HTTPError as error:
+            return f"no answer: {error}"
+        return None if answer.status_code == 200 else f"HTTP {answer.status_code}"
+
+    def stop(self, running: Running, drain_s: float) -> None:
+        found = kin.read(running.pid)
+        if found is not None and found.start_time == running.start_time:
+            kin.send(found, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                wait_until(lambda: not self.alive(running), drain_s)
+        kin.end(running.pid, running.start_time, None)
+        for child in self._children:
+            child.poll()
+
+    def engine_report(self, running: Running) -> wire.EngineReport:
+        return wire.EngineReport(version="fake-1")
+
+    def exit_reason(self, running: Running) -> str:
+        return "the engine ended"
+
+    def tend(self) -> None:
+        pass
+
+    def standbys(self) -> set[int]:
+        return set()
+
+
+def get(path: str, target: str) -> httpx.Response:
+    """GET over an engine's socket."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=5) as client:
+        return client.get(f"http://engine{target}")
+
+
+def wait_until(true: Callable[[], object], within_s: float = 10.0) -> None:
+    """Return once `true()` is; TimeoutError after `within_s`."""
+    deadline = time.monotonic() + within_s
+    never = threading.Event()
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s} s: {true}")
+        never.wait(0.01)

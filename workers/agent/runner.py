@@ -1,0 +1,52 @@
+"""What the loop asks of whoever runs engines; vllm.py answers for vLLM."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from controlplane.fleet import wire
+from workers.agent.engines import Running
+
+
+class CannotStart(Exception):
+    """An engine that cannot be started; `reason` is an endpoints.states.Reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Runner(Protocol):
+    """All but `alive` may block; the loop calls them in threads."""
+
+    def fetch(
+        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> None:
+        """Bring the engine's environment and the weights. Raises CannotStart."""
+
+    def start(self, spec: wire.ReplicaSpec) -> Running:
+        """Start the engine's process, marked as `processes.marks` says. Raises CannotStart."""
+
+    def alive(self, running: Running) -> bool:
+        """Whether that very process runs; cheap, never blocks."""
+
+    def listening(self, running: Running) -> bool:
+        """Whether it answers at all."""
+
+    def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
+        """None when the smallest inference succeeded, else what is wrong."""
+
+    def stop(self, running: Running, drain_s: float) -> None:
+        """SIGTERM, up to `drain_s` to finish, then SIGKILL to all of it. Also tidies after an
+        engine that is dead. Nothing is left when it returns; raises when something is."""
+
+    def exit_reason(self, running: Running) -> str:
+        """Why an engine that is not alive ended."""
+
+    def engine_report(self, running: Running) -> wire.EngineReport:
+        """What the engine printed while it started."""
+
+    def tend(self) -> None:
+        """Called now and then while nothing starts: see to the standby engines."""
+
+    def standbys(self) -> set[int]:
+        """Pids of the standby engines, which carry our mark and serve no replica."""

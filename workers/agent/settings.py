@@ -1,0 +1,76 @@
+"""The agent's settings, from its environment. docs/settings.md lists them."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.agent.environment import default_cache
+
+VERSION = "0.1.0"
+
+# A unix socket's path has at most 107 bytes; engines' sockets need up to 54 below run_dir.
+RUN_DIR_MAX = 53
+
+
+_YES = ("1", "true", "yes", "on")
+
+
+class SettingError(Exception):
+    """A setting that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    directory: Path  # key, certificate, records, logs: nobody else's to read
+    cache: Path  # engine environments, weights, compile caches
+    run_dir: Path  # engines' sockets
+    url: str = ""  # empty: the one that the node joined
+    token: str = ""
+    name: str = ""
+    ca_file: str = ""  # what signs the control plane's certificate, if no public authority
+    devices: str = ""  # "cpu:2"; empty: what is found
+    relay: tuple[str, int] | None = None
+    stop_engines: bool = False
+    standby: bool = True  # keep an engine with its imports done
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Raises SettingError."""
+    root = os.geteuid() == 0
+    home = Path(environment.get("HOME") or "/")
+    state = Path("/var/lib/stoa-agent") if root else home / ".local/state/stoa-agent"
+    run = Path("/run/stoa-agent") if root else Path(f"/tmp/stoa-{os.geteuid()}")
+    settings = Settings(
+        directory=_path(environment, "STOA_AGENT_DIR", state),
+        cache=_path(environment, "STOA_CACHE_DIR", default_cache()),
+        run_dir=_path(environment, "STOA_AGENT_RUN_DIR", run),
+        url=environment.get("STOA_CONTROLPLANE_URL", ""),
+        token=environment.get("STOA_AGENT_TOKEN", ""),
+        name=environment.get("STOA_AGENT_NAME", "") or socket.gethostname(),
+        ca_file=environment.get("STOA_CONTROLPLANE_CA", ""),
+        devices=environment.get("STOA_AGENT_DEVICES", ""),
+        relay=_host_port("STOA_AGENT_RELAY", environment.get("STOA_AGENT_RELAY", "")),
+        stop_engines=environment.get("STOA_AGENT_STOP_ENGINES", "") in _YES,
+        standby=environment.get("STOA_AGENT_STANDBY", "1") in _YES,
+    )
+    if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
+        raise SettingError(
+            f"STOA_AGENT_RUN_DIR={settings.run_dir} is too long for a socket in it: "
+            f"at most {RUN_DIR_MAX} bytes"
+        )
+    return settings
+
+
+def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
+    return Path(environment.get(name) or default).absolute()
+
+
+def _host_port(name: str, value: str) -> tuple[str, int] | None:
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit():
+        raise SettingError(f"{name}={value!r}: expected host:port")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,204 @@
+"""vLLM on this node: engines.py and its neighbours, as the loop wants them (runner.Runner)."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controlplane.fleet import wire
+from workers.agent import engines, environment, inventory, models, processes, startup_log, walls
+from workers.agent.command import SpecError
+from workers.agent.engines import Place, Running
+from workers.agent.environment import Environment, InstallError
+from workers.agent.runner import CannotStart
+from workers.agent.settings import Settings
+from workers.agent.standby import Standby, Standbys
+
+log = logging.getLogger("stoa.agent")
+
+ENGINE_EXITED = "engine_exited"
+FETCH_FAILED = "fetch_failed"
+WALLS_MISSING = "walls_missing"
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """What a replica needs that is now on this node."""
+
+    environment: Environment
+    model: Path
+    adapters: dict[str, Path] = field(default_factory=dict)
+
+
+class VllmRunner:
+    """Blocking throughout. Its threads never meet over one replica."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._walls: dict[frozenset[str], walls.Survey] = {}
+        self._standbys: dict[str, Standbys] = {}
+        self._fetched: dict[str, _Fetched] = {}
+        self._devices: list[wire.DeviceInfo] = []
+
+    # --- what the node has -----------------------------------------------------------------
+
+    def survey(self) -> wire.Inventory:
+        """The node's inventory. Raises SettingError."""
+        ready = self._ready()
+        raised = self._raised(ready)
+        found = inventory.collect(
+            self._settings,
+            walls=sorted(raised.can),
+            missing_walls=dict(raised.missing),
+            engines=[environment.title(one.name) for one in ready],
+        )
+        self._devices = found.devices
+        return found
+
+    def _ready(self) -> list[Environment]:
+        found = (environment.locate(name, self._settings.cache) for name in environment.RECIPES)
+        return [one for one in found if one is not None]
+
+    def _raised(self, ready: list[Environment]) -> walls.Survey:
+        """The walls that stand; tried once for what engines must be able to reach."""
+        paths = [path for one in ready for path in (one.root, one.base)]
+        key = frozenset(str(path) for path in paths)
+        if key not in self._walls:
+            self._walls[key] = walls.survey(paths)
+        return self._walls[key]
+
+    def _kind(self, spec: wire.ReplicaSpec) -> str:
+        """The kind of the devices that a replica holds."""
+        if not self._devices:
+            self.survey()
+        kinds = {one.kind for one in self._devices if one.index in spec.device_indexes}
+        if len(kinds) != 1:
+            raise CannotStart(
+                FETCH_FAILED, f"this node has no devices {spec.device_indexes} of one kind"
+            )
+        return kinds.pop()
+
+    # --- runner.Runner ---------------------------------------------------------------------
+
+    def fetch(
+        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> None:
+        cache = self._settings.cache
+        try:
+            found = environment.install(
+                environment.for_device(self._kind(spec)),
+                cache,
+                progress=lambda label, done, total: progress(
+                    f"{label}: {done} of {total}" if total else label
+                ),
+            )
+            model = models.fetch(
+                spec.model, spec.revision, cache, found, progress=progress, cancelled=cancelled
+            )
+            adapters = {one["name"]: models.adapter(one["path"]) for one in spec.adapters}
+            self._check_readable(model, *adapters.values())
+        except models.ModelError as error:
+            raise CannotStart(error.reason, str(error)) from error
+        except (InstallError, OSError) as error:
+            raise CannotStart(FETCH_FAILED, str(error)) from error
+        self._fetched[spec.replica_id] = _Fetched(found, model, adapters)
+
+    def start(self, spec: wire.ReplicaSpec) -> Running:
+        fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
+        place = Place(
+            environment=fetched.environment,
+            run_directory=self._settings.run_dir,
+            cache=self._settings.cache,
+            log=self._settings.directory / "logs" / f"{spec.replica_id}.log",
+            model=fetched.model,
+            survey=self._raised(self._ready()),
+            adapters=fetched.adapters,
+            device_kind=kind,
+            standby=self._lend(spec, fetched.environment),
+            marks=processes.marks(self._settings.directory, spec.replica_id),
+            threads=self._threads(spec, kind),
+        )
+        try:
+            return engines.start(spec, place)
+        except walls.WallError as error:
+            raise CannotStart(WALLS_MISSING, str(error)) from error
+        except (SpecError, engines.StartError) as error:
+            raise CannotStart(ENGINE_EXITED, str(error)) from error
+
+    def alive(self, running: Running) -> bool:
+        return engines.alive(running)
+
+    def listening(self, running: Running) -> bool:
+        return engines.listening(running)
+
+    def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
+        return engines.probe(running, spec)
+
+    def stop(self, running: Running, drain_s: float) -> None:
+        engines.stop(running, drain_s)
+
+    def exit_reason(self, running: Running) -> str:
+        return engines.exit_reason(running)
+
+    def engine_report(self, running: Running) -> wire.EngineReport:
+        with contextlib.suppress(OSError), open(running.log, errors="replace") as lines:
+            return startup_log.parse(lines)
+        return wire.EngineReport()
+
+    def tend(self) -> None:
+        if not self._settings.standby:
+            return
+        for one in self._ready():
+            if one.name in self._wanted():
+                try:
+                    self._standbys_of(one).tend()
+                except OSError as error:  # a plain start does without
+                    log.warning("no standby for %s: %s", one.name, error)
+
+    def standbys(self) -> set[int]:
+        return {pid for one in self._standbys.values() for pid in one.pids()}
+
+    def _wanted(self) -> set[str]:
+        """The environments that this node's devices can use."""
+        if not self._devices:
+            self.survey()
+        found = set()
+        for device in self._devices:
+            with contextlib.suppress(InstallError):
+                found.add(environment.for_device(device.kind))
+        return found
+
+    def _lend(self, spec: wire.ReplicaSpec, one: Environment) -> Standby | None:
+        """A standby to fork from. Waiting for a new one's imports is quicker than a plain start,
+        which does them three times."""
+        if not self._settings.standby:
+            return None
+        standbys = self._standbys_of(one)
+        try:
+            standbys.tend()
+            return standbys.lend(spec.organization_id, share=spec.share_standby)
+        except OSError as error:
+            log.warning("no standby for %s: %s", one.name, error)
+            return None
+
+    def _standbys_of(self, one: Environment) -> Standbys:
+        if one.name not in self._standbys:
+            directory = self._settings.run_dir / "standby" / one.name
+            marks = processes.marks(self._settings.directory)
+            self._standbys[one.name] = Standbys(one, directory, marks=marks)
+        return self._standbys[one.name]
+
+    def _threads(self, spec: wire.ReplicaSpec, kind: str) -> int:
+        """A CPU share's part of the cores; on a GPU the host has little to compute."""
+        if kind != "cpu":
+            return 1
+        return max(1, inventory.cpu_count() * len(spec.device_indexes) // len(self._devices))
+
+    def _check_readable(self, *folders: Path) -> None:
+        if os.geteuid() != 0:
+            return
+        for folder in folders:
+            if why := models.unreadable(folder):
+                raise CannotStart(FETCH_FAILED, why)
