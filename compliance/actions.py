@@ -23,6 +23,7 @@ ACTIONS: dict[str, Action] = {
             "organization.create": "a tenant was made, with its account",
             "project.create": "a project was made",
             "user.create": "a person was given a login",
+            "user.set_password": "a person's password was replaced",
             "membership.create": "a person joined an organization",
             "membership.change_role": "a member's role changed",
             "membership.delete": "a person left an organization",

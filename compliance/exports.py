@@ -185,19 +185,36 @@ def build(export_id: str, now: datetime) -> Export:
 def build_waiting(now: datetime) -> int:
     """Build what was asked for and is not there; returns how many. For a worker, repeatedly.
 
-    One that cannot be built says so in `failure` and is not tried again.
+    One builder at a time, so that a long export does not draw in every worker. An export that
+    cannot be built says so in `failure` and is not tried again.
     """
     waiting = Export.objects.filter(completed_at=None, failure="").order_by("id")
     built = 0
-    for export_id in list(waiting.values_list("id", flat=True)[:_AT_ONCE]):
-        try:
-            build(export_id, now)
-            built += 1
-        except Exception as error:
-            logger.exception("export %s could not be built", export_id)
-            words = f"could not be built: {type(error).__name__}"
-            Export.objects.filter(id=export_id, completed_at=None).update(failure=words)
+    with _alone() as alone:
+        for export_id in list(waiting.values_list("id", flat=True)[:_AT_ONCE]) if alone else ():
+            try:
+                build(export_id, now)
+                built += 1
+            except Exception as error:
+                logger.exception("export %s could not be built", export_id)
+                words = f"could not be built: {type(error).__name__}"
+                Export.objects.filter(id=export_id, completed_at=None).update(failure=words)
     return built
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether nobody else builds; the lock ends with the connection of a builder that dies."""
+    lock = "hashtextextended('compliance.exports', 0)"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_try_advisory_lock({lock})")
+        (alone,) = cursor.fetchone() or (False,)
+    try:
+        yield alone
+    finally:
+        if alone:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT pg_advisory_unlock({lock})")
 
 
 def archive(export: Export) -> Path:

@@ -12,8 +12,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import rfc8785
+from django.db import connection
 from pytest_django import Settings
 
 from compliance import audit, exports
@@ -204,6 +206,16 @@ def test_a_worker_builds_what_waits_once() -> None:
     assert exports.build_waiting(NOW) == 2
     assert exports.build_waiting(NOW) == 0
     assert not Export.objects.filter(completed_at=None).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_while_one_worker_builds_the_others_do_something_else() -> None:
+    ask()
+    with psycopg.connect(**connection.get_connection_params()) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('compliance.exports', 0))")
+        assert exports.build_waiting(NOW) == 0
+        other.execute("SELECT pg_advisory_unlock_all()")
+    assert exports.build_waiting(NOW) == 1
 
 
 def test_a_file_built_on_another_host_is_built_again_here_unless_it_would_differ() -> None:

@@ -1,0 +1,91 @@
+"""The Celery application: it carries hints and keeps the beat, and nothing depends on its memory.
+
+Every task is idempotent and reads the truth from PostgreSQL, so a task that is lost, doubled or
+killed half-way costs a moment at most: the next sweep finds what is left to do. The same settings
+work over Valkey, Redis and RabbitMQ.
+"""
+
+import logging
+import os
+from urllib.parse import urlsplit
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+
+from django.conf import settings
+
+TASK_SOFT_LIMIT_S = 60
+TASK_LIMIT_S = 90
+# Beyond it the broker hands a message out again: longer than a task may wait and run.
+VISIBILITY_S = 4 * TASK_LIMIT_S
+HINT_EXPIRES_S = 60
+# A broker that is away must not hold up whoever only wants to leave a hint.
+CONNECT_TIMEOUT_S = 1.0
+PRUNE_EVERY_S = 300.0
+ACCRUE_EVERY_S = 60.0
+EXPORTS_EVERY_S = 5.0
+UPKEEP_EVERY_S = 3600.0
+
+
+def transport_options(broker_url: str) -> dict[str, object]:
+    """What each kind of broker needs so that it neither hangs a sender nor keeps a dead one's task.
+
+    The two `unacked_restore` options bring a killed worker's message back after the visibility
+    time-out instead of minutes later.
+    """
+    if urlsplit(broker_url).scheme.startswith("amqp"):
+        return {"confirm_publish": True, "max_retries": 0, "connect_timeout": CONNECT_TIMEOUT_S}
+    return {
+        "visibility_timeout": VISIBILITY_S,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": 10.0,
+        "socket_keepalive": True,
+        "max_retries": 0,
+    }
+
+
+def _every(task: str, seconds: float) -> dict[str, object]:
+    # What could not run in time is of no use later: a backlog of it must not pile up.
+    return {
+        "task": f"workers.tasks.{task}",
+        "schedule": seconds,
+        "options": {"expires": max(1.0, seconds)},
+    }
+
+
+app = Celery("stoa")
+app.conf.update(
+    broker_url=settings.BROKER_URL,
+    broker_transport_options=transport_options(settings.BROKER_URL),
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_connection_timeout=CONNECT_TIMEOUT_S,
+    imports=("workers.tasks",),
+    accept_content=["json"],
+    task_serializer="json",
+    task_ignore_result=True,
+    result_backend=None,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    task_soft_time_limit=TASK_SOFT_LIMIT_S,
+    task_time_limit=TASK_LIMIT_S,
+    task_publish_retry=False,
+    timezone="UTC",
+    beat_schedule={
+        "sweep": _every("sweep", settings.SWEEP_EVERY_S),
+        "meter": _every("meter", settings.METER_EVERY_S),
+        "accrue": _every("accrue", ACCRUE_EVERY_S),
+        "build_exports": _every("build_exports", EXPORTS_EVERY_S),
+        "prune": _every("prune", PRUNE_EVERY_S),
+        "upkeep": _every("upkeep", UPKEEP_EVERY_S),
+    },
+)
+
+# Several lines a second that say only that the beat goes on.
+for _noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)

@@ -1,0 +1,52 @@
+"""What Celery runs. Thin: take the time, call the room that knows how. Arguments are ids alone."""
+
+from django.utils import timezone
+
+from compliance import exports, partitions
+from workers import metering, provisioning, upkeep
+from workers.celery import HINT_EXPIRES_S, app
+
+# Batches of one meter task; the next task goes on where it stopped.
+_BATCH = 2000
+_BATCHES = 20
+
+
+@app.task(expires=HINT_EXPIRES_S)
+def reconcile(endpoint_id: str) -> None:
+    provisioning.reconcile(endpoint_id, now=timezone.now())
+
+
+@app.task
+def sweep() -> None:
+    provisioning.sweep()
+
+
+@app.task
+def meter() -> None:
+    for _ in range(_BATCHES):
+        if metering.book_requests(timezone.now(), limit=_BATCH) < _BATCH:
+            break
+    metering.meter_replicas(timezone.now())
+
+
+@app.task
+def accrue() -> None:
+    metering.accrue_hours(timezone.now())
+
+
+@app.task
+def build_exports() -> None:
+    exports.build_waiting(timezone.now())
+
+
+@app.task
+def prune() -> None:
+    upkeep.prune_activity(timezone.now())
+
+
+@app.task(name="workers.tasks.upkeep")
+def hourly_upkeep() -> None:
+    now = timezone.now()
+    partitions.ensure_all(now)
+    metering.prune(now)
+    upkeep.prune_logs(now)
