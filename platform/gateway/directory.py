@@ -308,7 +308,7 @@ class Keeper:
                     await self._listen(connection)
                 finally:
                     await connection.close()
-            except (psycopg.Error, TimeoutError, OSError) as error:
+            except Exception as error:  # whatever it is, the next connection may do better
                 if not away:
                     log.warning("no directory from PostgreSQL: %s", _line(error))
                 away = True

@@ -1,5 +1,6 @@
 """Files that must survive a crash and that nobody else may read."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def replace(path: Path, *parts: bytes) -> None:
         os.close(file)
     draft.replace(path)
     sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder of plain files, its lock last: until then nobody else may want it."""
+    for file in sorted(path.iterdir(), key=lambda file: file.name == "lock"):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()

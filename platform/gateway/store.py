@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-QUERY_TIMEOUT_S = 10.0
+QUERY_TIMEOUT_S = 10.0  # a dead network is told sooner, by TCP
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -29,7 +29,7 @@ async def connect(url: str, purpose: str) -> Connection:
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
-        tcp_user_timeout=10_000,
+        tcp_user_timeout=3_000,
     )
 
 

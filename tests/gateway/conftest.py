@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.house import beat, config, house, road
 from tests.gateway.rig import OTHER_KEY, Rig
+
+__all__ = ["beat", "config", "house", "road"]  # fixtures
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,146 @@
+"""Tells the control plane which endpoints have traffic and which have somebody waiting.
+
+One row says how an endpoint stands now: at once when somebody begins to wait (it wakes the
+endpoint), otherwise at once after a quiet time and then at most every few seconds, and once more
+when the traffic has ended. Rows say what is true when they are written, so an outage of PostgreSQL
+loses nothing that still matters.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+import psycopg
+
+from gateway import store
+
+log = logging.getLogger(__name__)
+
+_INSERT = """
+INSERT INTO endpoints_activity (endpoint_id, gateway_id, in_flight, waiting)
+SELECT r ->> 0, %s, (r ->> 1)::int4, (r ->> 2)::int4 FROM jsonb_array_elements(%s::jsonb) r
+"""
+
+
+class _State:
+    __slots__ = ("endpoint_id", "in_flight", "row_at", "timer", "touched", "waiting")
+
+    def __init__(self, endpoint_id: str) -> None:
+        self.endpoint_id = endpoint_id
+        self.in_flight = 0
+        self.waiting = 0
+        self.touched = False  # since the last row was composed
+        self.row_at = float("-inf")
+        self.timer: asyncio.Handle | None = None  # set: the next row has its time
+
+
+class Activity:
+    """Counts per endpoint. All methods belong to one event loop's thread and never block."""
+
+    def __init__(self, store: store.Store, gateway_id: str, every_s: float) -> None:
+        self._store = store
+        self._gateway_id = gateway_id
+        self._every_s = every_s
+        self._states: dict[str, _State] = {}
+        self._due: set[_State] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write the last rows if PostgreSQL is there."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        for state in self._states.values():
+            if state.timer is not None:
+                state.timer.cancel()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._write(self._states.values())
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.warning("the last activity rows were not written: %s", type(error).__name__)
+
+    def began(self, endpoint_id: str) -> None:
+        """A request is sent to a replica of the endpoint."""
+        state = self._touch(endpoint_id)
+        state.in_flight += 1
+
+    def ended(self, endpoint_id: str) -> None:
+        state = self._touch(endpoint_id)
+        state.in_flight = max(0, state.in_flight - 1)
+
+    def waiting(self, endpoint_id: str, delta: int) -> None:
+        """`delta` more requests (or fewer) wait for the endpoint to have a ready replica."""
+        state = self._touch(endpoint_id)
+        nobody = state.waiting == 0
+        state.waiting = max(0, state.waiting + delta)
+        if nobody and state.waiting:
+            if state.timer is not None:
+                state.timer.cancel()
+            state.timer = asyncio.get_running_loop().call_soon(self._ready, state)  # at once
+
+    def _touch(self, endpoint_id: str) -> _State:
+        state = self._states.get(endpoint_id)
+        if state is None:
+            state = self._states[endpoint_id] = _State(endpoint_id)
+        state.touched = True
+        if state.timer is None:
+            self._schedule(state)
+        return state
+
+    def _schedule(self, state: _State) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = max(state.row_at + self._every_s, loop.time())
+        state.timer = loop.call_at(due_at, self._ready, state)
+
+    def _ready(self, state: _State) -> None:
+        self._due.add(state)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        backoff = store.Backoff()
+        failing = False
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            due, self._due = self._due, set()
+            try:
+                await self._write(due)
+                failing = False
+                backoff.reset()
+            except Exception as error:  # an idle timer that hears nothing stops the endpoint
+                if not failing:
+                    log.warning("activity rows wait: %s", type(error).__name__)
+                failing = True
+                self._due |= due
+                self._wake.set()
+                await asyncio.sleep(backoff.next())
+
+    async def _write(self, states: Iterable[_State]) -> None:
+        states = [state for state in states if state.touched or state.in_flight or state.waiting]
+        if not states:
+            return
+        now = asyncio.get_running_loop().time()
+        rows = [(state.endpoint_id, state.in_flight, state.waiting) for state in states]
+        for state in states:
+            state.touched = False
+            state.timer = None
+            state.row_at = now
+        try:
+            encoded = msgspec.json.encode(rows).decode()
+            async with self._store.connection() as connection:
+                await connection.execute(_INSERT, (self._gateway_id, encoded))
+        except BaseException:
+            for state in states:
+                state.touched = True
+            raise
+        for state in states:
+            if state.timer is None and (state.in_flight or state.waiting):
+                self._schedule(state)
+            elif state.timer is None:
+                self._states.pop(state.endpoint_id, None)
