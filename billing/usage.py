@@ -68,11 +68,14 @@ def record(events: Iterable[Event]) -> int:
     """Writes the events that are not there yet and returns how many; all or none, idempotent.
 
     Raises `errors.UsageConflict`, naming the ids, when an id is known with other content; then
-    nothing of the batch is kept. Joins the caller's transaction where there is one.
+    nothing of the batch is kept; ValueError for a time without a zone. Joins the caller's
+    transaction where there is one.
     """
     batch: dict[str, Event] = {}
     clashing = set()
     for event in events:
+        if event.at.tzinfo is None:
+            raise ValueError(f"{event.id}: a time without a zone")
         if batch.setdefault(event.id, event) != event:
             clashing.add(event.id)
     if clashing:

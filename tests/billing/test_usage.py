@@ -80,6 +80,11 @@ def test_an_id_that_comes_back_at_another_time_is_no_second_event(
     assert total() == 60
 
 
+def test_a_time_without_a_zone_is_refused(account: Account) -> None:
+    with pytest.raises(ValueError, match="without a zone"):
+        usage.record([seconds(account, NOW.replace(tzinfo=None))])
+
+
 def test_joins_the_callers_transaction(account: Account) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         usage.record([seconds(account)])
