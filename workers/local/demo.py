@@ -10,10 +10,9 @@ from typing import Any
 
 import httpx
 
-from workers.agent import environment
+from workers.agent import environment, models
 from workers.local.api import Api
 from workers.local.chat import Answer
-from workers.local.installation import ROOT
 from workers.local.screen import Screen
 
 NAME = "hello"
@@ -41,12 +40,12 @@ def device_kind() -> str:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return "cpu"
-    return "nvidia" if found.returncode == 0 and found.stdout.strip() else "cpu"
+    return "nvidia-gpu" if found.returncode == 0 and found.stdout.strip() else "cpu"
 
 
 def ensure_environment(screen: Screen) -> environment.Environment:
     """The engine for this machine, from the cache or installed now."""
-    name = environment.for_device_kind(device_kind())
+    name = environment.for_device(device_kind())
     cache = environment.default_cache()
     found = environment.locate(name, cache)
     if found is None:
@@ -63,7 +62,9 @@ def choose_model(screen: Screen) -> Model:
     if _hub_reachable():
         return Model(HUB_MODEL, HUB_REVISION, f"{HUB_MODEL} from the hub, revision pinned")
     path = _tiny_model(screen)
-    return Model(str(path), "", "a tiny model made here: no hub can be reached, its words are noise")
+    return Model(
+        str(path), "", "a tiny model made here: no hub can be reached, its words are noise"
+    )
 
 
 def ensure_endpoint(api: Api, project: str, model: Model, screen: Screen) -> dict[str, Any]:
@@ -141,15 +142,11 @@ def _hub_reachable() -> bool:
 
 def _tiny_model(screen: Screen) -> Path:
     engine = ensure_environment(screen)
-    target = environment.default_cache() / "models" / "stoa-tiny"
-    if not (target / "config.json").exists():
-        with screen.timed("building a tiny model"):
-            script = ROOT / "workers" / "agent" / "tiny_model.py"
-            command = [str(engine.python), str(script), str(target)]
-            done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise DemoError(f"the tiny model could not be built: {done.stderr[-500:]}")
-    return target
+    try:
+        with screen.timed("tiny model"):
+            return models.tiny(environment.default_cache(), engine) / "model"
+    except models.ModelError as error:
+        raise DemoError(str(error)) from error
 
 
 def _await_devices(api: Api) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def _first_answer(
     write_run_file(installation, endpoint=endpoint["name"])
     demo.follow_start(api, endpoint["id"], screen)
     answer = chat.ask(installation.gateway_url, prepared.api_key, endpoint["name"])
-    screen.step("first token after", time.monotonic() - began - answer.total_s + answer.first_token_s)
+    screen.step(
+        "first token after", time.monotonic() - began - answer.total_s + answer.first_token_s
+    )
     screen.say(f'  "{chat.QUESTION}"')
     screen.say(f"  → {answer.text!r}")
     bill = demo.await_bill(api, endpoint, answer)

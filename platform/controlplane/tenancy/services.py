@@ -92,11 +92,7 @@ def create_user(
             raise ValidationError("too long")
     except ValidationError:
         raise Invalid("this is no e-mail address", code="invalid_email", field="email") from None
-    try:
-        validate_password(password)
-    except ValidationError as error:
-        message = " ".join(error.messages)
-        raise Invalid(message, code="weak_password", field="password") from None
+    _check_password(password)
     with transaction.atomic():
         try:
             with transaction.atomic():
@@ -116,6 +112,21 @@ def create_user(
             personal={"email": email},
         )
     return user
+
+
+def set_password(*, actor: audit.Actor, user: User, password: str, now: datetime) -> None:
+    """Replace it; whoever is signed in with the old one is signed out."""
+    _check_password(password)
+    with transaction.atomic():
+        user.set_password(password)
+        user.save(update_fields=["password"])
+        audit.record(
+            actor=actor,
+            action="user.set_password",
+            target=audit.Target("user", user.id),
+            log=audit.PLATFORM,
+            now=now,
+        )
 
 
 def add_member(
@@ -228,6 +239,14 @@ def revoke_key(*, actor: audit.Actor, key: ApiKey, now: datetime) -> ApiKey:
                 change=[audit.Change("revoked_at", None, audit.stamp(now))],
             )
     return key
+
+
+def _check_password(password: str) -> None:
+    try:
+        validate_password(password)
+    except ValidationError as error:
+        message = " ".join(error.messages)
+        raise Invalid(message, code="weak_password", field="password") from None
 
 
 def _role(role: str) -> str:
