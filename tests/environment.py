@@ -29,6 +29,7 @@ def _start() -> None:
     atexit.register(stop)
     postgres.start()
     valkey.start()
+    (root / "var" / "static").mkdir(parents=True)  # WhiteNoise warns where it is missing
     os.environ.update(
         STOA_TEST_SERVERS=str(root),
         # The superuser: tests make databases, and take the lesser roles with SET ROLE.

@@ -1,0 +1,13 @@
+"""The agents' door, under /agent/v1/. Messages and signatures: controlplane.fleet.wire."""
+
+from django.urls import path
+
+from controlplane.api import agent_views
+
+urlpatterns = [
+    path("enroll", agent_views.enroll),
+    path("renew", agent_views.renew),
+    path("desired", agent_views.desired),
+    path("report", agent_views.report),
+    path("logs", agent_views.logs),
+]

@@ -1,0 +1,215 @@
+"""What agents may ask. Thin: prove who calls, decode strictly, call one verb, answer.
+
+The database is used on threads that give both thread and connection back before the answer is
+made: a long poll that waits holds neither.
+"""
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+
+from controlplane.api import listener, problems, threads
+from controlplane.api.agent_handler import MAX_BODY_BYTES
+from controlplane.endpoints import assignments, reports
+from controlplane.endpoints import logs as engine_logs
+from controlplane.fleet import credentials, errors, services, wire
+from controlplane.fleet.models import Node
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
+
+MAX_WAIT_S = 25.0  # below the idle time-outs of common proxies
+LOOK_AGAIN_S = 5.0  # while waiting: news can be lost with the connection that carries it
+
+_STATUS: tuple[tuple[type[errors.FleetError], int], ...] = (
+    (errors.CredentialError, 401),
+    (errors.InvalidToken, 401),
+    (errors.UsedToken, 401),
+    (errors.ExpiredToken, 401),
+    (errors.RemovedNode, 410),
+    (errors.FleetError, 400),
+)
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.code = status, code
+
+
+def _door(method: str) -> Callable[[View], View]:
+    """One method, no cookies, and problem details for whatever is refused."""
+
+    def around(view: View) -> View:
+        @csrf_exempt
+        @functools.wraps(view)
+        async def answer(request: HttpRequest) -> HttpResponse:
+            try:
+                if request.method != method:
+                    raise _Refusal(405, "method_not_allowed", f"Use {method} here.")
+                response = await view(request)
+            except _Refusal as refusal:
+                response = problems.response(refusal.status, refusal.code, str(refusal))
+            except errors.FleetError as error:
+                status = next(status for kind, status in _STATUS if isinstance(error, kind))
+                response = problems.response(status, error.code, str(error))
+            except (OperationalError, InterfaceError):
+                log.warning("no database for %s", request.path, exc_info=True)
+                response = problems.response(503, "unavailable", "No database: try again later.")
+            if response.status_code == 405:
+                response["allow"] = method
+            response["cache-control"] = "no-store"
+            return response
+
+        return answer
+
+    return around
+
+
+@_door("POST")
+async def enroll(request: HttpRequest) -> HttpResponse:
+    message = _decoded(_body(request), wire.EnrollRequest)
+    return _answer(await threads.on_thread(_enroll, message))
+
+
+@_door("POST")
+async def renew(request: HttpRequest) -> HttpResponse:
+    return _answer(await threads.on_thread(_renew, _call(request)))
+
+
+@_door("GET")
+async def desired(request: HttpRequest) -> HttpResponse:
+    """At once when the node's wish list is not the one it has, else when it changes, or in time.
+
+    An unequal version and not a greater one: a restored database may have gone back.
+    """
+    call = _call(request)
+    have = int(_number(request, "have", int))
+    wait_s = min(_number(request, "wait", float), MAX_WAIT_S)
+    node = await threads.on_thread(_proved, call)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    async with listener.waiting([node.id]) as waiter:
+        while (wish := await threads.on_thread(_desired, node, have)) is None:
+            left_s = until - loop.time()
+            if left_s <= 0:
+                wish = await threads.on_thread(_desired, node, None)
+                break
+            await waiter.wait(min(left_s, LOOK_AGAIN_S))
+    assert wish is not None
+    return _answer(wish)
+
+
+@_door("POST")
+async def report(request: HttpRequest) -> HttpResponse:
+    return _answer(await threads.on_thread(_report, _call(request)))
+
+
+@_door("POST")
+async def logs(request: HttpRequest) -> HttpResponse:
+    await threads.on_thread(_logs, _call(request))
+    return HttpResponse(status=204)
+
+
+# --- On a thread, with the database -----------------------------------------------------
+
+
+def _enroll(message: wire.EnrollRequest) -> wire.Credential:
+    _, credential = services.enroll(
+        token=message.token,
+        csr_pem=message.csr_pem,
+        name=message.name,
+        agent_version=message.agent_version,
+        now=timezone.now(),
+    )
+    return credential
+
+
+def _renew(call: credentials.Call) -> wire.Credential:
+    now = timezone.now()
+    proof = credentials.verify(call, now=now)
+    _, credential = services.renew(
+        node=proof.node,
+        csr_pem=_decoded(call.body, wire.RenewRequest).csr_pem,
+        presented_sha256=proof.certificate_sha256,
+        now=now,
+    )
+    return credential
+
+
+def _proved(call: credentials.Call) -> Node:
+    return credentials.verify(call, now=timezone.now()).node
+
+
+def _desired(node: Node, have: int | None) -> wire.Desired | None:
+    """The node's wish list, or None when its version is `have`."""
+    version, removed_at = Node.objects.values_list("desired_version", "removed_at").get(pk=node.pk)
+    if removed_at is not None:
+        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
+    return None if version == have else assignments.desired(node, timezone.now())
+
+
+def _report(call: credentials.Call) -> wire.ReportReply:
+    now = timezone.now()
+    proof = credentials.verify(call, now=now)
+    message = _decoded(call.body, wire.Report)
+    node = proof.node
+    if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
+        reports.apply(node, message, now)
+    return wire.ReportReply(lease_s=settings.NODE_LEASE_S, renew=services.renewal_due(node, now))
+
+
+def _logs(call: credentials.Call) -> None:
+    now = timezone.now()
+    proof = credentials.verify(call, now=now)
+    engine_logs.append(proof.node, _decoded(call.body, wire.LogChunk), now)
+
+
+# --- Reading and writing ----------------------------------------------------------------
+
+
+def _call(request: HttpRequest) -> credentials.Call:
+    query = request.META.get("QUERY_STRING", "")
+    path = f"{request.path}?{query}" if query else request.path
+    return credentials.Call(request.method or "", path, request.headers, _body(request))
+
+
+def _body(request: HttpRequest) -> bytes:
+    """The body, up to MAX_BODY_BYTES. Not `request.body`: its limit is the browsers'."""
+    body = request.read(MAX_BODY_BYTES + 1)
+    if len(body) > MAX_BODY_BYTES:
+        raise _Refusal(413, "too_large", f"A body has at most {MAX_BODY_BYTES} bytes.")
+    return bytes(body)
+
+
+def _decoded(body: bytes, message: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Refusal(400, "invalid_message", f"The body is not as expected: {error}.") from error
+
+
+def _number(request: HttpRequest, name: str, kind: Callable[[str], int | float]) -> int | float:
+    try:
+        value = kind(request.GET.get(name, "0"))
+    except ValueError:
+        value = -1
+    if not (math.isfinite(value) and 0 <= value < 1 << 63):
+        raise _Refusal(400, "invalid_query", f"{name} is no number of ours.")
+    return value
+
+
+def _answer(message: wire.Message) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(message), content_type="application/json")
