@@ -98,19 +98,9 @@ def record(
     The request defaults to the one being served. Raises ValueError on an unknown action, actor
     type or outcome, on a reason that is no code, and on a body beyond 16 KiB.
     """
-    if action not in ACTIONS:
-        raise ValueError(f"unknown audit action {action!r}: add it to compliance.actions")
-    if actor.type not in ACTOR_TYPES or outcome not in OUTCOMES:
-        raise ValueError(f"unknown actor type {actor.type!r} or outcome {outcome!r}")
-    if reason and not _CODE.fullmatch(reason):
-        raise ValueError(f"{reason!r} is no reason code: free text is personal")
+    _refuse_nonsense(actor, action, outcome, reason)
     request = request or context.current()
-    values = {path: value for path, value in (personal or {}).items() if value}
-    if request:
-        sources = {"request.ip": request.ip, "request.user_agent": request.user_agent}
-        values |= {path: value for path, value in sources.items() if value}
-    openings = {path: (secrets.token_urlsafe(16), value) for path, value in values.items()}
-
+    openings = _openings(personal or {}, request)
     event_id = ids.new("evt")
     body: dict[str, Any] = {
         "v": 1,
@@ -120,42 +110,30 @@ def record(
         "action": action,
         "category": ACTIONS[action].category,
         "outcome": {"result": outcome} | ({"reason_code": reason} if reason else {}),
-        "actor": {"type": actor.type, "id": actor.id}
-        | ({"auth": {"method": actor.auth}} if actor.auth else {}),
+        "actor": _actor(actor),
         "target": [{"type": target.type, "id": target.id}],
-        "d": sorted(commitment(salt, path, value) for path, (salt, value) in openings.items()),
+        "d": sorted(commitment(salt, path, value) for path, salt, value in openings),
     }
-    if region:
-        body["source"] = {"region": region}
-    if request:
-        said = {"id": request.id, "method": request.method, "route": request.route}
-        body["request"] = {name: value for name, value in said.items() if value}
-    if changes := [_change(one) for one in change]:
-        body["change"] = changes
-    canonical = _canonical(body)
+    optional = {"source": _region(region), "request": _request(request), "change": _changes(change)}
+    canonical = _canonical(body | {name: value for name, value in optional.items() if value})
+    event = AuditEvent(
+        id=event_id,
+        log_id=log,
+        recorded_at=now,
+        action=action,
+        outcome=outcome,
+        actor_type=actor.type,
+        actor_id=actor.id,
+        target_type=target.type,
+        target_id=target.id,
+        region=region,
+        request_id=request.id if request else "",
+        body=canonical,
+    )
     with transaction.atomic(savepoint=False):
         partitions.provide(TABLE, now)
-        AuditEvent.objects.bulk_create(
-            [
-                AuditEvent(
-                    id=event_id,
-                    log_id=log,
-                    recorded_at=now,
-                    action=action,
-                    outcome=outcome,
-                    actor_type=actor.type,
-                    actor_id=actor.id,
-                    target_type=target.type,
-                    target_id=target.id,
-                    region=region,
-                    request_id=request.id if request else "",
-                    body=canonical,
-                )
-            ]
-        )
-        EventSecret.objects.bulk_create(
-            _sealed(event_id, path, salt, value) for path, (salt, value) in openings.items()
-        )
+        AuditEvent.objects.bulk_create([event])
+        EventSecret.objects.bulk_create(_sealed(event_id, *one) for one in openings)
     return event_id
 
 
@@ -193,12 +171,46 @@ def stamp(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _change(change: Change) -> dict[str, Any]:
-    return {
-        "path": change.path,
-        "from": _bounded(change.before),
-        "to": _bounded(change.after),
-    }
+def _refuse_nonsense(actor: Actor, action: str, outcome: str, reason: str) -> None:
+    if action not in ACTIONS:
+        raise ValueError(f"unknown audit action {action!r}: add it to compliance.actions")
+    if actor.type not in ACTOR_TYPES or outcome not in OUTCOMES:
+        raise ValueError(f"unknown actor type {actor.type!r} or outcome {outcome!r}")
+    if reason and not _CODE.fullmatch(reason):
+        raise ValueError(f"{reason!r} is no reason code: free text is personal")
+
+
+def _openings(
+    personal: Mapping[str, str], request: RequestContext | None
+) -> list[tuple[str, str, str]]:
+    """(path, fresh salt, value) of each personal value that is there."""
+    values = dict(personal)
+    if request:
+        values |= {"request.ip": request.ip, "request.user_agent": request.user_agent}
+    return [(path, secrets.token_urlsafe(16), value) for path, value in values.items() if value]
+
+
+def _actor(actor: Actor) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": actor.type, "id": actor.id}
+    return said | {"auth": {"method": actor.auth}} if actor.auth else said
+
+
+def _region(region: str) -> dict[str, str]:
+    return {"region": region} if region else {}
+
+
+def _request(request: RequestContext | None) -> dict[str, str]:
+    if request is None:
+        return {}
+    said = {"id": request.id, "method": request.method, "route": request.route}
+    return {name: value for name, value in said.items() if value}
+
+
+def _changes(changes: Iterable[Change]) -> list[dict[str, Any]]:
+    return [
+        {"path": one.path, "from": _bounded(one.before), "to": _bounded(one.after)}
+        for one in changes
+    ]
 
 
 def _bounded(value: Json) -> Json:
