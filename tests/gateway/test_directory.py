@@ -191,6 +191,8 @@ def test_a_connection_that_hangs_is_given_up(
 def test_a_database_that_went_back_is_believed_and_reported(
     house: House, beat: Beat, config: Config, road: Road, caplog: pytest.LogCaptureFixture
 ) -> None:
+    house.endpoint()
+    house.endpoint("another")
     with keeping(beat, config):
         pass
     with connection.cursor() as cursor:
