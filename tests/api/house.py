@@ -67,7 +67,7 @@ def build(name: str) -> House:
     project = services.create_project(
         actor=audit.SYSTEM, organization=organization, name="default", now=NOW
     )
-    new = {"actor": audit.SYSTEM, "project": project, "now": NOW}
+    new: dict[str, Any] = {"actor": audit.SYSTEM, "project": project, "now": NOW}
     key, secret = services.issue_key(name="key", scopes=["manage", "read", "inference"], **new)
     _, reader = services.issue_key(name="reader", scopes=["read"], **new)
     pool = Pool.objects.create(

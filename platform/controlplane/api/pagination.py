@@ -20,8 +20,9 @@ class CursorPagination(BasePagination):
     _has_more: bool
 
     def paginate_queryset(
-        self, queryset: QuerySet[Any], request: Request, view: Any = None
+        self, queryset: QuerySet[Any] | Sequence[Any], request: Request, view: Any = None
     ) -> list[Any]:
+        assert isinstance(queryset, QuerySet)
         limit = _limit(request)
         after, before = request.query_params.get("after"), request.query_params.get("before")
         if after and before:

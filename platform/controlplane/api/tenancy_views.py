@@ -73,7 +73,7 @@ class ApiKeyView(serializers.ModelSerializer[ApiKey]):
 
     class Meta:
         model = ApiKey
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "object",
             "project",
