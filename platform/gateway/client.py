@@ -6,6 +6,7 @@ end of the connection is how a client says that it no longer wants it.
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from gateway.context import Context
 from gateway.directory import Key
 from gateway.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 _DISCARD_BYTES = 64 << 20  # of a refused body; then the connection is cut
 _NOT_PASSED_ON = (b"connection", b"upgrade", b"http2-settings")
 
@@ -28,6 +31,7 @@ class Running(Protocol):
     def client_gone(self) -> None: ...
     def client_slow(self) -> None: ...
     def client_ready(self) -> None: ...
+    def gateway_leaves(self) -> None: ...
     def timed_out(self) -> None: ...
 
 
@@ -256,7 +260,16 @@ class Client(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         self.busy = True
         self.deadline = 0.0
-        self._serve(self, request)
+        try:
+            self._serve(self, request)
+        except Exception:
+            # A fault of ours must not leave a client waiting for ever.
+            log.exception("%s failed", request.id)
+            if self.running is None:
+                self.refuse(request, errors.internal())
+            else:
+                self._gone()
+                self.abort()
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -336,6 +349,13 @@ class Client(asyncio.Protocol):
         """Close if nothing is under way; else the answer under way is the last."""
         if not self.busy and self._reading is None:
             self.transport.close()
+
+    def cut(self) -> None:
+        """The process ends: end the answer under way with an error."""
+        if self.running is not None:
+            self.running.gateway_leaves()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         self.transport.abort()

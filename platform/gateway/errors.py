@@ -152,5 +152,9 @@ def directory_stale() -> ApiError:
     return _unavailable("directory_stale", message, 5)
 
 
+def internal() -> ApiError:
+    return ApiError(500, "internal_error", "The gateway failed.", type="server_error")
+
+
 def draining() -> ApiError:
     return _unavailable("gateway_draining", "This gateway is shutting down; try again.", 1)

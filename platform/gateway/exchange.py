@@ -8,6 +8,7 @@ settles once: `_settle` is the only way out of a request that was opened.
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 
 from gateway import authentication, engine_errors, errors, reply, routing, stream, usage
 from gateway.client import Client, Request
@@ -80,9 +81,18 @@ class Exchange:
         self._context.metrics.in_flight += 1
         replica = routing.choose(self._endpoint.replicas, self._context.engines.loads)
         if replica is None:
-            self._task = self._loop.create_task(self._hold())
+            self._spawn(self._hold())
         else:
             self._dispatch(replica)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._task = self._loop.create_task(work)
+        self._task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", self._request.id, exc_info=error)
+            self._client.abort()  # and so it settles
 
     async def _hold(self) -> None:
         hold, endpoint = self._context.hold, self._endpoint
@@ -138,7 +148,7 @@ class Exchange:
         context.engines.loads[replica.id] += 1
         upstream = None if self._stale else context.engines.take(replica)
         if upstream is None:
-            self._task = self._loop.create_task(self._connect(replica))
+            self._spawn(self._connect(replica))
         else:
             self._ask(upstream)
 
@@ -308,8 +318,8 @@ class Exchange:
         self._size = _WHOLE_MAX - (64 << 10)  # from here on in smaller pieces
 
     def _named(self, body: bytes) -> bytes:
-        renaming = stream.renaming(self._engine_model, self._call.model)
-        return body.replace(*renaming, 1) if renaming else body
+        names = stream.renaming(self._engine_model, self._call.model)
+        return stream.rename(body, names) if names else body
 
     def _refusal(self, data: bytes, done: bool) -> None:
         self._body.append(data)
@@ -420,6 +430,13 @@ class Exchange:
         if not self._settled:
             used, counted_by = self._delivered()
             self._settle(499, "client_gone", used, counted_by)
+
+    def gateway_leaves(self) -> None:
+        self._abandon()
+        if self._sent:
+            self._cut(errors.draining(), "gateway_gone")
+        else:
+            self._fail(errors.draining(), "gateway_gone")
 
     def client_slow(self) -> None:
         self._paused = True

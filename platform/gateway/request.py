@@ -85,7 +85,7 @@ def read(body: bytes, operation: Operation) -> Call:
         wants_usage=_asked(options, "include_usage"),
         wants_running_usage=_asked(options, "continuous_usage_stats"),
         choices=choices,
-        several=choices != 1 or (prompt is not None and bytes(prompt[:1]) == b"["),
+        several=choices != 1 or (prompt is not None and bytes(prompt).startswith(b"[")),
         fields=fields,
     )
 

@@ -84,9 +84,12 @@ class Server:
             await asyncio.sleep(_DRAIN_LOOK_S)
         if context.clients:
             log.warning("cutting %d connections that did not end in time", len(context.clients))
+            for connection in list(context.clients):
+                connection.cut()
+            await asyncio.sleep(_DRAIN_LOOK_S)  # the errors leave
         for connection in list(context.clients):
             connection.abort()
-        await asyncio.sleep(0)  # the loop tells them that they are lost: they settle
+        await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)

@@ -13,7 +13,7 @@ from gateway import usage
 from gateway.request import Call
 from gateway.usage import Usage
 
-_RUNNING = re.compile(rb',"usage": ?(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_RUNNING = re.compile(rb', ?"usage": ?(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _FINAL = re.compile(rb'(?m)^data: ?\{[^\n]*"choices": ?\[\][^\n]*\n(?:\r?\n)?')
 _DELTA = re.compile(rb'"(?:delta": ?\{[^}]|text": ?")')
 _DONE = b"data: [DONE]"
@@ -83,8 +83,8 @@ class Rewriter:
         return self._whole(rest) if rest else b""
 
     def _whole(self, data: bytes) -> bytes:
-        if self._model is not None and self._model[0] in data:
-            data = data.replace(*self._model)
+        if self._model is not None:
+            data = rename(data, self._model)
         at = data.rfind(b'"usage":')
         if at >= 0:
             self._last = data[at:]
@@ -145,6 +145,14 @@ class Rewriter:
             prompts[prompt] = max(prompts.get(prompt, 0), share.input)
         output = sum(share.output for share in self._shares.values())
         return Usage(sum(prompts.values()), 0, output)
+
+
+def rename(data: bytes, names: tuple[bytes, bytes]) -> bytes:
+    """Put the second of `renaming` in the first one's place, wherever it stands."""
+    old, new = names
+    if old in data:
+        return data.replace(old, new)
+    return data.replace(old.replace(b":", b": ", 1), new)  # an engine that writes spaces
 
 
 def renaming(engine_model: str, model: str) -> tuple[bytes, bytes] | None:

@@ -34,8 +34,9 @@ class Upstream(asyncio.Protocol):
     """One connection to one replica, serving one request at a time."""
 
     __slots__ = (
-        "_ended", "_engines", "_framed", "_head", "_headers", "_parser", "_paused", "_pieces",
-        "_status", "address", "idle_since", "listener", "replica_id", "reused", "transport",
+        "_ended", "_engines", "_framed", "_head", "_headers", "_lasting", "_parser", "_paused",
+        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -51,7 +52,7 @@ class Upstream(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
         self._status = 0
-        self._head = self._ended = self._framed = self._paused = False
+        self._head = self._ended = self._framed = self._lasting = self._paused = False
 
     def send(self, listener: Listener, data: bytes) -> None:
         """Send a whole request; the answer goes to `listener`."""
@@ -126,6 +127,7 @@ class Upstream(asyncio.Protocol):
         self._status = self._parser.get_status_code()
         headers = self._headers
         self._framed = b"content-length" in headers or b"transfer-encoding" in headers
+        self._lasting = self._framed and self._parser.should_keep_alive()
         self._head = self._status >= 200
 
     def on_body(self, data: bytes) -> None:
@@ -141,7 +143,7 @@ class Upstream(asyncio.Protocol):
         self.listener = None
         self._status = 0
         self.resume()
-        if self._framed and self._parser.should_keep_alive() and not self.transport.is_closing():
+        if self._lasting and not self.transport.is_closing():
             self._engines.keep(self)
         else:
             self.transport.close()

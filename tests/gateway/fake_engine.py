@@ -7,6 +7,7 @@ The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5
     die     close after so many events     error  answer with this status
     silent  never answer                   plain  report no usage
     fill    letters in one token (3)       idle   close the connection after the answer
+    stall   say no more after so many events      trail  leave the body without its end
 """
 
 import asyncio
@@ -181,11 +182,16 @@ class FakeEngine:
             "model": body["model"],
         }
         tokens, pack = int(how.get("tokens", 10)), int(how.get("pack", 1))
-        choices = int(body.get("n") or 1)
+        prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
+        choices = int(body.get("n") or 1) * prompts
         events = 0
         while seen.generated < tokens * choices:
             await self._pause(seen, how, reader)
             if how.get("die") == str(events):
+                raise ConnectionError
+            if how.get("stall") == str(events):
+                await reader.read(1)
+                seen.aborted = True
                 raise ConnectionError
             share = min(pack, tokens - seen.generated // choices)
             for index in range(choices):
@@ -199,20 +205,32 @@ class FakeEngine:
                 event = {**base, "choices": [choice]}
                 if running:
                     event["usage"] = _usage((seen.generated + choices - 1 - index) // choices)
-                await self._event(writer, event, how)
+                await self._event(seen, writer, event, how)
             events += 1
         if options.get("include_usage") and "plain" not in how:
-            final = {**base, "choices": [], "usage": _usage(seen.generated, cached=True)}
-            await self._event(writer, final, how)
+            used = _usage(seen.generated, cached=True, prompts=prompts)
+            final = {**base, "choices": [], "usage": used}
+            await self._event(seen, writer, final, how)
         _chunks(writer, b"data: [DONE]\n\n", how)
+        if "trail" in how:
+            await writer.drain()
+            raise ConnectionError
         writer.write(b"0\r\n\r\n")
 
     async def _event(
-        self, writer: asyncio.StreamWriter, event: dict[str, Any], how: dict[str, str]
+        self,
+        seen: Seen,
+        writer: asyncio.StreamWriter,
+        event: dict[str, Any],
+        how: dict[str, str],
     ) -> None:
         data = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
         _chunks(writer, b"data: " + data + b"\n\n", how)
-        await writer.drain()
+        try:
+            await writer.drain()
+        except ConnectionError:
+            seen.aborted = True
+            raise
 
 
 def _chunks(writer: asyncio.StreamWriter, data: bytes, how: dict[str, str]) -> None:
@@ -222,10 +240,10 @@ def _chunks(writer: asyncio.StreamWriter, data: bytes, how: dict[str, str]) -> N
         writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
-def _usage(tokens: int, *, cached: bool = False) -> dict[str, Any]:
+def _usage(tokens: int, *, cached: bool = False, prompts: int = 1) -> dict[str, Any]:
     usage: dict[str, Any] = {
-        "prompt_tokens": PROMPT_TOKENS,
-        "total_tokens": PROMPT_TOKENS + tokens,
+        "prompt_tokens": PROMPT_TOKENS * prompts,
+        "total_tokens": PROMPT_TOKENS * prompts + tokens,
         "completion_tokens": tokens,
     }
     if cached:

@@ -96,8 +96,8 @@ class Rig:
         self.engines: list[FakeEngine] = []
         self.keys: dict[str, Key] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.run(self._start())
 
@@ -129,12 +129,12 @@ class Rig:
             await asyncio.get_running_loop().shutdown_default_executor()
 
         self.run(end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(PATIENCE_S)
-        self._loop.close()
+        self.loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S * 3)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S * 3)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Waits for what the gateway's thread brings about."""

@@ -1,0 +1,106 @@
+"""Small pure parts."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from gateway import operations, request, routing, usage
+from gateway.config import Config, ConfigError
+from gateway.limits import Limits
+from gateway.request_ids import RequestIds
+from gateway.salts import Salts
+from gateway.usage import Usage
+from tests.gateway.rig import Rig
+
+
+@dataclass(frozen=True)
+class Candidate:
+    id: str
+
+
+def test_the_fewest_in_flight_wins_and_ties_go_to_the_first() -> None:
+    one, two, three = (Candidate(name) for name in "abc")
+    assert routing.choose([], {}) is None
+    assert routing.choose([two], {"b": 9}) is two
+    assert routing.choose([one, two, three], {"a": 2, "b": 1, "c": 1}) is two
+    assert routing.choose([one, two, three], {"a": 1, "b": 1}) is three
+
+
+def test_request_ids_are_of_the_house_unique_and_sort_by_birth() -> None:
+    ids = RequestIds()
+    drawn = [ids.new() for _ in range(20_000)]
+    assert len(set(drawn)) == len(drawn)
+    assert [name[:14] for name in drawn] == sorted(name[:14] for name in drawn)
+    alphabet = set("0123456789abcdefghjkmnpqrstvwxyz")
+    for name in drawn[:100]:
+        assert name.startswith("req_")
+        assert len(name) == 30
+        assert set(name[4:]) <= alphabet
+
+
+def test_salts_differ_by_organization_and_pepper_and_last() -> None:
+    assert Salts(b"a").of("org_1") == Salts(b"a").of("org_1")
+    assert len({Salts(b"a").of("org_1"), Salts(b"a").of("org_2"), Salts(b"b").of("org_1")}) == 3
+    assert not set(Salts(b"a").of("org_1")) & set("@/\\\0")
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"prompt_tokens":3,"completion_tokens":null}', Usage(3, 0, 0)),
+        (b'{"prompt_tokens":0,"completion_tokens":0}', Usage(0, 0, 0)),
+        (b'{"prompt_tokens":3,"prompt_tokens_details":null}', Usage(3, 0, 0)),
+        (b'{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":9}}', Usage(3, 3, 0)),
+        (b'{"prompt_tokens":-3,"completion_tokens":-1}', Usage(0, 0, 0)),
+        (b'{"completion_tokens":3}', None),
+        (b'{"prompt_tokens":"3"}', None),
+        (b"null", None),
+    ],
+)
+def test_reported_usage(raw: bytes, found: Usage | None) -> None:
+    assert usage.decode(raw) == found
+    assert usage.last(b'{"a":1,"usage":' + raw + b',"z":{}}') == found
+
+
+def test_stream_options_of_the_client_are_kept() -> None:
+    body = {"model": "m", "messages": [], "stream": True}
+    body["stream_options"] = {"include_usage": False, "x": [1]}
+    call = request.read(json.dumps(body).encode(), operations.CHAT)
+    assert not call.wants_usage
+    sent = json.loads(call.wire("ep", "salt"))["stream_options"]
+    assert sent == {"include_usage": True, "x": [1], "continuous_usage_stats": True}
+
+
+def config(**changes: object) -> Config:
+    environ = {
+        "STOA_GATEWAY_DATABASE_URL": "postgresql://x",
+        "STOA_KEY_PEPPER": "p",
+        "STOA_GATEWAY_DIR": "/nowhere",
+        "STOA_REGION": "eu",
+        **{name: str(value) for name, value in changes.items()},
+    }
+    return Config.from_env(environ)
+
+
+def test_limits_come_from_the_settings() -> None:
+    limits = Limits.of(
+        config(STOA_GATEWAY_HOLD_S=7),
+        {"STOA_GATEWAY_IDLE_S": "1.5", "STOA_GATEWAY_HEADER_BYTES": "100"},
+    )
+    assert (limits.hold_s, limits.idle_s, limits.header_bytes) == (7.0, 1.5, 100)
+    with pytest.raises(ConfigError, match="STOA_GATEWAY_IDLE_S"):
+        Limits.of(config(), {"STOA_GATEWAY_IDLE_S": "long"})
+
+
+def test_metrics_tell_what_happened(tiny: Rig) -> None:
+    tiny.chat("tiny", user="tokens=4")
+    tiny.chat("nothing")
+    text = tiny.server.context.metrics.text({"spool_healthy": 1}).decode()
+    assert 'stoa_gateway_requests_total{operation="chat.completions",status="200"} 1' in text
+    assert 'stoa_gateway_requests_total{operation="chat.completions",status="404"} 1' in text
+    assert 'stoa_gateway_tokens_total{operation="chat.completions",kind="output"} 4' in text
+    assert 'stoa_gateway_request_seconds_count{operation="chat.completions"} 1' in text
+    assert "stoa_gateway_spool_healthy 1" in text
+    assert "stoa_gateway_in_flight 0" in text
+    assert "nothing" not in text  # no label is the caller's to choose
