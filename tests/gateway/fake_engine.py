@@ -21,6 +21,10 @@ PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 
 
+class HangUp(Exception):
+    """The engine itself ends the connection."""
+
+
 @dataclass
 class Seen:
     """One request as the engine got it, and what became of it."""
@@ -69,7 +73,7 @@ class FakeEngine:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, HangUp):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 line, *rest = head.strip().split("\r\n")
@@ -77,7 +81,11 @@ class FakeEngine:
                 raw = await reader.readexactly(int(headers["content-length"]))
                 seen = Seen(line.split(" ")[1], headers, raw)
                 self.seen.append(seen)
-                await self._answer(seen, reader, writer)
+                try:
+                    await self._answer(seen, reader, writer)
+                except ConnectionError:
+                    seen.aborted = True
+                    raise
         self._writers.discard(writer)
         writer.close()
 
@@ -88,7 +96,6 @@ class FakeEngine:
         how = dict(part.split("=") for part in str(body.get("user") or "").split(";") if part)
         if "silent" in how:
             await reader.read(1)
-            seen.aborted = True
             raise ConnectionError
         known = (self.model, *self.adapters)
         if "error" in how:
@@ -106,17 +113,16 @@ class FakeEngine:
         elif body.get("stream"):
             await self._stream(seen, how, reader, writer)
         else:
-            await self._pause(seen, how, reader)
+            await self._pause(how, reader)
             tokens = int(how.get("tokens", 10))
             seen.generated = tokens
-            if "die" in how:
-                raise ConnectionError
+    X
             _json(writer, 200, self._whole(seen, body, tokens, how))
         await writer.drain()
         if "idle" in how:
-            raise ConnectionError
+            raise HangUp
 
-    async def _pause(self, seen: Seen, how: dict[str, str], reader: asyncio.StreamReader) -> None:
+    async def _pause(self, how: dict[str, str], reader: asyncio.StreamReader) -> None:
         delay = float(how.get("delay", 0))
         if not delay:
             return
@@ -125,7 +131,6 @@ class FakeEngine:
                 await reader.read(1)
         except TimeoutError:
             return
-        seen.aborted = True
         raise ConnectionError
 
     def _whole(
@@ -186,12 +191,11 @@ class FakeEngine:
         choices = int(body.get("n") or 1) * prompts
         events = 0
         while seen.generated < tokens * choices:
-            await self._pause(seen, how, reader)
+            await self._pause(how, reader)
             if how.get("die") == str(events):
-                raise ConnectionError
+                raise HangUp
             if how.get("stall") == str(events):
                 await reader.read(1)
-                seen.aborted = True
                 raise ConnectionError
             share = min(pack, tokens - seen.generated // choices)
             for index in range(choices):
@@ -205,32 +209,24 @@ class FakeEngine:
                 event = {**base, "choices": [choice]}
                 if running:
                     event["usage"] = _usage((seen.generated + choices - 1 - index) // choices)
-                await self._event(seen, writer, event, how)
+                await self._event(writer, event, how)
             events += 1
         if options.get("include_usage") and "plain" not in how:
             used = _usage(seen.generated, cached=True, prompts=prompts)
             final = {**base, "choices": [], "usage": used}
-            await self._event(seen, writer, final, how)
+            await self._event(writer, final, how)
         _chunks(writer, b"data: [DONE]\n\n", how)
         if "trail" in how:
             await writer.drain()
-            raise ConnectionError
+            raise HangUp
         writer.write(b"0\r\n\r\n")
 
     async def _event(
-        self,
-        seen: Seen,
-        writer: asyncio.StreamWriter,
-        event: dict[str, Any],
-        how: dict[str, str],
+        self, writer: asyncio.StreamWriter, event: dict[str, Any], how: dict[str, str]
     ) -> None:
         data = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
         _chunks(writer, b"data: " + data + b"\n\n", how)
-        try:
-            await writer.drain()
-        except ConnectionError:
-            seen.aborted = True
-            raise
+        await writer.drain()
 
 
 def _chunks(writer: asyncio.StreamWriter, data: bytes, how: dict[str, str]) -> None:
