@@ -136,7 +136,7 @@ def _pool(spec: EndpointSpec, organization: Organization) -> Pool:
 
 def _offer(pool: Pool) -> dict[str, int]:
     """Device kind to the most of it that one node of the pool has."""
-    devices = Device.objects.filter(node__pool=pool, node__removed_at=None)
+    devices = Device.objects.filter(node__pool=pool, node__removed_at=None, healthy=True)
     per_node: dict[tuple[str, str], int] = {}
     for node_id, kind in devices.values_list("node_id", "kind"):
         per_node[node_id, kind] = per_node.get((node_id, kind), 0) + 1
