@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from typing import Any
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import command, kin, walls
+from workers.agent import command, kin, startup_log, walls
 from workers.agent.environment import Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
 
 SOCKET = "engine.sock"
+SCRATCH = "t"
+# What is left of a unix socket's 107 bytes for `Place.run_directory`.
+RUN_DIRECTORY_MAX = 107 - len("/e/") - 12 - len(f"/{SCRATCH}/") - 36
 # Between the engine's own drain and our patience with it.
 STOP_GRACE_S = 5.0
 
@@ -80,9 +83,9 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
     From the standby where there is one, else as a plain process. Raises command.SpecError,
     walls.WallError, StartError; then nothing of it is left.
     """
-    directory = place.run_directory / spec.replica_id
+    directory = _directory(place.run_directory, spec.replica_id)
     home = place.cache / "homes" / spec.replica_id
-    place.run_directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     home.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     _check_length(directory / SOCKET)
     argv = command.arguments(
@@ -97,7 +100,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
     try:
         walls.private_directory(directory, uid)
         walls.private_directory(home, uid)
-        scratch = walls.private_directory(directory / "tmp", uid)
+        scratch = walls.private_directory(directory / SCRATCH, uid)
         request = _request(spec, place, argv, directory, home, scratch, uid)
         pid, start_time, tier = _launch(request, place)
     except (OSError, StartError) as error:
@@ -183,7 +186,9 @@ def exit_reason(running: Running) -> str:
         noted = json.loads(Path(running.exit_file).read_text())
         if noted["pid"] == running.pid:
             status = os.waitstatus_to_exitcode(noted["status"])
-    said = _complaint(Path(running.log))
+    said = ""
+    with contextlib.suppress(OSError), Path(running.log).open(errors="replace") as file:
+        said = startup_log.complaint(deque(file, maxlen=500))
     if status is None:
         ending = "the engine's process is gone"
     elif status == -signal.SIGKILL:
@@ -195,9 +200,32 @@ def exit_reason(running: Running) -> str:
     return f"{ending}: {said}" if said else ending
 
 
+def report(running: Running) -> wire.EngineReport:
+    """What the engine printed while it started."""
+    with contextlib.suppress(OSError), Path(running.log).open(errors="replace") as file:
+        return startup_log.parse(file)
+    return wire.EngineReport()
+
+
+def sweep(run_directory: Path, cache: Path, keep: Collection[str]) -> None:
+    """Remove the directories, and so free the uids, of engines that are none of `keep` (replica
+    ids). For a starting agent, once every process of theirs is gone."""
+    short = {_directory(run_directory, replica_id).name for replica_id in keep}
+    for folder, kept in ((run_directory / "e", short), (cache / "homes", set(keep))):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in folder.iterdir():
+                if entry.name not in kept:
+                    shutil.rmtree(entry, ignore_errors=True)
+
+
 def boot_id() -> str:
     """Changes when the machine starts anew, and with it every pid."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _directory(run_directory: Path, replica_id: str) -> Path:
+    """The end of an id is random, and enough of it: paths of sockets are short."""
+    return run_directory / "e" / replica_id[-12:]
 
 
 def _request(
@@ -282,11 +310,12 @@ def _tidy(directory: Path, home: Path, uid: int | None) -> None:
 
 
 def _check_length(path: Path) -> None:
-    # The engine's own sockets lie in tmp/ beside it, under names of 36 characters.
-    longest = max(len(os.fsencode(path)), len(os.fsencode(path.parent)) + len("/tmp/") + 36)
-    if longest > 107:
+    # The sockets between an engine's processes have names of 36 characters.
+    longest = path.parent / SCRATCH / ("x" * 36)
+    if len(os.fsencode(longest)) > 107:
         raise StartError(
-            f"the path {path} is too long for a unix socket: set STOA_AGENT_RUN_DIR to a short one"
+            f"{path.parent} is too long for unix sockets in it: set STOA_AGENT_RUN_DIR to a path of"
+            f" at most {RUN_DIRECTORY_MAX} bytes"
         )
 
 
@@ -299,18 +328,6 @@ def _flaw(answer: bytes) -> str | None:
     if content.get("choices") or content.get("data"):
         return None
     return f"the engine's answer holds no inference: {answer[:200].decode(errors='replace')}"
-
-
-def _complaint(log: Path) -> str:
-    """The line of the log that says best what went wrong."""
-    with contextlib.suppress(OSError), log.open(errors="replace") as file:
-        last = list(deque(file, maxlen=200))
-        errors = [line.strip() for line in last if "Error" in line and "Traceback" not in line]
-        if errors:
-            return errors[-1][-400:]
-        if last:
-            return last[-1].strip()[-400:]
-    return ""
 
 
 class _Connection(http.client.HTTPConnection):

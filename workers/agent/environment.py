@@ -35,7 +35,7 @@ _RUN = (
     " del sys.path[0]; module.main()"
 )
 STAMP = "stoa-stamp.json"
-_IN_HAND = "stoa-installing"  # the batch under way: after a kill it may be half there
+_IN_HAND = "stoa-installing"  # names a batch under way: after a kill it may be half there
 BATCH = 12
 
 
@@ -191,15 +191,11 @@ def _batches(lock: str) -> Iterator[tuple[str, int]]:
 @contextlib.contextmanager
 def _in_hand(root: Path, what: str) -> Iterator[list[str]]:
     """Marks a batch while it is installed; yields the option that mends a half-installed one."""
-    mark = root / _IN_HAND
-    digest = hashlib.sha256(what.encode()).hexdigest()
-    yield ["--reinstall"] if mark.exists() and mark.read_text() == digest else _mark(mark, digest)
-    mark.unlink(missing_ok=True)
-
-
-def _mark(mark: Path, digest: str) -> list[str]:
-    mark.write_text(digest)
-    return []
+    mark = root / f"{_IN_HAND}-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    again = ["--reinstall"] if mark.exists() else []
+    mark.touch()
+    yield again
+    mark.unlink()
 
 
 def _install_torch(tool: Path, pip: list[str], version: str) -> None:

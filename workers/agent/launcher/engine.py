@@ -17,6 +17,9 @@ from typing import Any
 
 from . import isolation
 
+# Marks where a start begins in a log that several may share.
+STARTS = "the engine starts"
+
 
 def prepare(request: dict[str, Any]) -> None:
     """Session, log, environment and walls, in this order; then the process is an engine's.
@@ -36,6 +39,7 @@ def prepare(request: dict[str, Any]) -> None:
     for handle in (log, nothing):
         if handle > 2:
             os.close(handle)
+    say(STARTS)
     os.environ.clear()
     os.environ.update(request["env"])
     try:

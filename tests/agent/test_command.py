@@ -1,0 +1,123 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlplane.fleet import wire
+from workers.agent import command
+
+
+def spec(**changes: Any) -> wire.ReplicaSpec:
+    fields: dict[str, Any] = {
+        "replica_id": "rep_1",
+        "endpoint_id": "ep_1",
+        "organization_id": "org_1",
+        "model": "/models/m",
+        "revision": "",
+        "engine": "vllm",
+        "engine_args": {},
+        "adapters": [],
+        "served_name": "ep_1",
+        "device_indexes": [0],
+        "share_standby": False,
+        "start_timeout_s": 60.0,
+    }
+    return wire.ReplicaSpec(**{**fields, **changes})
+
+
+def arguments(
+    wanted: wire.ReplicaSpec, *, kind: str = "cpu", adapters: dict[str, Path] | None = None
+) -> list[str]:
+    return command.arguments(
+        wanted,
+        model=Path("/models/m"),
+        adapters=adapters or {},
+        socket=Path("/run/s/rep_1/engine.sock"),
+        device_kind=kind,
+        drain_s=10.0,
+    )
+
+
+def environment(kind: str, indexes: list[int], **engine_args: command.Value) -> dict[str, str]:
+    return command.environment(
+        home=Path("/h"),
+        scratch=Path("/s"),
+        bin_directory=Path("/e/bin"),
+        device_kind=kind,
+        device_indexes=indexes,
+        threads=2,
+        engine_args=engine_args,
+    )
+
+
+def test_a_cpu_engine_gets_the_cpus_defaults() -> None:
+    assert arguments(spec()) == [
+        "/models/m",
+        "--served-model-name=ep_1",
+        "--uds=/run/s/rep_1/engine.sock",
+        "--enable-prompt-tokens-details",
+        "--no-enable-log-requests",
+        "--disable-uvicorn-access-log",
+        "--shutdown-timeout=10",
+        "--block-size=32",
+        "--distributed-executor-backend=uni",
+        "--enforce-eager",
+        f"--kv-cache-memory-bytes={256 << 20}",
+        "--max-model-len=auto",
+        "--max-num-seqs=32",
+    ]
+
+
+def test_what_the_endpoint_says_wins_and_none_leaves_vllms_default() -> None:
+    argv = arguments(spec(engine_args={"enforce_eager": False, "block_size": None, "seed": 7}))
+    assert "--no-enforce-eager" in argv
+    assert "--enforce-eager" not in argv
+    assert "--seed=7" in argv
+    assert not [flag for flag in argv if flag.startswith("--block-size")]
+
+
+def test_several_gpus_mean_tensor_parallelism_unless_said_otherwise() -> None:
+    assert "--tensor-parallel-size=2" in arguments(spec(device_indexes=[2, 3]), kind="nvidia-h200")
+    split = spec(device_indexes=[2, 3], engine_args={"tensor_parallel_size": 1})
+    assert "--tensor-parallel-size=1" in arguments(split, kind="nvidia-h200")
+    assert "--enforce-eager" not in arguments(split, kind="nvidia-h200")
+
+
+def test_a_value_never_becomes_an_option() -> None:
+    argv = arguments(spec(engine_args={"tool_call_parser": "--trust-remote-code"}))
+    assert "--tool-call-parser=--trust-remote-code" in argv
+    assert "--trust-remote-code" not in argv
+
+
+@pytest.mark.parametrize(
+    "name", ["uds", "served_model_name", "trust_remote_code", "Seed", "seed x", "seed=1", "--seed"]
+)
+def test_refuses_arguments_that_are_ours_or_no_names(name: str) -> None:
+    with pytest.raises(command.SpecError, match="not allowed"):
+        arguments(spec(engine_args={name: "x"}))
+
+
+def test_adapters_are_loaded_by_name() -> None:
+    argv = arguments(spec(), adapters={"b": Path("/a/b"), "a": Path("/a/a")})
+    assert argv[-4:] == ["--enable-lora", "--lora-modules", "a=/a/a", "b=/a/b"]
+    with pytest.raises(command.SpecError, match="adapter name"):
+        arguments(spec(), adapters={"x=y": Path("/a")})
+
+
+def test_the_environment_holds_nothing_of_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOA_SECRET_KEY", "a secret")
+    env = environment("cpu", [0])
+    assert "STOA_SECRET_KEY" not in env
+    assert env["OMP_NUM_THREADS"] == "2"
+    assert env["HOME"] == "/h"
+    assert env["TMPDIR"] == env["VLLM_RPC_BASE_PATH"] == "/s"
+    assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def test_gpus_are_given_by_their_indexes() -> None:
+    assert environment("nvidia-h200", [1, 3])["CUDA_VISIBLE_DEVICES"] == "1,3"
+
+
+def test_compiling_is_off_where_eager_was_chosen() -> None:
+    assert environment("cpu", [0])["TORCHDYNAMO_DISABLE"] == "1"
+    assert "TORCHDYNAMO_DISABLE" not in environment("cpu", [0], enforce_eager=False)

@@ -1,0 +1,55 @@
+from controlplane.fleet import wire
+from workers.agent import startup_log
+
+# As vLLM 0.32.0 printed them on a CPU.
+CPU = """\
+stoa 06:41:40 the engine starts
+(APIServer pid=25491) INFO 11-23 06:41:41 [api_utils.py:347]        █     █     █▄   ▄█
+(APIServer pid=25491) INFO 11-23 06:41:41 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0
+(APIServer pid=25491) INFO 11-23 06:41:41 [model.py:2152] Using max model len 4096
+(EngineCore pid=25497) INFO 11-23 06:41:42 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', max_seq_len=4096
+(EngineCore pid=25497) INFO 11-23 06:41:42 [weight_utils.py:1108] Filesystem type for checkpoints: EXT4. Checkpoint size: 0.00 GiB. Available RAM: 22.19 GiB.
+(EngineCore pid=25497) INFO 11-23 06:41:42 [default_loader.py:501] Loading weights took 0.01 seconds
+(EngineCore pid=25497) INFO 11-23 06:41:42 [cpu_worker.py:260] Explicitly set (0.25/6.71) GiB for KV cache on node 0.
+(EngineCore pid=25497) INFO 11-23 06:41:42 [kv_cache_utils.py:2468] Auto-fit max_model_len: full model context length 4096 fits in available KV cache memory (0.25 GiB CPU)
+(EngineCore pid=25497) INFO 11-23 06:41:42 [kv_cache_utils.py:2327] CPU KV cache size: 524,288 tokens, Maximum concurrency for 4,096 tokens per request: 128.00x
+"""  # noqa: E501
+
+# The formats of the same version's GPU worker, from its source.
+GPU = """\
+(APIServer pid=1) INFO 01-01 00:00:00 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0
+(EngineCore pid=2) INFO 01-01 00:00:09 [gpu_model_runner.py:5150] Model loading took 14.99 GiB memory and 3.204113 seconds
+(EngineCore pid=2) INFO 01-01 00:00:20 [gpu_worker.py:760] Available KV cache memory: 104.38 GiB
+(EngineCore pid=2) INFO 01-01 00:00:20 [kv_cache_utils.py:2327] GPU KV cache size: 855,072 tokens, Maximum concurrency for 131,072 tokens per request: 6.52x
+"""  # noqa: E501
+
+
+def test_reads_a_start_on_a_cpu() -> None:
+    assert startup_log.parse(CPU.splitlines()) == wire.EngineReport(
+        version="0.32.0",
+        weights_bytes=None,  # "0.00 GiB" says nothing
+        kv_cache_bytes=256 << 20,
+        kv_cache_tokens=524_288,
+        max_concurrency=128.0,
+        max_model_len=4096,
+    )
+
+
+def test_reads_a_start_on_a_gpu() -> None:
+    assert startup_log.parse(GPU.splitlines()) == wire.EngineReport(
+        version="0.32.0",
+        weights_bytes=round(14.99 * (1 << 30)),
+        kv_cache_bytes=round(104.38 * (1 << 30)),
+        kv_cache_tokens=855_072,
+        max_concurrency=6.52,
+        max_model_len=131_072,
+    )
+
+
+def test_the_newest_start_counts() -> None:
+    again = GPU + "stoa 07:00:00 the engine starts\n" + CPU.splitlines()[2]
+    assert startup_log.parse(again.splitlines()) == wire.EngineReport(version="0.32.0")
+
+
+def test_a_log_without_a_start_says_nothing() -> None:
+    assert startup_log.parse(["Traceback (most recent call last):"]) == wire.EngineReport()

@@ -1,0 +1,79 @@
+"""What vLLM prints while it starts, as numbers. Pure.
+
+The lines are meant for people and change from version to version; what is not recognised stays
+None, and nothing depends on it but what people are shown.
+"""
+
+import re
+from collections.abc import Iterable
+
+from controlplane.fleet import wire
+from workers.agent.launcher.engine import STARTS
+
+GIB = 1 << 30
+
+_VERSION = re.compile(r"\bversion (\d\S*)\s*$|LLM engine \(v([^)\s]+)\)")
+_WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
+_CHECKPOINT = re.compile(r"Checkpoint size: ([\d.]+) GiB")
+_KV_BYTES = re.compile(r"Available KV cache memory: ([\d.]+) GiB")
+_KV_BYTES_SET = re.compile(r"(?:set|Auto set) \(([\d.]+)/[\d.]+\) GiB for KV cache")
+_KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
+_CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+_LENGTH = re.compile(r"Using max model len (\d+)")
+
+# What vLLM puts before each line of one of its processes, and its logger before that.
+_PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s*(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\]\s?)?")
+_ERROR = re.compile(
+    r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b|: error: |^stoa .* could not"
+)
+_NO_CAUSE = ("See root cause above", "Engine core proc", "EngineDeadError")
+
+
+def parse(lines: Iterable[str]) -> wire.EngineReport:
+    """The newest start in `lines`: a log may hold several, one after the other."""
+    report = wire.EngineReport()
+    for line in lines:
+        if line.startswith("stoa ") and line.rstrip().endswith(STARTS):
+            report = wire.EngineReport()
+        elif found := _VERSION.search(line):
+            report.version = found[1] or found[2]
+        elif found := _WEIGHTS.search(line):
+            report.weights_bytes = _bytes(found[1])
+        elif found := _CHECKPOINT.search(line):
+            report.weights_bytes = report.weights_bytes or _bytes(found[1])
+        elif found := _KV_BYTES.search(line) or _KV_BYTES_SET.search(line):
+            report.kv_cache_bytes = _bytes(found[1])
+        elif found := _LENGTH.search(line):
+            report.max_model_len = int(found[1])
+        if found := _KV_TOKENS.search(line):
+            report.kv_cache_tokens = _count(found[1])
+        if found := _CONCURRENCY.search(line):
+            report.max_model_len = _count(found[1])
+            report.max_concurrency = float(found[2])
+    return report
+
+
+def complaint(lines: Iterable[str]) -> str:
+    """What the newest start in `lines` says best went wrong; its last line, if nothing does."""
+    errors: list[list[str]] = []
+    last = ""
+    for raw in lines:
+        line = _PREFIX.sub("", raw.rstrip("\n"))
+        if line.startswith("stoa ") and line.endswith(STARTS):
+            errors, last = [], ""
+            continue
+        if _ERROR.search(line) and not any(part in line for part in _NO_CAUSE):
+            errors.append([line.strip()])
+        elif errors and len(errors[-1]) < 3 and line.startswith("  ") and line.strip():
+            errors[-1].append(line.strip())  # pydantic says what is wrong below the error's name
+        last = line.strip() or last
+    return " ".join(errors[-1])[:600] if errors else last[:600]
+
+
+def _bytes(gib: str) -> int | None:
+    """None for what rounds to nothing: a size that small was not said."""
+    return round(float(gib) * GIB) or None
+
+
+def _count(text: str) -> int:
+    return int(text.replace(",", ""))
