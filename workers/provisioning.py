@@ -1,0 +1,157 @@
+"""Load, think, act: the reconciler's hands.
+
+`reconcile` serves one endpoint on a hint; `sweep` serves all of them every few seconds and is what
+correctness rests on. Both may run anywhere, at once, and be killed at any line: each action is a
+transaction of its own that changes nothing when it comes too late.
+"""
+
+import logging
+from datetime import datetime
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from controlplane.endpoints import lifecycle, notify, observe, placing, pulse, signals
+from controlplane.endpoints import reconcile as thinking
+from controlplane.endpoints.models import Endpoint, Replica, Transition
+from controlplane.endpoints.observe import Picture, Pictures
+from controlplane.endpoints.reconcile import (
+    Action,
+    Create,
+    Fail,
+    MarkUnreachable,
+    Place,
+    Release,
+    Stop,
+)
+from controlplane.endpoints.states import Reason, State
+from controlplane.fleet.models import Node
+from controlplane.placement.choose import Placement
+
+log = logging.getLogger(__name__)
+
+# One after the other an endpoint takes only a few steps before it has to wait for a node.
+_STEPS = 5
+_SWEEP_LOCK = 0x73746F61  # "stoa": an advisory lock's key
+
+
+def reconcile(endpoint_id: str, *, now: datetime) -> int:
+    """Take the endpoint as far towards its wish as can be; returns the actions that took effect."""
+    done = 0
+    for _ in range(_STEPS):
+        pictures = observe.pictures(now=now, ids=[endpoint_id])
+        took = sum(_act(pictures, picture) for picture in pictures.each)
+        if not took:
+            break
+        done += took
+    return done
+
+
+def sweep(*, now: datetime | None = None) -> int:
+    """Every endpoint that may need something; the actions that took effect.
+
+    One sweep at a time: a second one would only repeat what the first is doing.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [_SWEEP_LOCK])
+        if not cursor.fetchone()[0]:
+            return 0
+        try:
+            return _sweep(now or timezone.now())
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [_SWEEP_LOCK])
+
+
+def _sweep(now: datetime) -> int:
+    pulse.beat(pulse.SWEEP, now=now, gap_s=observe.pulse_gap_s())
+    pictures = observe.pictures(now=now)
+    done = 0
+    for picture in pictures.each:
+        try:
+            if took := _act(pictures, picture):
+                done += took + reconcile(picture.endpoint.id, now=now)
+        except Exception:  # one endpoint must not stop the others
+            log.exception("endpoint %s could not be reconciled", picture.endpoint.id)
+    return done
+
+
+def _act(pictures: Pictures, picture: Picture) -> int:
+    actions = thinking.plan(picture.endpoint, picture.replicas, pictures.at, pictures.limits)
+    creates = [action for action in actions if isinstance(action, Create)]
+    done = sum(_apply(action, pictures.at) for action in actions if not isinstance(action, Create))
+    if creates:
+        done += _create(picture.endpoint.id, pictures.at)
+    return done
+
+
+def _apply(action: Action, now: datetime) -> bool:
+    """One action, guarded by the state that it was decided for; whether it changed anything."""
+    match action:
+        case Place(replica_id):
+            return isinstance(placing.place(replica_id, now=now), Placement)
+        case Stop(replica_id, expected, reason):
+            to = State.STOPPED if expected is State.REQUESTED else State.DRAINING
+            return lifecycle.advance(replica_id, to, reason=reason, now=now, expected=expected)
+        case Fail(replica_id, expected, reason, detail):
+            return lifecycle.advance(
+                replica_id, State.FAILED, reason=reason, now=now, detail=detail, expected=expected
+            )
+        case MarkUnreachable(replica_id):
+            return _mark_unreachable(replica_id, now)
+        case Release(replica_id):
+            return lifecycle.release(replica_id, now=now)
+    return False
+
+
+def _mark_unreachable(replica_id: str, now: datetime) -> bool:
+    """Unless its node spoke in the meantime."""
+    with transaction.atomic():
+        node = Node.objects.filter(replicas=replica_id).first()
+        if node is None or node.reachable(now):
+            return False
+        return lifecycle.advance(
+            replica_id,
+            State.UNREACHABLE,
+            reason=Reason.NODE_UNREACHABLE,
+            now=now,
+            expected=State.READY,
+        )
+
+
+def _create(endpoint_id: str, now: datetime) -> int:
+    """Make the replicas that are missing, decided anew under the endpoint's lock.
+
+    Two reconcilers that saw the same gap come here one after the other; the second sees it filled.
+    """
+    with transaction.atomic():
+        locked = Endpoint.objects.select_for_update(no_key=True).filter(id=endpoint_id)
+        if not locked.exists():
+            return 0
+        pictures = observe.pictures(now=now, ids=[endpoint_id])
+        made = 0
+        for picture in pictures.each:
+            actions = thinking.plan(
+                picture.endpoint, picture.replicas, pictures.at, pictures.limits
+            )
+            for action in actions:
+                if isinstance(action, Create):
+                    _request(endpoint_id, action, now)
+                    made += 1
+        if made:
+            notify.changed(endpoint_id)
+            signals.hint(endpoint_id)
+        return made
+
+
+def _request(endpoint_id: str, create: Create, now: datetime) -> None:
+    replica = Replica.objects.create(
+        endpoint_id=endpoint_id,
+        generation=create.generation,
+        state=State.REQUESTED,
+        reason=create.reason,
+        state_at=now,
+        created_at=now,
+    )
+    Transition.objects.create(
+        replica=replica, to_state=State.REQUESTED, reason=create.reason, at=now
+    )

@@ -1,0 +1,28 @@
+"""What grows is kept small: rows that no one will read again go."""
+
+from datetime import datetime, timedelta
+
+from django.db.models import Exists, OuterRef, Q
+
+from controlplane.endpoints.models import Activity, LogLine
+
+ACTIVITY_KEPT = timedelta(minutes=5)
+LOGS_KEPT = timedelta(days=7)
+
+_BUSY = Q(in_flight__gt=0) | Q(waiting__gt=0)
+
+
+def prune_activity(now: datetime) -> int:
+    """Of each endpoint the newest row with traffic stays, however old: the idle timer reads it."""
+    newer = Activity.objects.filter(
+        _BUSY, endpoint_id=OuterRef("endpoint_id"), at__gt=OuterRef("at")
+    )
+    old = Activity.objects.filter(at__lt=now - ACTIVITY_KEPT)
+    removed, _ = old.filter(~_BUSY | Exists(newer)).delete()
+    return removed
+
+
+def prune_logs(now: datetime) -> int:
+    """Logs of engines whose end is a while ago; the last lines of a failure stay with it."""
+    removed, _ = LogLine.objects.filter(replica__released_at__lt=now - LOGS_KEPT).delete()
+    return removed
