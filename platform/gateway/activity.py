@@ -1,8 +1,9 @@
 """Tells the control plane which endpoints have traffic and which have somebody waiting.
 
-One row says how an endpoint stands now: at once when somebody begins to wait (it wakes the
-endpoint), otherwise at once after a quiet time and then at most every few seconds, and once more
-when the traffic has ended. Rows say what is true when they are written, so an outage of PostgreSQL
+One row says the most that was in flight since the row before, so that traffic of short requests
+shows, and how many wait now. It comes at once when somebody begins to wait (it wakes the endpoint),
+otherwise at once after a quiet time and then at most every few seconds, and once more, with zeros,
+when the traffic has ended. Rows are composed when they are written, so an outage of PostgreSQL
 loses nothing that still matters.
 """
 
@@ -24,15 +25,20 @@ SELECT r ->> 0, %s, (r ->> 1)::int4, (r ->> 2)::int4 FROM jsonb_array_elements(%
 
 
 class _State:
-    __slots__ = ("endpoint_id", "in_flight", "row_at", "timer", "touched", "waiting")
+    __slots__ = ("endpoint_id", "in_flight", "peak", "row_at", "timer", "told", "waiting")
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint_id = endpoint_id
         self.in_flight = 0
+        self.peak = 0  # the most in flight since the last row
         self.waiting = 0
-        self.touched = False  # since the last row was composed
+        self.told = False  # the last row was not all zeros
         self.row_at = float("-inf")
         self.timer: asyncio.Handle | None = None  # set: the next row has its time
+
+    @property
+    def worth_a_row(self) -> bool:
+        return bool(self.peak or self.waiting or self.told)
 
 
 class Activity:
@@ -69,6 +75,7 @@ class Activity:
         """A request is sent to a replica of the endpoint."""
         state = self._touch(endpoint_id)
         state.in_flight += 1
+        state.peak = max(state.peak, state.in_flight)
 
     def ended(self, endpoint_id: str) -> None:
         state = self._touch(endpoint_id)
@@ -88,7 +95,6 @@ class Activity:
         state = self._states.get(endpoint_id)
         if state is None:
             state = self._states[endpoint_id] = _State(endpoint_id)
-        state.touched = True
         if state.timer is None:
             self._schedule(state)
         return state
@@ -122,25 +128,34 @@ class Activity:
                 await asyncio.sleep(backoff.next())
 
     async def _write(self, states: Iterable[_State]) -> None:
-        states = [state for state in states if state.touched or state.in_flight or state.waiting]
-        if not states:
+        rows = self._compose(states)
+        if not rows:
             return
-        now = asyncio.get_running_loop().time()
-        rows = [(state.endpoint_id, state.in_flight, state.waiting) for state in states]
-        for state in states:
-            state.touched = False
-            state.timer = None
-            state.row_at = now
         try:
-            encoded = msgspec.json.encode(rows).decode()
+            values = [(state.endpoint_id, peak, waiting) for state, peak, waiting in rows]
+            encoded = msgspec.json.encode(values).decode()
             async with self._store.connection() as connection:
                 await connection.execute(_INSERT, (self._gateway_id, encoded))
         except BaseException:
-            for state in states:
-                state.touched = True
+            for state, peak, _ in rows:
+                state.peak = max(state.peak, peak)
             raise
-        for state in states:
-            if state.timer is None and (state.in_flight or state.waiting):
+        for state, peak, waiting in rows:
+            state.told = bool(peak or waiting)
+            if state.timer is None and state.worth_a_row:
                 self._schedule(state)
             elif state.timer is None:
                 self._states.pop(state.endpoint_id, None)
+
+    def _compose(self, states: Iterable[_State]) -> list[tuple[_State, int, int]]:
+        now = asyncio.get_running_loop().time()
+        rows = []
+        for state in list(states):
+            state.timer = None
+            if state.worth_a_row:
+                rows.append((state, state.peak, state.waiting))
+                state.peak = state.in_flight
+                state.row_at = now
+            else:  # who waited has left before we could tell
+                self._states.pop(state.endpoint_id, None)
+        return rows

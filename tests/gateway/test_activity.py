@@ -88,6 +88,41 @@ def test_traffic_gives_few_rows_and_a_last_one(house: House, beat: Beat, config:
         beat.call(activity.ended, "ep_1")
 
 
+def test_short_requests_between_two_rows_show(house: House, beat: Beat, config: Config) -> None:
+    with telling(beat, config) as activity:
+        beat.call(activity.began, "ep_1")
+        eventually(rows)
+        beat.call(activity.ended, "ep_1")
+        eventually(lambda: rows()[-1] == (0, 0))
+        before = len(rows())
+
+        def herd() -> None:
+            for _ in range(3):
+                activity.began("ep_1")
+            for _ in range(3):
+                activity.ended("ep_1")
+
+        beat.call(herd)
+        eventually(lambda: rows()[before:] == [(3, 0), (0, 0)])
+
+
+def test_who_leaves_before_it_is_told_is_forgotten(
+    house: House, beat: Beat, config: Config
+) -> None:
+    with telling(beat, config) as activity:
+
+        def glance() -> None:
+            activity.waiting("ep_1", 1)
+            activity.waiting("ep_1", -1)
+
+        beat.call(glance)
+        eventually(lambda: not activity._states)
+        assert rows() == []
+        beat.call(activity.began, "ep_1")
+        eventually(rows)
+        beat.call(activity.ended, "ep_1")
+
+
 def test_a_long_request_is_told_again_and_again(house: House, beat: Beat, config: Config) -> None:
     with telling(beat, config) as activity:
         beat.call(activity.began, "ep_1")
@@ -118,4 +153,4 @@ def test_stopping_tells_the_last_state(house: House, beat: Beat, config: Config)
         eventually(rows)
         beat.call(activity.ended, "ep_1")
         assert rows() == [(1, 0)]
-    assert rows() == [(1, 0), (0, 0)]
+    assert rows() == [(1, 0), (1, 0)]  # there was traffic until a moment ago
