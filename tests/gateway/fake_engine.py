@@ -116,7 +116,8 @@ class FakeEngine:
             await self._pause(how, reader)
             tokens = int(how.get("tokens", 10))
             seen.generated = tokens
-    X
+            if "die" in how:
+                raise HangUp
             _json(writer, 200, self._whole(seen, body, tokens, how))
         await writer.drain()
         if "idle" in how:
