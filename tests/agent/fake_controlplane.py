@@ -5,8 +5,8 @@ to refuse, or to have removed the node.
 """
 
 import base64
-import contextlib
 import http.server
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -43,8 +43,7 @@ class ControlPlane:
         self.answer = 200  # what everybody gets, when it is not 200
         self.renew = False
         self.calls = 0
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     @property
@@ -190,6 +189,14 @@ class ControlPlane:
         return ""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # an agent that was killed
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def _handler(plane: ControlPlane) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -221,11 +228,10 @@ def _handler(plane: ControlPlane) -> type[http.server.BaseHTTPRequestHandler]:
 
         def _answer(self, status: int, message: object) -> None:
             body = b"" if message is None else msgspec.json.encode(message)
-            with contextlib.suppress(ConnectionError):  # an agent that was killed
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -111,6 +111,9 @@ class FakeRunner:
     def exit_reason(self, running: Running) -> str:
         return "the engine ended"
 
+    def tidy(self, keep: set[str]) -> None:
+        pass
+
     def tend(self) -> None:
         pass
 

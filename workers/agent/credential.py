@@ -21,6 +21,7 @@ from controlplane.fleet import wire
 from workers.agent import files
 
 IDENTITY = "identity.json"
+CERTIFICATE = "certificate.pem"
 PENDING_KEY = "next-key.pem"
 
 
@@ -110,6 +111,8 @@ def accept(
         raise CredentialError(f"the control plane sent no usable certificate: {error}") from error
     stored = _Stored(url=url, key_pem=_key_pem(key).decode(), credential=credential)
     files.write(directory / IDENTITY, msgspec.json.encode(stored))
+    # A copy, for whoever wants to know how long it is good: no secret, and nothing reads it here.
+    files.write(directory / CERTIFICATE, credential.certificate_pem.encode())
     files.remove(directory / PENDING_KEY)
     return identity
 

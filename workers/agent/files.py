@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` as one step, on disk when this returns. Raises OSError."""
+def write(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` as one step; `durable`: on disk when this returns. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
@@ -15,9 +15,11 @@ def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     draft.rename(path)
-    _sync(path.parent)
+    if durable:
+        _sync(path.parent)
 
 
 def remove(path: Path) -> None:

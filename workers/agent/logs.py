@@ -58,7 +58,8 @@ class Follower:
     def arrived(self) -> None:
         """The last chunk is with the control plane."""
         self._place = self._next
-        files.write(self._cursor, msgspec.json.encode(self._place))
+        # Lost with the power, it costs a few lines sent twice.
+        files.write(self._cursor, msgspec.json.encode(self._place), durable=False)
 
     def _here(self, handle: int) -> _Place:
         stat, place = os.fstat(handle), self._place

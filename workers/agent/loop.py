@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from controlplane.fleet import wire
-from workers.agent import credential, inventory, threads
+from workers.agent import credential, inventory, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.engines import Running
 from workers.agent.logs import Follower, prune
@@ -98,6 +98,7 @@ class Agent:
     async def _leave(self, stop: asyncio.Event) -> None:
         if stop.is_set() and self._settings.stop_engines:
             await self.replicas.stop_all(STOP_DRAIN_S)
+            await threads.finish(processes.reap, self._settings.directory, set())  # standbys
             # A last word, so that nobody waits for a lease to end.
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(2):

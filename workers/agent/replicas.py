@@ -74,6 +74,7 @@ class Replicas:
             log.warning("ended processes without a record: %s", killed)
         for record in records:
             self._resume(record)
+        self._runner.tidy({r.spec.replica_id for r in records if r.phase not in ENDED})
         return records
 
     def _alive(self, record: Record) -> bool:

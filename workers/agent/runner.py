@@ -45,6 +45,9 @@ class Runner(Protocol):
     def engine_report(self, running: Running) -> wire.EngineReport:
         """What the engine printed while it started."""
 
+    def tidy(self, keep: set[str]) -> None:
+        """Remove what engines left that are none of these replicas'; none of them runs."""
+
     def tend(self) -> None:
         """Called now and then while nothing starts: see to the standby engines."""
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.agent.engines import RUN_DIRECTORY_MAX
 from workers.agent.environment import default_cache
 
 VERSION = "0.1.0"
 
-# A unix socket's path has at most 107 bytes; engines' sockets need up to 54 below run_dir.
-RUN_DIR_MAX = 53
-
+RUN_DIR_MAX = RUN_DIRECTORY_MAX - len("/123456")  # each agent has a folder of its own in it
 
 _YES = ("1", "true", "yes", "on")
 

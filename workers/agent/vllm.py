@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controlplane.fleet import wire
-from workers.agent import engines, environment, inventory, models, processes, startup_log, walls
+from workers.agent import engines, environment, inventory, models, processes, walls
 from workers.agent.command import SpecError
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
@@ -37,6 +37,9 @@ class VllmRunner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Several agents of one machine may share the cache and the run directory.
+        mine = processes.mark(settings.directory)[:6]
+        self._run_dir, self._homes = settings.run_dir / mine, settings.cache / "nodes" / mine
         self._walls: dict[frozenset[str], walls.Survey] = {}
         self._standbys: dict[str, Standbys] = {}
         self._fetched: dict[str, _Fetched] = {}
@@ -109,8 +112,8 @@ class VllmRunner:
         fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
         place = Place(
             environment=fetched.environment,
-            run_directory=self._settings.run_dir,
-            cache=self._settings.cache,
+            run_directory=self._run_dir,
+            cache=self._homes,
             log=self._settings.directory / "logs" / f"{spec.replica_id}.log",
             model=fetched.model,
             survey=self._raised(self._ready()),
@@ -143,9 +146,10 @@ class VllmRunner:
         return engines.exit_reason(running)
 
     def engine_report(self, running: Running) -> wire.EngineReport:
-        with contextlib.suppress(OSError), open(running.log, errors="replace") as lines:
-            return startup_log.parse(lines)
-        return wire.EngineReport()
+        return engines.report(running)
+
+    def tidy(self, keep: set[str]) -> None:
+        engines.sweep(self._run_dir, self._homes, keep)
 
     def tend(self) -> None:
         if not self._settings.standby:
@@ -185,7 +189,7 @@ class VllmRunner:
 
     def _standbys_of(self, one: Environment) -> Standbys:
         if one.name not in self._standbys:
-            directory = self._settings.run_dir / "standby" / one.name
+            directory = self._run_dir / "standby" / one.name
             marks = processes.marks(self._settings.directory)
             self._standbys[one.name] = Standbys(one, directory, marks=marks)
         return self._standbys[one.name]
