@@ -5,7 +5,6 @@ region's CA, where the server name says which replica is meant and the relay pip
 """
 
 import asyncio
-import ssl
 from collections import Counter
 from typing import Any, Protocol, cast
 
@@ -14,8 +13,7 @@ import httptools
 from gateway.config import Config
 from gateway.directory import Replica
 from gateway.limits import Limits
-
-_UNREACHABLE = (OSError, TimeoutError, ssl.SSLError)
+from gateway.tls import ClientTls
 
 
 class Unreachable(Exception):
@@ -163,7 +161,7 @@ class Engines:
         self.loads: Counter[str] = Counter()  # requests in flight by replica id
         self._limits = limits
         self._idle: dict[str, list[Upstream]] = {}
-        self._tls = _client_tls(config)
+        self._tls = ClientTls(config)
 
     def take(self, replica: Replica) -> Upstream | None:
         """An idle connection to the replica, the one used last."""
@@ -189,15 +187,16 @@ class Engines:
                 if kind == "unix":
                     _, upstream = await loop.create_unix_connection(protocol, where)
                     return upstream
-                if kind != "relay" or self._tls is None:
-                    raise Unreachable(f"no way to reach {replica.id}: check the certificates")
+                context = self._tls.context() if kind == "relay" else None
+                if context is None:
+                    raise Unreachable(f"{replica.id} at {kind}: this gateway has no certificate")
                 host, _, port = where.rpartition(":")
                 name = f"{replica.id.replace('_', '-')}.replica.stoa"
                 _, upstream = await loop.create_connection(
-                    protocol, host.strip("[]"), int(port), ssl=self._tls, server_hostname=name
+                    protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
                 )
                 return upstream
-        except (*_UNREACHABLE, ValueError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{replica.id}: {error}") from error
 
     def keep(self, upstream: Upstream) -> None:
@@ -226,15 +225,3 @@ class Engines:
             for upstream in list(idle):
                 upstream.transport.abort()
         self._idle.clear()
-
-
-def _client_tls(config: Config) -> ssl.SSLContext | None:
-    if config.certificate is None or config.certificate_key is None:
-        return None
-    context = ssl.create_default_context(
-        ssl.Purpose.SERVER_AUTH,
-        cafile=str(config.certificate_ca) if config.certificate_ca else None,
-    )
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(config.certificate, config.certificate_key)
-    return context

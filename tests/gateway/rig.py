@@ -90,8 +90,9 @@ class Reply:
 class Rig:
     """Call its methods from the test's thread."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None, **settings: Any) -> None:
         self.folder = folder
+        self._settings = settings
         self.limits = limits or Limits()
         self.engines: list[FakeEngine] = []
         self.keys: dict[str, Key] = {}
@@ -109,6 +110,7 @@ class Rig:
             gateway_id="gw",
             region="eu-test",
             port=0,
+            **self._settings,
         )
         self.keeper = HandKeeper(config)
         self.spool = WatchedSpool(self.folder / "spool")

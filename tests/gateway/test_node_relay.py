@@ -1,0 +1,125 @@
+"""Engines on other hosts: the gateway's TLS against the agent's own relay, under one authority."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from controlplane.fleet import authority, wire
+from gateway.directory import Replica
+from tests.gateway.rig import KEY, Rig
+from workers.agent import credential, relay
+
+REGION = "eu-test"
+NOW = datetime.now(UTC)
+CHAT = "/v1/chat/completions"
+
+
+def identity(region: authority.Authority, folder: Path) -> credential.Identity:
+    key = credential.pending_key(folder)
+    certificate = authority.node_certificate(
+        region, key.public_key(), node_id="node_1", now=NOW, lifetime=timedelta(days=1)
+    )
+    answer = wire.Credential(
+        node_id="node_1",
+        region=REGION,
+        pool="default",
+        certificate_pem=authority.pem(certificate),
+        ca_pem=region.certificate_pem,
+        expires_at=certificate.not_valid_after_utc.isoformat(),
+    )
+    return credential.accept(folder, url="http://127.0.0.1", key=key, credential=answer)
+
+
+def show(region: authority.Authority, folder: Path) -> None:
+    """Write the gateway's certificate, as its operator does."""
+    key = Ed25519PrivateKey.generate()
+    certificate = authority.gateway_certificate(region, key.public_key(), gateway_id="gw", now=NOW)
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    (folder / "certificate.pem").write_text(authority.pem(certificate))
+    (folder / "ca.pem").write_text(region.certificate_pem)
+
+
+@dataclass
+class Far:
+    """A gateway and, behind a node's relay, an engine."""
+
+    rig: Rig
+    folder: Path
+    region: authority.Authority
+    address: str
+
+
+@pytest.fixture
+def far() -> Iterator[Far]:
+    with tempfile.TemporaryDirectory(prefix="gw-") as name:
+        folder = Path(name)
+        region = authority.create(REGION, now=NOW)
+        show(region, folder)
+        rig = Rig(
+            folder,
+            certificate=folder / "certificate.pem",
+            certificate_key=folder / "key.pem",
+            certificate_ca=folder / "ca.pem",
+        )
+        rig.key()
+        engine = rig.engine("ep_tiny")
+        (folder / "node").mkdir()
+        sockets = {"rep_01abc": str(engine.socket)}
+        node = relay.Relay(identity(region, folder / "node"), sockets.get)
+        port = rig.run(node.start("127.0.0.1", 0))
+        rig.endpoint("tiny")
+        address = f"relay:127.0.0.1:{port}"
+        rig.change("tiny", replicas=(Replica("rep_01abc", "ep_tiny", address),))
+        yield Far(rig, folder, region, address)
+        rig.run(node.stop())
+        rig.stop()
+
+
+def test_requests_reach_an_engine_on_another_host(far: Far) -> None:
+    for _ in range(3):
+        assert far.rig.chat("tiny", user="tokens=4").json["usage"]["completion_tokens"] == 4
+    assert len(far.rig.chat("tiny", stream=True, user="tokens=20;fill=2000").events) == 21
+    assert far.rig.engines[0].connections == 1
+
+
+def test_a_client_that_leaves_stops_an_engine_on_another_host(far: Far) -> None:
+    body = {"model": "tiny", "messages": [], "stream": True, "user": "tokens=999;delay=0.01"}
+    with far.rig.connect() as connection:
+        connection.post(CHAT, body, key=KEY)
+        connection.head()
+        connection.chunk()
+    far.rig.until(lambda: far.rig.engines[0].seen[0].aborted)
+    assert far.rig.closed()[0].finish == "client_gone"
+
+
+def test_a_replica_that_the_node_does_not_run_is_unreachable(far: Far) -> None:
+    far.rig.change("tiny", replicas=(Replica("rep_01other", "ep_tiny", far.address),))
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+
+
+def test_a_relay_of_another_authority_is_not_believed(far: Far) -> None:
+    stranger = authority.create(REGION, now=NOW)
+    (far.folder / "ca.pem").write_text(stranger.certificate_pem)
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+    assert far.rig.engines[0].seen == []
+
+
+def test_a_renewed_certificate_is_taken_up(far: Far) -> None:
+    stranger = authority.create(REGION, now=NOW)
+    show(stranger, far.folder)
+    (far.folder / "ca.pem").write_text(far.region.certificate_pem)
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+    show(far.region, far.folder)
+    assert far.rig.chat("tiny").status == 200
