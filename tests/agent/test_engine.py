@@ -225,6 +225,14 @@ def test_a_standby_serves_one_organization(bench: Bench, engine: engines.Running
     assert bench.standbys.lend("org_2", share=False) is not standby
 
 
+def test_a_fork_that_nobody_waits_for_does_not_happen(
+    bench: Bench, engine: engines.Running
+) -> None:
+    standby = bench.standby("org_1")
+    with pytest.raises(StandbyError, match="too late"):
+        standby.fork({"expires": 0.0})
+
+
 def test_an_agent_that_comes_back_adopts_its_standby(bench: Bench, engine: engines.Running) -> None:
     before = bench.standby("org_1")
     again = Standby(bench.environment, before.directory)

@@ -116,6 +116,7 @@ def environment(
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "NO_COLOR": "1",
+        "SPT_NOENV": "1",  # process titles would overwrite the marks (processes.py)
         "VLLM_LOGGING_COLOR": "0",
         # Its network namespace has loopback and nothing else.
         "VLLM_HOST_IP": "127.0.0.1",

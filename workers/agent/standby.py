@@ -24,7 +24,10 @@ from workers.agent.environment import LAUNCHER, Environment
 
 SHARED = "shared"  # the organization of a standby that serves all
 WARM_TIMEOUT_S = 180.0
-REPLY_TIMEOUT_S = 15.0
+# A standby in the middle of an import answers when that is done. It forks within the first, and
+# we wait for the second, so that a fork that nobody heard of cannot be.
+FORK_WITHIN_S = 20.0
+REPLY_TIMEOUT_S = 30.0
 
 
 class StandbyError(Exception):
@@ -113,7 +116,8 @@ class Standby:
         """Ask for an engine; `request` as in launcher/engine.py, and `exit`. Returns its pid and
         start time. Waits for the imports where they are not done yet. Raises StandbyError."""
         self._wait()
-        reply = self._ask({"do": "fork", **request})
+        expires = time.monotonic() + FORK_WITHIN_S
+        reply = self._ask({"do": "fork", "expires": expires, **request})
         return int(reply["pid"]), int(reply["start_time"])
 
     def stop(self) -> None:
@@ -171,6 +175,7 @@ class Standby:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "NO_COLOR": "1",
+            "SPT_NOENV": "1",  # keep process titles out of the marks' place in memory
             # One thread: read when the libraries load, and what makes the fork sound.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",

@@ -61,6 +61,13 @@ def core() -> None:
     _inspect_models_in_place()
 
 
+def gpu_touched() -> bool:
+    """Whether some import has initialised CUDA here; its state does not survive a fork."""
+    import torch
+
+    return bool(torch.cuda.is_initialized())
+
+
 def optional() -> Iterator[Callable[[], None]]:
     """One step per module, so that the standby can look at its socket in between."""
     for name in OPTIONAL:

@@ -4,11 +4,14 @@ One request and one reply per connection, each a line of JSON:
 
     {"do": "status"}                -> {"pid", "organization", "warm", "fingerprint", "import_s"}
     {"do": "bind", "organization"}  -> {"organization"}      for good; another is refused
-    {"do": "fork", …engine.py…, "exit": FILE} -> {"pid", "start_time"}
+    {"do": "fork", …engine.py…, "exit": FILE, "expires": T} -> {"pid", "start_time"}
     {"do": "stop"}                  -> {}                    its engines live on
 
-A refusal is {"error": TEXT}. The socket appears when the core imports are done; the optional
-ones follow while nobody asks. How an engine ended is written to its exit file.
+A refusal is {"error": TEXT}. After T on the monotonic clock nobody waits for the fork any more,
+and it must not happen: the agent has started the engine otherwise.
+
+The socket appears when the core imports are done; the optional ones follow while nobody asks.
+How an engine ended is written to its exit file.
 """
 
 import contextlib
@@ -120,8 +123,12 @@ class Standby:
                 reply = {"error": str(refusal)}
             except (OSError, ValueError, KeyError) as error:
                 reply = {"error": f"{type(error).__name__}: {error}"}
-            with contextlib.suppress(OSError):
+            try:
                 connection.sendall(json.dumps(reply).encode() + b"\n")
+            except OSError:
+                # Nobody knows of this engine, so it must not live.
+                if "start_time" in reply:
+                    os.kill(reply["pid"], signal.SIGKILL)
         if reply.get("stopping"):
             (self.directory / "standby.sock").unlink(missing_ok=True)
             sys.exit(0)
@@ -152,6 +159,10 @@ class Standby:
         }
 
     def _fork(self, request: dict[str, Any], ours: tuple[socket.socket, ...]) -> dict[str, Any]:
+        if time.monotonic() > request["expires"]:
+            raise Refused("the request came too late")
+        if preload.gpu_touched():
+            raise Refused("the standby has touched a GPU, which no fork can use then")
         gc.freeze()  # pages that the collector never touches stay shared
         self.last_fork = time.monotonic()
         pid = os.fork()
