@@ -5,10 +5,9 @@ follow is asked again each minute, so that a revoked key hears nothing more.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.authentication import SessionAuthentication
@@ -18,6 +17,7 @@ from rest_framework.utils.encoders import JSONEncoder
 
 from controlplane.api import endpoint_views, listener, problems
 from controlplane.api.authentication import ApiKeyAuthentication, principal
+from controlplane.api.threads import on_thread
 from controlplane.endpoints import access, logs
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.states import LIVE
@@ -31,7 +31,7 @@ DEFAULT_LINES = 100
 
 async def endpoint_events(request: HttpRequest, pk: str) -> HttpResponseBase:
     """GET: `transition` and `status` events, from the newest replica's beginning on."""
-    found = await sync_to_async(_allowed)(request, _endpoint, pk)
+    found = await on_thread(_allowed, request, _endpoint, pk)
     if isinstance(found, JsonResponse):
         return found
     seen = _Seen(request.headers.get("last-event-id", ""))
@@ -40,14 +40,14 @@ async def endpoint_events(request: HttpRequest, pk: str) -> HttpResponseBase:
 
 async def replica_logs(request: HttpRequest, pk: str) -> HttpResponseBase:
     """GET: the last `lines` lines as a list; with `follow=true` also all that come, as events."""
-    found = await sync_to_async(_allowed)(request, _replica, pk)
+    found = await on_thread(_allowed, request, _replica, pk)
     if isinstance(found, JsonResponse):
         return found
     count = request.GET.get("lines", str(DEFAULT_LINES))
     if not count.isdecimal() or not 0 <= int(count) <= logs.KEEP_LINES:
         return problems.response(422, "invalid", f"lines: 0 to {logs.KEEP_LINES}", field="lines")
     if request.GET.get("follow", "").lower() not in ("1", "true"):
-        data = await sync_to_async(endpoint_views.log_lines)(found, int(count))
+        data = await on_thread(endpoint_views.log_lines, found, int(count))
         return JsonResponse({"object": "list", "data": data})
     lines = _Lines(int(count), request.headers.get("last-event-id", ""))
     return _stream(request, pk, _replica, lines.news)
@@ -85,14 +85,13 @@ def _stream(
     request: HttpRequest, pk: str, lookup: _Lookup, news: Callable[[Any], list[bytes]]
 ) -> StreamingHttpResponse:
     async def body() -> AsyncIterator[bytes]:
-        look: Callable[[Any], Awaitable[list[bytes]]] = sync_to_async(news)
         async with listener.waiting([pk]) as waiter:
             while True:
-                found = await sync_to_async(_allowed)(request, lookup, pk)
+                found = await on_thread(_allowed, request, lookup, pk)
                 if isinstance(found, JsonResponse):
                     return
                 for _ in range(ALLOWED_FOR_LOOKS):
-                    events = await look(found)
+                    events = await on_thread(news, found)
                     yield b"".join(events) or b": still here\n\n"
                     await waiter.wait(LOOK_AGAIN_S)
 
@@ -108,13 +107,17 @@ class _Seen:
     def __init__(self, last_id: str) -> None:
         self._last_id = last_id
         self._told: set[str] = set()
+        self._old: set[str] | None = None  # replicas that were over before it came
         self._status = ""
 
     def news(self, endpoint: Endpoint) -> list[bytes]:
         fresh = Endpoint.objects.select_related("project", "pool").get(pk=endpoint.pk)
         replicas = endpoint_views.recent_replicas(fresh)
-        if not self._told:  # at first: those that live, and the newest
-            replicas = [r for r in replicas if r.state in LIVE] or replicas[:1]
+        if self._old is None:  # at first: those that live, and the newest
+            shown = [r for r in replicas if r.state in LIVE] or replicas[:1]
+            # Who comes back, and says what it heard last, missed no end of any of them.
+            self._old = set() if self._last_id else {r.id for r in replicas if r not in shown}
+        replicas = [r for r in replicas if r.id not in self._old]
         rows = Transition.objects.filter(replica__in=replicas, id__gt=self._last_id)
         events = []
         for row in rows.exclude(id__in=self._told).select_related("replica").order_by("id"):

@@ -1,0 +1,139 @@
+"""Endpoints over HTTP: created as asked, refused with the field and the reason, nothing between."""
+
+from typing import Any
+
+import pytest
+
+from compliance.models import AuditEvent
+from controlplane.endpoints.models import Endpoint
+from tests.api.house import House, post, signed_in, with_key
+
+
+def body(alice: House, **changed: Any) -> dict[str, Any]:
+    asked = {
+        "project": alice.project.id,
+        "name": "answers",
+        "model": "Qwen/Qwen2.5-0.5B-Instruct",
+        "device_kind": "cpu",
+        "engine_args": {"max_model_len": 2048},
+    }
+    return {**asked, **changed}
+
+
+def test_create_look_scale_stop_start_delete(alice: House) -> None:
+    client = with_key(alice.secret)
+    made = post(client, "/endpoints", body(alice, min_replicas=0))
+    assert made.status_code == 201, made.content
+    shown = made.json()
+    assert shown["id"].startswith("ep_")
+    assert shown["status"] == "scaled_to_zero"
+    assert shown["engine_args"] == {"max_model_len": 2048}
+    assert shown["region"] == "eu-de-1"
+    path = f"/api/v1/endpoints/{shown['id']}"
+    assert client.get(path).json()["name"] == "answers"
+    listed = client.get("/api/v1/endpoints", {"name": "answers"}).json()
+    assert [one["id"] for one in listed["data"]] == [shown["id"]]
+    scaled = client.patch(path, {"max_replicas": 3}, content_type="application/json")
+    assert scaled.json()["max_replicas"] == 3
+    assert client.post(f"{path}/stop").json()["status"] == "stopped"
+    assert client.post(f"{path}/start").json()["status"] in ("pending", "scaled_to_zero")
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+    actions = AuditEvent.objects.filter(target_id=shown["id"]).values_list("action", flat=True)
+    wanted = ("create", "scale", "stop", "start", "delete")
+    assert set(actions) == {f"endpoint.{verb}" for verb in wanted}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"name": "bad\x00name"}, "name"),
+        ({"name": "bad\nname"}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "Upper"}, "name"),
+        ({"model": "../etc"}, "model"),
+        ({"model": "/models/../etc"}, "model"),
+        ({"engine_args": {"trust_remote_code": True}}, "engine_args"),
+        ({"engine_args": {"max_modellen": 1}}, "engine_args"),
+        ({"device_kind": "nvidia-h200"}, "device_kind"),
+        ({"device_count": 3}, "device_count"),
+        ({"device_count": 0}, "device_count"),
+        ({"min_replicas": 2, "max_replicas": 1}, "min_replicas"),
+        ({"engine": "magic"}, "engine"),
+    ],
+)
+def test_bad_input_leaves_nothing(alice: House, changed: dict[str, Any], field: str) -> None:
+    before = AuditEvent.objects.count()
+    answer = post(with_key(alice.secret), "/endpoints", body(alice, **changed))
+    problem = answer.json()
+    assert answer.status_code == 422, problem
+    assert answer["content-type"] == "application/problem+json"
+    named = problem.get("field") or problem["errors"][0]["field"]
+    assert named.startswith(field), problem
+    assert problem["request_id"]
+    assert not Endpoint.objects.filter(name="answers").exists()
+    assert AuditEvent.objects.count() == before
+
+
+def test_a_device_count_that_no_node_has_says_the_numbers(alice: House) -> None:
+    problem = post(with_key(alice.secret), "/endpoints", body(alice, device_count=3)).json()
+    assert "3 devices" in problem["detail"]
+    assert "largest node has 2" in problem["detail"]
+
+
+def test_a_wrong_flag_names_its_neighbour(alice: House) -> None:
+    asked = body(alice, engine_args={"max_modellen": 1})
+    problem = post(with_key(alice.secret), "/endpoints", asked).json()
+    assert "max_model_len" in problem["detail"]
+
+
+def test_a_name_is_taken_once(alice: House) -> None:
+    client = with_key(alice.secret)
+    assert post(client, "/endpoints", body(alice)).status_code == 201
+    again = post(client, "/endpoints", body(alice))
+    assert (again.status_code, again.json()["code"]) == (409, "name_taken")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"text"', "{}"])
+def test_a_body_that_is_no_object_of_ours(alice: House, text: str) -> None:
+    answer = with_key(alice.secret).post(
+        "/api/v1/endpoints", data=text, content_type="application/json"
+    )
+    assert answer.status_code in (400, 422)
+    assert answer["content-type"] == "application/problem+json"
+
+
+def test_roles_and_scopes_bound_what_may_be_done(alice: House) -> None:
+    path = f"/api/v1/endpoints/{alice.endpoint.id}"
+    for client in (signed_in(alice.billing), with_key(alice.reader)):
+        assert client.get(path).status_code == 200
+        refused = post(client, "/endpoints", body(alice))
+        assert refused.status_code == 403, refused.content
+        assert refused.json()["code"] == "needs_manage_endpoints"
+        assert client.delete(path).status_code == 403
+
+
+@pytest.mark.parametrize("secret", ["", "nonsense", "sk-stoa-abcdefgh-" + "x" * 43])
+def test_without_a_good_key_nothing_is_shown(alice: House, secret: str) -> None:
+    answer = with_key(secret).get("/api/v1/endpoints")
+    assert answer.status_code == 401
+    assert answer["www-authenticate"].startswith("Bearer")
+    assert answer["content-type"] == "application/problem+json"
+
+
+def test_pages(alice: House) -> None:
+    client = with_key(alice.secret)
+    for number in range(5):
+        post(client, "/endpoints", body(alice, name=f"page-{number}"))
+    names: list[str] = []
+    after = ""
+    while True:
+        page = client.get("/api/v1/endpoints", {"limit": 2} | ({"after": after} if after else {}))
+        names += [one["name"] for one in page.json()["data"]]
+        after = page.json()["last_id"]
+        if not page.json()["has_more"]:
+            break
+    assert names == ["page-4", "page-3", "page-2", "page-1", "page-0", "chat"]
+    second = client.get("/api/v1/endpoints", {"limit": 2, "before": after}).json()
+    assert [one["name"] for one in second["data"]] == ["page-1", "page-0"]
+    assert client.get("/api/v1/endpoints", {"limit": 0}).status_code == 422
