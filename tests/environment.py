@@ -44,3 +44,5 @@ def _start() -> None:
 
 if "STOA_TEST_SERVERS" not in os.environ:
     _start()
+# Parallel workers share the broker, not their hints.
+os.environ["STOA_QUEUE"] = f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"

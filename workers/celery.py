@@ -22,6 +22,7 @@ VISIBILITY_S = 4 * TASK_LIMIT_S
 HINT_EXPIRES_S = 60
 # A broker that is away must not hold up whoever only wants to leave a hint.
 CONNECT_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 3.0  # beyond the second that a worker lets the broker wait for news
 PRUNE_EVERY_S = 300.0
 ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
@@ -41,7 +42,7 @@ def transport_options(broker_url: str) -> dict[str, object]:
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": 10.0,
+        "socket_timeout": ANSWER_TIMEOUT_S,
         "socket_keepalive": True,
         "max_retries": 0,
     }
@@ -64,6 +65,7 @@ app.conf.update(
     broker_connection_max_retries=None,
     broker_connection_timeout=CONNECT_TIMEOUT_S,
     imports=("workers.tasks",),
+    task_default_queue=settings.QUEUE,
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,

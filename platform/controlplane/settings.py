@@ -83,6 +83,7 @@ DATABASES["default"]["OPTIONS"]["pool"] = {  # type: ignore[index]
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 BROKER_URL = env.text("BROKER_URL")
+QUEUE = env.text("STOA_QUEUE", "stoa")  # of Celery, where installations share a broker
 
 # --- People -------------------------------------------------------------------------
 AUTH_USER_MODEL = "tenancy.User"
@@ -154,6 +155,10 @@ NODE_LOST_AFTER_S = env.seconds("STOA_NODE_LOST_AFTER_S", 300) * TIME_SCALE
 NODE_CERTIFICATE_S = env.seconds("STOA_NODE_CERTIFICATE_S", 86_400)
 # Where nodes reach this control plane: stands in the join command.
 CONTROLPLANE_URL = env.text("STOA_CONTROLPLANE_URL", "http://127.0.0.1:8000")
+# Where clients reach the gateway: stands in the snippets that the console shows.
+GATEWAY_URL = env.text(
+    "STOA_GATEWAY_URL", f"http://127.0.0.1:{env.integer('STOA_GATEWAY_PORT', 8080)}"
+)
 SWEEP_EVERY_S = env.seconds("STOA_SWEEP_EVERY_S", 2)
 METER_EVERY_S = env.seconds("STOA_METER_EVERY_S", 2)
 START_TIMEOUT_S = env.seconds("STOA_START_TIMEOUT_S", 600)

@@ -30,18 +30,16 @@ NODE = NodeView("node_1")
 
 
 def wish(**facts: Any) -> EndpointView:
-    given = {"id": "ep", "generation": 1, "min_replicas": 1, "max_replicas": 3}
+    given: dict[str, Any] = {"id": "ep", "generation": 1, "min_replicas": 1, "max_replicas": 3}
     return EndpointView(**(given | {"idle_timeout_s": 60, "on": True} | facts))
 
 
 def one(
     id: str, state: State, *, ago: float = 0, node: NodeView | None = NODE, **facts: Any
 ) -> ReplicaView:
-    if state is State.REQUESTED:
-        node = None
     since = NOW - timedelta(seconds=ago)
-    given = {"generation": 1} | facts
-    return ReplicaView(id=id, state=state, state_at=since, node=node, **given)
+    node = None if state is State.REQUESTED else node
+    return ReplicaView(id=id, state=state, state_at=since, node=node, **{"generation": 1, **facts})
 
 
 def planned(

@@ -9,8 +9,8 @@ from django.conf import settings
 
 from billing.models import Account
 from compliance import audit
-from controlplane.endpoints import assignments, pulse, reports, services
-from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
+from controlplane.endpoints import assignments, placing, pulse, reports, services
+from controlplane.endpoints.models import Endpoint, Pulse, Replica, ServingInterval
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Device, Node, Pool, Region
@@ -54,9 +54,7 @@ class World:
     def listen(self) -> None:
         """The control plane has been up for long."""
         since = self.now - timedelta(days=1)
-        pulse.Pulse.objects.update_or_create(
-            name=pulse.SWEEP, defaults={"since": since, "at": self.now}
-        )
+        Pulse.objects.update_or_create(name=pulse.SWEEP, defaults={"since": since, "at": self.now})
 
     def later(self, seconds: float) -> datetime:
         self.now += timedelta(seconds=seconds)
@@ -100,7 +98,7 @@ class World:
             state_at=self.now,
             created_at=self.now,
         )
-        assert provisioning.placing.place(replica.id, now=self.now) is not None
+        assert placing.place(replica.id, now=self.now) is not None
         if state is not State.PLACED:
             self.report(node, said(replica.id, wire.Phase(state)))
         replica.refresh_from_db()
