@@ -1,0 +1,133 @@
+"""Taking devices, alone and in a crowd."""
+
+import threading
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.db import close_old_connections, connection, connections
+
+from controlplane.endpoints import lifecycle, placing
+from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
+from controlplane.endpoints.states import Reason, State
+from controlplane.fleet.models import Device, Node
+from controlplane.placement.choose import Placement, Refusal
+from tests.endpoints.world import World
+
+
+def requested(world: World, endpoint: Endpoint) -> Replica:
+    return Replica.objects.create(
+        endpoint=endpoint,
+        generation=1,
+        reason=Reason.SCALE_UP,
+        state_at=world.now,
+        created_at=world.now,
+    )
+
+
+def test_devices_and_state_go_together(world: World, node: Node) -> None:
+    replica = requested(world, world.endpoint(device_count=2))
+    taken = placing.place(replica.id, now=world.now)
+    assert isinstance(taken, Placement)
+    replica.refresh_from_db()
+    assert (replica.state, replica.node_id) == ("placed", node.id)
+    assert {claim.device_id for claim in replica.claims.all()} == set(taken.device_ids)
+    assert placing.place(replica.id, now=world.now) is None  # not requested any more
+
+
+def test_a_refusal_leaves_it_waiting_with_the_reason(world: World, node: Node) -> None:
+    endpoint = world.endpoint(device_count=2, max_replicas=2)
+    world.replica(endpoint, node)
+    replica = requested(world, endpoint)
+    assert isinstance(placing.place(replica.id, now=world.now), Refusal)
+    replica.refresh_from_db()
+    assert (replica.state, replica.reason) == ("requested", "no_capacity")
+    assert replica.detail == "n1: 0 of 2 devices of kind cpu free, 2 needed"
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"cordoned_at": True}, "it is cordoned"),
+        ({"drain_requested_at": True}, "it is being drained"),
+        ({"lease_until": True}, "it is unreachable"),
+    ],
+)
+def test_a_closed_node_takes_nobody(
+    world: World, node: Node, facts: dict[str, bool], why: str
+) -> None:
+    replica = requested(world, world.endpoint())
+    Node.objects.filter(id=node.id).update(**dict.fromkeys(facts, world.now))
+    answer = placing.place(replica.id, now=world.now)
+    assert isinstance(answer, Refusal)
+    assert answer.reasons == {node.id: f"n1: {why}"}
+
+
+def test_a_broken_device_is_not_given_out(world: World, node: Node) -> None:
+    Device.objects.filter(node=node, index=0).update(healthy=False)
+    replica = requested(world, world.endpoint())
+    assert isinstance(placing.place(replica.id, now=world.now), Placement)
+    assert [claim.device.index for claim in replica.claims.all()] == [1]
+
+
+def test_walls_on_a_shared_node(db: None) -> None:
+    world = World.build(shared=True)
+    node = world.node(inventory={"walls": ["uid"]})
+    replica = requested(world, world.endpoint())
+    assert isinstance(placing.place(replica.id, now=world.now), Refusal)
+    replica.refresh_from_db()
+    assert replica.reason == "walls_missing"
+    Node.objects.filter(id=node.id).update(inventory={"walls": ["uid", "socket"]})
+    assert isinstance(placing.place(replica.id, now=world.now), Placement)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_at_once_on_a_nearly_full_pool() -> None:
+    """No device twice, none left over, nobody stuck: while others let go and report."""
+    world = World.build()
+    nodes = [world.node(f"n{n}", devices=8) for n in range(5)]
+    endpoint = world.endpoint(max_replicas=100)
+    held = [world.replica(endpoint, nodes[0]) for _ in range(10)]
+    crowd = [requested(world, endpoint) for _ in range(50)]
+    answers: list[object] = []
+    failures: list[BaseException] = []
+    start = threading.Barrier(12)
+
+    def run(mine: list[Replica], leaving: list[Replica]) -> None:
+        try:
+            start.wait()
+            for replica in leaving:
+                lifecycle.advance(
+                    replica.id,
+                    State.STOPPED,
+                    reason=Reason.STOPPED,
+                    now=world.now,
+                    released=True,
+                )
+            answers.extend(placing.place(replica.id, now=world.now) for replica in mine)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            close_old_connections()
+            connections.close_all()
+
+    threads = [
+        threading.Thread(target=run, args=(crowd[n::12], held[n : n + 1] if n < 5 else []))
+        for n in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    claims = DeviceClaim.objects.select_related("device", "replica")
+    assert all(claim.device.node_id == claim.replica.node_id for claim in claims)
+    placed = Replica.objects.filter(state=State.PLACED)
+    assert Counter(claim.replica_id for claim in claims) == Counter(r.id for r in placed)
+    # 40 devices; whoever was refused before somebody let go gets his in the next round.
+    for replica in crowd:
+        placing.place(replica.id, now=world.now + timedelta(seconds=settings.NODE_LEASE_S / 2))
+    assert DeviceClaim.objects.count() == 40
+    assert Replica.objects.filter(state=State.REQUESTED).count() == 15
+    assert connection.is_usable()
