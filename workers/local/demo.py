@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def ensure_endpoint(api: Api, project: str, model: Model, screen: Screen) -> dic
     if known:
         endpoint: dict[str, Any] = known[0]
         screen.step(f"endpoint {NAME}: {endpoint['model']} (from before)")
-        if endpoint["status"] == "stopped":
+        if endpoint["status"] in ("stopped", "failed"):
             endpoint = api.post(f"/endpoints/{endpoint['id']}/start")
         return endpoint
     screen.step(f"model: {model.label}")
@@ -90,8 +91,11 @@ def ensure_endpoint(api: Api, project: str, model: Model, screen: Screen) -> dic
     return endpoint
 
 
-def follow_start(api: Api, endpoint_id: str, screen: Screen) -> None:
-    """Show each phase with its seconds until a replica is ready; DemoError if it fails."""
+def follow_start(api: Api, endpoint_id: str, screen: Screen, since: datetime) -> None:
+    """Show each phase with its seconds until a replica is ready; DemoError if it fails.
+
+    What failed before `since` is history: this start tries again.
+    """
     shown = set()
     for name, data in api.events(f"/endpoints/{endpoint_id}/events", timeout_s=START_TIMEOUT_S):
         if name == "status" and data["status"] == "ready":
@@ -102,7 +106,8 @@ def follow_start(api: Api, endpoint_id: str, screen: Screen) -> None:
         if data["from_state"]:
             tier = f" ({data['start_tier']})" if data.get("start_tier") else ""
             screen.step(f"replica {data['from_state']} → {data['to_state']}{tier}", data["seconds"])
-        if data["to_state"] == "failed" and data["reason"] != "engine_missing":
+        new = datetime.fromisoformat(data["at"]) >= since
+        if new and data["to_state"] == "failed" and data["reason"] != "engine_missing":
             raise DemoError(f"{data['reason']}: {data['detail']}")
     raise DemoError(f"the endpoint was not ready within {START_TIMEOUT_S} s")
 

@@ -116,6 +116,7 @@ class Postgres:
     port: int
     log: Path
     database: str = "stoa"
+    name: str = "postgres"
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def url(self, role: str) -> str:
@@ -137,6 +138,9 @@ class Postgres:
             )
         self._wait()
         self._provide_roles()
+
+    def ended(self) -> int | None:
+        return None if self.process is None else self.process.poll()
 
     def stop(self) -> None:
         _stop(self.process, signal.SIGINT, 30)
@@ -213,6 +217,7 @@ class Valkey:
     data: Path
     port: int
     log: Path
+    name: str = "valkey"
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -243,6 +248,9 @@ class Valkey:
                 start_new_session=True,
             )
         self._wait()
+
+    def ended(self) -> int | None:
+        return None if self.process is None else self.process.poll()
 
     def stop(self) -> None:
         _stop(self.process, signal.SIGTERM, 10)

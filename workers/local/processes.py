@@ -42,7 +42,6 @@ def agent(installation: Installation, enrollment_token: str = "") -> Process:
         installation.agent_environment(enrollment_token),
         installation.var / "log" / "agent.log",
         stop_timeout_s=40.0,  # it drains and stops its engines, and reports it
-        stop_first=True,
     )
 
 

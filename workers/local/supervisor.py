@@ -11,12 +11,38 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
+from typing import Protocol
 
-from workers.local.embedded import dies_with_us
+from workers.local.embedded import ServerError, dies_with_us
 
 RESTART_MAX_S = 30.0
 STABLE_AFTER_S = 60.0
+
+
+class Watched(Protocol):
+    """What can be kept running: a process of ours, or an embedded server."""
+
+    name: str
+    log: Path
+
+    def start(self) -> None:
+        """Start it, again too. Raises ServerError where it does not come up."""
+
+    def ended(self) -> int | None:
+        """Its exit code once it has ended."""
+
+    def stop(self) -> None:
+        """End it and wait; nothing where it has ended."""
+
+
+class Turn(IntEnum):
+    """When something is stopped: what has something to tell the others goes before them."""
+
+    FIRST = 0
+    MIDDLE = 1
+    LAST = 2
 
 
 @dataclass
@@ -28,11 +54,7 @@ class Process:
     env: dict[str, str]
     log: Path
     stop_timeout_s: float = 15.0
-    stop_first: bool = False  # it has something to tell the others when it stops
     child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    started_at: float = 0.0
-    restart_at: float = 0.0
-    failures: int = 0
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -45,17 +67,40 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.started_at = time.monotonic()
 
-    def tail(self, lines: int = 5) -> str:
+    def ended(self) -> int | None:
+        return None if self.child is None else self.child.poll()
+
+    def stop(self) -> None:
+        if self.child is None or self.child.poll() is not None:
+            return
+        self.child.terminate()
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
+            self.child.wait(self.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+@dataclass
+class _Kept:
+    """One that is kept running, and how that went so far."""
+
+    what: Watched
+    turn: Turn
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    failures: int = 0
+    begun: bool = False  # the first start is over, well or badly
+    error: Exception | None = None  # what it raised
+
+    def start(self) -> None:
+        self.started_at = time.monotonic()
+        self.what.start()
 
 
 class Supervisor:
-    """Watches its processes from a thread, which starts and stops them all.
+    """Watches what it keeps running from a thread, which starts and stops it all.
 
     One thread, because the kernel's parent-death signal follows the *thread* that forked: when
     it ended before them, every process would be told to stop at once.
@@ -63,25 +108,24 @@ class Supervisor:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._processes: list[Process] = []
-        self._wanted: list[Process] = []
+        self._kept: list[_Kept] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._thread.start()
 
-    def start(self, process: Process) -> None:
-        """Start `process` and keep it running until `stop`."""
+    def start(self, what: Watched, turn: Turn = Turn.MIDDLE) -> None:
+        """Start `what` and keep it running until `stop`. Raises what its first start raises."""
+        kept = _Kept(what, turn)
         with self._changed:
-            self._wanted.append(process)
+            self._kept.append(kept)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: process in self._processes)
-
-    def alive(self, process: Process) -> bool:
-        return process.child is not None and process.child.poll() is None
+            self._changed.wait_for(lambda: kept.begun)
+        if kept.error is not None:
+            raise kept.error
 
     def stop(self) -> None:
-        """End every process in order; one that does not listen is killed."""
+        """End everything in its turn; what does not listen is killed."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -90,47 +134,50 @@ class Supervisor:
     def _watch(self) -> None:
         with self._changed:
             while not self._stopping:
-                while self._wanted:
-                    process = self._wanted.pop(0)
-                    process.start()
-                    self._processes.append(process)
-                    self._changed.notify_all()
-                for process in self._processes:
-                    self._revive(process)
-                self._changed.wait(0.2)
-        for process in sorted(self._processes, key=lambda each: not each.stop_first):
-            _end(process)
+                for kept in self._kept:
+                    if kept.begun:
+                        self._revive(kept)
+                    else:
+                        self._begin(kept)
+                self._kept = [kept for kept in self._kept if kept.error is None]
+                if all(kept.begun for kept in self._kept):
+                    self._changed.wait(0.2)
+        for kept in sorted(self._kept, key=lambda each: each.turn):
+            kept.what.stop()
 
-    def _revive(self, process: Process) -> None:
-        assert process.child is not None
-        code = process.child.poll()
+    def _begin(self, kept: _Kept) -> None:
+        try:
+            kept.start()
+        except (ServerError, OSError) as error:
+            kept.error = error
+            kept.what.stop()
+        kept.begun = True
+        self._changed.notify_all()
+
+    def _revive(self, kept: _Kept) -> None:
+        code = kept.what.ended()
         if code is None:
             return
         now = time.monotonic()
-        if not process.restart_at:
-            stable = now - process.started_at > STABLE_AFTER_S
-            process.failures = 1 if stable else process.failures + 1
-            pause = min(0.5 * 2 ** (process.failures - 1), RESTART_MAX_S)
-            process.restart_at = now + pause
-            self._say(f"{process.name} ended ({_how(code)}); again in {pause:g} s: {process.log}")
-        elif now >= process.restart_at:
-            process.restart_at = 0.0
-            process.start()
+        if not kept.restart_at:
+            self._defer(kept, f"ended ({_how(code)})", now)
+        elif now >= kept.restart_at:
+            kept.restart_at = 0.0
+            try:
+                kept.start()
+            except (ServerError, OSError) as error:
+                self._defer(kept, f"does not start ({error})", now)
+
+    def _defer(self, kept: _Kept, why: str, now: float) -> None:
+        stable = now - kept.started_at > STABLE_AFTER_S
+        kept.failures = 1 if stable else kept.failures + 1
+        pause = min(0.5 * 2 ** (kept.failures - 1), RESTART_MAX_S)
+        kept.restart_at = now + pause
+        self._say(f"{kept.what.name} {why}; again in {pause:g} s: {kept.what.log}")
 
 
 def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _end(process: Process) -> None:
-    if process.child is None or process.child.poll() is not None:
-        return
-    process.child.terminate()
-    try:
-        process.child.wait(process.stop_timeout_s)
-    except subprocess.TimeoutExpired:
-        process.child.kill()
-        process.child.wait()
 
 
 def python(*arguments: str) -> list[str]:

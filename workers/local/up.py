@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +20,7 @@ from workers.local import chat, demo, embedded, processes
 from workers.local.api import Api
 from workers.local.installation import Installation
 from workers.local.screen import Screen
-from workers.local.supervisor import Supervisor
+from workers.local.supervisor import Supervisor, Turn
 
 
 class UpError(Exception):
@@ -53,20 +54,17 @@ def up(installation: Installation, screen: Screen) -> None:
             screen.say("stopping")
             supervisor.stop()
             processes.stop_engines(installation)
-            for server in (installation.valkey, installation.postgres):
-                if server:
-                    server.stop()
 
 
 def _start(installation: Installation, supervisor: Supervisor, screen: Screen) -> Prepared:
     agent_started = processes.agent_can_start_alone(installation)
     if agent_started:
         # Its standby engine warms up while everything else starts.
-        supervisor.start(processes.agent(installation))
+        supervisor.start(processes.agent(installation), Turn.FIRST)
     with screen.timed("databases"):
         for server in (installation.postgres, installation.valkey):
             if server:
-                server.start()
+                supervisor.start(server, Turn.LAST)
     with screen.timed("tables, organization, keys"):
         prepared = _prepare(installation, enrol=not agent_started)
     with screen.timed("console, gateway, worker"):
@@ -76,7 +74,7 @@ def _start(installation: Installation, supervisor: Supervisor, screen: Screen) -
         _await_answer(f"{installation.gateway_url}/healthz", "the gateway", installation)
     demo.ensure_environment(screen)
     if not agent_started:
-        supervisor.start(processes.agent(installation, prepared.enrollment_token))
+        supervisor.start(processes.agent(installation, prepared.enrollment_token), Turn.FIRST)
     return prepared
 
 
@@ -107,10 +105,11 @@ def _first_answer(
     installation: Installation, prepared: Prepared, screen: Screen, began: float
 ) -> None:
     api = Api(installation.console_url, prepared.api_key)
+    since = datetime.now(UTC)
     model = demo.choose_model(screen)
     endpoint = demo.ensure_endpoint(api, prepared.project, model, screen)
     write_run_file(installation, endpoint=endpoint["name"])
-    demo.follow_start(api, endpoint["id"], screen)
+    demo.follow_start(api, endpoint["id"], screen, since)
     answer = chat.ask(installation.gateway_url, prepared.api_key, endpoint["name"])
     screen.step(
         "first token after", time.monotonic() - began - answer.total_s + answer.first_token_s
