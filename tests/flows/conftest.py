@@ -1,0 +1,79 @@
+"""One whole installation for all flows; the tests of a worker share it one after the other."""
+
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine_fixtures import engine_environment
+from tests.flows.stoa import Stoa, endpoint_body, installation, until
+
+__all__ = ["engine_environment"]
+
+# Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
+SETTINGS = {"STOA_TIME_SCALE": "0.25", "STOA_AGENT_DEVICES": "cpu:5"}
+
+
+@pytest.fixture(scope="session")
+def stoa(engine_environment: object) -> Iterator[Stoa]:
+    """`make up`, with the first answer billed; Ctrl-C at the end, and nothing is left."""
+    with (
+        tempfile.TemporaryDirectory(prefix="stoa-flow-", dir="/tmp") as folder,
+        installation(Path(folder) / "var", **SETTINGS) as stoa,
+    ):
+        run_file = stoa.var / "run.json"
+        assert stat.S_IMODE(run_file.stat().st_mode) == 0o600
+        expected = {"gateway_url", "console_url", "api_key", "login", "password", "endpoint"}
+        assert expected <= stoa.run.keys()
+        yield stoa
+
+
+OVER = ("stopped", "failed")
+
+
+class Made:
+    """Endpoints that a test makes; they are deleted, and their engines gone, when it ends."""
+
+    def __init__(self, stoa: Stoa) -> None:
+        self._stoa = stoa
+        self._ids: list[str] = []
+
+    def __call__(self, name: str, **changes: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._stoa.api.post(
+            "/endpoints", endpoint_body(self._stoa, name, **changes)
+        )
+        self._ids.append(found["id"])
+        return found
+
+    def ready(self, name: str, **changes: Any) -> dict[str, Any]:
+        endpoint = self(name, **changes)
+        return self.await_status(endpoint["id"], "ready")
+
+    def await_status(self, endpoint_id: str, status: str) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            found: dict[str, Any] = self._stoa.api.get(f"/endpoints/{endpoint_id}")
+            return found if found["status"] == status else None
+
+        found = until(look, within_s=120, what=f"{endpoint_id} is {status}")
+        assert found is not None
+        return found
+
+    def clear(self) -> None:
+        api = self._stoa.api
+        for endpoint_id in self._ids:
+            api.http.delete(f"/endpoints/{endpoint_id}")
+        gone = set(self._ids)
+        until(
+            lambda: not gone & {r["endpoint"] for r in api.replicas() if r["state"] not in OVER},
+            what="the test's replicas are over",
+        )
+
+
+@pytest.fixture(scope="module")
+def made(stoa: Stoa) -> Iterator[Made]:
+    made = Made(stoa)
+    yield made
+    made.clear()
