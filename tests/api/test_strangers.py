@@ -64,6 +64,7 @@ def requests(client: Client, house: House) -> list[tuple[str, Any]]:
     return named
 
 
+@pytest.mark.django_db(transaction=True)  # the streams look from threads of their own
 @pytest.mark.parametrize("way", ["session", "key"])
 def test_named_things_do_not_exist_for_strangers(alice: House, mallory: House, way: str) -> None:
     client = signed_in(mallory.owner) if way == "session" else with_key(mallory.secret)
