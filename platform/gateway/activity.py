@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import msgspec
 import psycopg
 
-from gateway import store
+from gateway import store, tasks
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,8 @@ class Activity:
 
     async def stop(self) -> None:
         """Write the last rows if PostgreSQL is there."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await tasks.end(self._task)
+        self._task = None
         for state in self._states.values():
             if state.timer is not None:
                 state.timer.cancel()

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import psycopg
 
-from gateway import store
+from gateway import store, tasks
 from gateway.config import Config
 from gateway.saved import RefusedError, Saved
 
@@ -278,14 +278,13 @@ class Keeper:
         self._floor = highest or 0
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._save())]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._tried.wait(), _START_WAIT_S)
+            async with asyncio.timeout(_START_WAIT_S):
+                await self._tried.wait()
         if not self._live:
             await self._load()
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
         self._tasks = []
         if self._live:
             with contextlib.suppress(OSError):
@@ -322,7 +321,7 @@ class Keeper:
                 await _notified(connection, wait_s)
                 await self._read(connection)
                 continue
-            async with asyncio.timeout(store.QUERY_TIMEOUT_S):
+            with store.deadline(connection, store.QUERY_TIMEOUT_S):
                 generation = await read_generation(connection)
             self._contact()
             overdue = self.contact_at - self.current.read_at > _READ_ANYWAY_S
@@ -333,7 +332,7 @@ class Keeper:
 
     async def _read(self, connection: store.Connection) -> None:
         began = time.monotonic()
-        async with asyncio.timeout(_READ_TIMEOUT_S):
+        with store.deadline(connection, _READ_TIMEOUT_S):
             config = self._config
             directory = await read(connection, config.region, config.pepper, time.time())
         self._read_s = time.monotonic() - began

@@ -9,6 +9,7 @@ the last change.
 import hashlib
 import hmac
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Saved:
         self._seen = folder / "directory.seen"
         self._max_age_s = max_age_s
         self._mac_key = hmac.digest(pepper, b"stoa gateway directory on disk v1", "sha256")
+        # A thread outlives the cancellation of who waits for it: the next one queues here.
+        self._lock = threading.Lock()
         # The copy that this process wrote last.
         self._generation = 0
         self._read_at = 0.0
@@ -60,18 +63,25 @@ class Saved:
     def write(self, payload: bytes, generation: int, read_at: float, contact_at: float) -> None:
         """Replace the copy, if it says anything else than the last one. Raises OSError."""
         digest = hashlib.sha256(payload).digest()
-        if (generation, digest) == (self._generation, self._digest):
-            return self.touch(contact_at)
+        with self._lock:
+            if (generation, digest) != (self._generation, self._digest):
+                self._write(payload, digest, generation, read_at)
+            # After the copy: a crash in between leaves a newer copy than was seen: harmless.
+            self._note(contact_at)
+
+    def touch(self, contact_at: float) -> None:
+        """Note a contact with PostgreSQL that changed nothing. Raises OSError."""
+        with self._lock:
+            self._note(contact_at)
+
+    def _write(self, payload: bytes, digest: bytes, generation: int, read_at: float) -> None:
         head = _HEAD.pack(generation, read_at)
         mac = self._mac(b"copy", head, payload)
         disk.replace(self._copy, _MAGIC, mac, head, payload)
         self._generation, self._read_at = generation, read_at
         self._mac_now, self._digest = mac, digest
-        # After the copy: a crash in between leaves a newer copy than was seen, which is harmless.
-        self.touch(contact_at)
 
-    def touch(self, contact_at: float) -> None:
-        """Note a contact with PostgreSQL that changed nothing. Raises OSError."""
+    def _note(self, contact_at: float) -> None:
         seen = Seen(self._generation, self._read_at, contact_at, self._mac_now)
         body = msgspec.msgpack.encode(seen)
         disk.replace(self._seen, _MAGIC, self._mac(b"seen", body), body)

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import psycopg
 
-from gateway import recovery, store
+from gateway import recovery, store, tasks
 from gateway.records import CloseRecord
 from gateway.spool import Spool
 
@@ -67,10 +67,8 @@ class Shipper:
 
     async def stop(self) -> None:
         """Ship what there is, for at most three seconds; the rest is shipped by the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await tasks.end(self._task)
+        self._task = None
         try:
             async with asyncio.timeout(_STOP_S):
                 await self._drain()
@@ -107,7 +105,8 @@ class Shipper:
 
     async def _gather(self) -> None:
         try:
-            await asyncio.wait_for(self._spool.arrived.wait(), _LOOK_FOR_ORPHANS_S)
+            async with asyncio.timeout(_LOOK_FOR_ORPHANS_S):
+                await self._spool.arrived.wait()
         except TimeoutError:
             return
         if self._spool.backlog < BATCH:

@@ -5,9 +5,11 @@ server that comes back is found at the caller's next try.
 """
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import psycopg
 
@@ -31,6 +33,25 @@ async def connect(url: str, purpose: str) -> Connection:
         keepalives_count=3,
         tcp_user_timeout=3_000,
     )
+
+
+@contextmanager
+def deadline(connection: Connection, seconds: float) -> Iterator[None]:
+    """After `seconds` the connection is cut off, and what waits on it raises OperationalError.
+
+    Cancelling a query (asyncio.timeout) would ask the server first, and a network that swallows
+    the query swallows that too: ten seconds more.
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hang_up(connection: Connection) -> None:
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as it:
+        it.shutdown(socket.SHUT_RDWR)
 
 
 class Backoff:
@@ -61,10 +82,11 @@ class Store:
 
         Raises what AWAY lists when the server is away or hangs.
         """
-        async with self._slots, asyncio.timeout(QUERY_TIMEOUT_S):
+        async with self._slots:
             connection = self._idle.pop() if self._idle else await connect(self._url, "store")
             try:
-                yield connection
+                with deadline(connection, QUERY_TIMEOUT_S):
+                    yield connection
             except (psycopg.DataError, psycopg.IntegrityError):
                 self._idle.append(connection)  # the row is bad, the connection is well
                 raise

@@ -62,9 +62,14 @@ class Process:
     def end(self, how: signal.Signals) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        status = self.process.wait(START_S)
-        self.process = None
-        return status
+        try:
+            return self.process.wait(START_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"it does not end: {self.log}") from None
+        finally:
+            self.process = None
 
     @property
     def log(self) -> str:

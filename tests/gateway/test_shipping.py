@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from billing.models import UsageInbox
-from gateway import recovery
+from gateway import recovery, tasks
 from gateway.config import Config
 from gateway.records import CloseRecord, OpenRecord
 from gateway.shipping import BATCH, Shipper
@@ -69,8 +69,7 @@ class Gateway:
 
     async def die(self) -> None:
         """What kill -9 leaves: files, and locks that nobody holds."""
-        if self.shipper._task is not None:
-            self.shipper._task.cancel()
+        await tasks.end(self.shipper._task)
         for orphan in self.shipper._orphans:
             orphan.release()
         await self.spool.stop_chores()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import recovery, segment
@@ -91,6 +91,7 @@ def read(data: bytes) -> list[Record]:
     return [record for _, record in scan(data)]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records, st.data())
 def test_a_file_cut_anywhere_gives_back_a_prefix(
     written: list[Record], data: st.DataObject
@@ -98,10 +99,12 @@ def test_a_file_cut_anywhere_gives_back_a_prefix(
     frames = [frame(record) for record in written]
     whole = b"".join(frames)
     cut = data.draw(st.integers(0, len(whole)))
-    complete = sum(sum(map(len, frames[: n + 1])) <= cut for n in range(len(frames)))
-    assert read(whole[:cut] + bytes(64)) == written[:complete]
+    left = whole[:cut] + bytes(len(whole) - cut + 64)  # zeros may happen to be what was cut off
+    complete = sum(left.startswith(b"".join(frames[: n + 1])) for n in range(len(frames)))
+    assert read(left) == written[:complete]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records, st.data())
 def test_a_changed_byte_costs_at_most_its_own_record(
     written: list[Record], data: st.DataObject
@@ -114,6 +117,7 @@ def test_a_changed_byte_costs_at_most_its_own_record(
     assert read(bytes(whole) + bytes(64)) == written[:hit] + written[hit + 1 :]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=400))
 def test_noise_holds_no_record(noise: bytes) -> None:
     assert read(noise) == []
