@@ -1,0 +1,45 @@
+"""Wishing for an endpoint."""
+
+from django.contrib import messages
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+
+from controlplane.endpoints import offers, services
+from controlplane.tenancy import access
+from controlplane.tenancy.access import Permission
+from controlplane.tenancy.errors import Conflict, Invalid, NotFound
+from controlplane.tenancy.models import Project
+from frontend import rates
+from frontend.endpoint_form import EndpointForm
+from frontend.visits import Request, Visit, page, show
+
+
+@page
+def create(request: Request, visit: Visit) -> HttpResponseBase:
+    """GET shows the form; POST makes the endpoint, or says beside each field why not."""
+    wanted = request.POST.get("project", "") if request.method == "POST" else visit.here()[1].id
+    project = access.project(visit.principal, wanted, Permission.MANAGE_ENDPOINTS)
+    visit.enter(request, project)
+    form = _form(request, visit, project)
+    if request.method == "POST" and form.is_valid():
+        try:
+            endpoint = services.create(
+                actor=visit.principal.actor, project=project, spec=form.spec(), now=visit.now
+            )
+        except (Conflict, Invalid, NotFound) as error:
+            form.blame(error.field, error.message)
+        else:
+            messages.success(request, f"{endpoint.name} is on its way.")
+            return redirect("frontend:endpoint", id=endpoint.id)
+    context = {"form": form, "project": project}
+    refused = form.is_bound and not form.is_valid()
+    return show(request, visit, "endpoint_new.html", context, status=422 if refused else 200)
+
+
+def _form(request: Request, visit: Visit, project: Project) -> EndpointForm:
+    there = offers.devices(project.organization)
+    account = project.organization.account
+    hours = rates.device_hours(
+        [one.kind for one in there], currency=account.currency, now=visit.now
+    )
+    return EndpointForm(request.POST or None, offers=there, hours=hours, account=account)

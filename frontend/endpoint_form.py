@@ -1,0 +1,178 @@
+"""The wish for an endpoint as people fill it in; what may be wished for is endpoints.spec's."""
+
+import json
+from typing import Any
+
+from django import forms
+
+from billing.models import Account
+from controlplane.endpoints import engine_args
+from controlplane.endpoints.offers import Offer
+from controlplane.endpoints.services import EndpointSpec
+from frontend.templatetags.console import money, size
+
+_UNSET = ("", "as the engine decides")
+# Engine settings that have a field of their own; the rest goes into the free list.
+COMMON = (
+    "max_model_len",
+    "max_num_seqs",
+    "gpu_memory_utilization",
+    "kv_cache_dtype",
+    "quantization",
+    "enable_prefix_caching",
+    "tool_call_parser",
+)
+
+
+def _choices(name: str) -> list[tuple[str, str]]:
+    rule = engine_args.ALLOWED[name]
+    assert isinstance(rule, engine_args.OneOf)
+    return [_UNSET, *((one, one) for one in rule.choices)]
+
+
+class EndpointForm(forms.Form):
+    name = forms.CharField(
+        max_length=63,
+        help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    model = forms.CharField(
+        max_length=300,
+        help_text="A hub id such as <code>org/name</code>, or an absolute path on your own nodes.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    revision = forms.CharField(
+        max_length=64,
+        required=False,
+        help_text="A commit pins what is served. Empty: the hub's default branch.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    device_kind = forms.ChoiceField(label="Devices")
+    device_count = forms.IntegerField(
+        label="Devices for a replica", initial=1, min_value=1, max_value=64
+    )
+    min_replicas = forms.IntegerField(
+        label="Replicas at least",
+        initial=1,
+        min_value=0,
+        help_text="0: it sleeps when idle and costs nothing; the first request wakes it.",
+    )
+    max_replicas = forms.IntegerField(label="Replicas at most", initial=1, min_value=1)
+    idle_timeout_s = forms.IntegerField(
+        label="Seconds idle until a replica above the least stops", initial=3600, min_value=10
+    )
+    max_model_len = forms.IntegerField(
+        label="Context length, in tokens", required=False, help_text="<code>max_model_len</code>"
+    )
+    max_num_seqs = forms.IntegerField(
+        label="Requests at once", required=False, help_text="<code>max_num_seqs</code>"
+    )
+    gpu_memory_utilization = forms.FloatField(
+        label="Share of device memory",
+        required=False,
+        help_text="<code>gpu_memory_utilization</code>, 0.05 to 0.99",
+    )
+    kv_cache_dtype = forms.ChoiceField(
+        label="KV cache", required=False, choices=_choices("kv_cache_dtype")
+    )
+    quantization = forms.ChoiceField(required=False, choices=_choices("quantization"))
+    enable_prefix_caching = forms.ChoiceField(
+        label="Prefix caching",
+        required=False,
+        choices=[_UNSET, ("true", "on"), ("false", "off")],
+    )
+    tool_call_parser = forms.CharField(
+        label="Tool call parser",
+        required=False,
+        max_length=64,
+        help_text="Such as <code>hermes</code>; switches tool calls on.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    more = forms.CharField(
+        label="More engine arguments",
+        required=False,
+        help_text="One <code>flag=value</code> a line, by vLLM's own names.",
+        widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
+    )
+    adapters = forms.CharField(
+        label="LoRA adapters",
+        required=False,
+        help_text="One <code>name=path</code> a line; clients ask for <code>endpoint:name</code>.",
+        widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
+    )
+
+    def __init__(
+        self, *args: Any, offers: list[Offer], hours: dict[str, Any], account: Account, **more: Any
+    ) -> None:
+        super().__init__(*args, **more)
+        kinds = self.fields["device_kind"]
+        assert isinstance(kinds, forms.ChoiceField)
+        kinds.choices = [
+            (
+                one.kind,
+                f"{one.kind}, {size(one.memory_bytes)} each: {one.free} of {one.total} free, "
+                f"{money(hours.get(one.kind), account.currency)} an hour each",
+            )
+            for one in offers
+        ]
+
+    def clean_more(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in _pairs(self.cleaned_data["more"], "flag=value"):
+            if name in found or name in COMMON:
+                raise forms.ValidationError(f"{name} is given twice")
+            found[name] = _value(value)
+        return found
+
+    def clean_adapters(self) -> list[dict[str, str]]:
+        pairs = _pairs(self.cleaned_data["adapters"], "name=path")
+        return [{"name": name, "path": path} for name, path in pairs]
+
+    def spec(self) -> EndpointSpec:
+        """Of a valid form; `endpoints.spec` judges it then."""
+        data = self.cleaned_data
+        arguments = {name: data[name] for name in COMMON if data[name] not in ("", None)}
+        if "enable_prefix_caching" in arguments:
+            arguments["enable_prefix_caching"] = data["enable_prefix_caching"] == "true"
+        if "tool_call_parser" in arguments:
+            arguments["enable_auto_tool_choice"] = True
+        return EndpointSpec(
+            name=data["name"],
+            model=data["model"],
+            revision=data["revision"],
+            device_kind=data["device_kind"],
+            device_count=data["device_count"],
+            min_replicas=data["min_replicas"],
+            max_replicas=data["max_replicas"],
+            idle_timeout_s=data["idle_timeout_s"],
+            engine_args=arguments | data["more"],
+            adapters=data["adapters"],
+        )
+
+    def blame(self, field: str, message: str) -> None:
+        """Put a refusal of the house beside the field that it is about."""
+        name = field.removeprefix("engine_args.")
+        if name not in self.fields:
+            name = "more" if field.startswith("engine_args") else "__all__"
+        self.add_error(None if name == "__all__" else name, message)
+
+
+def _pairs(text: str, form: str) -> list[tuple[str, str]]:
+    pairs = []
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if not line.strip():
+            continue
+        if not equals or not name.strip():
+            raise forms.ValidationError(f"expected {form} on each line, not {line.strip()[:80]!r}")
+        pairs.append((name.strip().removeprefix("--").replace("-", "_"), value.strip()))
+    return pairs
+
+
+def _value(text: str) -> bool | int | float | str:
+    """`true`, `512` and `0.9` are what they look like; everything else is text."""
+    try:
+        found = json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text
+    return found if isinstance(found, bool | int | float) else text

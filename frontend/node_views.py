@@ -1,0 +1,104 @@
+"""The operator's machines. To anybody else this page does not exist."""
+
+from collections import Counter
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST, require_safe
+
+from compliance import ids
+from controlplane.api.fleet_views import NodeView
+from controlplane.fleet import services
+from controlplane.fleet.errors import FleetError
+from controlplane.fleet.models import Device, Node, Pool
+from controlplane.tenancy import access
+from controlplane.tenancy.errors import NotFound
+from frontend.visits import Request, Visit, page, show
+
+_VERBS = {
+    "cordon": (services.cordon, "takes no new replicas"),
+    "uncordon": (services.uncordon, "takes replicas again"),
+    "drain": (services.drain, "is being drained"),
+}
+
+
+@require_safe
+@page
+def index(request: Request, visit: Visit) -> HttpResponseBase:
+    access.operator(visit.principal)
+    template = "_nodes.html" if request.htmx else "nodes.html"
+    return show(request, visit, template, _listed(visit))
+
+
+@require_POST
+@page
+def act(request: Request, visit: Visit, id: str, verb: str) -> HttpResponseBase:
+    """Cordon, uncordon or drain one node."""
+    access.operator(visit.principal)
+    found = Node.objects.select_related("pool").filter(pk=id, removed_at=None)
+    node = found.first() if ids.valid(id, "node") else None
+    if node is None or verb not in _VERBS:
+        raise NotFound("node")
+    do, done = _VERBS[verb]
+    try:
+        do(node=node, actor=visit.principal.actor, now=visit.now)
+    except FleetError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{node.name} {done}.")
+    return redirect("frontend:nodes")
+
+
+@require_POST
+@page
+def enrol(request: Request, visit: Visit) -> HttpResponseBase:
+    """A single-use token for a pool, in the command that uses it: shown in this answer alone."""
+    access.operator(visit.principal)
+    wanted = request.POST.get("pool", "")
+    pool = Pool.objects.filter(pk=wanted).first() if ids.valid(wanted, "pool") else None
+    if pool is None:
+        raise NotFound("pool")
+    token, secret = services.issue_enrollment_token(
+        pool=pool, actor=visit.principal.actor, now=visit.now
+    )
+    url = request.build_absolute_uri("/").rstrip("/")
+    context = {
+        **_listed(visit),
+        "command": f"stoa-agent join --url {url} --token {secret}",
+        "token": token,
+    }
+    return show(request, visit, "nodes.html", context)
+
+
+def _listed(visit: Visit) -> dict[str, Any]:
+    nodes = list(Node.objects.select_related("pool__region").filter(removed_at=None))
+    devices = Device.objects.filter(node__in=nodes)
+    counted = devices.values_list("node_id", "kind", "healthy").annotate(
+        held=Count("deviceclaim"), there=Count("id")
+    )
+    offers: dict[str, list[dict[str, Any]]] = {node.id: [] for node in nodes}
+    for node_id, kind, healthy, held, there in counted.order_by("kind", "-healthy"):
+        offers[node_id].append({"kind": kind, "healthy": healthy, "held": held, "there": there})
+    shown = NodeView(nodes, many=True, context={"now": visit.now}).data
+    rows = [
+        {"node": node, "status": data["status"], "devices": offers[node.id], **_walls(node)}
+        for node, data in zip(nodes, shown, strict=True)
+    ]
+    return {
+        "rows": rows,
+        "tally": sorted(Counter(row["status"] for row in rows).items()),
+        "pools": Pool.objects.select_related("region", "organization").order_by("region", "name"),
+    }
+
+
+def _walls(node: Node) -> dict[str, Any]:
+    """What separates engines on it; a node that has not reported yet has said nothing."""
+    missing: dict[str, str] = node.inventory.get("missing_walls") or {}
+    return {
+        "walls": node.inventory.get("walls") or [],
+        "missing": sorted(missing.items()),
+        "reported": bool(node.inventory),
+    }

@@ -1,0 +1,77 @@
+"""What endpoints cost: an hour of a replica, and this month so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from django.core.cache import cache
+
+from billing import costs, prices, rating
+from billing.models import Basis
+from controlplane.endpoints import running
+from controlplane.endpoints.models import Endpoint
+from controlplane.tenancy.models import Project
+
+# Sums over a month of usage are not worth one query for each look at a page.
+KEEP_S = 10
+
+
+@dataclass(frozen=True)
+class Rate:
+    """In the account's currency; None where no price is published."""
+
+    currency: str
+    replica_hour: Decimal | None
+    hour_now: Decimal | None  # of the replicas that serve at this moment
+    month: str  # rounded to the cent
+    month_exact: str
+
+
+def device_hours(kinds: Sequence[str], *, currency: str, now: datetime) -> dict[str, Decimal]:
+    """Price of a device-hour, of those kinds that have one."""
+    versions = prices.versions(currency)
+    found = {
+        kind: rating.price_at(versions, "device_seconds", kind, now, currency) for kind in kinds
+    }
+    return {kind: price.amount for kind, price in found.items() if price is not None}
+
+
+def of(
+    project: Project, endpoints: Sequence[Endpoint], ready: dict[str, int], *, now: datetime
+) -> dict[str, Rate]:
+    """The rate of each endpoint of the project, by its id; `ready` counts serving replicas."""
+    currency = project.organization.account.currency
+    hours = device_hours([one.device_kind for one in endpoints], currency=currency, now=now)
+    spent = _month(project, now)
+    rates = {}
+    for endpoint in endpoints:
+        hour = hours.get(endpoint.device_kind)
+        each = None if hour is None else hour * endpoint.device_count
+        rates[endpoint.id] = Rate(
+            currency=currency,
+            replica_hour=each,
+            hour_now=None if each is None else each * ready.get(endpoint.id, 0),
+            month=spent.get(endpoint.id, ("0.00", "0"))[0],
+            month_exact=spent.get(endpoint.id, ("0.00", "0"))[1],
+        )
+    return rates
+
+
+def _month(project: Project, now: datetime) -> dict[str, tuple[str, str]]:
+    """What is owed for each endpoint since the month began; at most KEEP_S seconds old."""
+    name = f"frontend.month.{project.id}"
+    spent: dict[str, tuple[str, str]] | None = cache.get(name)
+    if spent is None:
+        account = project.organization.account_id
+        found = costs.so_far(
+            account,
+            now=now,
+            project_id=project.id,
+            running=running.running(account, now=now),
+        )
+        spent = {
+            row.key: (row.amount, row.exact) for row in found.rows if row.basis == Basis.CHARGE
+        }
+        cache.set(name, spent, KEEP_S)
+    return spent

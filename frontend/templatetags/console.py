@@ -1,0 +1,127 @@
+"""How the console writes quantities: sizes, money, times, seconds."""
+
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+register = template.Library()
+
+_SIGNS = {"EUR": "€"}
+_METERS = {
+    "device_seconds": "device time",
+    "input_tokens": "input tokens",
+    "cached_tokens": "cached input tokens",
+    "output_tokens": "output tokens",
+}
+# Status or state -> how it looks (stoa.css); the word itself is always there too.
+_TONES = {
+    "ready": "good",
+    "complete": "good",
+    "starting": "busy",
+    "updating": "busy",
+    "stopping": "busy",
+    "building": "busy",
+    "draining": "busy",
+    "pending": "busy",
+    "requested": "busy",
+    "placed": "busy",
+    "fetching": "busy",
+    "probing": "busy",
+    "unreachable": "bad",
+    "failed": "bad",
+}
+
+
+@register.filter
+def tone(word: str) -> str:
+    return _TONES.get(word, "calm")
+
+
+@register.filter
+def words(name: str) -> str:
+    """`scaled_to_zero` as people read it."""
+    return str(name).replace("_", " ")
+
+
+@register.filter
+def meter(name: str) -> str:
+    return _METERS.get(name, name)
+
+
+@register.filter
+def money(amount: Decimal | str | None, currency: str = "EUR") -> str:
+    """Two decimals, or more where the price has more: `€0.12`, `€0.0004`."""
+    if amount is None or amount == "":
+        return "no price"
+    try:
+        value = Decimal(amount)
+    except InvalidOperation:
+        return str(amount)
+    exponent = value.normalize().as_tuple().exponent
+    places = max(2, -exponent) if isinstance(exponent, int) else 2
+    sign = _SIGNS.get(currency, f"{currency} ")
+    return f"{sign}{value:,.{places}f}"
+
+
+@register.simple_tag
+def spent(amount: str, exact: str, currency: str) -> str:
+    """The amount as it would be owed; what is less than a cent is not shown as nothing."""
+    if Decimal(amount) or not Decimal(exact):
+        return money(amount, currency)
+    return money(f"{Decimal(exact):.6f}", currency)
+
+
+@register.filter
+def quantity(count: int, of: str = "") -> str:
+    """Units of a meter: device-seconds as hours and minutes, the rest with thin groups."""
+    return duration(count) if of == "device_seconds" else f"{count:,}"
+
+
+@register.filter
+def duration(seconds: float) -> str:
+    """`0.42 s`, `7.3 s`, `2 min 05 s`, `3 h 20 min`."""
+    if seconds < 60:
+        if isinstance(seconds, int):
+            return f"{seconds} s"
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min"
+
+
+@register.filter
+def size(count: float | str | None) -> str:
+    """Bytes in binary units."""
+    if count in (None, ""):
+        return "not reported"
+    value = float(count or 0)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
+
+
+@register.filter
+def moment(at: datetime | None) -> SafeString | str:
+    """A time in UTC, to the second, for people and for machines."""
+    if at is None:
+        return ""
+    utc = at.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}">{}</time>',
+        utc.isoformat().replace("+00:00", "Z"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+    )
+
+
+@register.filter
+def short(id: str) -> str:
+    """The end of an id, where ids of one hour differ; the whole one belongs in a title."""
+    return f"…{id[-6:]}" if id else ""

@@ -1,0 +1,137 @@
+"""Who visits, and which organization and project they look at."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django_htmx.http import HttpResponseClientRefresh
+from django_htmx.middleware import HtmxDetails
+
+from controlplane.tenancy import access
+from controlplane.tenancy.access import Permission, Principal
+from controlplane.tenancy.errors import Forbidden, NotFound
+from controlplane.tenancy.models import Organization, Project, User
+
+PLACE = "place"  # the session's word for the chosen project, or organization without one
+
+P = ParamSpec("P")
+
+
+class Request(HttpRequest):
+    """As a view finds it behind the middleware."""
+
+    htmx: HtmxDetails
+
+
+@dataclass
+class Visit:
+    principal: Principal
+    now: datetime
+    organization: Organization | None = None
+    project: Project | None = None
+    projects: list[Project] = field(default_factory=list)  # all that may be chosen
+    empty: list[Organization] = field(default_factory=list)  # theirs, without a project yet
+
+    def can(self, need: Permission) -> bool:
+        """Whether to offer it; the verb's own view asks `access` again."""
+        if self.organization is None:
+            return False
+        return need in self.principal.permissions(self.organization.id)
+
+    @property
+    def may(self) -> dict[str, bool]:
+        """The same for templates: `visit.may.manage_keys`."""
+        return {need.value: self.can(need) for need in Permission}
+
+    def here(self) -> tuple[Organization, Project]:
+        """The place chosen; NotFound for somebody who has none."""
+        if self.organization is None or self.project is None:
+            raise NotFound("project")
+        return self.organization, self.project
+
+    def enter(self, request: HttpRequest, project: Project) -> None:
+        """A thing was opened by its address: from here on its project is the chosen one."""
+        self.organization, self.project = project.organization, project
+        if request.session.get(PLACE) != project.id:
+            request.session[PLACE] = project.id
+
+
+def page(
+    view: Callable[Concatenate[Request, Visit, P], HttpResponseBase],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
+    """A view for people who are signed in. The house's refusals become the pages that say so."""
+
+    @wraps(view)
+    def shown(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        fragment = bool(getattr(request, "htmx", False)) and request.method == "GET"
+        if not isinstance(request.user, User):
+            # A fragment has no place for the sign-in page: the whole page goes there.
+            return (
+                HttpResponseClientRefresh()
+                if fragment
+                else redirect_to_login(request.get_full_path())
+            )
+        try:
+            return view(request, begin(request, request.user), *args, **kwargs)  # type: ignore[arg-type]
+        except (NotFound, Forbidden) as error:
+            if fragment:
+                return HttpResponseClientRefresh()
+            if isinstance(error, Forbidden):
+                raise PermissionDenied(error.message) from error
+            raise Http404(error.message) from error
+
+    return never_cache(shown)  # type: ignore[return-value]  # it names the first argument
+
+
+def begin(request: HttpRequest, user: User) -> Visit:
+    """The visit of a person, at the place that was chosen before, else at the first there is."""
+    principal = access.principal_for_user(user)
+    organizations = list(access.organizations(principal).order_by("name", "id"))
+    projects = list(
+        access.projects(principal)
+        .select_related("organization")
+        .order_by("organization__name", "organization_id", "created_at", "id")
+    )
+    inhabited = {project.organization_id for project in projects}
+    visit = Visit(principal=principal, now=timezone.now(), projects=projects)
+    visit.empty = [one for one in organizations if one.id not in inhabited]
+    _choose(visit, str(request.session.get(PLACE, "")))
+    return visit
+
+
+def show(
+    request: HttpRequest,
+    visit: Visit,
+    template: str,
+    context: Mapping[str, Any] | None = None,
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    """Render `frontend/<template>`, with the visit at hand."""
+    return render(
+        request, f"frontend/{template}", {"visit": visit, **(context or {})}, status=status
+    )
+
+
+def _choose(visit: Visit, wanted: str) -> None:
+    projects = {project.id: project for project in visit.projects}
+    empty = {organization.id: organization for organization in visit.empty}
+    if wanted in projects:
+        visit.project = projects[wanted]
+    elif wanted in empty:
+        visit.organization = empty[wanted]
+    elif visit.projects:
+        visit.project = visit.projects[0]
+    elif visit.empty:
+        visit.organization = visit.empty[0]
+    if visit.project is not None:
+        visit.organization = visit.project.organization
