@@ -222,6 +222,9 @@ def test_a_standby_serves_one_organization(bench: Bench, engine: engines.Running
     standby = bench.standby("org_1")
     with pytest.raises(StandbyError, match="belongs to org_1"):
         standby.bind("org_2")
+    stranger = Standby(bench.environment, standby.directory, "org_2")
+    with pytest.raises(StandbyError, match="belongs to org_1"):
+        stranger._ask({"do": "fork", "organization": "org_2", "expires": float("inf")})
     assert bench.standbys.lend("org_2", share=False) is not standby
 
 

@@ -107,17 +107,20 @@ class Standby:
         return self._ask({"do": "status"})
 
     def bind(self, organization: str) -> None:
-        """Give it to an organization for good. Raises StandbyError."""
-        self._wait()
-        self._ask({"do": "bind", "organization": organization})
+        """Give it to an organization; its first fork makes that final. Raises StandbyError."""
+        if self.organization not in ("", organization):
+            raise StandbyError(f"this standby belongs to {self.organization}")
         self.organization = organization
 
     def fork(self, request: Mapping[str, Any]) -> tuple[int, int]:
         """Ask for an engine; `request` as in launcher/engine.py, and `exit`. Returns its pid and
         start time. Waits for the imports where they are not done yet. Raises StandbyError."""
+        if not self.organization:
+            raise StandbyError("the standby was given to no organization")
         self._wait()
         expires = time.monotonic() + FORK_WITHIN_S
-        reply = self._ask({"do": "fork", "expires": expires, **request})
+        ours = {"do": "fork", "organization": self.organization, "expires": expires}
+        reply = self._ask({**ours, **request})
         return int(reply["pid"]), int(reply["start_time"])
 
     def stop(self) -> None:
@@ -249,7 +252,7 @@ class Standbys:
     def lend(self, organization: str, *, share: bool) -> Standby | None:
         """The standby for an organization's next engine, warm or warming; None: start it cold.
 
-        Binds an unbound one. Blocks while that one imports.
+        Binds an unbound one.
         """
         wanted = SHARED if share else organization
         for standby in self._known.values():
@@ -257,10 +260,8 @@ class Standbys:
                 return standby
         unbound = self._unbound()
         if unbound is not None:
-            with contextlib.suppress(StandbyError):
-                unbound.bind(wanted)
-                return unbound
-        return None
+            unbound.bind(wanted)
+        return unbound
 
     def pids(self) -> set[int]:
         return {standby.pid for standby in self._known.values() if standby.alive()}

@@ -3,12 +3,12 @@
 One request and one reply per connection, each a line of JSON:
 
     {"do": "status"}                -> {"pid", "organization", "warm", "fingerprint", "import_s"}
-    {"do": "bind", "organization"}  -> {"organization"}      for good; another is refused
-    {"do": "fork", …engine.py…, "exit": FILE, "expires": T} -> {"pid", "start_time"}
-    {"do": "stop"}                  -> {}                    its engines live on
+    {"do": "fork", …engine.py…, "organization", "exit": FILE, "expires": T}
+                                    -> {"pid", "start_time"}
 
-A refusal is {"error": TEXT}. After T on the monotonic clock nobody waits for the fork any more,
-and it must not happen: the agent has started the engine otherwise.
+A refusal is {"error": TEXT}. The first fork binds the standby to its organization for good.
+After T on the monotonic clock nobody waits for the fork any more, and it must not happen: the
+agent has started the engine otherwise. SIGTERM ends the standby; its engines live on.
 
 The socket appears when the core imports are done; the optional ones follow while nobody asks.
 How an engine ended is written to its exit file.
@@ -129,23 +129,13 @@ class Standby:
                 # Nobody knows of this engine, so it must not live.
                 if "start_time" in reply:
                     os.kill(reply["pid"], signal.SIGKILL)
-        if reply.get("stopping"):
-            (self.directory / "standby.sock").unlink(missing_ok=True)
-            sys.exit(0)
 
     def _serve(self, request: dict[str, Any], ours: tuple[socket.socket, ...]) -> dict[str, Any]:
         match request["do"]:
             case "status":
                 return self._status()
-            case "bind":
-                if self.organization not in ("", request["organization"]):
-                    raise Refused(f"this standby belongs to {self.organization}")
-                self.organization = request["organization"]
-                return self._status()
             case "fork":
                 return self._fork(request, ours)
-            case "stop":
-                return {"stopping": True}
             case other:
                 raise Refused(f"unknown request {other!r}")
 
@@ -159,10 +149,13 @@ class Standby:
         }
 
     def _fork(self, request: dict[str, Any], ours: tuple[socket.socket, ...]) -> dict[str, Any]:
+        if self.organization not in ("", request["organization"]):
+            raise Refused(f"this standby belongs to {self.organization}")
         if time.monotonic() > request["expires"]:
             raise Refused("the request came too late")
         if preload.gpu_touched():
             raise Refused("the standby has touched a GPU, which no fork can use then")
+        self.organization = request["organization"]
         gc.freeze()  # pages that the collector never touches stay shared
         self.last_fork = time.monotonic()
         pid = os.fork()
