@@ -17,6 +17,11 @@ def endpoints(principal: Principal) -> QuerySet[Endpoint]:
     return _ENDPOINTS.filter(project__in=access.projects(principal), deleted_at=None)
 
 
+def endpoints_ever(principal: Principal) -> QuerySet[Endpoint]:
+    """Deleted ones too, newest first: for bills and records, which name them still."""
+    return _ENDPOINTS.filter(project__in=access.projects(principal))
+
+
 def replicas(principal: Principal) -> QuerySet[Replica]:
     """Newest first; those of deleted endpoints too, since they may be on a bill."""
     return _REPLICAS.filter(endpoint__project__in=access.projects(principal))
