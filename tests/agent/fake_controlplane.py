@@ -41,6 +41,7 @@ class ControlPlane:
         self.logs: dict[str, dict[int, str]] = {}
         self.chunks: list[wire.LogChunk] = []
         self.answer = 200  # what everybody gets, when it is not 200
+        self.code = ""  # and the problem's code with it
         self.renew = False
         self.calls = 0
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -125,7 +126,7 @@ class ControlPlane:
     def enroll(self, body: bytes) -> Any:
         message = msgspec.json.decode(body, type=wire.EnrollRequest)
         if message.token not in self.tokens:
-            return 409, {"title": "used", "detail": "This enrolment token has been used."}
+            return 401, {"title": "used", "detail": "This enrolment token has been used."}
         self.tokens.remove(message.token)
         return 200, self.certify(message.csr_pem)
 
@@ -211,7 +212,8 @@ def _handler(plane: ControlPlane) -> type[http.server.BaseHTTPRequestHandler]:
         def _route(self, body: bytes) -> Any:
             plane.calls += 1
             if plane.answer != 200:
-                return plane.answer, {"title": "no", "detail": f"told to answer {plane.answer}"}
+                detail = f"told to answer {plane.answer}"
+                return plane.answer, {"title": "no", "detail": detail, "code": plane.code}
             parts = urlsplit(self.path)
             name = parts.path.removeprefix("/agent/v1/")
             if name == "enroll":

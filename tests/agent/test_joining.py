@@ -192,6 +192,13 @@ def test_answers_have_their_meaning(
         asyncio.run(_desired(plane.url, identity))
 
 
+def test_a_wrong_clock_is_no_reason_to_enrol_again(plane: ControlPlane, tmp_path: Path) -> None:
+    identity = _identity(plane, tmp_path)
+    plane.answer, plane.code = 401, "clock_skew"
+    with pytest.raises(client.Unavailable):
+        asyncio.run(_desired(plane.url, identity))
+
+
 def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
     with ControlPlane() as plane:
         identity, url = _identity(plane, tmp_path), plane.url

@@ -152,7 +152,7 @@ async def _enroll(settings: Settings, *, patient: bool) -> credential.Identity:
                     raise
                 log.warning("cannot join yet: %s", error)
                 await asyncio.sleep(backoff.next())
-            except Rejected as error:
+            except (Refused, Rejected) as error:
                 raise Refused(f"this token does not let the node join: {error}") from error
     return credential.accept(settings.directory, url=settings.url, key=key, credential=answer)
 

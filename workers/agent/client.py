@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 15.0
 PREFIX = "/agent/v1"
+CLOCK_SKEW = "clock_skew"  # a problem's code
 
 
 class CallError(Exception):
@@ -179,7 +180,11 @@ def _raise_for(response: httpx.Response) -> None:
     status = response.status_code
     if 200 <= status < 300:
         return
-    detail = _detail(response)
+    problem = _problem(response)
+    text = problem.get("detail") or problem.get("title")
+    detail = f"{text} (HTTP {status})" if text else f"HTTP {status}"
+    if status == 401 and problem.get("code") == CLOCK_SKEW:
+        raise Unavailable(detail)  # a clock can be set; a new credential would not help
     if status == 401:
         raise Refused(detail)
     if status == 410:
@@ -189,11 +194,9 @@ def _raise_for(response: httpx.Response) -> None:
     raise Unavailable(detail)
 
 
-def _detail(response: httpx.Response) -> str:
-    """What a problem document says, else the status."""
+def _problem(response: httpx.Response) -> dict[str, object]:
+    """The problem document of an answer, empty where it has none."""
     try:
-        problem = msgspec.json.decode(response.content, type=dict[str, object])
+        return msgspec.json.decode(response.content, type=dict[str, object])
     except msgspec.DecodeError:
-        return f"HTTP {response.status_code}"
-    text = problem.get("detail") or problem.get("title") or ""
-    return f"{text} (HTTP {response.status_code})" if text else f"HTTP {response.status_code}"
+        return {}
