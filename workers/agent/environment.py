@@ -25,7 +25,13 @@ _BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "VLLM_NO_USA
 # label, done, total
 Progress = Callable[[str, int, int], None]
 
-LOCKS = Path(__file__).resolve().parents[2] / "requirements"
+# Beside this file in an installed wheel, in requirements/ in a checkout.
+_HERE = Path(__file__).resolve()
+LOCKS = next(
+    folder
+    for folder in (_HERE.parent / "requirements", _HERE.parents[2] / "requirements")
+    if folder.is_dir()
+)
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
 # Isolated, so that neither the caller's variables nor a working directory reach the engine; the
 # launcher's own folder leaves the search path at once, or its names would shadow the engine's.

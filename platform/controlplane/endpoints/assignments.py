@@ -57,6 +57,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         adapters=endpoint.adapters,
         served_name=endpoint.id,
         device_indexes=sorted(claim.device.index for claim in replica.claims.all()),
-        share_standby=endpoint.pool.share_standby,
+        # In a pool of one organization there is nobody else to share it with.
+        share_standby=endpoint.pool.share_standby or endpoint.pool.organization_id is not None,
         start_timeout_s=settings.START_TIMEOUT_S,
     )
