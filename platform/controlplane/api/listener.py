@@ -24,13 +24,14 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 from psycopg import sql
 
+from controlplane.endpoints import observe, pulse
 from controlplane.endpoints import services as endpoints
 from controlplane.fleet import notify
 
 log = logging.getLogger(__name__)
 
 WAKE = "stoa_wake"  # payload: the id of an endpoint for which a request waits
-PROBE_EVERY_S = 20.0  # a connection that died unnoticed is found at the latest then
+BEAT_EVERY_S = 2.0  # a connection that died unnoticed is found then
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 
 
@@ -103,13 +104,15 @@ class Listener:
 
     async def _hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
         while True:
-            async for notification in connection.notifies(timeout=PROBE_EVERY_S):
+            async for notification in connection.notifies(timeout=BEAT_EVERY_S):
                 if notification.channel == WAKE:
                     self._request_wake(notification.payload)
                 else:
                     for waiter in self._waiters.get(notification.payload, ()):
                         waiter.wake()
-            await connection.execute("SELECT 1")
+            # Nodes can reach us: from now on their silence is theirs.
+            beat = pulse.values(pulse.DOOR, now=timezone.now(), gap_s=observe.pulse_gap_s())
+            await connection.execute(pulse.STATEMENT, beat)
 
     def _wake_all(self) -> None:
         for waiters in self._waiters.values():

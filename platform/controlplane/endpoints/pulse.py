@@ -5,6 +5,9 @@ ours every node looks silent; nobody may be given up for that.
 """
 
 from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
 
 from controlplane.endpoints.models import Pulse
 
@@ -12,16 +15,24 @@ SWEEP = "sweep"
 DOOR = "door"
 
 
+# For `beat`, and for whoever has a connection of his own; %(…)s as `values` gives them.
+STATEMENT = """
+INSERT INTO endpoints_pulse AS p (name, since, at) VALUES (%(name)s, %(now)s, %(now)s)
+ON CONFLICT (name) DO UPDATE
+SET at = EXCLUDED.at,
+    since = CASE WHEN EXCLUDED.at - p.at <= %(gap)s THEN p.since ELSE EXCLUDED.at END
+WHERE p.at < EXCLUDED.at
+"""
+
+
+def values(name: str, *, now: datetime, gap_s: float) -> dict[str, Any]:
+    return {"name": name, "now": now, "gap": timedelta(seconds=gap_s)}
+
+
 def beat(name: str, *, now: datetime, gap_s: float) -> None:
     """We are up. Longer than `gap_s` since the last beat: we were not, and start to count anew."""
-    pulse, born = Pulse.objects.get_or_create(name=name, defaults={"since": now, "at": now})
-    if born:
-        return
-    listened = now - pulse.at <= timedelta(seconds=gap_s)
-    # Guarded by `at`: of two beats at once one is enough.
-    Pulse.objects.filter(name=name, at=pulse.at, at__lt=now).update(
-        at=now, since=pulse.since if listened else now
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(STATEMENT, values(name, now=now, gap_s=gap_s))
 
 
 def listening_since(*, now: datetime, gap_s: float) -> datetime | None:
