@@ -281,8 +281,15 @@ class Client(asyncio.Protocol):
         """A complete answer: the error in OpenAI's shape."""
         keep = request.keep_alive and not self._context.draining
         identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
-        self.write(reply.refusal(error, request.id, (identity, *lines), keep_alive=keep))
-        self.finish(keep)
+        whole = reply.refusal(error, request.id, (identity, *lines), keep_alive=keep)
+        self.answer(request, whole, keep)
+
+    def answer(self, request: Request, whole: bytes, keep_alive: bool) -> None:
+        """A complete answer, head and body."""
+        if request.method == "HEAD":
+            whole = whole[: whole.index(b"\r\n\r\n") + 4]
+        self.write(whole)
+        self.finish(keep_alive)
 
     def finish(self, keep_alive: bool) -> None:
         """The answer is complete; go on with the next request, or close."""

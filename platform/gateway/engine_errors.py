@@ -38,7 +38,7 @@ def translate(status: int, body: bytes, call: Call, engine_model: str) -> ApiErr
     message = found.message if found else ""
     message = message.replace(engine_model, call.model)[:_MESSAGE_LIMIT]
     if any(words in message for words in _TOO_LONG):
-        return errors.bad_request("context_length_exceeded", message, call.operation.prompts)
+        return errors.bad_request("context_length_exceeded", message, call.operation.prompts[0])
     param = found.param if found else None
     return errors.bad_request(None, message or "The engine refused this request.", param)
 

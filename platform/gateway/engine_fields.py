@@ -4,6 +4,7 @@ A closed list for vLLM up to 0.32. Sampling fields pass, and so does what an eng
 know. `cache_salt` is ours to set: with it one tenant could read another's prefix cache.
 """
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -44,6 +45,9 @@ _TEMPLATE_KEYS = frozenset({"chat_template", "tokenize"})
 _MEDIA_KEYS = ("image_url", "audio_url", "video_url", "file_url", "input_image", "input_video")
 _TENSOR_KEYS = ("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil")
 _INLINE = "data:"
+# Most messages are text alone: a scan for the names is cheaper than decoding them. A key may hide
+# in \\u escapes, so those are decoded too.
+_MAYBE = re.compile(rb"_url|_embeds|_pil|input_|\\u")
 
 
 def refuse_control(names: Iterable[str]) -> None:
@@ -65,12 +69,8 @@ def refuse_template(raw: msgspec.Raw) -> None:
 
 def refuse_media(raw: msgspec.Raw, param: str) -> None:
     """Raises 400 where a message points the engine at an address instead of carrying its data."""
-    text = bytes(raw)
-    # Most messages are text alone: a scan for the names is cheaper than decoding them. A key
-    # may hide in \\u escapes, so those are decoded too.
-    if not any(mark in text for mark in (b"_url", b"_embeds", b"_pil", b"input_", b"\\u")):
-        return
-    _walk(msgspec.json.decode(text), param)
+    if _MAYBE.search(raw):
+        _walk(msgspec.json.decode(raw), param)
 
 
 def _walk(value: object, param: str) -> None:

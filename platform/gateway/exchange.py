@@ -304,8 +304,8 @@ class Exchange:
         body = self._named(body)
         keep = self._keep_alive()
         kind = self._headers.get(b"content-type", reply.JSON)
-        self._client.write(reply.whole(200, kind, body, self._lines(), keep_alive=keep))
-        self._client.finish(keep)
+        whole = reply.whole(200, kind, body, self._lines(), keep_alive=keep)
+        self._client.answer(self._request, whole, keep)
 
     def _spill(self) -> None:
         """Pass on what was collected, except for the end, where usage stands."""

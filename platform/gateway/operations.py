@@ -10,11 +10,11 @@ class Operation:
     name: str
     path: str
     streams: bool
-    prompts: str  # the field that holds what the engine reads; checked for media
+    prompts: tuple[str, ...]  # the fields that hold what the engine reads; checked for media
 
 
-CHAT = Operation("chat.completions", "/v1/chat/completions", streams=True, prompts="messages")
-COMPLETIONS = Operation("completions", "/v1/completions", streams=True, prompts="prompt")
-EMBEDDINGS = Operation("embeddings", "/v1/embeddings", streams=False, prompts="input")
+CHAT = Operation("chat.completions", "/v1/chat/completions", streams=True, prompts=("messages",))
+COMPLETIONS = Operation("completions", "/v1/completions", streams=True, prompts=("prompt",))
+EMBEDDINGS = Operation("embeddings", "/v1/embeddings", streams=False, prompts=("input", "messages"))
 
 ALL = (CHAT, COMPLETIONS, EMBEDDINGS)

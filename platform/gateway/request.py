@@ -60,7 +60,7 @@ def read(body: bytes, operation: Operation) -> Call:
     try:
         fields = _fields(body)
         engine_fields.refuse_control(fields)
-        for name in (operation.prompts, "messages"):
+        for name in operation.prompts:
             if name in fields:
                 engine_fields.refuse_media(fields[name], name)
         if "chat_template_kwargs" in fields:

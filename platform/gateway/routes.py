@@ -66,8 +66,8 @@ class Routes:
         self.context.metrics.refused(label, 200)
         keep = asked.keep_alive and not self.context.draining
         identity = reply.identity(asked.id, asked.headers.get(b"x-request-id"))
-        client.write(reply.whole(200, reply.JSON, body, (identity,), keep_alive=keep))
-        client.finish(keep)
+        whole = reply.whole(200, reply.JSON, body, (identity,), keep_alive=keep)
+        client.answer(asked, whole, keep)
 
     def _relay(self, client: Client, asked: Request, operation: Operation) -> None:
         key = asked.key
@@ -81,7 +81,7 @@ class Routes:
 
     def _page(self, asked: Request) -> bytes:
         if asked.path in _OPEN:
-            if asked.method != "GET":
+            if asked.method not in ("GET", "HEAD"):
                 raise errors.wrong_method(asked.method, asked.path)
             if asked.path == "/readyz":
                 self._ready()

@@ -226,6 +226,15 @@ def test_a_query_is_no_part_of_the_path(tiny: Rig) -> None:
     assert tiny.post(f"{CHAT}?api-version=2024-10-21", BODY).status == 200
 
 
+def test_an_answer_to_head_has_no_body(tiny: Rig) -> None:
+    with tiny.connect() as connection:
+        for path, status in (("/healthz", 200), ("/v1/models", 405)):
+            connection.send(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            assert connection.head()[0] == status
+        connection.get("/healthz", key=None)
+        assert connection.response().status == 200
+
+
 def test_every_answer_has_an_id_and_echoes_the_clients(tiny: Rig) -> None:
     replies = [
         tiny.post(CHAT, BODY, headers={"x-request-id": "mine-1"}),
