@@ -93,15 +93,7 @@ def advance(
         if not mine:
             return False
         _keep_time(replica_id, was, to, reason, now, ready_s)
-        Transition.objects.create(
-            replica_id=replica_id,
-            from_state=was.state,
-            to_state=to,
-            reason=reason,
-            detail=detail,
-            at=now,
-            seconds=max(0.0, (now - was.state_at).total_seconds()),
-        )
+        _note(replica_id, was, to, reason, detail, now)
         if node_id and to in _CHANGES_WISH:
             _change_wish(replica_id, node_id)
         if to not in LIVE and (released or node_id is None):
@@ -144,6 +136,20 @@ def _read(replica_id: str) -> _Was | None:
 
 def _states(expected: State | Collection[State]) -> Collection[State]:
     return (expected,) if isinstance(expected, State) else expected
+
+
+def _note(
+    replica_id: str, was: _Was, to: State, reason: Reason, detail: str, now: datetime
+) -> None:
+    Transition.objects.create(
+        replica_id=replica_id,
+        from_state=was.state,
+        to_state=to,
+        reason=reason,
+        detail=detail,
+        at=now,
+        seconds=max(0.0, (now - was.state_at).total_seconds()),
+    )
 
 
 def _keep_time(
