@@ -1,5 +1,6 @@
 """One whole installation for all flows; the tests of a worker share it one after the other."""
 
+import logging
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ __all__ = ["engine_environment"]
 
 # Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
 SETTINGS = {"STOA_TIME_SCALE": "0.25", "STOA_AGENT_DEVICES": "cpu:5"}
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look is noise
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +65,7 @@ class Made:
         return found
 
     def clear(self) -> None:
+        """Delete them all; their devices are free when this returns."""
         api = self._stoa.api
         for endpoint_id in self._ids:
             api.http.delete(f"/endpoints/{endpoint_id}")
@@ -72,8 +76,17 @@ class Made:
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def made(stoa: Stoa) -> Iterator[Made]:
+    """For endpoints of one test."""
+    made = Made(stoa)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="module")
+def kept(stoa: Stoa) -> Iterator[Made]:
+    """For endpoints that all tests of a module share."""
     made = Made(stoa)
     yield made
     made.clear()

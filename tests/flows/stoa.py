@@ -28,14 +28,16 @@ READY_LINE = "stoa is up"
 _PASSED = ("PATH", "HOME", "LANG", "STOA_CACHE_DIR", "STOA_ENGINE_PYTHON", "STOA_UV")
 
 
-def until(look: Callable[[], T], *, within_s: float = 60.0, what: str = "") -> T:
+def until(
+    look: Callable[[], T], *, within_s: float = 60.0, every_s: float = 0.05, what: str = ""
+) -> T:
     """The first true answer of `look`; fails with what it was that did not come to pass."""
     deadline = time.monotonic() + within_s
     while True:
         if found := look():
             return found
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what or look}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 class Stoa:

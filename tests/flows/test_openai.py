@@ -68,9 +68,9 @@ class Chat:
 
 
 @pytest.fixture(scope="module")
-def chat(stoa: Stoa, made: Made) -> Iterator[Chat]:
+def chat(stoa: Stoa, kept: Made) -> Iterator[Chat]:
     adapter = str(Path(stoa.api.endpoint("hello")["model"]).parent / "adapter")
-    endpoint = made.ready(
+    endpoint = kept.ready(
         "chat",
         adapters=[{"name": "noisy", "path": adapter}],
         engine_args={
@@ -278,10 +278,10 @@ def test_the_books_equal_the_engines_own_counters(chat: Chat) -> None:
     assert {row["key"] for row in rows if row["request"]} == {completed[0]["key"]}
 
 
-def test_the_costs_to_the_cent(chat: Chat, made: Made) -> None:
+def test_the_costs_to_the_cent(chat: Chat, kept: Made) -> None:
     api, endpoint_id = chat.stoa.api, chat.endpoint["id"]
     api.post(f"/endpoints/{endpoint_id}/stop")
-    made.await_status(endpoint_id, "stopped")
+    kept.await_status(endpoint_id, "stopped")
     served_s = sum(
         row["seconds"] for row in api.transitions(endpoint_id) if row["from_state"] == "ready"
     )
