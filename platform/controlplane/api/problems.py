@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.http import Http404, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -69,6 +70,9 @@ def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
         return _answer(404, "not_found", "There is nothing here.")
     if isinstance(error, PermissionDenied):
         return _answer(403, "forbidden", "You may not do this.")
+    if isinstance(error, RequestDataTooBig):
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return _answer(413, "too_large", f"A body has at most {limit} bytes.")
     if isinstance(error, exceptions.ValidationError):
         return _answer(422, "invalid", "Some fields are not right.", errors=_fields(error.detail))
     if isinstance(error, exceptions.APIException):
