@@ -119,7 +119,8 @@ class EndpointForm(forms.Form):
     def clean_more(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in _pairs(self.cleaned_data["more"], "flag=value"):
-            if name in found or name in COMMON:
+            by_field = name in COMMON and self.cleaned_data.get(name) not in (None, "")
+            if name in found or by_field:
                 raise forms.ValidationError(f"{name} is given twice")
             found[name] = _value(value)
         return found

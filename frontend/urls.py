@@ -1,4 +1,4 @@
-"""The console's pages."""
+"""The console's pages, each with the name that templates call it by."""
 
 from django.urls import path
 

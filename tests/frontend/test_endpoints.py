@@ -1,0 +1,207 @@
+"""Endpoints on their pages: as they are, created, stopped, started, deleted."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from billing import prices
+from compliance import audit
+from controlplane.endpoints import lifecycle
+from controlplane.endpoints.models import Endpoint, LogLine, Replica
+from controlplane.endpoints.states import Reason, State
+from controlplane.tenancy import services
+from tests.api.house import House, signed_in
+
+WISH = {
+    "name": "second",
+    "model": "/models/other",
+    "device_kind": "cpu",
+    "device_count": "1",
+    "min_replicas": "0",
+    "max_replicas": "2",
+    "idle_timeout_s": "600",
+}
+
+
+def text(answer: Any) -> str:
+    content: str = answer.content.decode()
+    return content
+
+
+def wish(client: Client, house: House, **changes: str) -> Any:
+    return client.post("/endpoints/new", {"project": house.project.id, **WISH, **changes})
+
+
+def move(replica: Replica, *states: State, **facts: Any) -> None:
+    for state in states:
+        reason = Reason.PROBE_PASSED if state is State.READY else Reason.NODE_REPORT
+        lifecycle.advance(replica.id, state, reason=reason, now=timezone.now(), **facts)
+
+
+def test_the_list_says_how_each_is_and_what_it_costs(alice: House) -> None:
+    prices.publish_defaults(actor=audit.SYSTEM, now=timezone.now())
+    client = signed_in(alice.owner)
+    shown = text(client.get("/endpoints", headers={"hx-request": "true"}))
+    assert "<html" not in shown
+    assert "starting" in shown
+    assert "€0.00" in shown
+    assert "€0.12 a replica" in shown
+    assert 'hx-trigger="every 1s"' in shown
+    move(alice.replica, State.PROBING, State.READY)
+    shown = text(client.get("/endpoints", headers={"hx-request": "true"}))
+    assert "€0.12<br>" in shown
+    assert 'hx-trigger="every 3s"' in shown
+
+
+def test_no_price_is_not_a_price_of_nothing(alice: House) -> None:
+    assert "no price" in text(signed_in(alice.owner).get("/endpoints"))
+
+
+def test_the_list_asks_the_database_as_often_for_many(
+    alice: House, django_assert_max_num_queries: Any
+) -> None:
+    client = signed_in(alice.owner)
+    client.get("/endpoints")
+    for number in range(8):
+        wish(client, alice, name=f"more-{number}")
+    with django_assert_max_num_queries(16):
+        client.get("/endpoints")
+
+
+def test_one_endpoint_shows_its_start_replicas_log_and_use(alice: House, settings: Any) -> None:
+    settings.GATEWAY_URL = "https://llm.example/"
+    move(alice.replica, State.PROBING)
+    report = {"weights_bytes": 3 << 30, "kv_cache_bytes": 1 << 30, "max_concurrency": 12.5}
+    move(alice.replica, State.READY, start_tier="standby", engine_report=report)
+    LogLine.objects.create(replica=alice.replica, number=1, text="loading <weights>")
+    shown = text(signed_in(alice.owner).get(f"/endpoints/{alice.endpoint.id}"))
+    for part in (
+        "1 ready",
+        'class="p-probing"',
+        "standby start",
+        "3.0 GiB",
+        "12.5 full contexts",
+        "probe_passed",
+        "loading &lt;weights&gt;",
+        "https://llm.example/v1/chat/completions",
+        'base_url="https://llm.example/v1"',
+        'model="chat"',
+    ):
+        assert part in shown, part
+
+
+def test_a_failure_shows_its_last_lines_and_what_to_do(alice: House) -> None:
+    lifecycle.advance(
+        alice.replica.id,
+        State.FAILED,
+        reason=Reason.ENGINE_EXITED,
+        detail="it ended with 1",
+        now=timezone.now(),
+        log_tail="ValueError: no such layer",
+    )
+    shown = text(signed_in(alice.owner).get(f"/endpoints/{alice.endpoint.id}/live"))
+    for part in ("engine exited", "it ended with 1", "ValueError: no such layer", "Read the last"):
+        assert part in shown, part
+    assert ">Start</button>" in shown
+
+
+def test_stop_and_start(alice: House) -> None:
+    client, id = signed_in(alice.owner), alice.endpoint.id
+    assert client.post(f"/endpoints/{id}/stop").headers["location"] == f"/endpoints/{id}"
+    assert Endpoint.objects.get(id=id).stopped_at is not None
+    assert ">Start</button>" in text(client.get(f"/endpoints/{id}"))
+    client.post(f"/endpoints/{id}/start")
+    assert Endpoint.objects.get(id=id).stopped_at is None
+
+
+def test_deleting_asks_for_the_name(alice: House) -> None:
+    client, id = signed_in(alice.owner), alice.endpoint.id
+    wrong = client.post(f"/endpoints/{id}/delete", {"name": "chta"})
+    assert wrong.status_code == 422
+    assert 'value="chta"' in text(wrong)
+    assert Endpoint.objects.get(id=id).deleted_at is None
+    right = client.post(f"/endpoints/{id}/delete", {"name": "chat"})
+    assert right.headers["location"] == "/endpoints"
+    assert Endpoint.objects.get(id=id).deleted_at is not None
+    assert client.get(f"/endpoints/{id}").status_code == 404
+
+
+def test_creating_with_all_the_trimmings(alice: House) -> None:
+    client = signed_in(alice.owner)
+    answer = wish(
+        client,
+        alice,
+        max_model_len="2048",
+        enable_prefix_caching="false",
+        tool_call_parser="hermes",
+        more="--block-size=32\nenforce_eager=true\n",
+        adapters="tone=/models/tone\n",
+    )
+    made = Endpoint.objects.get(name="second")
+    assert answer.headers["location"] == f"/endpoints/{made.id}"
+    assert made.engine_args == {
+        "max_model_len": 2048,
+        "enable_prefix_caching": False,
+        "tool_call_parser": "hermes",
+        "enable_auto_tool_choice": True,
+        "block_size": 32,
+        "enforce_eager": True,
+    }
+    assert made.adapters == [{"name": "tone", "path": "/models/tone"}]
+    assert (made.min_replicas, made.max_replicas, made.idle_timeout_s) == (0, 2, 600)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("name", "Not A Name", "inner dashes"),
+        ("name", "chat", "an endpoint chat already"),
+        ("name", "bell\x07", ""),
+        ("model", "../etc/passwd", "expected a hub id"),
+        ("device_count", "3", "the largest node has 2"),
+        ("device_kind", "nvidia-h200", "Select a valid choice"),
+        ("min_replicas", "5", "0 to max_replicas (2)"),
+        ("max_model_len", "4", "expected 16 to"),
+        ("more", "max_modle_len=4096", "the nearest is max_model_len"),
+        ("more", "trust_remote_code=true", "it runs code from the model"),
+        ("more", "block_size=8\nblock-size=16", "given twice"),
+        ("more", "nonsense", "expected flag=value"),
+        ("adapters", "only-a-name", "expected name=path"),
+    ],
+)
+def test_a_refusal_stands_beside_its_field_and_nothing_is_lost(
+    alice: House, field: str, value: str, words: str
+) -> None:
+    before = Endpoint.objects.count()
+    answer = wish(signed_in(alice.owner), alice, **{"model": "/models/kept", field: value})
+    assert answer.status_code == 422
+    assert Endpoint.objects.count() == before
+    shown = text(answer)
+    at = shown.index(f'id="id_{field}_error"')
+    assert words in shown[at : at + 600]
+    assert 'aria-invalid="true"' in shown
+    kept = {"name": "second", "model": "/models/kept", "idle_timeout_s": "600"}
+    for name, typed in (kept | {field: value}).items():
+        if name not in ("device_kind", "more", "adapters"):
+            assert f'name="{name}" value="{typed}"' in shown, name
+    if field in ("more", "adapters"):
+        assert value in shown
+
+
+def test_a_form_stays_with_its_project_whatever_another_tab_chose(
+    alice: House, mallory: House
+) -> None:
+    services.add_member(
+        actor=audit.SYSTEM,
+        organization=mallory.organization,
+        user=alice.owner,
+        role="developer",
+        now=timezone.now() - timedelta(days=1),
+    )
+    client = signed_in(alice.owner)
+    client.post("/switch", {"place": mallory.project.id})
+    wish(client, alice)
+    assert Endpoint.objects.get(name="second").project_id == alice.project.id

@@ -1,0 +1,86 @@
+"""Exports and audit events on their page."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone
+
+from compliance import audit, exports
+from compliance.models import AuditEvent, Export
+from controlplane.tenancy import sign_in
+from tests.api.house import House, signed_in
+
+
+def test_an_export_from_asking_to_the_file(alice: House) -> None:
+    client = signed_in(alice.owner)
+    body = {
+        "organization": alice.organization.id,
+        "since": "2026-11-01",
+        "until": "2026-11-30",
+        "reason": "a quarter",
+    }
+    assert client.post("/evidence", body).headers["location"] == "/evidence"
+    export = Export.objects.get()
+    assert (export.period_start, export.period_end) == (
+        datetime(2026, 11, 1, tzinfo=UTC),
+        datetime(2026, 12, 1, tzinfo=UTC),
+    )
+    waiting = client.get("/evidence").content.decode()
+    assert "building" in waiting
+    assert 'hx-trigger="every 2s"' in waiting
+    exports.build_waiting(timezone.now())
+    table = client.get("/evidence/exports", {"organization": alice.organization.id})
+    text = table.content.decode()
+    assert "complete" in text
+    assert "hx-trigger" not in text
+    file = f"/api/v1/exports/{export.id}/file"
+    assert f'href="{file}"' in text
+    assert client.get(file).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("until", "2026-10-01"), ("since", "soon"), ("reason", ""), ("reason", "bell\x07")],
+)
+def test_a_refusal_stands_beside_its_field(alice: House, field: str, value: str) -> None:
+    client = signed_in(alice.owner)
+    body = {"since": "2026-11-01", "until": "2026-11-02", "reason": "kept words"}
+    named = {"organization": alice.organization.id, **body, field: value}
+    answer = client.post("/evidence", named)
+    assert answer.status_code == 422
+    assert f'id="id_{field}_error"' in answer.content.decode()
+    assert not Export.objects.exists()
+    if field != "reason":
+        assert b'value="kept words"' in answer.content
+
+
+def test_events_are_listed_filtered_and_paged(alice: House) -> None:
+    client = signed_in(alice.owner)
+    for _ in range(60):
+        sign_in.signed_in(user=alice.owner)
+    first = client.get("/evidence").content.decode()
+    assert first.count("session.create</code>") == 50
+    assert alice.owner.email in first
+    oldest = AuditEvent.objects.filter(log_id=alice.organization.id).order_by("-id")[49]
+    older = client.get("/evidence", {"before": oldest.id}).content.decode()
+    assert "organization.create</code>" in older
+    only = client.get("/evidence", {"action": "endpoint.create"}).content.decode()
+    assert "endpoint.create</code>" in only
+    assert "session.create</code>" not in only
+
+
+def test_an_export_of_this_month_can_be_had_from_the_costs(alice: House) -> None:
+    client = signed_in(alice.owner)
+    now = timezone.now()
+    assert b"/file" not in client.get("/costs").content
+    export = exports.request(
+        actor=audit.Actor("user", alice.owner.id, "session"),
+        log=alice.organization.id,
+        reason="x",
+        start=now - timedelta(days=40),
+        end=now + timedelta(days=1),
+        now=now,
+    )
+    exports.build(export.id, now)
+    assert f"/api/v1/exports/{export.id}/file" in client.get("/costs").content.decode()
+    assert b"/file" not in signed_in(alice.billing).get("/costs").content

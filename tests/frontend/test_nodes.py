@@ -1,0 +1,79 @@
+"""The operator's page: nodes, and the command with which one joins."""
+
+import re
+
+import pytest
+from django.test import Client
+
+from controlplane.fleet import services as fleet
+from controlplane.fleet.models import EnrollmentToken, Node
+from tests.api import house
+from tests.api.house import House, signed_in
+from tests.fleet.machine import Machine
+
+
+def test_nodes_say_how_they_are(alice: House, operator: Client) -> None:
+    Node.objects.filter(id=alice.node.id).update(
+        inventory={"walls": ["socket"], "missing_walls": {"network": "no rights for it"}}
+    )
+    text = operator.get("/nodes").content.decode()
+    for part in ("unreachable", "0 of 2 cpu in use", "network", "no rights for it", "never"):
+        assert part in text, part
+    fragment = operator.get("/nodes", headers={"hx-request": "true"}).content.decode()
+    assert fragment.lstrip().startswith('<div id="nodes"')
+
+
+@pytest.mark.parametrize(
+    ("verb", "cordoned", "draining"),
+    [("cordon", True, False), ("drain", True, True), ("uncordon", False, False)],
+)
+def test_verbs(alice: House, operator: Client, verb: str, cordoned: bool, draining: bool) -> None:
+    if verb == "uncordon":
+        operator.post(f"/nodes/{alice.node.id}/drain")
+    answer = operator.post(f"/nodes/{alice.node.id}/{verb}", follow=True)
+    assert answer.status_code == 200
+    node = Node.objects.get(id=alice.node.id)
+    assert (node.cordoned_at is not None, node.drain_requested_at is not None) == (
+        cordoned,
+        draining,
+    )
+    assert b'class="note success"' in answer.content
+
+
+def test_other_verbs_do_not_exist(alice: House, operator: Client) -> None:
+    assert operator.post(f"/nodes/{alice.node.id}/explode").status_code == 404
+    assert operator.post("/nodes/node_nothing/drain").status_code == 404
+
+
+def test_the_command_is_shown_once_and_lets_one_machine_join(
+    alice: House, operator: Client
+) -> None:
+    answer = operator.post("/nodes/enrol", {"pool": alice.pool.id})
+    found = re.search(r"stoa-agent join --url (\S+) --token ([\w-]+)", answer.content.decode())
+    assert found is not None
+    assert found[1] == "http://testserver"
+    assert found[2] not in operator.get("/nodes").content.decode()
+    token = EnrollmentToken.objects.get()
+    node, _ = fleet.enroll(
+        token=found[2],
+        csr_pem=Machine().csr,
+        name="gpu-7",
+        agent_version="0.1.0",
+        now=token.created_at,
+    )
+    assert node.pool_id == alice.pool.id
+    assert "gpu-7" in operator.get("/nodes").content.decode()
+
+
+def test_to_others_the_page_does_not_exist(alice: House) -> None:
+    client = signed_in(alice.owner)
+    assert b">Nodes<" not in client.get("/endpoints").content
+    assert client.get("/nodes").status_code == 404
+    assert client.post("/nodes/enrol", {"pool": alice.pool.id}).status_code == 404
+    assert not EnrollmentToken.objects.exists()
+
+
+def test_an_operator_without_an_organization_reaches_the_nodes(region: None) -> None:
+    client = signed_in(house.user("ops@stoa.example", operator=True))
+    assert client.get("/nodes").status_code == 200
+    assert b">Nodes<" in client.get("/endpoints").content

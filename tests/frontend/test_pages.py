@@ -1,0 +1,191 @@
+"""Every page: for whom it is, under which policy, and without a word of anybody else's."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern
+
+from controlplane.tenancy.models import Role
+from frontend.urls import urlpatterns
+from tests.api.house import House, signed_in
+from tests.frontend.reading import read
+
+OPERATORS = {"nodes", "node-enrol", "node-act"}
+OPEN = {"sign-in", "sign-out", "home"}
+
+
+def address(route: str, house: House, verb: str = "cordon") -> str:
+    """A route of this room with the ids of `house` in it."""
+    ids = {"endpoints": house.endpoint.id, "keys": house.key_id, "nodes": house.node.id}
+    thing = ids.get(route.split("/")[0], "")
+    return "/" + route.replace("<str:id>", thing).replace("<str:verb>", verb)
+
+
+def routes() -> list[tuple[str, str]]:
+    found = [(one.name or "", str(one.pattern)) for one in urlpatterns]
+    assert all(isinstance(one, URLPattern) for one in urlpatterns)
+    return found
+
+
+def pages() -> list[str]:
+    return [route for name, route in routes() if name not in OPEN | OPERATORS]
+
+
+def get(client: Client, path: str) -> Any:
+    return client.get(path)
+
+
+def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
+    owner = signed_in(alice.owner)
+    seen = 0
+    asked = [(owner, address(route, alice)) for route in pages()]
+    asked += [(operator, "/nodes"), (operator, "/endpoints"), (Client(), "/sign-in")]
+    asked += [(owner, "/nothing"), (owner, "/costs?by=hour&whole=1"), (owner, "/costs?by=key")]
+    for client, path in asked:
+        answer = get(client, path)
+        if answer.status_code == 405:
+            continue
+        seen += 1
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy, path
+        assert "unsafe" not in policy, path
+        page = read(answer)
+        assert page.inline == [], path
+        assert all(one.startswith(("/", "#", "?")) for one in page.addresses if one), path
+        assert len(page.ids) == len(set(page.ids)), path
+        assert page.unlabelled == [], path
+        posts = [form for form in page.forms if form.get("method") == "post"]
+        assert page.tokens == len(posts), path
+    assert seen > 15
+
+
+def test_whole_pages_have_landmarks_and_a_way_past_them(alice: House) -> None:
+    page = read(get(signed_in(alice.owner), f"/endpoints/{alice.endpoint.id}"))
+    for part in ('class="skip" href="#main"', '<main id="main"', "<nav", "<header", 'lang="en"'):
+        assert part in page.text
+    assert '"allowEval":false' in page.text
+    assert '"includeIndicatorStyles":false' in page.text
+
+
+def test_strangers_find_nothing(alice: House, mallory: House) -> None:
+    client = signed_in(mallory.owner)
+    asked = 0
+    for name, route in routes():
+        if "<str:id>" not in route and name not in OPERATORS:
+            continue
+        for method in (client.get, client.post):
+            for headers in ({}, {"hx-request": "true"}):
+                answer = method(address(route, alice), headers=headers)
+                text = answer.content.decode()
+                refreshed = answer.headers.get("hx-refresh") == "true" and not text
+                assert answer.status_code in (404, 405) or refreshed, (name, answer.status_code)
+                assert "alice" not in text, name
+                assert alice.organization.id not in text, name
+                asked += 1
+    assert asked > 30
+    alice.endpoint.refresh_from_db()
+    assert (alice.endpoint.stopped_at, alice.endpoint.deleted_at) == (None, None)
+
+
+def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
+    client = signed_in(mallory.owner)
+    for path, body in (
+        ("/switch", {"place": alice.project.id}),
+        ("/switch", {"place": alice.organization.id}),
+        ("/endpoints/new", {"project": alice.project.id, "name": "x"}),
+        ("/keys", {"project": alice.project.id, "name": "x", "scopes": "inference"}),
+        ("/evidence", {"organization": alice.organization.id, "reason": "x"}),
+    ):
+        assert client.post(path, body).status_code == 404, path
+    mine = mallory.endpoint.id
+    other = client.get(f"/endpoints/{mine}/log?replica={alice.replica.id}")
+    assert other.status_code == 404
+    wanted = {"organization": alice.organization.id}
+    assert client.get("/evidence/exports", wanted).status_code == 404
+
+
+def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
+    client = signed_in(mallory.owner)
+    for path in ("/endpoints", "/keys", "/costs?by=project", "/evidence", "/endpoints/new"):
+        text = client.get(path).content.decode()
+        assert "mallory" in text, path
+        assert "alice" not in text, path
+        assert alice.endpoint.id not in text, path
+
+
+def test_who_is_not_signed_in_is_sent_to_sign_in(alice: House) -> None:
+    for route in pages():
+        answer = Client().get(address(route, alice))
+        if answer.status_code != 405:
+            assert answer.status_code == 302, route
+            assert answer.headers["location"].startswith("/sign-in?next=/"), route
+    fragment = Client().get(f"/endpoints/{alice.endpoint.id}/live", headers={"hx-request": "true"})
+    assert fragment.headers["hx-refresh"] == "true"
+    assert fragment.content == b""
+
+
+def test_what_needs_a_role_says_so(alice: House) -> None:
+    """Bob bills: he sees endpoints and costs, and changes nothing."""
+    client = signed_in(alice.billing)
+    id = alice.endpoint.id
+    text = client.get(f"/endpoints/{id}").content.decode()
+    assert "chat" in text
+    assert f"/endpoints/{id}/stop" not in text
+    assert "Create endpoint" not in client.get("/endpoints").content.decode()
+    assert "Create a key" not in client.get("/keys").content.decode()
+    assert ">Evidence<" not in text
+    assert client.get("/costs").status_code == 200
+    for answer in (
+        client.post(f"/endpoints/{id}/stop"),
+        client.get("/endpoints/new"),
+        client.post("/keys", {"project": alice.project.id, "name": "x", "scopes": "read"}),
+        client.get(f"/keys/{alice.key_id}/revoke"),
+        client.get("/evidence"),
+    ):
+        assert answer.status_code == 403
+        assert b"Your role does not allow" in answer.content
+
+
+@pytest.mark.parametrize("role", [Role.OWNER, Role.ADMIN, Role.AUDITOR])
+def test_who_may_export_sees_evidence(alice: House, role: Role) -> None:
+    alice.billing.memberships.update(role=role)
+    assert signed_in(alice.billing).get("/evidence").status_code == 200
+
+
+def test_posts_need_their_token(alice: House) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(alice.owner)
+    answer = client.post(f"/endpoints/{alice.endpoint.id}/stop")
+    assert answer.status_code == 403
+    assert b"The form was too old" in answer.content
+
+
+def test_what_changes_something_is_no_get(alice: House) -> None:
+    client = signed_in(alice.owner)
+    for path in ("start", "stop"):
+        assert client.get(f"/endpoints/{alice.endpoint.id}/{path}").status_code == 405
+    assert client.get("/switch").status_code == 405
+
+
+def test_nothing_private_is_kept_by_caches(alice: House) -> None:
+    answer = signed_in(alice.owner).get("/endpoints")
+    assert "no-store" in answer.headers["cache-control"]
+
+
+def test_missing_pages_are_dressed(db: None) -> None:
+    answer = Client().get("/nothing")
+    assert answer.status_code == 404
+    assert b"Nothing is here" in answer.content
+
+
+def test_a_broken_server_still_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("django.contrib.auth.views.LoginView.get", broken)
+    client.raise_request_exception = False
+    answer = client.get("/sign-in")
+    assert answer.status_code == 500
+    assert b"Something broke on our side" in answer.content
+    assert read(answer).inline == []
