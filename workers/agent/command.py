@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from controlplane.fleet import wire
+from workers.agent import shared_libraries
 
 Value = bool | int | float | str | None
 
@@ -95,6 +96,7 @@ def environment(
     must be short, for it holds unix sockets."""
     env = {
         "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": shared_libraries.folder(bin_directory.parent),
         "LANG": "C.UTF-8",
         "HOME": str(home),
         # A uid of ours has no line in the user database; libraries ask for a name.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.agent import uv
+from workers.agent import shared_libraries, uv
 
 # The least that a program needs; in particular no PYTHONDONTWRITEBYTECODE and no secrets.
 _BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "VLLM_NO_USAGE_STATS": "1"}
@@ -177,6 +177,10 @@ def _make(name: str, root: Path, tool: Path, progress: Progress) -> None:
         progress(f"installing {title(name)}", total, total)
     if recipe.alias:
         _alias(python, recipe)
+    try:
+        shared_libraries.provide(name, root)
+    except shared_libraries.MissingLibrary as error:
+        raise InstallError(str(error)) from error
     progress("importing vLLM once", 0, 1)
     _try_out(Environment(name, python, root))
     progress("importing vLLM once", 1, 1)
@@ -236,7 +240,8 @@ def _try_out(environment: Environment) -> None:
     Engines' uids cannot write bytecode. To compile all 30,000 files would take twice as long.
     """
     command = environment.program("preload")
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_BARE)
+    env = {**_BARE, "LD_LIBRARY_PATH": shared_libraries.folder(environment.root)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=env)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no output"]
         raise InstallError(f"{environment.name} was installed but does not import: {lines[-1]}")

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.agent import kin
+from workers.agent import kin, shared_libraries
 from workers.agent.environment import LAUNCHER, Environment
 
 SHARED = "shared"  # the organization of a standby that serves all
@@ -169,6 +169,7 @@ class Standby:
         return {
             **self.marks,
             "PATH": f"{self.environment.root / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "LD_LIBRARY_PATH": shared_libraries.folder(self.environment.root),
             "LANG": "C.UTF-8",
             "HOME": home,
             "XDG_CACHE_HOME": f"{home}/cache",

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -154,15 +155,18 @@ class Postgres:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True, mode=0o700)
         who = _as_somebody_else()
-        password = self.data.parent / "secrets" / "postgres"
-        _secret(password)
-        if who[:1] == ["setpriv"]:
-            shutil.chown(draft, "nobody", "nogroup")
-            shutil.chown(password, "nobody", "nogroup")
         command = [*who, str(self._bin("initdb")), "-D", str(draft), "-U", "postgres"]
-        command += ["--auth=scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
-        command += ["--locale=C.UTF-8", "--no-sync"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command += ["--auth=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        password = _secret(self.data.parent / "secrets" / "postgres")
+        # A copy of its own: somebody else cannot enter our folder of secrets.
+        with tempfile.NamedTemporaryFile("w", prefix="stoa-initdb-") as copy:
+            copy.write(password)
+            copy.flush()
+            if who[:1] == ["setpriv"]:
+                shutil.chown(draft, "nobody", "nogroup")
+                shutil.chown(copy.name, "nobody", "nogroup")
+            command.append(f"--pwfile={copy.name}")
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ServerError(f"initdb failed: {done.stderr.strip()[-500:]}")
         draft.rename(self.data)
