@@ -13,7 +13,7 @@ from compliance.models import AuditEvent
 from controlplane.fleet import authority, errors, issuance, regions, services
 from controlplane.fleet.models import EnrollmentToken, Node, Pool, Region
 from controlplane.tenancy.models import Organization
-from tests.fleet.machine import Join, Machine
+from tests.fleet.machine import Join, Machine, report
 
 HOUR = timedelta(hours=1)
 
@@ -124,6 +124,88 @@ def test_second_use_of_a_token_is_refused_and_recorded(pool: Pool, now: datetime
     refusal = AuditEvent.objects.latest("id")
     assert (refusal.action, refusal.outcome) == ("node.refuse", "denied")
     assert b"enrollment_token_used" in bytes(refusal.body)
+
+
+def test_a_machine_whose_answer_was_lost_asks_again_and_is_the_same_node(
+    pool: Pool, now: datetime
+) -> None:
+    secret, machine = _token(pool, now), Machine()
+    lost = _enroll(secret, now, machine)
+    for minute in range(1, 4):
+        again = _enroll(secret, now + timedelta(minutes=minute), machine)
+        again.refresh_from_db()
+        assert again.pk == lost.pk
+        # Should the other answer arrive after all, it is as good.
+        assert again.previous_certificate_sha256 == lost.certificate_sha256
+        assert again.certificate_sha256 != lost.certificate_sha256
+        lost = again
+    assert Node.objects.count() == 1
+    assert _actions().count("node.enroll") == 4
+    with pytest.raises(errors.UsedToken):
+        _enroll(secret, now + HOUR / 2, Machine())
+    with pytest.raises(errors.UsedToken):
+        _enroll(secret, now + HOUR, machine)  # the token's own time is over
+    again.refresh_from_db()
+    assert again.certificate_sha256 == lost.certificate_sha256
+
+
+def test_a_node_that_reported_holds_its_credential(pool: Pool, now: datetime) -> None:
+    secret, machine = _token(pool, now), Machine()
+    node = _enroll(secret, now, machine)
+    assert services.heartbeat(node=node, report=report(), signed_at=now, now=now)
+    with pytest.raises(errors.UsedToken):
+        _enroll(secret, now + HOUR / 2, machine)
+    node.refresh_from_db()
+    assert node.previous_certificate_sha256 == ""
+
+
+def test_a_lost_answer_does_not_bring_a_removed_node_back(pool: Pool, now: datetime) -> None:
+    secret, machine = _token(pool, now), Machine()
+    node = _enroll(secret, now, machine)
+    services.remove_node(node=node, actor=audit.SYSTEM, now=now)
+    with pytest.raises(errors.RemovedNode):
+        _enroll(secret, now, machine)
+
+
+def test_a_node_that_joins_again_may_lose_that_answer_too(
+    join: Join, pool: Pool, now: datetime
+) -> None:
+    node, _ = join()
+    assert services.heartbeat(node=node, report=report(), signed_at=now, now=now)
+    secret, machine = _token(pool, now, node), Machine()
+    first = _enroll(secret, now, machine)
+    second = _enroll(secret, now, machine)
+    assert first.pk == second.pk == node.pk
+    assert second.previous_certificate_sha256 == first.certificate_sha256
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_one_machines_crossing_attempts_every_answer_is_good(pool: Pool, now: datetime) -> None:
+    secret, machine = _token(pool, now), Machine()
+    start = threading.Barrier(2)
+    certificates: list[str] = []
+
+    def use() -> None:
+        start.wait(10)
+        try:
+            _, credential = services.enroll(
+                token=secret, csr_pem=machine.csr, name="gpu-1", agent_version="0.1.0", now=now
+            )
+            certificates.append(credential.certificate_pem)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(certificates) == 2
+    assert Node.objects.count() == 1
+    node = Node.objects.get()
+    good = {node.certificate_sha256, node.previous_certificate_sha256}
+    shown = [x509.load_pem_x509_certificate(pem.encode()) for pem in certificates]
+    assert {authority.sha256(one) for one in shown} == good
 
 
 def test_expired_token_is_refused(pool: Pool, now: datetime) -> None:

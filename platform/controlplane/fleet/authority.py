@@ -11,6 +11,7 @@ P-256 for the authority, because every TLS stack takes it; agents hold Ed25519 o
 Only the public key of a signing request is used: names come from the control plane.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -184,6 +185,14 @@ def identity(certificate: x509.Certificate) -> Identity | None:
 def sha256(certificate: x509.Certificate) -> str:
     """The fingerprint by which a node's certificate is known: 64 hexadecimal digits."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_sha256(key: LeafKey) -> str:
+    """The fingerprint of a machine's key: 64 hexadecimal digits."""
+    encoded = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def pem(certificate: x509.Certificate) -> str:

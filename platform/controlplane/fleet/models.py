@@ -56,6 +56,7 @@ class Node(models.Model):
     report_signed_at = models.DateTimeField(null=True)  # by the node's clock: orders boots
     heartbeat_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
+    unreachable_at = models.DateTimeField(null=True)  # since when the log says so (fleet.silence)
     cordoned_at = models.DateTimeField(null=True)
     drain_requested_at = models.DateTimeField(null=True)
     removed_at = models.DateTimeField(null=True)
@@ -106,6 +107,9 @@ class EnrollmentToken(models.Model):
     hash = models.BinaryField(max_length=32, unique=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
+    # By whom: the same machine may ask again, for an answer that never reached it.
+    used_key_sha256 = models.CharField(max_length=64, blank=True)
+    admitted = models.ForeignKey(Node, null=True, on_delete=models.CASCADE, related_name="+")
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=64)
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q
 
 from compliance import audit, ids
 from controlplane.fleet import authority, errors, inventory, issuance, notify, regions, wire
@@ -149,7 +149,10 @@ def enroll(
 ) -> tuple[Node, wire.Credential]:
     """Exchange a token for a certificate: a new node of the token's pool, or the token's own node.
 
-    The token is spent by compare-and-set: of any number of attempts exactly one succeeds.
+    The token is spent by compare-and-set: of any number of machines exactly one gets in. That one
+    may ask again with the same key for as long as the token lasts and no report of the node has
+    come: its first answer was lost, or it died before it had written it down. It gets the same
+    node and a new certificate, beside which the first stays good.
     Raises InvalidRequest and InvalidName (the token stays good), InvalidToken, UsedToken,
     ExpiredToken, RemovedNode.
     """
@@ -158,11 +161,12 @@ def enroll(
     digest = _digest(token)
     try:
         with transaction.atomic():
-            spent = _spend(digest, now)
+            spent = _spend(digest, authority.key_sha256(key), now)
             node, again = _joining(spent, name, now)
             credential = issuance.certify(node, key, now)
             node.agent_version = agent_version
             node.save(force_insert=not again)
+            EnrollmentToken.objects.filter(pk=spent.pk).update(admitted=node)
             audit.record(
                 actor=audit.Actor("node", node.id, auth="enrollment_token"),
                 action="node.enroll",
@@ -297,11 +301,6 @@ def touch(node: Node) -> None:
         notify.changed(node.pk)
 
 
-def unreachable(now: datetime) -> QuerySet[Node]:
-    """Nodes of the fleet that have reported once, and whose lease has lapsed."""
-    return Node.objects.filter(removed_at=None, lease_until__lte=now)
-
-
 # --- Keeping --------------------------------------------------------------------------
 
 
@@ -398,25 +397,34 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _spend(digest: bytes, now: datetime) -> EnrollmentToken:
+def _spend(digest: bytes, key_sha256: str, now: datetime) -> EnrollmentToken:
+    """The token, taken by this key: now, or before by the same one."""
     found = EnrollmentToken.objects.filter(hash=digest)
-    spent = found.filter(used_at=None, expires_at__gt=now).update(used_at=now)
+    unused = found.filter(used_at=None, expires_at__gt=now)
+    spent = unused.update(used_at=now, used_key_sha256=key_sha256)
     token = found.select_related("pool__region").first()
     if token is None:
         raise errors.InvalidToken("This is no enrolment token of ours: ask for a new one.")
     if spent:
         return token
-    if token.used_at is not None:
-        raise errors.UsedToken(
-            f"This enrolment token was used at {_minute(token.used_at)}: ask for a new one."
+    if token.used_at is None:
+        raise errors.ExpiredToken(
+            f"This enrolment token expired at {_minute(token.expires_at)}: ask for a new one."
         )
-    raise errors.ExpiredToken(
-        f"This enrolment token expired at {_minute(token.expires_at)}: ask for a new one."
-    )
+    if token.admitted_id is None or token.used_key_sha256 != key_sha256 or token.expires_at <= now:
+        raise _used(token)
+    return token
 
 
 def _joining(token: EnrollmentToken, name: str, now: datetime) -> tuple[Node, bool]:
     """The node that a token admits, locked, and whether it is a known one."""
+    if token.admitted_id is not None:
+        node = _locked(Node(pk=token.admitted_id))
+        if node.report_signed_at is not None:
+            raise _used(token)  # it has its credential: nobody else needs one
+        # Two attempts may cross each other: whichever answer arrives must be good.
+        node.previous_certificate_sha256 = node.certificate_sha256
+        return node, True
     if token.node_id is None:
         node = Node(id=ids.new("node"), pool=token.pool, name=name, created_at=now)
         return node, False
@@ -425,6 +433,11 @@ def _joining(token: EnrollmentToken, name: str, now: datetime) -> tuple[Node, bo
     node.previous_certificate_sha256 = ""
     node.report_signed_at = None
     return node, True
+
+
+def _used(token: EnrollmentToken) -> errors.UsedToken:
+    at = _minute(token.used_at) if token.used_at else "some time"
+    return errors.UsedToken(f"This enrolment token was used at {at}: ask for a new one.")
 
 
 def _locked(node: Node) -> Node:
