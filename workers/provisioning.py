@@ -25,6 +25,7 @@ from controlplane.endpoints.reconcile import (
     Stop,
 )
 from controlplane.endpoints.states import Reason, State
+from controlplane.fleet import silence
 from controlplane.fleet.models import Node
 from controlplane.placement.choose import Placement
 
@@ -72,6 +73,7 @@ def _sweep(now: datetime) -> int:
                 done += took + reconcile(picture.endpoint.id, now=now)
         except Exception:  # one endpoint must not stop the others
             log.exception("endpoint %s could not be reconciled", picture.endpoint.id)
+    silence.note(now=now, listening_since=pictures.limits.listening_since)
     return done
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from compliance import audit
-from controlplane.fleet import errors, services, wire
+from controlplane.fleet import errors, services, silence, wire
 from controlplane.fleet.models import Device, Node
 from tests.fleet.machine import Join, inventory, report
 
@@ -36,8 +36,8 @@ def test_report_extends_the_lease(join: Join) -> None:
     lease = timedelta(seconds=settings.NODE_LEASE_S)
     assert (node.heartbeat_at, node.lease_until) == (NOW, NOW + lease)
     assert node.schedulable(NOW)
-    assert not services.unreachable(NOW).exists()
-    assert list(services.unreachable(NOW + lease)) == [node]
+    assert not silence.unreachable(NOW).exists()
+    assert list(silence.unreachable(NOW + lease)) == [node]
     assert not node.reachable(NOW + lease)
 
 

@@ -7,6 +7,7 @@ import pytest
 from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
+from compliance.models import AuditEvent
 from controlplane.endpoints import observe, pulse, services
 from controlplane.endpoints.models import Activity, DeviceClaim, Pulse, Replica
 from controlplane.endpoints.states import Reason, State
@@ -40,6 +41,18 @@ def test_the_sweep_does_it_without_a_hint(world: World, node: Node) -> None:
     assert provisioning.sweep(now=world.now) == 4
     assert world.states(first) == world.states(second) == ["placed"]
     assert provisioning.sweep(now=world.now) == 0
+
+
+def test_the_sweep_tells_of_nodes_that_go_quiet_and_return(world: World, node: Node) -> None:
+    def told() -> list[str]:
+        about = AuditEvent.objects.filter(target_id=node.id).order_by("id")
+        return list(about.values_list("action", flat=True))
+
+    provisioning.sweep(now=world.later(settings.NODE_LEASE_S + 1))
+    assert told() == ["node.unreachable"]
+    world.heartbeat(node)
+    provisioning.sweep(now=world.now)
+    assert told() == ["node.unreachable", "node.return"]
 
 
 def test_one_broken_endpoint_does_not_stop_the_others(
