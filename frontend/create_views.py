@@ -37,7 +37,7 @@ def create(request: Request, visit: Visit) -> HttpResponseBase:
 
 
 def _form(request: Request, visit: Visit, project: Project) -> EndpointForm:
-    there = offers.devices(project.organization)
+    there = offers.devices(offers.pools(project.organization))
     account = project.organization.account
     hours = rates.device_hours(
         [one.kind for one in there], currency=account.currency, now=visit.now

@@ -1,6 +1,6 @@
 """Pools as a tenant sees them; regions, pools, nodes and enrolment tokens for the operator."""
 
-from collections import Counter
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +13,9 @@ from rest_framework.response import Response
 
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
+from controlplane.endpoints import offers
 from controlplane.fleet import services
-from controlplane.fleet.models import Device, Node, Pool, Region
+from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Organization
@@ -40,23 +41,7 @@ class PoolView(serializers.ModelSerializer[Pool]):
 
     @extend_schema_field(DeviceOffer(many=True))
     def get_devices(self, pool: Pool) -> list[dict[str, Any]]:
-        taking = Device.objects.filter(
-            node__pool=pool, node__removed_at=None, node__cordoned_at=None, healthy=True
-        )
-        rows = list(taking.values_list("kind", "node_id", "memory_bytes", "deviceclaim"))
-        offers = []
-        for kind in sorted({row[0] for row in rows}):
-            mine = [row for row in rows if row[0] == kind]
-            offers.append(
-                {
-                    "kind": kind,
-                    "total": len(mine),
-                    "free": sum(row[3] is None for row in mine),
-                    "most_on_a_node": max(Counter(row[1] for row in mine).values()),
-                    "memory_bytes": min(row[2] for row in mine),
-                }
-            )
-        return offers
+        return [asdict(offer) for offer in offers.devices([pool])]
 
 
 class PoolBody(serializers.Serializer[Any]):

@@ -1,6 +1,7 @@
 """What there is to choose from: devices of the pools that may serve an organization."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db.models import Q, QuerySet
@@ -11,7 +12,7 @@ from controlplane.tenancy.models import Organization
 
 @dataclass(frozen=True)
 class Offer:
-    """One kind of device, over all these pools, on nodes that take work."""
+    """One kind of device, on nodes that take work."""
 
     kind: str
     total: int
@@ -27,9 +28,10 @@ def pools(organization: Organization) -> QuerySet[Pool]:
     )
 
 
-def devices(organization: Organization) -> list[Offer]:
+def devices(pools: Iterable[Pool]) -> list[Offer]:
+    """All that these pools offer, by kind."""
     taking = Device.objects.filter(
-        node__pool__in=pools(organization),
+        node__pool__in=pools,
         node__removed_at=None,
         node__cordoned_at=None,
         healthy=True,
