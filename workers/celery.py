@@ -5,11 +5,14 @@ killed half-way costs a moment at most: the next sweep finds what is left to do.
 work over Valkey, Redis and RabbitMQ.
 """
 
+import ctypes
 import logging
 import os
+import signal
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.signals import beat_embedded_init, worker_process_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
@@ -27,6 +30,7 @@ PRUNE_EVERY_S = 300.0
 ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
 UPKEEP_EVERY_S = 3600.0
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def transport_options(broker_url: str) -> dict[str, object]:
@@ -87,6 +91,18 @@ app.conf.update(
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
     },
 )
+
+
+@beat_embedded_init.connect
+@worker_process_init.connect
+def _die_with_the_worker(**_: object) -> None:
+    """After a kill -9 of the worker a beat would beat on beside its successor, and a process of
+    the pool wait for ever on a pipe that its siblings hold open."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died in between
+
 
 # Several lines a second that say only that the beat goes on.
 for _noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):

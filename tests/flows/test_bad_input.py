@@ -214,7 +214,7 @@ def test_an_expired_key(stoa: Stoa, gateway: httpx.Client) -> None:
     "secret", ["nonsense", "sk-stoa-short", "sk-stoa-abcdefgh-" + "A" * 43, "\u20ac" * 8]
 )
 def test_a_malformed_or_unknown_key(stoa: Stoa, gateway: httpx.Client, secret: str) -> None:
-    headers = {"authorization": b"Bearer " + secret.encode()}
+    headers = httpx.Headers({b"authorization": b"Bearer " + secret.encode()})
     refused(gateway.get("/v1/models", headers=headers), 401, "invalid_api_key")
     reply = httpx.get(f"{stoa.run['console_url']}/api/v1/endpoints", headers=headers)
     assert reply.status_code == 401

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import openai
@@ -55,7 +56,8 @@ def test_it_sleeps_and_wakes_for_a_request(stoa: Stoa, made: Made) -> None:
     woken = [t for t in stoa.api.transitions(endpoint["id"]) if t["to_state"] == "requested"]
     assert [t["reason"] for t in woken] == ["wake", "wake"]
     for answer in [first, *answers]:
-        booked = until(lambda a=answer: stoa.api.tokens(a._request_id or ""), what="it is booked")
+        request_id = answer._request_id or ""
+        booked = until(partial(stoa.api.tokens, request_id), what="it is booked")
         assert booked["output_tokens"] == 3
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from workers.agent.processes import marked
 from workers.local.installation import ROOT, Installation
 from workers.local.supervisor import Process, python
 
@@ -58,7 +59,7 @@ def agent_can_start_alone(installation: Installation) -> bool:
 
 def stop_engines(installation: Installation) -> None:
     """What the agent left behind, were it killed: nothing of ours survives `make up`."""
-    if installation.agent_dir.exists():
+    if marked(installation.agent_dir):
         subprocess.run(
             python("-m", "workers.agent", "stop-all"),
             env=installation.agent_environment(),

@@ -178,13 +178,14 @@ def _locked(lock: TextIO) -> bool:
 
 def _check_ports(installation: Installation) -> None:
     """Refuse early, by name. What a killed predecessor held becomes free within seconds."""
-    deadline = time.monotonic() + 10
+    patience_s = 10 if installation.run_file.exists() else 0
+    deadline = time.monotonic() + patience_s
     while True:
         ports = installation.ports().items()
         taken = [(name, port) for name, port in ports if embedded.port_taken(port)]
         if not taken:
             return
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             lines = [f"port {port} is taken: set {name} to another one" for name, port in taken]
             raise UpError("\n".join(lines))
         time.sleep(0.2)

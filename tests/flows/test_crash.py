@@ -1,0 +1,229 @@
+"""kill -9 of each part, in the middle of a provisioning and of a stream; then everything is well.
+
+Well means: the endpoint serves, each live replica has one engine and there is no other, and the
+books hold every request that was completed, once, with the tokens that its client got.
+"""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import pytest
+from openai.types import CompletionUsage
+
+from tests.flows import rabbitmq
+from tests.flows.api import moment
+from tests.flows.conftest import OVER, SETTINGS, Made
+from tests.flows.stoa import Stoa, installation, until
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
+
+T = TypeVar("T")
+
+VICTIMS = ("worker", "agent", "gateway", "web", "postgres")
+UNDER_WAY = ("placed", "fetching", "starting", "probing")
+
+
+def calmly(look: Callable[[], T]) -> T | None:
+    """What `look` sees; nothing while the part that it asks is away."""
+    with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError, AssertionError):
+        return look()
+    return None
+
+
+def kill(stoa: Stoa, victim: str) -> None:
+    killed = stoa.kill(victim)
+    until(lambda: stoa.restarted(victim, killed), within_s=60, what=f"{victim} is back")
+
+
+def await_ready(stoa: Stoa, endpoint_id: str) -> str:
+    """The id of the one replica that serves."""
+
+    def look() -> str:
+        found = stoa.api.get(f"/endpoints/{endpoint_id}")
+        live = found["replicas"]
+        ready = found["status"] == "ready" and [r["state"] for r in live] == ["ready"]
+        return str(live[0]["id"]) if ready else ""
+
+    return str(until(lambda: calmly(look), within_s=120, what=f"{endpoint_id} serves"))
+
+
+def one_engine_each(stoa: Stoa) -> bool:
+    """Exactly one engine for every live replica, and none for nobody."""
+    live = [r["id"] for r in stoa.api.replicas() if r["state"] not in (*OVER, "requested")]
+    return sorted(live) == stoa.engines()
+
+
+def ask(stoa: Stoa, model: str) -> tuple[str, CompletionUsage]:
+    """A small request that is completed: its id and usage."""
+
+    def look() -> openai.types.Completion:
+        with stoa.client() as sdk:
+            return sdk.completions.create(model=model, prompt="import os", max_tokens=5)
+
+    def patiently() -> openai.types.Completion | None:
+        # A gateway that has just come back may not have its directory yet.
+        with contextlib.suppress(openai.APIConnectionError, openai.InternalServerError):
+            return look()
+        return None
+
+    answer = until(patiently, what=f"{model} answers")
+    assert answer
+    assert answer.usage
+    assert answer._request_id
+    return answer._request_id, answer.usage
+
+
+def booked_once(stoa: Stoa, request_id: str, usage: CompletionUsage) -> None:
+    found = until(lambda: calmly(lambda: stoa.api.tokens(request_id)), what="it is booked")
+    assert found
+    assert (found["input_tokens"], found["output_tokens"]) == (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
+
+
+def provision_through(stoa: Stoa, made: Made, victim: str) -> None:
+    endpoint = made(f"through-{victim}")
+    if victim != "worker":  # whose part comes first of all
+        until(
+            lambda: [r for r in stoa.api.replicas(endpoint["id"]) if r["state"] in UNDER_WAY],
+            every_s=0.02,
+            what="it is being provisioned",
+        )
+    kill(stoa, victim)
+    replica_id = await_ready(stoa, endpoint["id"])
+    until(lambda: calmly(lambda: one_engine_each(stoa)), what="one engine each")
+    assert stoa.engines().count(replica_id) == 1
+    booked_once(stoa, *ask(stoa, endpoint["name"]))
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_killed_in_the_middle_of_a_provisioning(stoa: Stoa, made: Made, victim: str) -> None:
+    provision_through(stoa, made, victim)
+
+
+class Stream:
+    """One long answer of `hello`, whose client counts its tokens."""
+
+    def __init__(self, sdk: openai.OpenAI, tokens: int) -> None:
+        raw = sdk.completions.with_raw_response.create(
+            model="hello",
+            prompt="import os",
+            max_tokens=tokens,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={
+                "ignore_eos": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            },
+        )
+        self.request_id: str = raw.headers["x-request-id"]
+        self.chunks = iter(raw.parse())
+        self.usage: CompletionUsage | None = None
+        self.began = time.monotonic()
+
+    def read(self, tokens: int, *, for_s: float = 0.0) -> None:
+        """On, until so many tokens came and so many seconds passed; or to the end."""
+        for chunk in self.chunks:
+            self.usage = chunk.usage or self.usage
+            assert self.usage
+            if self.usage.completion_tokens >= tokens and self.lasted_s >= for_s:
+                return
+
+    @property
+    def lasted_s(self) -> float:
+        return time.monotonic() - self.began
+
+
+@pytest.mark.parametrize("victim", [name for name in VICTIMS if name != "gateway"])
+def test_killed_in_the_middle_of_a_stream(stoa: Stoa, victim: str) -> None:
+    """Only the gateway carries it: all others may die, and the client sees nothing of it."""
+    hello = stoa.api.endpoint("hello")
+    served_by = hello["replicas"][0]["id"]
+    with stoa.client() as sdk:
+        stream = Stream(sdk, tokens=1500)
+        stream.read(30)
+        killed = stoa.kill(victim)
+        stream.read(10_000)
+    assert stream.usage
+    assert stream.usage.completion_tokens == 1500
+    until(lambda: stoa.restarted(victim, killed), what=f"{victim} is back")
+    booked_once(stoa, stream.request_id, stream.usage)
+    assert await_ready(stoa, hello["id"]) == served_by
+    until(lambda: calmly(lambda: one_engine_each(stoa)), what="one engine each")
+    booked_once(stoa, *ask(stoa, "hello"))
+
+
+def test_the_gateway_killed_in_the_middle_of_a_stream(stoa: Stoa) -> None:
+    """The stream is gone. It costs what was delivered, less a second of it at most."""
+    hello = stoa.api.endpoint("hello")
+    completed = ask(stoa, "hello")
+    with stoa.client() as sdk:
+        stream = Stream(sdk, tokens=2000)
+        stream.read(60, for_s=1.5)
+        assert stream.usage
+        rate = stream.usage.completion_tokens / stream.lasted_s
+        killed = stoa.kill("gateway")
+        with pytest.raises((openai.APIError, httpx.TransportError)):
+            stream.read(10_000)
+            assert stream.usage.completion_tokens < 2000
+            raise httpx.ReadError("it ended early, without a word")
+    delivered = stream.usage.completion_tokens
+    until(lambda: stoa.restarted("gateway", killed), what="the gateway is back")
+    booked_once(stoa, *ask(stoa, "hello"))
+    booked_once(stoa, *completed)
+    rows = until(lambda: stoa.api.usage(request=stream.request_id), what="it is booked")
+    assert {flag for row in rows for flag in row["flags"]} == {"gateway_gone", "delivered"}
+    (output,) = (row["quantity"] for row in rows if row["meter"] == "output_tokens")
+    # What left in the gateway's last instant may never have reached the client.
+    slack = 1.2 * rate
+    assert delivered - slack <= output <= delivered + slack
+    await_ready(stoa, hello["id"])
+    until(lambda: one_engine_each(stoa), what="one engine each")
+
+
+def test_nothing_is_billed_twice_after_all_that(stoa: Stoa) -> None:
+    """Every usage row once, no replica billed for more seconds than it was ready."""
+    hello = stoa.api.endpoint("hello")
+    rows = stoa.api.usage(endpoint=hello["id"])
+    assert len({row["id"] for row in rows}) == len(rows)
+    metered: dict[str, int] = {}
+    for row in rows:
+        if row["meter"] == "device_seconds":
+            metered[row["replica"]] = metered.get(row["replica"], 0) + row["quantity"]
+    ready: dict[str, float] = {}
+    newest: dict[str, dict[str, Any]] = {}
+    for row in stoa.api.transitions(hello["id"]):
+        if row["from_state"] == "ready":
+            ready[row["replica"]] = ready.get(row["replica"], 0.0) + row["seconds"]
+        newest[row["replica"]] = row
+    for replica_id, row in newest.items():
+        if row["to_state"] == "ready":
+            since = (datetime.now(UTC) - moment(row["at"])).total_seconds()
+            ready[replica_id] = ready.get(replica_id, 0.0) + since
+    assert metered.keys() <= ready.keys()
+    for replica_id, seconds in metered.items():
+        assert seconds <= ready[replica_id]
+
+
+@pytest.mark.skipif(not rabbitmq.installed(), reason=rabbitmq.MISSING)
+def test_over_rabbitmq(engine_environment: object) -> None:
+    """The same house on the other broker, its worker killed as it provisions."""
+    with (
+        tempfile.TemporaryDirectory(prefix="stoa-rabbit-", dir="/tmp") as folder,
+        rabbitmq.broker(Path(folder)) as url,
+        installation(Path(folder) / "var", **SETTINGS, BROKER_URL=url) as stoa,
+    ):
+        with pytest.raises(LookupError):
+            stoa.pid_of("valkey")
+        made = Made(stoa)
+        provision_through(stoa, made, "worker")
+        made.clear()

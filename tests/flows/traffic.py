@@ -1,0 +1,178 @@
+"""A client that keeps account of what it got, and the books to compare it with."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+
+from tests.flows.api import Api
+
+End = Literal["complete", "cut", "broken", "refused"]
+
+
+@dataclass
+class Got:
+    """One request as its client saw it. A stream's tokens are those that arrived so far.
+
+    `cut` was ended by the client, `broken` by the other side; `refused` has a status of 400 up.
+    """
+
+    request_id: str
+    status: int
+    end: End
+    most: int  # tokens that were asked for
+    input_tokens: int = 0
+    output_tokens: int = 0
+    retry_after: str = ""
+    error: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, usage: dict[str, Any]) -> None:
+        self.input_tokens = usage["prompt_tokens"]
+        self.output_tokens = usage["completion_tokens"]
+
+
+class Client:
+    """Completions of one key, each tried once."""
+
+    def __init__(self, gateway_url: str, api_key: str) -> None:
+        self.http = httpx.Client(
+            base_url=f"{gateway_url}/v1",
+            headers={"authorization": f"Bearer {api_key}"},
+            timeout=180,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.http.close()
+
+    def ask(self, model: str, tokens: int = 5, *, wait_s: int | None = None) -> Got:
+        """A small answer in one piece; `wait_s` bounds the wait for a replica."""
+        headers = {} if wait_s is None else {"x-stoa-wait": str(wait_s)}
+        reply = self.http.post("/completions", json=_body(model, tokens), headers=headers)
+        if reply.status_code >= 400:
+            return _refused(reply, tokens)
+        got = Got(reply.headers["x-request-id"], reply.status_code, "complete", tokens)
+        got.count(reply.json()["usage"])
+        return got
+
+    def stream(self, model: str, tokens: int) -> "Stream":
+        return Stream(self.http, model, tokens)
+
+
+class Stream:
+    """One long answer, read a piece at a time; `got` says what came of it so far."""
+
+    def __init__(self, http: httpx.Client, model: str, tokens: int) -> None:
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        body = _body(model, tokens) | {"stream": True, "stream_options": options}
+        self._reply = http.send(http.build_request("POST", "/completions", json=body), stream=True)
+        self.over = self._reply.status_code >= 400
+        if self.over:
+            self._reply.read()
+            self.got = _refused(self._reply, tokens)
+            self._reply.close()
+            return
+        self.got = Got(self._reply.headers["x-request-id"], 200, "cut", tokens)
+        self._lines = self._reply.iter_lines()
+
+    def read(self, more: int = 1_000_000) -> Got:
+        """On, for so many tokens or to the end."""
+        until = self.got.output_tokens + more
+        while not self.over and self.got.output_tokens < until:
+            try:
+                line = next(self._lines, None)
+            except httpx.HTTPError:
+                line = None
+            if line is None or line.startswith('data: {"error"'):
+                self._end("broken")
+            elif line == "data: [DONE]":
+                self._end("complete")
+            elif line.startswith("data: ") and (usage := json.loads(line[6:]).get("usage")):
+                self.got.count(usage)
+        return self.got
+
+    def close(self) -> Got:
+        """Go away; in the middle of the answer, if it is not over."""
+        self.over = True
+        self._reply.close()
+        return self.got
+
+    def _end(self, how: End) -> None:
+        self.got.end = how
+        self.close()
+
+
+def _body(model: str, tokens: int) -> dict[str, Any]:
+    return {"model": model, "prompt": "import os", "max_tokens": tokens, "ignore_eos": True}
+
+
+def _refused(reply: httpx.Response, tokens: int) -> Got:
+    return Got(
+        reply.headers["x-request-id"],
+        reply.status_code,
+        "refused",
+        tokens,
+        retry_after=reply.headers.get("retry-after", ""),
+        error=reply.json()["error"],
+    )
+
+
+# --- the books ------------------------------------------------------------------------------
+
+
+def pages(api: Api, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    """Every row of a list, however long it is."""
+    after: dict[str, str] = {}
+    while True:
+        found = api.get(path, **query, **after)
+        yield from found["data"]
+        if not found["has_more"]:
+            return
+        after = {"after": found["last_id"]}
+
+
+@dataclass
+class Books:
+    """What an endpoint's usage says: tokens by request, device seconds by replica."""
+
+    tokens: dict[str, Counter[str]]
+    seconds: Counter[str]
+
+    @classmethod
+    def of(cls, api: Api, endpoint_id: str) -> "Books":
+        books = cls({}, Counter())
+        for row in pages(api, "/usage", endpoint=endpoint_id):
+            if row["meter"] == "device_seconds":
+                books.seconds[row["replica"]] += row["quantity"]
+            else:
+                meters = books.tokens.setdefault(row["request"], Counter())
+                meters[row["meter"]] += row["quantity"]
+        return books
+
+    def lacks(self, got: Got) -> bool:
+        """Whether the client got more than was booked."""
+        booked = self.tokens.get(got.request_id, Counter())
+        paid_in = booked["input_tokens"] + booked["cached_tokens"]
+        if got.end == "complete":
+            return paid_in < got.input_tokens or booked["output_tokens"] < got.output_tokens
+        return got.end == "cut" and booked["output_tokens"] < got.output_tokens
+
+    def exceeds(self, got: Got) -> bool:
+        """Whether more was booked than can have been delivered."""
+        booked = self.tokens.get(got.request_id, Counter())
+        if got.end == "refused":
+            return booked.total() > 0
+        paid_in = booked["input_tokens"] + booked["cached_tokens"]
+        most = got.output_tokens if got.end == "complete" else got.most
+        return booked["output_tokens"] > most or paid_in > max(got.input_tokens, 64)
