@@ -145,7 +145,8 @@ class Agent:
         if reply.renew:
             self._renew.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), self._report_every_s)
+            async with asyncio.timeout(self._report_every_s):
+                await self._changed.wait()
 
     async def _send_report(self) -> wire.ReportReply:
         self._seq += 1
@@ -216,7 +217,8 @@ class Agent:
         due_s = self._identity.renewal_in_s(credential.now_utc())
         if due_s > 0 and not self._renew.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._renew.wait(), min(due_s, RENEWAL_CHECK_S))
+                async with asyncio.timeout(min(due_s, RENEWAL_CHECK_S)):
+                    await self._renew.wait()
             return
         directory = self._settings.directory
         key = credential.pending_key(directory)

@@ -237,4 +237,5 @@ class Replica:
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._stopping.wait()
