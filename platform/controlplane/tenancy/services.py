@@ -8,7 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
-from billing.models import Account
+from billing import services as billing
 from compliance import audit
 from controlplane.tenancy import keys, names
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
@@ -32,7 +32,7 @@ def create_organization(
     name = names.check(name, field="name")
     region_code = names.check(region_code, field="region_code", limit=32)
     with transaction.atomic():
-        account = Account.objects.create(name=name, created_at=now)
+        account = billing.open_account(name=name, now=now)
         organization = Organization.objects.create(
             name=name, region_code=region_code, account=account, created_at=now
         )

@@ -1,0 +1,242 @@
+"""Every verb of every room, done once as the role that runs the house: each leaves its event.
+
+A public function of a room's services that is neither walked here nor named as no verb fails the
+test, so that nobody can add a way to change something that nobody hears of.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from io import StringIO
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
+
+from billing import ledger, prices
+from billing import services as billing
+from compliance import audit, exports
+from compliance.actions import ACTIONS
+from compliance.models import AuditEvent
+from controlplane.endpoints import services as endpoints
+from controlplane.endpoints.models import Endpoint
+from controlplane.fleet import services as fleet
+from controlplane.fleet import silence, wire
+from controlplane.tenancy import services as tenancy
+from tests.fleet.machine import Machine, inventory, report
+from tests.test_layout import ROOT
+
+NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
+PASSWORD = "correct horse battery"
+VERBS: tuple[ModuleType, ...] = (
+    *(tenancy, fleet, silence, endpoints, billing, prices, ledger, exports),
+)
+NO_VERBS = {
+    silence.unreachable: "looks",
+    fleet.renewal_due: "looks",
+    fleet.touch: "raises the version that another verb's change needs",
+    fleet.heartbeat: "comes every few seconds; silence and return are told",
+    billing.open_account: "is part of organization.create, which names the account",
+    billing.accrue: "books what the clock makes due; the ledger is its own record",
+    billing.unaccrued: "looks",
+    billing.newest_accrual: "looks",
+    billing.hour_start: "computes",
+    prices.versions: "looks",
+    prices.in_force: "looks",
+    ledger.post: "is the ledger's own record",
+    ledger.balance: "looks",
+    exports.register: "happens as a room loads",
+    exports.build_waiting: "builds; each export tells of itself",
+    exports.archive: "looks",
+}
+
+# What is not of one region.
+EVERYWHERE = {"user.create", "user.set_password", "price.create", "ledger.reverse"}
+CPU = wire.DeviceInfo(index=0, kind="cpu", name="CPU", memory_bytes=1 << 33)
+
+
+@pytest.fixture
+def app_role(db: None) -> Iterator[None]:
+    call_command("grant_roles", stdout=StringIO())
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL ROLE {settings.APP_ROLE}")
+        yield
+        cursor.execute("RESET ROLE")
+
+
+class Walk:
+    """Does a verb after the other; what one made, the next ones use."""
+
+    def __init__(self) -> None:
+        self.walked: set[Any] = set()
+        self.kept = SimpleNamespace()
+
+    def do(self, verb: Callable[..., Any], action: str, *args: Any, **given: Any) -> Any:
+        """`verb` with an actor and the time where it takes them; it must leave `action` alone."""
+        takes = inspect.signature(verb).parameters
+        if "actor" in takes:
+            given["actor"] = WHO
+        given.setdefault("now", NOW)
+        before = set(AuditEvent.objects.values_list("id", flat=True))
+        result = verb(*args, **given)
+        (event,) = AuditEvent.objects.exclude(id__in=before)
+        assert event.action == action
+        assert event.outcome == "success"
+        assert event.region or action in EVERYWHERE, action
+        if "actor" in takes:
+            assert (event.actor_type, event.actor_id) == (WHO.type, WHO.id), action
+        self.walked.add(verb)
+        return result
+
+    def tenancy(self) -> None:
+        kept = self.kept
+        kept.user = self.do(
+            tenancy.create_user, "user.create", email="ada@example.eu", password=PASSWORD
+        )
+        self.do(tenancy.set_password, "user.set_password", user=kept.user, password=PASSWORD[::-1])
+        kept.organization = self.do(
+            tenancy.create_organization,
+            "organization.create",
+            name="ours",
+            region_code="eu-de-1",
+            owner=None,
+        )
+        place = {"organization": kept.organization}
+        kept.project = self.do(tenancy.create_project, "project.create", **place, name="agents")
+        member = self.do(
+            tenancy.add_member, "membership.create", **place, user=kept.user, role="developer"
+        )
+        member = self.do(
+            tenancy.change_role, "membership.change_role", membership=member, role="auditor"
+        )
+        self.do(tenancy.remove_member, "membership.delete", membership=member)
+        key, _ = self.do(
+            tenancy.issue_key,
+            "api_key.create",
+            project=kept.project,
+            name="ci",
+            scopes=["inference"],
+        )
+        self.do(tenancy.revoke_key, "api_key.revoke", key=key)
+
+    def fleet(self) -> None:
+        kept, machine = self.kept, Machine()
+        region = self.do(
+            fleet.create_region, "region.create", code="eu-de-1", country="DE", name="Frankfurt"
+        )
+        pool = self.do(fleet.create_pool, "pool.create", region=region, name="cpu")
+        _, token = self.do(fleet.issue_enrollment_token, "enrollment_token.create", pool=pool)
+        node, _ = self.do(
+            fleet.enroll,
+            "node.enroll",
+            token=token,
+            csr_pem=machine.csr,
+            name="n1",
+            agent_version="1",
+        )
+        node, _ = self.do(
+            fleet.renew,
+            "node.renew",
+            node=node,
+            csr_pem=machine.csr,
+            presented_sha256=node.certificate_sha256,
+        )
+        self.do(
+            fleet.issue_gateway_certificate,
+            "gateway.enroll",
+            region=region,
+            gateway_id="gw-1",
+            csr_pem=machine.csr,
+        )
+        said = report(inventory=inventory(CPU))
+        assert fleet.heartbeat(node=node, report=said, signed_at=NOW, now=NOW)
+        later = NOW + timedelta(hours=1)
+        self.do(silence.note, "node.unreachable", now=later, listening_since=NOW)
+        for verb in ("cordon", "drain", "uncordon"):
+            self.do(getattr(fleet, verb), f"node.{verb}", node=node)
+        kept.node = node
+
+    def endpoints(self) -> None:
+        kept = self.kept
+        spec = endpoints.EndpointSpec(
+            name="chat", model="org/model", device_kind="cpu", min_replicas=0
+        )
+        endpoint = self.do(endpoints.create, "endpoint.create", project=kept.project, spec=spec)
+        self.do(endpoints.update, "endpoint.scale", endpoint=endpoint, max_replicas=2)
+        self.do(endpoints.stop, "endpoint.stop", endpoint=endpoint)
+        self.do(endpoints.start, "endpoint.start", endpoint=endpoint)
+        Endpoint.objects.update(wake_requested_at=None)
+        self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
+        self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
+
+    def billing(self) -> None:
+        self.do(
+            prices.publish,
+            "price.create",
+            meter="device_seconds",
+            device_kind="cpu",
+            amount=Decimal("0.12"),
+            valid_from=NOW,
+        )
+        before = AuditEvent.objects.count()
+        assert len(prices.publish_defaults(actor=WHO, now=NOW)) == 3
+        assert AuditEvent.objects.count() == before + 3
+        self.walked.add(prices.publish_defaults)
+        posted = ledger.post(
+            idempotency_key="k",
+            kind="test",
+            effective_at=NOW,
+            entries=[ledger.Entry("a", 5), ledger.Entry("b", -5)],
+        )
+        self.do(ledger.reverse, "ledger.reverse", posted, effective_at=NOW)
+
+    def compliance(self) -> None:
+        asked = {
+            "log": self.kept.organization.id,
+            "region": "eu-de-1",
+            "reason": "the yearly audit",
+            "start": NOW - timedelta(days=1),
+            "end": NOW + timedelta(days=1),
+        }
+        export = self.do(exports.request, "export.request", **asked)
+        export = self.do(exports.build, "export.complete", export.id)
+        self.do(exports.downloaded, "export.download", export=export)
+        self.do(fleet.remove_node, "node.delete", node=self.kept.node)
+
+
+def public(module: ModuleType) -> set[FunctionType]:
+    return {
+        found
+        for name, found in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and found.__module__ == module.__name__
+    }
+
+
+def test_no_rooms_services_are_forgotten() -> None:
+    files = [*ROOT.glob("platform/controlplane/*/services.py"), *ROOT.glob("*/services.py")]
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("platform.")
+        for path in files
+    }
+    assert {importlib.import_module(name) for name in names} <= set(VERBS)
+
+
+def test_every_verb_leaves_its_event(app_role: None) -> None:
+    walk = Walk()
+    walk.tenancy()
+    walk.fleet()
+    walk.endpoints()
+    walk.billing()
+    walk.compliance()
+    everything = {function for module in VERBS for function in public(module)}
+    silent = {f"{one.__module__}.{one.__name__}" for one in everything - walk.walked - {*NO_VERBS}}
+    assert silent == set(), "walk these, or say why they are no verbs"
+    assert not walk.walked & {*NO_VERBS}
+    assert set(NO_VERBS) <= everything
+    assert set(AuditEvent.objects.values_list("action", flat=True)) <= set(ACTIONS)
