@@ -2,6 +2,7 @@
 
 from django.urls import include, path
 
+from controlplane.api import failures
 from controlplane.api.health import healthz
 
 urlpatterns = [
@@ -10,3 +11,7 @@ urlpatterns = [
     path("agent/v1/", include("controlplane.api.agent_urls")),
     path("", include("frontend.urls")),
 ]
+
+handler400 = failures.bad_request
+handler404 = failures.not_found
+handler500 = failures.server_error

@@ -73,7 +73,7 @@ def envelope(data: Any, rows: Sequence[Model], *, has_more: bool) -> dict[str, A
 
 def _limit(request: Request) -> int:
     value = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not value.isdecimal() or not 1 <= int(value) <= MAX_LIMIT:
+    if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= MAX_LIMIT:
         raise ValidationError({"limit": f"A whole number from 1 to {MAX_LIMIT}."})
     return int(value)
 

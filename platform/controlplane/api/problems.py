@@ -1,9 +1,11 @@
 """Errors as RFC 9457 problem details: one shape for everything that /api answers badly."""
 
+import logging
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -12,6 +14,8 @@ from rest_framework.views import set_rollback
 from compliance import context
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import errors
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -29,6 +33,7 @@ _TITLES = {
     422: "Invalid",
     429: "Too many requests",
     500: "Internal error",
+    503: "Unavailable",
 }
 
 # The first that fits.
@@ -68,6 +73,9 @@ def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
             return _answer(status, error.code, str(error), field=getattr(error, "field", ""))
     if isinstance(error, Http404):
         return _answer(404, "not_found", "There is nothing here.")
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("no database", exc_info=error)
+        return _answer(503, "unavailable", "No database: try again later.")
     if isinstance(error, PermissionDenied):
         return _answer(403, "forbidden", "You may not do this.")
     if isinstance(error, RequestDataTooBig):

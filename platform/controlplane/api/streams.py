@@ -44,7 +44,7 @@ async def replica_logs(request: HttpRequest, pk: str) -> HttpResponseBase:
     if isinstance(found, JsonResponse):
         return found
     count = request.GET.get("lines", str(DEFAULT_LINES))
-    if not count.isdecimal() or not 0 <= int(count) <= logs.KEEP_LINES:
+    if not count.isdecimal() or len(count) > 9 or int(count) > logs.KEEP_LINES:
         return problems.response(422, "invalid", f"lines: 0 to {logs.KEEP_LINES}", field="lines")
     if request.GET.get("follow", "").lower() not in ("1", "true"):
         data = await on_thread(endpoint_views.log_lines, found, int(count))
@@ -137,7 +137,7 @@ class _Lines:
 
     def __init__(self, count: int, last_id: str) -> None:
         self._count = count
-        self._number = int(last_id) if last_id.isdecimal() else -1
+        self._number = int(last_id) if last_id.isdecimal() and len(last_id) < 19 else -1
 
     def news(self, replica: Replica) -> list[bytes]:
         if self._number < 0:

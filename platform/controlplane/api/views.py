@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -20,6 +21,12 @@ class HouseViewSet(GenericViewSet[Any]):
     """Thin on purpose: look up through `access`, call one service verb, answer."""
 
     lookup_value_regex = ID
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        for name, values in request.query_params.lists():
+            if any("\0" in value for value in values):  # PostgreSQL has no such text
+                raise ValidationError({name: "Text has no NUL in it."})
 
     @property
     def principal(self) -> access.Principal:
