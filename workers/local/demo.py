@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from workers.agent import environment, models
+from workers.agent import environment, models, walls
 from workers.local.api import Api
 from workers.local.chat import Answer
 from workers.local.screen import Screen
@@ -53,6 +53,15 @@ def ensure_environment(screen: Screen) -> environment.Environment:
         with screen.bar(f"engine {name} (once a machine)") as progress:
             found = environment.install(name, cache, progress=progress)
     return found
+
+
+def say_missing_walls(engine: environment.Environment, screen: Screen) -> None:
+    """What will not separate one engine from another here, and why."""
+    survey = walls.survey((engine.root, engine.base))
+    for wall, why in survey.missing.items():
+        screen.say(f"  ! wall missing ({wall}): {why}")
+    if survey.missing:
+        screen.say("    this node serves one organization alone until it has them all")
 
 
 def choose_model(screen: Screen) -> Model:

@@ -72,7 +72,7 @@ def _start(installation: Installation, supervisor: Supervisor, screen: Screen) -
             supervisor.start(process)
         _await_answer(f"{installation.console_url}/healthz", "the web process", installation)
         _await_answer(f"{installation.gateway_url}/healthz", "the gateway", installation)
-    demo.ensure_environment(screen)
+    demo.say_missing_walls(demo.ensure_environment(screen), screen)
     if not agent_started:
         supervisor.start(processes.agent(installation, prepared.enrollment_token), Turn.FIRST)
     return prepared
