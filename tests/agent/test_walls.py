@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from controlplane.fleet.wire import Wall
-from workers.agent import walls
+from workers.agent import cli, credential, walls
 from workers.agent.launcher import isolation
 from workers.agent.launcher.isolation import Isolation
+from workers.agent.settings import read
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root hands out user ids")
 
@@ -24,10 +26,11 @@ exec(sys.argv[3])
 """
 
 
-def inside(walled: Isolation, program: str) -> str:
+def inside(walled: Isolation, program: str, *arguments: str) -> str:
     """What a program prints behind walls; its complaint, should it fail."""
     folder = str(Path(isolation.__file__).parent)
     command = [sys.executable, "-I", "-c", INSIDE, folder, json.dumps(walled.encode()), program]
+    command += arguments
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
@@ -99,6 +102,32 @@ def test_a_closed_directory_shows_only_what_was_asked_for(tmp_path: Path) -> Non
     program += f" os.path.exists({str(closed / 'secret')!r}))"
     assert inside(walled, program) == "['model'] ['config.json'] False"
     assert sorted(path.name for path in closed.iterdir()) == ["model", "secret"]
+
+
+@needs_root
+def test_an_engine_cannot_read_the_agents_credential(tmp_path: Path) -> None:
+    """Nor its environment, which may hold the enrolment token."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    settings = read({"STOA_AGENT_DIR": str(tmp_path / "agent"), "HOME": "/"})
+    cli.make_directory(settings)
+    credential.pending_key(settings.directory)
+    key = settings.directory / credential.PENDING_KEY
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    key.chmod(0o644)  # the directory alone keeps everybody out, too
+    program = """
+for path in sys.argv[4:]:
+    try:
+        open(path, 'rb').read(1)
+    except OSError as error:
+        print(type(error).__name__, end=' ')
+    else:
+        print('read', end=' ')
+"""
+    walled = Isolation(uid=200_001, expose=interpreter())
+    paths = [str(key), f"/proc/{os.getpid()}/environ", f"/proc/{os.getpid()}/cmdline"]
+    assert inside(walled, program, *paths) == "PermissionError PermissionError read"
 
 
 @needs_root

@@ -1,5 +1,6 @@
 """Celery as it really is: a real worker on a real broker, and what happens when it dies."""
 
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
+from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
@@ -107,6 +109,21 @@ def test_a_broker_that_is_away_holds_nobody_up(
     for _ in range(50):
         hints.on_changed("ep_whatever")
     assert time.monotonic() - started < ANSWER_TIMEOUT_S + 2.0
+
+
+def test_the_broker_carries_ids_alone(world: World) -> None:
+    """Whoever reads the broker learns which endpoint changed, and nothing of anybody's."""
+    app.control.purge()
+    world.node()
+    endpoint = world.endpoint(name="a-telling-name", model="acme/secret-model")
+    with app.connection_for_read() as broker:
+        message = broker.default_channel.basic_get(settings.QUEUE, no_ack=True)
+    assert message is not None
+    arguments, keywords, _ = json.loads(message.body)
+    assert (arguments, keywords) == ([endpoint.id], {})
+    told = json.dumps([message.body, message.headers, message.properties], default=str)
+    for words in ("a-telling-name", "secret-model", world.project.id, "acme", ACTOR.id):
+        assert words not in told
 
 
 def test_each_kind_of_broker_gets_its_own_options() -> None:
