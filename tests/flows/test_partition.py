@@ -43,12 +43,12 @@ def test_a_silence_within_the_grace(partition: Partition) -> None:
     with partition.silence() as since:
         unreachable_at, took_s = partition.await_unreachable(replica_id, since)
         assert took_s >= 0.5 * partition.lease_s
-        waiting = partition.held()
         assert stream.read().end == "complete"  # its engine never fell silent
         refused = partition.refused()
         assert (refused.status, refused.error["code"]) == (503, "endpoint_starting")
         assert refused.error.keys() == {"message", "type", "param", "code"}
         assert int(refused.retry_after) > 0
+        waiting = partition.held()
         billed = partition.await_billed(replica_id)
         partition.linger(4)
         assert [(r["id"], r["state"]) for r in partition.live()] == [(replica_id, "unreachable")]

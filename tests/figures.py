@@ -1,0 +1,12 @@
+"""How a benchmark says what it measured: one JSON line for each figure, at its end."""
+
+import json
+
+
+def figure(
+    name: str, value: float, unit: str, *, vs: str | None = None, than: float | None = None
+) -> None:
+    """Print one. `vs` names what it stands beside, `than` is that one's value in the same unit."""
+    ratio = round(value / than, 4) if than else None
+    line = {"name": name, "value": round(value, 4), "unit": unit, "vs": vs, "ratio": ratio}
+    print(json.dumps(line), flush=True)
