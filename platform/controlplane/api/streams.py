@@ -123,12 +123,10 @@ class _Seen:
         for row in rows.exclude(id__in=self._told).select_related("replica").order_by("id"):
             self._told.add(row.id)
             events.append(_event("transition", endpoint_views.TransitionView(row).data, row.id))
-        shown = endpoint_views.EndpointView(fresh).data
-        if shown["status"] != self._status:
-            self._status = shown["status"]
-            events.append(
-                _event("status", {"status": shown["status"], "message": shown["message"]})
-            )
+        said = endpoint_views.EndpointView(fresh).data
+        if said["status"] != self._status:
+            self._status = said["status"]
+            events.append(_event("status", {name: said[name] for name in ("status", "message")}))
         return events
 
 
