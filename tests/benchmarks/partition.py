@@ -18,6 +18,7 @@ SETTLE_S = 3.0  # a meter's round or two: what is billed too much would show by 
 
 def within_the_grace(partition: Partition) -> float:
     replica_id = partition.await_ready()
+    partition.linger(2 * partition.lease_s)  # so that there is something to bill
     with partition.silence() as since:
         at, took_s = partition.await_unreachable(replica_id, since)
         billed = partition.await_billed(replica_id)
@@ -32,6 +33,7 @@ def within_the_grace(partition: Partition) -> float:
 
 def beyond_the_grace(partition: Partition) -> float:
     replica_id = partition.await_ready()
+    partition.linger(partition.lease_s)
     with partition.silence() as since:
         partition.await_unreachable(replica_id, since)
         lost_s = partition.await_lost(replica_id, since)

@@ -162,17 +162,20 @@ class Books:
 
     def lacks(self, got: Got) -> bool:
         """Whether the client got more than was booked."""
-        booked = self.tokens.get(got.request_id, Counter())
-        paid_in = booked["input_tokens"] + booked["cached_tokens"]
-        if got.end == "complete":
-            return paid_in < got.input_tokens or booked["output_tokens"] < got.output_tokens
-        return got.end == "cut" and booked["output_tokens"] < got.output_tokens
+        booked, paid_in = self._booked(got)
+        if got.end == "complete" and paid_in < got.input_tokens:
+            return True
+        return booked["output_tokens"] < got.output_tokens
 
     def exceeds(self, got: Got) -> bool:
         """Whether more was booked than can have been delivered."""
-        booked = self.tokens.get(got.request_id, Counter())
+        booked, paid_in = self._booked(got)
         if got.end == "refused":
             return booked.total() > 0
-        paid_in = booked["input_tokens"] + booked["cached_tokens"]
-        most = got.output_tokens if got.end == "complete" else got.most
-        return booked["output_tokens"] > most or paid_in > max(got.input_tokens, 64)
+        if got.end == "complete":
+            return paid_in > got.input_tokens or booked["output_tokens"] > got.output_tokens
+        return booked["output_tokens"] > got.most
+
+    def _booked(self, got: Got) -> tuple[Counter[str], int]:
+        booked = self.tokens.get(got.request_id, Counter())
+        return booked, booked["input_tokens"] + booked["cached_tokens"]
