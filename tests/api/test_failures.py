@@ -67,6 +67,9 @@ def test_a_failure_of_ours_keeps_its_words_to_the_log(
         "endpoints?limit=-1",
         "replicas?endpoint=%00",
         "usage?request=%00",
+        "usage?from=0001-01-01T00:00:00%2B14:00",
+        "costs?to=9999-12-31T23:59:59-14:00",
+        "costs?from=yesterday",
         "api-keys?project=%00",
     ],
 )

@@ -1,7 +1,7 @@
 """What was used, and what it costs."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
@@ -170,8 +170,8 @@ def _moment(request: Request, name: str, default: datetime) -> datetime:
         return default
     try:
         moment = parse_datetime(value.replace(" ", "+"))
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ValidationError({name: "A time with its zone, such as 2026-11-01T00:00:00Z."})
-    return moment
+        if moment is not None and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # no such day, or one before the first in UTC
+        pass
+    raise ValidationError({name: "A time with its zone, such as 2026-11-01T00:00:00Z."})
