@@ -3,8 +3,6 @@
 import time
 from dataclasses import dataclass
 
-import openai
-
 QUESTION = "Say hello to the Stoa in one short sentence."
 
 
@@ -20,6 +18,8 @@ class Answer:
 
 def ask(gateway_url: str, api_key: str, endpoint: str, *, timeout_s: float = 300) -> Answer:
     """One streamed chat completion; raises openai.APIError with the gateway's own words."""
+    import openai  # only now: half a second in which the engine's start is under way already
+
     client = openai.OpenAI(base_url=f"{gateway_url}/v1", api_key=api_key, timeout=timeout_s)
     began = time.monotonic()
     first = 0.0

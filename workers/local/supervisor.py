@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -38,7 +39,10 @@ class Watched(Protocol):
 
 
 class Turn(IntEnum):
-    """When something is stopped: what has something to tell the others goes before them."""
+    """When something is stopped: what has something to tell the others goes before them.
+
+    Those of one turn are stopped side by side.
+    """
 
     FIRST = 0
     MIDDLE = 1
@@ -142,8 +146,11 @@ class Supervisor:
                 self._kept = [kept for kept in self._kept if kept.error is None]
                 if all(kept.begun for kept in self._kept):
                     self._changed.wait(0.2)
-        for kept in sorted(self._kept, key=lambda each: each.turn):
-            kept.what.stop()
+        for turn in Turn:
+            stops = [kept.what.stop for kept in self._kept if kept.turn is turn]
+            with ThreadPoolExecutor(max(1, len(stops))) as pool:
+                for done in [pool.submit(stop) for stop in stops]:
+                    done.result()
 
     def _begin(self, kept: _Kept) -> None:
         try:
