@@ -1,6 +1,7 @@
 """How settings are spelled, and what the database connections that they describe withstand."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
+from pytest_socket import SocketConnectBlockedError
 
 from controlplane import env
 
@@ -45,6 +47,11 @@ def test_a_database_is_an_url() -> None:
     assert env.database("postgresql:///stoa?host=/run/postgresql")["HOST"] == "/run/postgresql"
     with pytest.raises(ImproperlyConfigured, match="mysql"):
         env.database("mysql://db/stoa")
+
+
+def test_no_test_leaves_this_machine() -> None:
+    with pytest.warns(UserWarning), pytest.raises(SocketConnectBlockedError):
+        socket.create_connection(("192.0.2.1", 443), timeout=1)
 
 
 def _backend() -> int:
