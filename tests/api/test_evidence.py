@@ -5,6 +5,7 @@ import json
 import zipfile
 from datetime import timedelta
 from hashlib import sha256
+from typing import Any
 
 from django.utils import timezone
 
@@ -34,7 +35,7 @@ def test_an_export_from_request_to_file(alice: House) -> None:
     assert client.get(f"{path}/file").status_code == 409
     exports.build(export["id"], timezone.now())
     assert client.get(path).json()["status"] == "complete"
-    file = client.get(f"{path}/file")
+    file: Any = client.get(f"{path}/file")
     bundle = zipfile.ZipFile(io.BytesIO(b"".join(file.streaming_content)))
     manifest = json.loads(bundle.read("manifest.json"))
     for entry in manifest["files"]:

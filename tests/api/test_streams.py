@@ -53,12 +53,9 @@ def test_progress_is_heard_as_it_happens(transactional_db: None, alice: House) -
             name, data = await anext(heard)
             assert (name, data["status"]) == ("status", "starting")
             for state in (State.PROBING, State.READY):
+                facts: dict[str, Any] = {"address": "unix:/x"} if state is State.READY else {}
                 await sync_to_async(lifecycle.advance)(
-                    alice.replica.id,
-                    state,
-                    reason=Reason.NODE_REPORT,
-                    now=timezone.now(),
-                    **({"address": "unix:/x"} if state is State.READY else {}),
+                    alice.replica.id, state, reason=Reason.NODE_REPORT, now=timezone.now(), **facts
                 )
                 name, data = await anext(heard)
                 assert (name, data["to_state"]) == ("transition", state)

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -117,7 +118,8 @@ def test_the_broker_carries_ids_alone(world: World) -> None:
     world.node()
     endpoint = world.endpoint(name="a-telling-name", model="acme/secret-model")
     with app.connection_for_read() as broker:
-        message = broker.default_channel.basic_get(settings.QUEUE, no_ack=True)
+        channel: Any = broker.default_channel
+        message = channel.basic_get(settings.QUEUE, no_ack=True)
     assert message is not None
     arguments, keywords, _ = json.loads(message.body)
     assert (arguments, keywords) == ([endpoint.id], {})
