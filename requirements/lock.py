@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Draw the platform's and the development locks anew: `make lock`.
 
 Hashed, universal for Python 3.11 to 3.13, without any address of an index in them.

@@ -8,4 +8,4 @@ os.environ.setdefault("STOA_MASTER_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYm
 os.environ.setdefault("DATABASE_URL", "postgresql://check@127.0.0.1:1/check")
 os.environ.setdefault("BROKER_URL", "redis://127.0.0.1:1/0")
 
-from controlplane.settings import *  # noqa: E402, F403  (the environment must be set first)
+from controlplane.settings import *  # noqa: F403
