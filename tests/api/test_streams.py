@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.sessions.models import Session
 from django.db import connections
 from django.test import AsyncClient
 from django.utils import timezone
 
+from controlplane.api import streams
 from controlplane.endpoints import lifecycle, logs
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
+from controlplane.tenancy.models import ApiKey, User
 from tests.api.house import House
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -94,5 +97,36 @@ def test_strangers_hear_nothing(transactional_db: None, alice: House, mallory: H
         ):
             assert (await asked(mallory, path)).status_code == 404
             assert (await AsyncClient().get(path)).status_code == 401
+
+    play(scene())
+
+
+@pytest.mark.parametrize("way", ["key", "signed out", "deactivated"])
+def test_who_may_no_longer_hears_no_more(
+    transactional_db: None, alice: House, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(streams, "ALLOWED_FOR_LOOKS", 1)
+    monkeypatch.setattr(streams, "LOOK_AGAIN_S", 0.05)
+
+    def end() -> None:
+        if way == "key":
+            ApiKey.objects.update(revoked_at=timezone.now())
+        elif way == "signed out":
+            Session.objects.all().delete()
+        else:
+            User.objects.update(is_active=False)
+
+    async def scene() -> None:
+        client = AsyncClient()
+        if way != "key":
+            await client.aforce_login(alice.owner)
+        headers = {"authorization": f"Bearer {alice.secret}"} if way == "key" else {}
+        path = f"/api/v1/endpoints/{alice.endpoint.id}/events"
+        answer: Any = await client.get(path, headers=headers)
+        heard = aiter(answer.streaming_content)
+        for _ in range(3):
+            assert await anext(heard)
+        await sync_to_async(end)()
+        assert len([chunk async for chunk in heard]) <= 1  # and then it is over
 
     play(scene())

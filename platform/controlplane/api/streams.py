@@ -1,13 +1,14 @@
 """What a client follows: an endpoint's progress and an engine's log, as server-sent events.
 
 Plain asynchronous views: a follower holds neither a thread nor a database connection. Who may
-follow is asked again each minute, so that a revoked key hears nothing more.
+follow is asked again each minute, so that a revoked key or an ended session hears no more.
 """
 
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from django.contrib import auth
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.authentication import SessionAuthentication
@@ -81,13 +82,21 @@ def _allowed(request: HttpRequest, lookup: _Lookup, pk: str) -> Any:
         return problems.response(403, error.code, str(error))
 
 
+def _still_allowed(request: HttpRequest, lookup: _Lookup, pk: str) -> Any:
+    """The same for who began to follow a while ago, and may have signed out since."""
+    if request.session.session_key:
+        request.session = type(request.session)(request.session.session_key)
+        request.user = auth.get_user(request)
+    return _allowed(request, lookup, pk)
+
+
 def _stream(
     request: HttpRequest, pk: str, lookup: _Lookup, news: Callable[[Any], list[bytes]]
 ) -> StreamingHttpResponse:
     async def body() -> AsyncIterator[bytes]:
         async with listener.waiting([pk]) as waiter:
             while True:
-                found = await on_thread(_allowed, request, lookup, pk)
+                found = await on_thread(_still_allowed, request, lookup, pk)
                 if isinstance(found, JsonResponse):
                     return
                 for _ in range(ALLOWED_FOR_LOOKS):
