@@ -46,6 +46,6 @@ def translate(status: int, body: bytes, call: Call, engine_model: str) -> ApiErr
 def _read(body: bytes) -> _Error | None:
     try:
         reply = _DECODER.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return reply.error or (_Error(reply.message) if reply.message else None)

@@ -118,7 +118,7 @@ class Rewriter:
             if line.startswith(b"data:") and b'"usage":' in line:
                 try:
                     event = _EVENT.decode(line[5:])
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     continue
                 if event.choices and (found := usage.decode(event.usage)):
                     self._shares[event.choices[0].index] = found

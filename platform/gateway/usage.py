@@ -39,7 +39,7 @@ def decode(raw: bytes) -> Usage | None:
     """The usage object in `raw`; None where it is none."""
     try:
         found = _DECODER.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if found.prompt_tokens is None:
         return None

@@ -38,10 +38,11 @@ def test_records_survive_and_are_nobody_elses(tmp_path: Path) -> None:
     assert Store(tmp_path).load() == []
 
 
-def test_a_damaged_record_is_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b'{"spec": ', b'{"phase": "\xc2"}', b"[" * 5000])
+def test_a_damaged_record_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     store, good = Store(tmp_path), Record(spec=spec())
     store.save(good)
-    (tmp_path / "replicas" / "rep_0.json").write_text('{"spec": ')
+    (tmp_path / "replicas" / "rep_0.json").write_bytes(damage)
     assert store.load() == [good] and store.load() == [good]
 
 

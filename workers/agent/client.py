@@ -172,7 +172,7 @@ class Client:
 def _decode(content: bytes, message: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=message)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unavailable(f"an answer that is none of ours: {error}") from error
 
 
@@ -198,5 +198,5 @@ def _problem(response: httpx.Response) -> dict[str, object]:
     """The problem document of an answer, empty where it has none."""
     try:
         return msgspec.json.decode(response.content, type=dict[str, object])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}

@@ -323,9 +323,9 @@ def _flaw(answer: bytes) -> str | None:
     """None when an answer of status 200 holds an inference."""
     try:
         content = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"the engine's answer is no JSON: {answer[:100]!r}"
-    if content.get("choices") or content.get("data"):
+    if isinstance(content, dict) and (content.get("choices") or content.get("data")):
         return None
     return f"the engine's answer holds no inference: {answer[:200].decode(errors='replace')}"
 

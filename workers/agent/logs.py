@@ -118,5 +118,5 @@ def _load(cursor: Path) -> _Place:
         return _Place()
     try:
         return msgspec.json.decode(content, type=_Place)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Place()

@@ -78,7 +78,7 @@ class Store:
         for path in sorted(self._directory.glob("[!.]*.json")):
             try:
                 found.append(msgspec.json.decode(path.read_bytes(), type=Record))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 path.rename(path.with_suffix(".damaged"))
         return found
 
