@@ -32,6 +32,9 @@ class Config:
     drain_s: float = 30.0  # how long running requests may take to end after SIGTERM
     body_limit_bytes: int = 10 << 20
     activity_every_s: float = 5.0
+    # Where this host's engines have their sockets. A node says where an engine is reached, and
+    # nodes are not trusted: elsewhere, and by default anywhere, no socket is connected to.
+    sockets: Path | None = None
     certificate: Path | None = None  # PEM: what a node's relay admits
     certificate_key: Path | None = None
     certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
@@ -57,6 +60,7 @@ class Config:
             drain_s=read.seconds("STOA_GATEWAY_DRAIN_S", 30),
             body_limit_bytes=read.size("STOA_GATEWAY_BODY_LIMIT_BYTES", 10 << 20),
             activity_every_s=read.seconds("STOA_GATEWAY_ACTIVITY_EVERY_S", 5) * scale,
+            sockets=read.path("STOA_GATEWAY_SOCKETS"),
             certificate=read.file("STOA_GATEWAY_CERTIFICATE"),
             certificate_key=read.file("STOA_GATEWAY_KEY"),
             certificate_ca=read.file("STOA_GATEWAY_CA"),
@@ -114,6 +118,10 @@ class _Reader:
         if number > 65535:
             raise ConfigError(f"{name}={number}: expected a port, 0 to 65535")
         return number
+
+    def path(self, name: str) -> Path | None:
+        value = self._environ.get(name, "")
+        return Path(value).absolute() if value else None
 
     def file(self, name: str) -> Path | None:
         value = self._environ.get(name, "")

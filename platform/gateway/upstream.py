@@ -6,6 +6,7 @@ region's CA, where the server name says which replica is meant and the relay pip
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import httptools
@@ -160,6 +161,7 @@ class Engines:
     def __init__(self, config: Config, limits: Limits) -> None:
         self.loads: Counter[str] = Counter()  # requests in flight by replica id
         self._limits = limits
+        self._sockets = config.sockets.resolve() if config.sockets else None
         self._idle: dict[str, list[Upstream]] = {}
         self._tls = ClientTls(config)
 
@@ -185,6 +187,7 @@ class Engines:
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 if kind == "unix":
+                    self._check_socket(replica, where)
                     _, upstream = await loop.create_unix_connection(protocol, where)
                     return upstream
                 context = self._tls.context() if kind == "relay" else None
@@ -198,6 +201,10 @@ class Engines:
                 return upstream
         except (OSError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{replica.id}: {error}") from error
+
+    def _check_socket(self, replica: Replica, path: str) -> None:
+        if self._sockets is None or self._sockets not in Path(path).resolve().parents:
+            raise Unreachable(f"{replica.id}: {path} is not below STOA_GATEWAY_SOCKETS")
 
     def keep(self, upstream: Upstream) -> None:
         upstream.idle_since = asyncio.get_running_loop().time()

@@ -224,4 +224,5 @@ def config(house: House, road: Road, tmp_path: Path) -> Config:
         region=REGION,
         directory_max_age_s=900,
         activity_every_s=0.3,
+        sockets=Path("/tmp"),
     )

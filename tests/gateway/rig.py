@@ -110,7 +110,7 @@ class Rig:
             gateway_id="gw",
             region="eu-test",
             port=0,
-            **self._settings,
+            **{"sockets": Path("/tmp"), **self._settings},
         )
         self.keeper = HandKeeper(config)
         self.spool = WatchedSpool(self.folder / "spool")

@@ -37,6 +37,7 @@ class Process:
             "STOA_GATEWAY_DATABASE_URL": role_url(port=database_port),
             "STOA_KEY_PEPPER": PEPPER.decode(),
             "STOA_GATEWAY_DIR": str(folder),
+            "STOA_GATEWAY_SOCKETS": "/tmp",
             "STOA_GATEWAY_PORT": str(self.port),
             "STOA_GATEWAY_ID": "gw-process",
             "STOA_GATEWAY_ACTIVITY_EVERY_S": "0.3",

@@ -125,7 +125,7 @@ class Postgres:
         return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/{self.database}"
 
     def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         # A postmaster that died with the machine leaves its file; PostgreSQL itself checks it.
@@ -230,7 +230,7 @@ class Valkey:
 
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # In a file: a command line can be read by every user of the machine.
         config = self.data / "valkey.conf"
         lines = [

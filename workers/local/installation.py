@@ -119,6 +119,7 @@ class Installation:
             "STOA_GATEWAY_HOST": "127.0.0.1",
             "STOA_GATEWAY_PORT": str(self.gateway_port),
             "STOA_GATEWAY_ID": "gw-local",
+            "STOA_GATEWAY_SOCKETS": str(self._run_dir()),
             "STOA_REGION": REGION,
         }
 
@@ -155,6 +156,15 @@ REGION = os.environ.get("STOA_REGION") or "eu-de-1"
 
 # Settings of the house that a person may set for all processes at once.
 _PASSED = ("STOA_", "OTEL_", "HF_", "LC_", "SSL_", "UV_", "PIP_", "XDG_")
+# Each process is told those that it needs, by name.
+_SECRETS = (
+    "STOA_SECRET_KEY",
+    "STOA_KEY_PEPPER",
+    "STOA_MASTER_KEY",
+    "STOA_OWNER_DATABASE_URL",
+    "STOA_GATEWAY_DATABASE_URL",
+    "STOA_AGENT_TOKEN",
+)
 _PASSED_WHOLE = ("PATH", "HOME", "LANG", "USER", "TERM", "TMPDIR", "TZ", "VIRTUAL_ENV")
 
 
@@ -163,6 +173,7 @@ def _inherited() -> dict[str, str]:
     env = {
         name: value
         for name, value in os.environ.items()
-        if name in _PASSED_WHOLE or name.startswith(_PASSED)
+        if (name in _PASSED_WHOLE or name.startswith(_PASSED))
+        and name.removesuffix("_FILE") not in _SECRETS
     }
     return env | {"PYTHONUNBUFFERED": "1"}

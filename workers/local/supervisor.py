@@ -61,7 +61,7 @@ class Process:
     child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 [*dies_with_us("TERM"), *self.command],
