@@ -2,7 +2,10 @@
 
 import ast
 import platform
+import re
 from pathlib import Path
+
+from tests import groups
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("platform", "billing", "workers", "compliance", "frontend", "tests", "deploy")
@@ -46,3 +49,9 @@ def test_files_and_functions_stay_small() -> None:
                 if lines > MAX_FUNCTION_LINES:
                     too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not too_long
+
+
+def test_every_group_of_tests_is_kept_together() -> None:
+    marked = [p for p in python_files() if re.search(r"mark\.xdist_group\(", p.read_text())]
+    assert marked
+    assert [path.name for path in marked if not groups.group(path)] == []
