@@ -137,3 +137,9 @@ def test_pages(alice: House) -> None:
     second = client.get("/api/v1/endpoints", {"limit": 2, "before": after}).json()
     assert [one["name"] for one in second["data"]] == ["page-1", "page-0"]
     assert client.get("/api/v1/endpoints", {"limit": 0}).status_code == 422
+
+
+def test_a_body_that_is_too_long_is_refused(alice: House) -> None:
+    answer = post(with_key(alice.secret), "/endpoints", body(alice, model="x" * 2_000_000))
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "too_large"
