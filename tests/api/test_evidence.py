@@ -37,6 +37,7 @@ def test_an_export_from_request_to_file(alice: House) -> None:
     assert client.get(path).json()["status"] == "complete"
     file: Any = client.get(f"{path}/file")
     bundle = zipfile.ZipFile(io.BytesIO(b"".join(file.streaming_content)))
+    file.close()
     manifest = json.loads(bundle.read("manifest.json"))
     for entry in manifest["files"]:
         assert sha256(bundle.read(entry["path"])).hexdigest() == entry["sha256"]
