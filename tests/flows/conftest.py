@@ -15,7 +15,11 @@ from tests.flows.stoa import Stoa, endpoint_body, installation, until
 __all__ = ["engine_environment"]
 
 # Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
-SETTINGS = {"STOA_TIME_SCALE": "0.25", "STOA_AGENT_DEVICES": "cpu:5"}
+SETTINGS = {
+    "STOA_TIME_SCALE": "0.25",
+    "STOA_AGENT_DEVICES": "cpu:5",
+    "STOA_METER_EVERY_S": "0.5",  # of which each look into the books waits one
+}
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look is noise
 

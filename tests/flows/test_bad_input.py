@@ -103,8 +103,11 @@ def test_an_engine_that_crashes_at_its_start(stoa: Stoa, made: Made) -> None:
     made.await_status(endpoint["id"], "stopped")
     until(lambda: stoa.api.free_devices() == free, what="its devices are free")
     assert replica["id"] not in stoa.engines()
-    kept = stoa.api.get(f"/replicas/{replica['id']}/logs", lines="500")["data"]
-    assert any("max_model_len" in line["text"] for line in kept)
+    path = f"/replicas/{replica['id']}/logs"
+    until(
+        lambda: "max_model_len" in str(stoa.api.get(path, lines="500")["data"]),
+        what="its whole log has arrived",
+    )
 
 
 # --- wishes that are refused ------------------------------------------------------------------
