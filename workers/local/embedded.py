@@ -7,6 +7,7 @@ system user is made. Where user namespaces are forbidden it runs as `nobody` ins
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -82,7 +83,10 @@ def _as_somebody_else() -> list[str]:
     """A command prefix under which a program that refuses root runs, when we are root."""
     if os.geteuid() != 0:
         return []
-    namespace = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    # It looks itself up by its uid, so that must have a name: on a bare machine few have.
+    daemon = pwd.getpwnam("daemon")
+    ids = [f"--map-user={daemon.pw_uid}", f"--map-group={daemon.pw_gid}"]
+    namespace = ["unshare", "--user", *ids]
     if subprocess.run([*namespace, "true"], capture_output=True).returncode == 0:
         return namespace
     return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
