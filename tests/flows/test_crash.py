@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
 T = TypeVar("T")
 
-VICTIMS = ("worker", "agent", "gateway", "web", "postgres")
+VICTIMS = ("worker", "agent", "gateway", "web", "postgres", "valkey")
 UNDER_WAY = ("placed", "fetching", "starting", "probing")
 
 

@@ -74,3 +74,16 @@ def test_without_a_hub_it_is_made_here_and_said_so(
     model = demo.choose_model(Screen())
     assert model.name == "/cache/tiny/model"
     assert "made here" in model.label
+
+
+def test_a_gpu_is_not_offered_where_the_agent_offers_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho NVIDIA H200\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("STOA_AGENT_DEVICES", raising=False)
+    assert demo.device_kind() == "nvidia-gpu"
+    monkeypatch.setenv("STOA_AGENT_DEVICES", "cpu:2")
+    assert demo.device_kind() == "cpu"

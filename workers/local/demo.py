@@ -35,7 +35,12 @@ class Model:
 
 
 def device_kind() -> str:
-    """What this machine offers: NVIDIA GPUs where their driver answers, else its CPU."""
+    """What this machine offers: NVIDIA GPUs where their driver answers, else its CPU.
+
+    STOA_AGENT_DEVICES=cpu:N makes its agent offer the CPU alone.
+    """
+    if os.environ.get("STOA_AGENT_DEVICES", "").startswith("cpu:"):
+        return "cpu"
     try:
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         found = subprocess.run(query, capture_output=True, text=True, timeout=20)
