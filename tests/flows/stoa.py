@@ -1,7 +1,9 @@
 """A whole Stoa, started as a person starts it, and looked at from outside."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import openai
 
 from tests.flows.api import Api
 from workers.agent import kin, processes
+from workers.agent.environment import default_cache
 from workers.local.embedded import free_port, port_taken
 
 T = TypeVar("T")
@@ -92,6 +95,14 @@ class Stoa:
         assert not left, f"left behind: {left}"
         assert status == 0, self.screen
         assert not [name for name in PORTS if port_taken(int(self.env[name]))]
+
+    def sweep(self) -> None:
+        """Remove what its agent keeps outside `var`: empty folders, one set an installation."""
+        mine = processes.mark(self.var / "agent")[:6]
+        for folder in (*Path("/run/stoa").glob(f"*/{mine}"), default_cache() / "nodes" / mine):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
 
     @property
     def screen(self) -> str:
@@ -202,6 +213,7 @@ def installation(var: Path, **settings: str) -> Iterator[Stoa]:
         raise
     finally:
         stoa.down()
+        stoa.sweep()
 
 
 def tails(stoa: Stoa, lines: int = 40) -> str:
