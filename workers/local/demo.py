@@ -137,11 +137,11 @@ def await_bill(api: Api, endpoint: dict[str, Any], answer: Answer) -> str:
             raise DemoError(f"request {answer.request_id} is not in the books")
         time.sleep(0.1)
     costs = api.get("/costs", endpoint=endpoint["id"])
-    rows = costs["rows"]
-    charged = sum((Decimal(row["exact"]) for row in rows if row["basis"] == "charge"), Decimal(0))
+    charge, tokens = (Decimal(costs[f"{name}_exact"]) for name in ("charge", "attribution"))
     return (
         f"{answer.input_tokens} tokens in, {answer.output_tokens} out in {answer.total_s:.2f} s; "
-        f"the endpoint has cost {charged:.6f} {costs['currency']} this month (egress 0)"
+        f"this month: seconds {charge:.6f} {costs['currency']}, egress 0 "
+        f"(tokens, which a dedicated endpoint is not charged for, {tokens:.6f})"
     )
 
 
