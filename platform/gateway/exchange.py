@@ -11,6 +11,7 @@ import time
 from collections.abc import Coroutine
 
 from gateway import authentication, engine_errors, errors, reply, routing, stream, usage
+from gateway.answer import Answer
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica
@@ -31,10 +32,10 @@ _WAITING = b": waiting for the endpoint to start\n\n"
 
 class Exchange:
     __slots__ = (
-        "_body", "_call", "_client", "_context", "_deaths", "_endpoint", "_engine_model",
-        "_headers", "_key", "_loop", "_noted_us", "_opened_us", "_paused", "_replica",
-        "_replica_id", "_request", "_rewriter", "_sent", "_settled", "_size", "_stale",
-        "_started", "_status", "_task", "_tried", "_upstream", "_wire",
+        "_answer", "_body", "_call", "_client", "_context", "_deaths", "_endpoint",
+        "_engine_model", "_headers", "_key", "_loop", "_noted_us", "_opened_us", "_paused",
+        "_replica", "_replica_id", "_request", "_rewriter", "_sent", "_settled", "_size",
+        "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +72,8 @@ class Exchange:
         self._rewriter: stream.Rewriter | None = None
         self._body: list[bytes] = []
         self._size = 0
-        self._started = False  # the answer's head has left
-        self._sent = False  # … and something of the engine's
+        self._answer = Answer(context, client, request)
+        self._sent = False  # something of the engine's has left
         self._paused = False
 
     # --- to the engine ------------------------------------------------------------------
@@ -297,20 +298,17 @@ class Exchange:
         body = b"".join(self._body)
         used = usage.last(body[-_TAIL:]) or usage.last(body)
         self._settle(200, "complete", used or NONE, "engine" if used else "unknown")
-        if self._started:
+        if self._answer.started:
             self._send(body)
             self._end()
             return
         body = self._named(body)
-        keep = self._keep_alive()
-        kind = self._headers.get(b"content-type", reply.JSON)
-        whole = reply.whole(200, kind, body, self._lines(), keep_alive=keep)
-        self._client.answer(self._request, whole, keep)
+        self._answer.whole(self._headers.get(b"content-type", reply.JSON), body, self._lines())
 
     def _spill(self) -> None:
         """Pass on what was collected, except for the end, where usage stands."""
         body = b"".join(self._body)
-        if not self._started:
+        if not self._answer.started:
             body = self._named(body)
         self._sent = True
         self._send(body[:-_TAIL])
@@ -335,33 +333,21 @@ class Exchange:
     # --- to the client ------------------------------------------------------------------
     def _send(self, data: bytes) -> None:
         """Part of an answer of unknown length, its head first."""
-        chunked = not self._request.old
-        if not self._started:
-            self._started = True
-            kind = self._headers.get(b"content-type", reply.EVENTS)
-            head = reply.opening(
-                200, kind, self._lines(), chunked=chunked, keep_alive=self._keep_alive()
-            )
-            self._client.write(head + reply.chunk(data) if chunked else head + data)
+        if self._answer.started:
+            self._answer.part(data)
         else:
-            self._client.write(reply.chunk(data) if chunked else data)
+            self._answer.begin(
+                self._headers.get(b"content-type", reply.EVENTS), self._lines(), data
+            )
 
     def _end(self, *, keep_alive: bool = True) -> None:
-        if not self._started:
+        if not self._answer.started:
             self._send(b"\n")
-        if not self._request.old:
-            self._client.write(reply.LAST_CHUNK)
-        self._client.finish(keep_alive and self._keep_alive())
-
-    def _keep_alive(self) -> bool:
-        framed = not self._started or not self._request.old
-        return self._request.keep_alive and framed and not self._context.draining
+        self._answer.end(keep_alive=keep_alive)
 
     def _lines(self) -> tuple[bytes, ...]:
-        request = self._request
-        millis = (self._loop.time() - request.arrived) * 1000
+        millis = (self._loop.time() - self._request.arrived) * 1000
         return (
-            reply.identity(request.id, request.headers.get(b"x-request-id")),
             b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n"
             % (self._key.organization_id.encode(), millis),
         )
@@ -371,10 +357,10 @@ class Exchange:
         """Nothing of the engine's has left: an error takes the whole answer's place."""
         if not self._settled:
             self._settle(error.status, finish, NONE, "engine")
-        if self._started:
+        if self._answer.started:
             self._cut_off(error)
         else:
-            self._client.refuse(self._request, error)
+            self._answer.refuse(error)
 
     def _cut(self, error: ApiError, finish: str) -> None:
         """The answer ends in its middle: what was delivered is charged."""
