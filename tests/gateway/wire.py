@@ -88,7 +88,7 @@ class Connection:
             raise EOFError(self._buffer)
         self._buffer += data
 
-    def _exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._more()
         found, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -102,7 +102,7 @@ class Connection:
     def chunk(self) -> bytes:
         """The next chunk of a chunked body; empty at its end."""
         size = int(self.read_until(b"\r\n"), 16)
-        data = self._exactly(size + 2)[:-2]
+        data = self.exactly(size + 2)[:-2]
         return data
 
     def response(self) -> Response:
@@ -114,7 +114,7 @@ class Connection:
             while data := self.chunk():
                 body += data
         elif "content-length" in headers:
-            body = self._exactly(int(headers["content-length"]))
+            body = self.exactly(int(headers["content-length"]))
         else:
             body = self.rest()
         return Response(status, headers, body)
