@@ -10,7 +10,7 @@ import uvloop
 from gateway import disk, server
 from gateway.activity import Activity
 from gateway.config import Config, ConfigError
-from gateway.directory import Keeper
+from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.shipping import Shipper
 from gateway.spool import Spool

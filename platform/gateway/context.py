@@ -5,8 +5,8 @@ from typing import Protocol
 
 from gateway.activity import Activity
 from gateway.config import Config
-from gateway.directory import Keeper
 from gateway.hold import Hold
+from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.request_ids import RequestIds

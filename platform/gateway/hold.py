@@ -5,7 +5,8 @@ from collections import Counter
 
 from gateway import errors
 from gateway.activity import Activity
-from gateway.directory import Endpoint, Keeper
+from gateway.directory import Endpoint
+from gateway.keeper import Keeper
 
 _KNOCK_S = 2.0  # long enough for the control plane to hear of it
 

@@ -10,8 +10,8 @@ from gateway.activity import Activity
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
-from gateway.directory import Keeper
 from gateway.hold import Hold
+from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.routes import Routes
 from gateway.salts import Salts

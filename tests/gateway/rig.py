@@ -16,7 +16,8 @@ import uvloop
 from gateway import server
 from gateway.activity import Activity
 from gateway.config import Config
-from gateway.directory import Directory, Endpoint, Keeper, Key, Replica
+from gateway.directory import Directory, Endpoint, Key, Replica
+from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.records import CloseRecord, OpenRecord
 from gateway.spool import Spool, SpoolFull

@@ -15,7 +15,8 @@ from controlplane.endpoints.states import State
 from controlplane.tenancy.models import ApiKey
 from gateway import store
 from gateway.config import Config
-from gateway.directory import Directory, Keeper
+from gateway.directory import Directory
+from gateway.keeper import Keeper
 from gateway.saved import RefusedError, Saved
 from tests.gateway.house import NOW, PEPPER, Beat, House, Road, eventually
 

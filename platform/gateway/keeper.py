@@ -1,0 +1,218 @@
+"""Keeps a gateway's directory current, and a copy of it on disk.
+
+The directory is read again whenever PostgreSQL says that something changed; the copy is for a
+start while PostgreSQL is away.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from gateway import reading, store, tasks
+from gateway.config import Config
+from gateway.directory import Directory
+from gateway.saved import RefusedError, Saved
+
+log = logging.getLogger(__name__)
+
+_CONTACT_S = 1.0  # between two signs of life of PostgreSQL; also finds a lost notification
+_READ_ANYWAY_S = 60.0  # for what changes without a notification
+_COALESCE_S = 0.02  # notifications that come this close share one reading
+_COALESCE_MAX_S = 0.4  # with a directory that takes long to read, we read at most half the time
+_START_WAIT_S = 3.0  # for PostgreSQL, before the copy on disk is tried
+_READ_TIMEOUT_S = 30.0
+_TOUCH_S = 15.0  # how exact the age of the copy on disk is, at most
+
+
+class Keeper:
+    """Keeps `current` current. Create and use it in one event loop."""
+
+    def __init__(self, config: Config) -> None:
+        self.current = Directory(config.pepper, {}, (), generation=0, read_at=0.0)
+        self.contact_at = 0.0  # Unix seconds of the last answer of PostgreSQL; 0: never
+        self._config = config
+        self._saved = Saved(config.folder, config.pepper, config.directory_max_age_s)
+        self._touch_s = min(_TOUCH_S, config.directory_max_age_s / 20)
+        self._touched_at = 0.0
+        self._contact_clock = 0.0  # the same moment as contact_at, on the monotonic clock
+        self._floor = 0
+        self._read_s = 0.0  # how long the last reading took
+        self._next: asyncio.Future[Directory] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tried = asyncio.Event()  # PostgreSQL has been asked once
+        self._live = False  # and has answered
+        self._to_save = asyncio.Event()
+        self._saved_directory: Directory | None = None
+
+    def stale(self, now: float) -> bool:
+        """Whether PostgreSQL has been silent for too long to serve (`now` in Unix seconds)."""
+        max_age_s = self._config.directory_max_age_s
+        if now - self.contact_at > max_age_s:
+            return True
+        # A clock that was set back must not stretch the age.
+        return self._contact_clock > 0 and time.monotonic() - self._contact_clock > max_age_s
+
+    async def changed(self) -> Directory:
+        """The next snapshot, once it is current."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._next)
+
+    async def start(self) -> None:
+        """Return with PostgreSQL's directory, or the one on disk, or (logged) an empty one."""
+        highest: int | None = await asyncio.to_thread(self._saved.highest)
+        self._floor = highest or 0
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._save())]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_WAIT_S):
+                await self._tried.wait()
+        if not self._live:
+            await self._load()
+
+    async def stop(self) -> None:
+        await tasks.end(*self._tasks)
+        self._tasks = []
+        if self._live:
+            with contextlib.suppress(OSError):
+                await self._save_once()
+
+    # --- PostgreSQL -------------------------------------------------------------------
+    async def _follow(self) -> None:
+        backoff = store.Backoff()
+        away = False
+        while True:
+            try:
+                connection = await store.connect(self._config.database_url, "directory")
+                try:
+                    await connection.execute("LISTEN stoa_directory")
+                    await self._read(connection)
+                    if away:
+                        log.info("PostgreSQL is back: generation %d", self.current.generation)
+                    away = False
+                    backoff.reset()
+                    await self._listen(connection)
+                finally:
+                    await connection.close()
+            except Exception as error:  # whatever it is, the next connection may do better
+                if not away:
+                    log.warning("no directory from PostgreSQL: %s", _line(error))
+                away = True
+                self._tried.set()
+            await asyncio.sleep(backoff.next())
+
+    async def _listen(self, connection: store.Connection) -> None:
+        while True:
+            if await _notified(connection, _CONTACT_S, stop_after=1):
+                wait_s = min(max(_COALESCE_S, self._read_s), _COALESCE_MAX_S)
+                await _notified(connection, wait_s)
+                await self._read(connection)
+                continue
+            with store.deadline(connection, store.QUERY_TIMEOUT_S):
+                generation = await reading.generation(connection)
+            self._contact()
+            overdue = self.contact_at - self.current.read_at > _READ_ANYWAY_S
+            if generation != self.current.generation or overdue:
+                await self._read(connection)
+            elif self.contact_at - self._touched_at > self._touch_s:
+                self._to_save.set()
+
+    async def _read(self, connection: store.Connection) -> None:
+        began = time.monotonic()
+        with store.deadline(connection, _READ_TIMEOUT_S):
+            config = self._config
+            directory = await reading.read(connection, config.region, config.pepper, time.time())
+        self._read_s = time.monotonic() - began
+        if directory.generation < max(self._floor, self.current.generation):
+            # The database is the authority: a restored backup brings its older counter along.
+            log.warning(
+                "PostgreSQL's directory went back to generation %d; %d was seen here before",
+                directory.generation,
+                max(self._floor, self.current.generation),
+            )
+        self._floor = 0
+        self._contact()
+        self._publish(directory)
+        self._live = True
+        self._tried.set()
+        self._to_save.set()
+
+    def _contact(self) -> None:
+        self.contact_at = time.time()
+        self._contact_clock = time.monotonic()
+
+    def _publish(self, directory: Directory) -> None:
+        self.current = directory
+        if self._next is not None:
+            waiting, self._next = self._next, None
+            waiting.set_result(directory)
+
+    # --- Disk -------------------------------------------------------------------------
+    async def _load(self) -> None:
+        config = self._config
+        try:
+            loaded = await asyncio.to_thread(self._saved.load, time.time())
+            directory = Directory.decode(
+                loaded.payload,
+                config.pepper,
+                config.region,
+                generation=loaded.generation,
+                read_at=loaded.read_at,
+            )
+        except (RefusedError, ValueError) as error:
+            if not self._live:
+                log.error("PostgreSQL is away and the directory on disk is refused: %s", error)
+            return
+        if self._live:
+            return  # PostgreSQL answered in the meantime
+        age_s = time.time() - loaded.contact_at
+        log.warning(
+            "PostgreSQL is away: serving from the directory on disk, generation %d, %.0f s old",
+            loaded.generation,
+            age_s,
+        )
+        self.contact_at = loaded.contact_at
+        self._contact_clock = time.monotonic() - age_s
+        self._publish(directory)
+
+    async def _save(self) -> None:
+        failing = False
+        while True:
+            await self._to_save.wait()
+            try:
+                await self._save_once()
+                failing = False
+            except OSError as error:
+                if not failing:
+                    log.error("the directory cannot be saved in %s: %s", self._config.folder, error)
+                failing = True
+                await asyncio.sleep(1.0)
+                self._to_save.set()
+
+    async def _save_once(self) -> None:
+        self._to_save.clear()
+        self._touched_at = contact_at = self.contact_at
+        directory = self.current
+
+        def write() -> None:
+            if directory is self._saved_directory:
+                self._saved.touch(contact_at)
+                return
+            payload = directory.encode(self._config.region)
+            self._saved.write(payload, directory.generation, directory.read_at, contact_at)
+
+        await asyncio.to_thread(write)
+        self._saved_directory = directory
+
+
+async def _notified(
+    connection: store.Connection, timeout_s: float, stop_after: int | None = None
+) -> bool:
+    found = False
+    async for _ in connection.notifies(timeout=timeout_s, stop_after=stop_after):
+        found = True
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
