@@ -15,9 +15,10 @@ from gateway.answer import Answer
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica
+from gateway.entry import Entry
 from gateway.errors import ApiError
 from gateway.request import Call
-from gateway.spool import CloseRecord, OpenRecord, SpoolFull
+from gateway.spool import SpoolFull
 from gateway.upstream import Unreachable, Upstream
 from gateway.usage import NONE, Usage
 
@@ -25,17 +26,15 @@ log = logging.getLogger(__name__)
 
 _WHOLE_MAX = 1 << 20  # a longer answer is relayed as it comes
 _TAIL = 8 << 10  # of which usage is read
-_NOTE_EVERY_US = 1_000_000
 _RETRY_AFTER_START_S = 10
 _WAITING = b": waiting for the endpoint to start\n\n"
 
 
 class Exchange:
     __slots__ = (
-        "_answer", "_body", "_call", "_client", "_context", "_deaths", "_endpoint",
-        "_engine_model", "_headers", "_key", "_loop", "_noted_us", "_opened_us", "_paused",
-        "_replica", "_replica_id", "_request", "_rewriter", "_sent", "_settled", "_size",
-        "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
+        "_answer", "_body", "_call", "_client", "_context", "_deaths", "_engine_model", "_entry",
+        "_headers", "_key", "_loop", "_paused", "_replica", "_request", "_rewriter", "_sent",
+        "_size", "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -53,15 +52,11 @@ class Exchange:
         self._request = request
         self._key = key
         self._call = call
-        self._endpoint = endpoint
+        self._entry = Entry(context, request.id, request.arrived, key, call, endpoint)
         self._engine_model = engine_model
         self._loop = asyncio.get_running_loop()
         self._wire = b""
-        self._opened_us = 0  # 0: nothing was opened yet
-        self._noted_us = 0
-        self._settled = False
         self._replica: Replica | None = None  # where it is in flight
-        self._replica_id = ""  # where it was last
         self._tried: set[str] = set()
         self._deaths = 0
         self._stale = False
@@ -79,8 +74,7 @@ class Exchange:
     # --- to the engine ------------------------------------------------------------------
     def start(self) -> None:
         self._client.running = self
-        self._context.metrics.in_flight += 1
-        replica = routing.choose(self._endpoint.replicas, self._context.engines.loads)
+        replica = routing.choose(self._entry.endpoint.replicas, self._context.engines.loads)
         if replica is None:
             self._spawn(self._hold())
         else:
@@ -96,14 +90,14 @@ class Exchange:
             self._client.abort()  # and so it settles
 
     async def _hold(self) -> None:
-        hold, endpoint = self._context.hold, self._endpoint
+        hold, endpoint = self._context.hold, self._entry.endpoint
         try:
             if not self._patience():
                 hold.knock(endpoint)
                 raise errors.endpoint_starting(self._call.model, _RETRY_AFTER_START_S)
             hold.enter(endpoint, _RETRY_AFTER_START_S)
             try:
-                self._endpoint = await self._woken()
+                self._entry.endpoint = await self._woken()
             finally:
                 hold.leave(endpoint)
             # The wait may have been long: the key must still be good.
@@ -112,7 +106,7 @@ class Exchange:
         except ApiError as error:
             self._fail(error, "refused")
             return
-        replica = routing.choose(self._endpoint.replicas, self._context.engines.loads)
+        replica = routing.choose(self._entry.endpoint.replicas, self._context.engines.loads)
         assert replica is not None
         self._dispatch(replica)
 
@@ -123,7 +117,9 @@ class Exchange:
             try:
                 async with asyncio.timeout(min(left, limits.hold_quiet_s)):
                     key = self._key
-                    return await self._context.hold.ready(key.project_id, self._endpoint.id, name)
+                    return await self._context.hold.ready(
+                        key.project_id, self._entry.endpoint.id, name
+                    )
             except TimeoutError:
                 if self._call.stream and self._loop.time() < until:
                     self._send(_WAITING)
@@ -138,13 +134,14 @@ class Exchange:
     def _dispatch(self, replica: Replica) -> None:
         context = self._context
         self._task = None
-        if not self._opened_us:
+        if not self._entry.opened_us:
             try:
                 self._open(replica)
             except SpoolFull:
                 self._fail(errors.spool_full(), "refused")
                 return
-        self._replica, self._replica_id = replica, replica.id
+        self._replica = replica
+        self._entry.replica_id = replica.id
         self._tried.add(replica.id)
         context.engines.loads[replica.id] += 1
         upstream = None if self._stale else context.engines.take(replica)
@@ -154,22 +151,13 @@ class Exchange:
             self._ask(upstream)
 
     def _open(self, replica: Replica) -> None:
-        opened_us = time.time_ns() // 1000
-        key, endpoint, operation = self._key, self._endpoint, self._call.operation
-        self._context.spool.open(
-            OpenRecord(
-                self._request.id, key.id, key.project_id, endpoint.id, replica.id,
-                operation.name, opened_us,
-            )
-        )  # fmt: skip
-        self._opened_us = self._noted_us = opened_us
-        self._context.activity.began(endpoint.id)
-        salt = self._context.salts.of(key.organization_id)
+        self._entry.open(replica.id)
+        salt = self._context.salts.of(self._key.organization_id)
         body = self._call.wire(self._engine_model, salt)
         self._wire = (
             b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
             b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-        ) % (operation.path.encode(), self._request.id.encode(), len(body), body)
+        ) % (self._call.operation.path.encode(), self._request.id.encode(), len(body), body)
         self._request.pieces.clear()
         self._call.fields.clear()
 
@@ -191,7 +179,7 @@ class Exchange:
     def _try_another(self) -> None:
         """Only before the first byte: a replica that was not tried yet, else 503."""
         self._leave()
-        found = self._context.keeper.current.endpoint(self._key.project_id, self._endpoint.id)
+        found = self._context.keeper.current.endpoint(self._key.project_id, self._entry.endpoint.id)
         others = [one for one in (found.replicas if found else ()) if one.id not in self._tried]
         replica = routing.choose(others, self._context.engines.loads)
         if replica is None:
@@ -230,7 +218,7 @@ class Exchange:
         if self._rewriter is not None and self._rewriter.done:
             self._end()  # only the frame's end is missing
             return
-        log.warning("%s was lost by %s: %s", self._request.id, self._replica_id, why)
+        log.warning("%s was lost by %s: %s", self._request.id, self._entry.replica_id, why)
         if self._sent:
             self._cut(errors.engine_gone(), "engine_gone")
             return
@@ -262,14 +250,14 @@ class Exchange:
             return
         if done:
             out += rewriter.rest()
-        if not self._settled:
+        if not self._entry.settled:
             if rewriter.done or done:
                 # Before the last bytes leave: with them the client knows that it is served.
                 used, counted_by = rewriter.delivered()
                 finish = "engine_error" if rewriter.failed else "complete"
                 self._settle(200, finish, used, counted_by)
             else:
-                self._note(rewriter)
+                self._entry.note(rewriter)
         if out:
             if not self._sent:
                 self._sent = True
@@ -277,15 +265,6 @@ class Exchange:
             self._send(out)
         if done:
             self._end()
-
-    def _note(self, rewriter: stream.Rewriter) -> None:
-        now_us = time.time_ns() // 1000
-        if now_us - self._noted_us < _NOTE_EVERY_US:
-            return
-        self._noted_us = now_us
-        used, _ = rewriter.delivered()
-        args = (used.input, used.cached, used.output)
-        self._context.spool.progress(self._request.id, now_us, *args)
 
     def _collect(self, data: bytes, done: bool) -> None:
         """An answer in one piece: kept until it is whole, unless it is very long."""
@@ -355,7 +334,7 @@ class Exchange:
     # --- ends -----------------------------------------------------------------------------
     def _fail(self, error: ApiError, finish: str) -> None:
         """Nothing of the engine's has left: an error takes the whole answer's place."""
-        if not self._settled:
+        if not self._entry.settled:
             self._settle(error.status, finish, NONE, "engine")
         if self._answer.started:
             self._cut_off(error)
@@ -364,7 +343,7 @@ class Exchange:
 
     def _cut(self, error: ApiError, finish: str) -> None:
         """The answer ends in its middle: what was delivered is charged."""
-        if not self._settled:
+        if not self._entry.settled:
             used, counted_by = self._delivered()
             self._settle(200, finish, used, counted_by)
         self._cut_off(error)
@@ -382,25 +361,8 @@ class Exchange:
         return NONE, "delivered"
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
-        """Book the request, once. Called before its last byte leaves."""
-        self._settled = True
-        context, replica_id = self._context, self._replica_id
         self._leave()
-        context.metrics.in_flight -= 1
-        operation = self._call.operation.name
-        seconds = self._loop.time() - self._request.arrived
-        context.metrics.served(operation, status, finish, used, seconds)
-        if not self._opened_us:
-            return
-        key, endpoint_id = self._key, self._endpoint.id
-        context.activity.ended(endpoint_id)
-        context.spool.close(
-            CloseRecord(
-                self._request.id, key.id, key.project_id, endpoint_id, replica_id, operation,
-                self._opened_us, time.time_ns() // 1000, status, finish, counted_by,
-                used.input, used.cached, used.output,
-            )
-        )  # fmt: skip
+        self._entry.settle(self._loop.time(), status, finish, used, counted_by)
 
     def _abandon(self) -> None:
         task, self._task = self._task, None
@@ -413,7 +375,7 @@ class Exchange:
     # --- from the client ------------------------------------------------------------------
     def client_gone(self) -> None:
         self._abandon()
-        if not self._settled:
+        if not self._entry.settled:
             used, counted_by = self._delivered()
             self._settle(499, "client_gone", used, counted_by)
 
