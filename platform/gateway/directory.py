@@ -6,11 +6,37 @@ uses the one that was current when it arrived. `reading` makes it, `keeper` keep
 
 import hmac
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
+T = TypeVar("T")
+
 _PIECE = 2000  # things encoded at once: the event loop gets its turn between the pieces
+
+
+class RateLimits(msgspec.Struct, frozen=True, gc=False):
+    """What passes in a minute, and at once; None: as much as comes."""
+
+    requests_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
+UNLIMITED = RateLimits()
+
+
+class Organization(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    rate_limits: RateLimits = UNLIMITED
+
+
+class Project(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    organization_id: str
+    rate_limits: RateLimits = UNLIMITED
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -22,6 +48,9 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     scopes: frozenset[str]
     models: frozenset[str]  # endpoint names that it may call; empty: every endpoint
     expires_at: float | None
+    rate_limits: RateLimits = UNLIMITED
+    priority: int = 0  # of its requests in a queue: higher goes first
+    networks: tuple[str, ...] = ()  # CIDR, where its requests may come from; empty: anywhere
 
 
 class Replica(msgspec.Struct, frozen=True, gc=False):
@@ -55,12 +84,17 @@ class Content(msgspec.Struct):
     region: str
     keys: list[bytes]  # each a list[tuple[bytes, Key]]
     endpoints: list[bytes]  # each a list[Endpoint]
+    projects: list[bytes]  # each a list[Project]
+    organizations: list[bytes]  # each a list[Organization]
 
 
 class Directory:
     """An immutable snapshot. `read_at` is Unix seconds, `generation` rises with every change."""
 
-    __slots__ = ("_by_id", "_by_name", "_keys", "_pepper", "_projects", "generation", "read_at")
+    __slots__ = (
+        "_by_id", "_by_name", "_endpoints", "_keys", "_organizations", "_pepper", "_projects",
+        "generation", "read_at",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -68,6 +102,8 @@ class Directory:
         keys: dict[bytes, Key],
         endpoints: Iterable[Endpoint],
         *,
+        projects: Iterable[Project] = (),
+        organizations: Iterable[Organization] = (),
         generation: int,
         read_at: float,
     ) -> None:
@@ -75,17 +111,27 @@ class Directory:
         self._keys = keys
         self._by_id: dict[str, Endpoint] = {}
         self._by_name: dict[tuple[str, str], Endpoint] = {}
-        self._projects: dict[str, list[Endpoint]] = {}
+        self._endpoints: dict[str, list[Endpoint]] = {}  # by project
+        self._projects = {project.id: project for project in projects}
+        self._organizations = {one.id: one for one in organizations}
         self.generation = generation
         self.read_at = read_at
         for endpoint in endpoints:
             self._by_id[endpoint.id] = endpoint
             self._by_name[endpoint.project_id, endpoint.name] = endpoint
-            self._projects.setdefault(endpoint.project_id, []).append(endpoint)
+            self._endpoints.setdefault(endpoint.project_id, []).append(endpoint)
 
     def key(self, secret: bytes) -> Key | None:
         """The key whose whole text (`sk-stoa-…`) is `secret`."""
         return self._keys.get(hmac.digest(self._pepper, secret, "sha256"))
+
+    def project(self, project_id: str) -> Project | None:
+        """A key's project is there: one snapshot holds both."""
+        return self._projects.get(project_id)
+
+    def organization(self, organization_id: str) -> Organization | None:
+        """A key's organization is there: one snapshot holds both."""
+        return self._organizations.get(organization_id)
 
     def endpoint(self, project_id: str, name_or_id: str) -> Endpoint | None:
         """A project's endpoint by its name or its `ep_…` id; None for another project's."""
@@ -98,15 +144,21 @@ class Directory:
 
     def endpoints(self, project_id: str) -> list[Endpoint]:
         """A project's endpoints, oldest first."""
-        return list(self._projects.get(project_id, ()))
+        return list(self._endpoints.get(project_id, ()))
 
     def every_endpoint(self) -> list[Endpoint]:
         """All endpoints of the region: what keeps connections to replicas follows this."""
         return list(self._by_id.values())
 
     def encode(self, region: str) -> bytes:
-        keys = _pieces(self._keys.items())
-        return msgspec.msgpack.encode(Content(region, keys, _pieces(self._by_id.values())))
+        content = Content(
+            region,
+            _pieces(self._keys.items()),
+            _pieces(self._by_id.values()),
+            _pieces(self._projects.values()),
+            _pieces(self._organizations.values()),
+        )
+        return msgspec.msgpack.encode(content)
 
     @classmethod
     def decode(
@@ -115,17 +167,20 @@ class Directory:
         """Raises ValueError when the payload is another region's or another version's."""
         try:
             content = msgspec.msgpack.decode(payload, type=Content)
-            keys: dict[bytes, Key] = {}
-            for piece in content.keys:
-                keys.update(msgspec.msgpack.decode(piece, type=list[tuple[bytes, Key]]))
-            endpoints: list[Endpoint] = []
-            for piece in content.endpoints:
-                endpoints += msgspec.msgpack.decode(piece, type=list[Endpoint])
+            if content.region != region:
+                where = f"region {content.region}, not {region}"
+                raise ValueError(f"the directory on disk is of {where}")
+            return cls(
+                pepper,
+                dict(_whole(content.keys, tuple[bytes, Key])),
+                _whole(content.endpoints, Endpoint),
+                projects=_whole(content.projects, Project),
+                organizations=_whole(content.organizations, Organization),
+                generation=generation,
+                read_at=read_at,
+            )
         except msgspec.MsgspecError as error:
             raise ValueError(f"the directory on disk is of another version: {error}") from error
-        if content.region != region:
-            raise ValueError(f"the directory on disk is of region {content.region}, not {region}")
-        return cls(pepper, keys, endpoints, generation=generation, read_at=read_at)
 
 
 def _pieces(things: Iterable[object]) -> list[bytes]:
@@ -134,3 +189,9 @@ def _pieces(things: Iterable[object]) -> list[bytes]:
     while piece := list(itertools.islice(rest, _PIECE)):
         pieces.append(msgspec.msgpack.encode(piece))
     return pieces
+
+
+def _whole(pieces: Iterable[bytes], kind: type[T]) -> Iterator[T]:
+    decoder = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
+    for piece in pieces:
+        yield from decoder.decode(piece)

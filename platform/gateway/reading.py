@@ -5,16 +5,30 @@ from typing import Any
 
 import psycopg
 
-from gateway.directory import Directory, Endpoint, Key, Replica
+from gateway.directory import (
+    UNLIMITED,
+    Directory,
+    Endpoint,
+    Key,
+    Organization,
+    Project,
+    RateLimits,
+    Replica,
+)
 
 _ROWS = 2000  # read at once: the event loop gets its turn between the batches
 
 _GENERATION = "SELECT last_value FROM gateway.directory_generation"
-_KEYS = """
+_LIMITS = "requests_per_minute, input_tokens_per_minute, output_tokens_per_minute, concurrency"
+_KEYS = f"""
 SELECT hash, key_id, project_id, organization_id, scopes, allowed_models,
-       extract(epoch FROM expires_at)::float8
+       extract(epoch FROM expires_at)::float8, priority, networks, {_LIMITS}
 FROM gateway.keys WHERE region = %s
 """
+_PROJECTS = f"""
+SELECT project_id, organization_id, {_LIMITS} FROM gateway.projects WHERE region = %s
+"""
+_ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations WHERE region = %s"
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
        extract(epoch FROM created_at)::int8
@@ -45,39 +59,84 @@ async def read(
     await connection.set_read_only(True)
     async with connection.transaction():
         number = await generation(connection)
-        # Sets that are alike are one set: keys differ in few ways, and there may be 100,000.
-        sets: dict[frozenset[str], frozenset[str]] = {}
-
-        def shared(words: list[str]) -> frozenset[str]:
-            made = frozenset(words)
-            return sets.setdefault(made, made)
-
-        keys: dict[bytes, Key] = {}
-        async for digest, key_id, project, organization, scopes, models, expires in _rows(
-            connection, "keys", _KEYS, region
-        ):
-            keys[digest] = Key(
-                key_id, project, organization, shared(scopes), shared(models), expires
+        alike = _Alike()
+        keys = await _keys(connection, region, alike)
+        projects = [
+            Project(project_id, organization, alike.limits(limits))
+            async for project_id, organization, *limits in _rows(
+                connection, "projects", _PROJECTS, region
             )
-        replicas: dict[str, list[Replica]] = {}
-        lengths: dict[str, int] = {}
-        async for replica_id, endpoint_id, address, length in _rows(
-            connection, "replicas", _REPLICAS, region
-        ):
-            replicas.setdefault(endpoint_id, []).append(Replica(replica_id, endpoint_id, address))
-            if length is not None:
-                lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
-        endpoints: list[Endpoint] = []
-        async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
-            endpoint_id, project, organization, name, model, adapters, stopped, created = row
-            ready = tuple(replicas.get(endpoint_id, ()))
-            endpoints.append(
-                Endpoint(
-                    endpoint_id, project, organization, region, name, model, shared(adapters),
-                    stopped, created, ready, lengths.get(endpoint_id),
-                )
-            )  # fmt: skip
-    return Directory(pepper, keys, endpoints, generation=number, read_at=read_at)
+        ]
+        organizations = [
+            Organization(organization_id, alike.limits(limits))
+            async for organization_id, *limits in _rows(
+                connection, "organizations", _ORGANIZATIONS, region
+            )
+        ]
+        endpoints = await _endpoints(connection, region, alike)
+    return Directory(
+        pepper, keys, endpoints, projects=projects, organizations=organizations,
+        generation=number, read_at=read_at,
+    )  # fmt: skip
+
+
+class _Alike:
+    """Things that are equal are one thing: keys differ in few ways, and there may be 100,000."""
+
+    def __init__(self) -> None:
+        self._words: dict[frozenset[str], frozenset[str]] = {}
+        self._texts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._limits = {UNLIMITED: UNLIMITED}
+
+    def words(self, words: list[str]) -> frozenset[str]:
+        made = frozenset(words)
+        return self._words.setdefault(made, made)
+
+    def texts(self, texts: list[str]) -> tuple[str, ...]:
+        made = tuple(texts)
+        return self._texts.setdefault(made, made)
+
+    def limits(self, limits: list[int | None]) -> RateLimits:
+        made = RateLimits(*limits)
+        return self._limits.setdefault(made, made)
+
+
+async def _keys(
+    connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike
+) -> dict[bytes, Key]:
+    keys: dict[bytes, Key] = {}
+    async for row in _rows(connection, "keys", _KEYS, region):
+        digest, key_id, project, organization, scopes, models, expires, *more = row
+        priority, networks, *limits = more
+        keys[digest] = Key(
+            key_id, project, organization, alike.words(scopes), alike.words(models), expires,
+            alike.limits(limits), priority, alike.texts(networks),
+        )  # fmt: skip
+    return keys
+
+
+async def _endpoints(
+    connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike
+) -> list[Endpoint]:
+    replicas: dict[str, list[Replica]] = {}
+    lengths: dict[str, int] = {}
+    async for replica_id, endpoint_id, address, length in _rows(
+        connection, "replicas", _REPLICAS, region
+    ):
+        replicas.setdefault(endpoint_id, []).append(Replica(replica_id, endpoint_id, address))
+        if length is not None:
+            lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
+    endpoints: list[Endpoint] = []
+    async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
+        endpoint_id, project, organization, name, model, adapters, stopped, created = row
+        ready = tuple(replicas.get(endpoint_id, ()))
+        endpoints.append(
+            Endpoint(
+                endpoint_id, project, organization, region, name, model, alike.words(adapters),
+                stopped, created, ready, lengths.get(endpoint_id),
+            )
+        )  # fmt: skip
+    return endpoints
 
 
 async def _rows(

@@ -57,7 +57,9 @@ def refused(statement: str) -> None:
         execute(statement)
 
 
-@pytest.mark.parametrize("view", ["keys", "endpoints", "replicas", "directory_generation"])
+@pytest.mark.parametrize(
+    "view", ["keys", "projects", "organizations", "endpoints", "replicas", "directory_generation"]
+)
 def test_the_gateway_reads_its_views(gateway: None, view: str) -> None:
     execute(f"SELECT * FROM gateway.{view}")
 

@@ -16,7 +16,7 @@ import uvloop
 from gateway import server
 from gateway.activity import Activity
 from gateway.config import Config
-from gateway.directory import Directory, Endpoint, Key, Replica
+from gateway.directory import Directory, Endpoint, Key, Organization, Project, Replica
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.records import CloseRecord, OpenRecord
@@ -98,6 +98,8 @@ class Rig:
         self.engines: list[FakeEngine] = []
         self.keys: dict[str, Key] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self.projects = {PROJECT: Project(PROJECT, ORGANIZATION)}  # change, then publish()
+        self.organizations = {ORGANIZATION: Organization(ORGANIZATION)}
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -215,8 +217,17 @@ class Rig:
                 for secret, key in self.keys.items()
             }
             generation = self.keeper.current.generation + 1
-            endpoints = list(self.endpoints.values())
-            self.keeper.put(Directory(PEPPER, keys, endpoints, generation=generation, read_at=1.0))
+            self.keeper.put(
+                Directory(
+                    PEPPER,
+                    keys,
+                    list(self.endpoints.values()),
+                    projects=list(self.projects.values()),
+                    organizations=list(self.organizations.values()),
+                    generation=generation,
+                    read_at=1.0,
+                )
+            )
 
         self.run(put())
 

@@ -12,10 +12,11 @@ from django.db import connection
 
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import State
-from controlplane.tenancy.models import ApiKey
+from controlplane.tenancy.models import ApiKey, Organization, Project
+from gateway import directory as directory_structs
 from gateway import store
 from gateway.config import Config
-from gateway.directory import Directory
+from gateway.directory import Directory, RateLimits
 from gateway.keeper import Keeper
 from gateway.saved import RefusedError, Saved
 from tests.gateway.house import NOW, PEPPER, Beat, House, Road, eventually
@@ -66,6 +67,43 @@ def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, confi
     assert there.created == int(NOW.timestamp())
     assert [replica.address for replica in there.replicas] == ["unix:/run/1", "relay:10.0.0.1:9443"]
     assert directory.endpoints(house.project.id) == [there]
+
+
+def test_limits_are_those_of_keys_projects_and_organizations(
+    house: House, beat: Beat, config: Config
+) -> None:
+    house.key(SECRET, requests_per_minute=60, concurrency=2, priority=5, networks=["10.0.0.0/8"])
+    Organization.objects.update(input_tokens_per_minute=7)
+    project_id, organization_id = house.project.id, house.project.organization_id
+    with keeping(beat, config) as keeper:
+        directory = keeper.current
+        key = directory.key(SECRET.encode())
+        assert key is not None
+        assert key.rate_limits == RateLimits(60, None, None, 2)
+        assert (key.priority, key.networks) == (5, ("10.0.0.0/8",))
+        project = directory.project(project_id)
+        assert project == directory_structs.Project(project_id, organization_id)
+        organization = directory.organization(organization_id)
+        assert organization is not None
+        assert organization.rate_limits == RateLimits(input_tokens_per_minute=7)
+        assert (directory.project("prj_x"), directory.organization("org_x")) == (None, None)
+
+        def limits() -> list[RateLimits]:
+            found = keeper.current.organization(organization_id)
+            there = keeper.current.project(project_id)
+            assert found is not None
+            assert there is not None
+            return [found.rate_limits, there.rate_limits]
+
+        Organization.objects.update(input_tokens_per_minute=None, concurrency=9)
+        Project.objects.update(output_tokens_per_minute=1000)
+        wanted = [RateLimits(concurrency=9), RateLimits(output_tokens_per_minute=1000)]
+        assert seconds_until(lambda: limits() == wanted) < 1.0
+        payload = keeper.current.encode(config.region)
+    again = Directory.decode(payload, PEPPER, config.region, generation=1, read_at=1.0)
+    assert again.key(SECRET.encode()) == key
+    assert again.project(project_id) == keeper.current.project(project_id)
+    assert again.organization(organization_id) == keeper.current.organization(organization_id)
 
 
 def test_nothing_of_another_project_or_region_is_found(

@@ -11,7 +11,19 @@ from billing.models import Account
 from compliance.fields import IdField
 
 
-class Organization(models.Model):
+class RateLimited(models.Model):
+    """How much a gateway lets through in a minute, and at once; null: as much as comes."""
+
+    requests_per_minute = models.PositiveIntegerField(null=True)
+    input_tokens_per_minute = models.PositiveIntegerField(null=True)
+    output_tokens_per_minute = models.PositiveIntegerField(null=True)
+    concurrency = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        abstract = True
+
+
+class Organization(RateLimited):
     """A tenant. It belongs to one region and nothing of it leaves that region."""
 
     id = IdField("org")
@@ -24,7 +36,7 @@ class Organization(models.Model):
         return self.name
 
 
-class Project(models.Model):
+class Project(RateLimited):
     id = IdField("prj")
     organization = models.ForeignKey(
         Organization, on_delete=models.PROTECT, related_name="projects"
@@ -104,7 +116,7 @@ class Scope(models.TextChoices):
     READ = "read"
 
 
-class ApiKey(models.Model):
+class ApiKey(RateLimited):
     """A secret of a project, kept as a keyed hash; `prefix` is the part that people may see."""
 
     id = IdField("key")
@@ -116,6 +128,10 @@ class ApiKey(models.Model):
     allowed_models = ArrayField(
         models.CharField(max_length=100), default=list
     )  # empty: every endpoint
+    networks = ArrayField(
+        models.CharField(max_length=43), default=list
+    )  # CIDR, where its requests may come from; empty: anywhere
+    priority = models.SmallIntegerField(default=0)  # of its requests in a queue: higher goes first
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
