@@ -1,7 +1,7 @@
 """Who calls: the key in `Authorization`, found in the directory, good for the scope.
 
-Only that header counts. `api-key` and `x-api-key`, which some clients send beside it, are
-ignored; none of them ever reaches an engine.
+Only that header counts; Anthropic's clients, on the paths of that API, may send `x-api-key`
+instead. Elsewhere that one is ignored, as is `api-key`; none of them ever reaches an engine.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,20 @@ _PREFIX = b"sk-stoa-"
 _LENGTH = len(_PREFIX) + 8 + 1 + 43
 
 
-def authenticate(directory: Directory, headers: Mapping[bytes, bytes], now: float) -> Key:
+def authenticate(
+    directory: Directory, headers: Mapping[bytes, bytes], now: float, *, anthropic: bool = False
+) -> Key:
     """The caller's key. Raises 401 for none, an unknown or an expired one, 403 for its scope.
 
     `now` is Unix seconds.
     """
     given = headers.get(b"authorization", b"")
-    if given[: len(_SCHEME)].lower() != _SCHEME:
+    if given[: len(_SCHEME)].lower() == _SCHEME:
+        secret = given[len(_SCHEME) :].strip()
+    elif anthropic and not given and b"x-api-key" in headers:
+        secret = headers[b"x-api-key"].strip()
+    else:
         raise errors.key_missing()
-    secret = given[len(_SCHEME) :].strip()
     # A key of another shape is turned away before it costs a hash.
     if len(secret) != _LENGTH or not secret.startswith(_PREFIX):
         raise errors.key_unknown()
@@ -61,3 +66,19 @@ def resolve(directory: Directory, key: Key, model: str) -> tuple[Endpoint, str]:
     ):
         raise errors.model_not_found(model)
     return endpoint, adapter or endpoint.id
+
+
+def resolve_at(directory: Directory, key: Key, base: str, model: str) -> tuple[Endpoint, str]:
+    """The same below an endpoint's own base URL, where `model` may be all that it serves:
+    its name or id, the name of its weights, an adapter with or without the endpoint before it.
+    """
+    endpoint = directory.endpoint(key.project_id, base)
+    if endpoint is None:
+        raise errors.model_not_found(base)
+    if model in (endpoint.name, endpoint.id, endpoint.model):
+        return resolve(directory, key, endpoint.name)
+    if model in endpoint.adapters:
+        return resolve(directory, key, f"{endpoint.name}:{model}")
+    if model.partition(":")[0] not in (endpoint.name, endpoint.id):
+        raise errors.model_not_found(model)
+    return resolve(directory, key, model)

@@ -18,6 +18,7 @@ from gateway import errors, reply
 from gateway.context import Context
 from gateway.directory import Key
 from gateway.errors import ApiError
+from gateway.operations import Operation, Shape
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +40,17 @@ class Request:
     """One request. `refusal` is set as soon as it is clear that it will be refused."""
 
     __slots__ = (
-        "arrived", "expects", "headers", "id", "keep_alive", "key", "method", "old", "path",
-        "pieces", "refusal", "size",
+        "arrived", "base", "expects", "headers", "id", "keep_alive", "key", "method", "old",
+        "operation", "path", "pieces", "refusal", "size",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
         self.arrived = arrived  # on the loop's clock
         self.id = id
         self.method = ""
-        self.path = ""  # without the query
+        self.path = ""  # without the query, nor the endpoint's own base
+        self.base = ""  # the endpoint whose own base URL was used
+        self.operation: Operation | None = None
         self.headers: dict[bytes, bytes] = {}
         self.pieces: list[bytes] = []
         self.size = 0
@@ -56,6 +59,11 @@ class Request:
         self.keep_alive = False
         self.old = False  # HTTP/1.0: no chunks
         self.expects = False  # waits for 100 Continue
+
+    @property
+    def anthropic(self) -> bool:
+        """Whether it is of Anthropic's API: its errors have that shape."""
+        return self.operation is not None and self.operation.shape is Shape.MESSAGES
 
     def body(self) -> bytes:
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
@@ -179,12 +187,12 @@ class Client(asyncio.Protocol):
         request.path = self._target.partition(b"?")[0].decode("ascii", "replace")
         request.keep_alive = parser.should_keep_alive()
         request.old = parser.get_http_version() != "1.1"
+        self._screen(request)
         if self._framing(headers, request):
             return
         if parser.should_upgrade():
             self._upgrading = True
             return
-        self._screen(request)
         if headers.get(b"expect", b"").lower() == b"100-continue":
             request.expects = True
             if not self.busy:
@@ -280,9 +288,7 @@ class Client(asyncio.Protocol):
     def refuse(self, request: Request, error: ApiError, lines: tuple[bytes, ...] = ()) -> None:
         """A complete answer: the error in OpenAI's shape."""
         keep = request.keep_alive and not self._context.draining
-        identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
-        whole = reply.refusal(error, request.id, (identity, *lines), keep_alive=keep)
-        self.answer(request, whole, keep)
+        self.answer(request, _refusal(request, error, lines, keep), keep)
 
     def answer(self, request: Request, whole: bytes, keep_alive: bool) -> None:
         """A complete answer, head and body."""
@@ -327,8 +333,7 @@ class Client(asyncio.Protocol):
         request = self._reading or Request(self._loop.time(), self._context.ids.new())
         self._reading = None
         self._context.metrics.refused("unreadable", error.status)
-        identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
-        self.write(reply.refusal(error, request.id, (identity,), keep_alive=False))
+        self.write(_refusal(request, error, (), False))
         self.touch(self._context.limits.linger_s)
         with contextlib.suppress(OSError, NotImplementedError):
             if self.transport.can_write_eof():
@@ -366,3 +371,16 @@ class Client(asyncio.Protocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+
+def _refusal(
+    request: Request, error: ApiError, lines: tuple[bytes, ...], keep_alive: bool
+) -> bytes:
+    identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
+    return reply.refusal(
+        error,
+        request.id,
+        (identity, *lines),
+        keep_alive=keep_alive,
+        anthropic=request.anthropic,
+    )

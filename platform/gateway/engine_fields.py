@@ -5,7 +5,7 @@ know. `cache_salt` is ours to set: with it one tenant could read another's prefi
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -45,9 +45,14 @@ _TEMPLATE_KEYS = frozenset({"chat_template", "tokenize"})
 _MEDIA_KEYS = ("image_url", "audio_url", "video_url", "file_url", "input_image", "input_video")
 _TENSOR_KEYS = ("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil")
 _INLINE = "data:"
+_INNER = ("content", "output")  # where a message's or a tool's parts stand
+# Fields of a response that lean on one kept before.
+_STORED = ("previous_response_id", "conversation", "background")
 # Most messages are text alone: a scan for the names is cheaper than decoding them. A key may hide
 # in \\u escapes, so those are decoded too.
 _MAYBE = re.compile(rb"_url|_embeds|_pil|input_|\\u")
+_MAYBE_SOURCE = re.compile(rb'"source"')
+_DATA = re.compile(rb'"data:[^"]*"|"data": ?"[^"]*"')
 
 
 def refuse_control(names: Iterable[str]) -> None:
@@ -67,10 +72,23 @@ def refuse_template(raw: msgspec.Raw) -> None:
         raise bad_request("unsupported_parameter", message, param)
 
 
-def refuse_media(raw: msgspec.Raw, param: str) -> None:
-    """Raises 400 where a message points the engine at an address instead of carrying its data."""
-    if _MAYBE.search(raw):
-        _walk(msgspec.json.decode(raw), param)
+def refuse_stored(fields: Mapping[str, msgspec.Raw]) -> None:
+    """Raises 400 for a response that goes on from one that was never kept."""
+    for name in _STORED:
+        if bytes(fields.get(name, b"null")) not in (b"null", b"false"):
+            message = f"Responses are not stored here, so `{name}` cannot be used."
+            raise bad_request("unsupported_parameter", message, name)
+
+
+def refuse_media(raw: msgspec.Raw, param: str, *, sources: bool = False) -> int:
+    """The bytes of media that a message carries; with `sources`, also in Anthropic's way.
+
+    Raises 400 where it points the engine at an address instead of carrying its data.
+    """
+    if not _MAYBE.search(raw) and not (sources and _MAYBE_SOURCE.search(raw)):
+        return 0
+    _walk(msgspec.json.decode(raw), param)
+    return sum(len(found[0]) for found in _DATA.finditer(raw))
 
 
 def _walk(value: object, param: str) -> None:
@@ -84,8 +102,12 @@ def _walk(value: object, param: str) -> None:
         for key in _MEDIA_KEYS:
             if key in value:
                 _inline_only(value[key], f"{param}.{key}")
-        if "content" in value:
-            _walk(value["content"], f"{param}.content")
+        source = value.get("source")  # of Anthropic's parts
+        if isinstance(source, dict) and "url" in source:
+            _inline_only(source["url"], f"{param}.source.url")
+        for key in _INNER:
+            if key in value:
+                _walk(value[key], f"{param}.{key}")
 
 
 def _inline_only(media: object, param: str) -> None:

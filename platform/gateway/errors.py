@@ -1,6 +1,7 @@
-"""What a request can be refused with, in the shape that OpenAI's clients parse.
+"""What a request can be refused with, in the shape that OpenAI's or Anthropic's clients parse.
 
-`{"error": {"message", "type", "param", "code"}}`. The rule of the statuses: 4xx is the caller's
+`{"error": {"message", "type", "param", "code"}}`; Anthropic's knows neither param nor code, and
+has types of its own. The rule of the statuses: 4xx is the caller's
 to mend, 503 is ours and says when to try again.
 """
 
@@ -8,7 +9,20 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gateway.operations import Shape
+
 _ENCODER = msgspec.json.Encoder()
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class ApiError(Exception):
@@ -32,13 +46,25 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
-    def body(self, request_id: str) -> bytes:
+    def body(self, request_id: str, *, anthropic: bool = False) -> bytes:
         """The JSON of a reply; the request id is there for whoever only keeps the body."""
-        return _ENCODER.encode({"error": self._content(), "request_id": request_id})
+        content = self._anthropic() if anthropic else {"error": self._content()}
+        return _ENCODER.encode({**content, "request_id": request_id})
 
-    def event(self) -> bytes:
+    def event(self, shape: Shape = Shape.CHAT) -> bytes:
         """The same for a stream whose status has left already: one server-sent event."""
-        return b"data: " + _ENCODER.encode({"error": self._content()}) + b"\n\n"
+        if shape is Shape.MESSAGES:
+            return b"event: error\ndata: " + _ENCODER.encode(self._anthropic()) + b"\n\n"
+        content: dict[str, object] = {"error": self._content()}
+        if shape is Shape.RESPONSES:
+            content = {**self._content(), **content, "type": "error"}
+            return b"event: error\ndata: " + _ENCODER.encode(content) + b"\n\n"
+        return b"data: " + _ENCODER.encode(content) + b"\n\n"
+
+    def _anthropic(self) -> dict[str, object]:
+        other = "api_error" if self.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, other)
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
 
     def _content(self) -> Mapping[str, str | None]:
         return {
@@ -75,7 +101,10 @@ def invalid_json(why: str) -> ApiError:
 
 
 def key_missing() -> ApiError:
-    message = "No API key was sent. Send it as `Authorization: Bearer sk-stoa-…`."
+    message = (
+        "No API key was sent. Send it as `Authorization: Bearer sk-stoa-…`"
+        " (for /v1/messages also as `x-api-key`)."
+    )
     return ApiError(401, "invalid_api_key", message)
 
 
@@ -104,6 +133,14 @@ def wrong_method(method: str, path: str) -> ApiError:
 def model_not_found(name: str) -> ApiError:
     message = f"The model `{name}` does not exist or this API key has no access to it."
     return ApiError(404, "model_not_found", message, param="model")
+
+
+def not_stored() -> ApiError:
+    message = (
+        "Responses are not stored here, so that there is none to read, cancel or delete."
+        " Keep the reply that you got, and send what it goes on from in `input`."
+    )
+    return ApiError(404, "response_not_stored", message)
 
 
 def operation_not_offered(name: str, path: str) -> ApiError:

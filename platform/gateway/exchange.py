@@ -10,7 +10,16 @@ import logging
 import time
 from collections.abc import Coroutine
 
-from gateway import authentication, engine_errors, errors, reply, routing, stream, usage
+from gateway import (
+    authentication,
+    engine_errors,
+    errors,
+    reply,
+    routing,
+    stream,
+    typed_events,
+    usage,
+)
 from gateway.answer import Answer
 from gateway.client import Client, Request
 from gateway.context import Context
@@ -102,7 +111,8 @@ class Exchange:
                 hold.leave(endpoint)
             # The wait may have been long: the key must still be good.
             headers, directory = self._request.headers, self._context.keeper.current
-            authentication.authenticate(directory, headers, time.time())
+            anthropic = self._request.anthropic
+            authentication.authenticate(directory, headers, time.time(), anthropic=anthropic)
         except ApiError as error:
             self._fail(error, "refused")
             return
@@ -199,7 +209,7 @@ class Exchange:
         self._status, self._headers = status, headers
         kind = headers.get(b"content-type", b"")
         if status == 200 and self._call.stream and kind.startswith(b"text/event-stream"):
-            self._rewriter = stream.Rewriter(self._call, self._engine_model)
+            self._rewriter = typed_events.rewriter(self._call, self._engine_model)
 
     def engine_data(self, data: bytes, done: bool) -> None:
         if done:
@@ -275,14 +285,24 @@ class Exchange:
                 self._spill()
             return
         body = b"".join(self._body)
-        used = usage.last(body[-_TAIL:]) or usage.last(body)
-        self._settle(200, "complete", used or NONE, "engine" if used else "unknown")
+        self._settle(200, "complete", *self._counted(body))
         if self._answer.started:
             self._send(body)
             self._end()
             return
         body = self._named(body)
         self._answer.whole(self._headers.get(b"content-type", reply.JSON), body, self._lines())
+
+    def _counted(self, body: bytes) -> tuple[Usage, str]:
+        """The tokens of a reply that is whole, or whose end this is; and who counted them."""
+        operation = self._call.operation
+        if not operation.counts:
+            return NONE, "engine"
+        used = usage.last(body[-_TAIL:]) if operation.usage_last or self._sent else None
+        used = used or usage.whole(body)
+        if used is not None:
+            return used, "engine"
+        return usage.guess(self._call.size, body if operation.generates else b""), "text"
 
     def _spill(self) -> None:
         """Pass on what was collected, except for the end, where usage stands."""
@@ -350,7 +370,7 @@ class Exchange:
 
     def _cut_off(self, error: ApiError) -> None:
         if self._call.stream:
-            self._send(error.event())
+            self._send(error.event(self._call.operation.shape))
             self._end(keep_alive=False)
         else:
             self._client.abort()  # a body that stops short is the only sign left

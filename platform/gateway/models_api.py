@@ -5,23 +5,31 @@ from urllib.parse import unquote
 
 import msgspec
 
-from gateway import authentication
+from gateway import authentication, errors
 from gateway.directory import Directory, Endpoint, Key
 
 
-def listing(directory: Directory, key: Key) -> bytes:
+def listing(directory: Directory, key: Key, base: str = "") -> bytes:
+    """All of its project, or of the endpoint `base` alone; raises 404 where that is none."""
+    endpoints = directory.endpoints(key.project_id)
+    if base:
+        endpoints = [one for one in endpoints if base in (one.name, one.id)]
     models = [
         model
-        for endpoint in sorted(directory.endpoints(key.project_id), key=lambda e: e.name)
+        for endpoint in sorted(endpoints, key=lambda e: e.name)
         for model in _models(key, endpoint)
     ]
+    if base and not models:
+        raise errors.model_not_found(base)
     return msgspec.json.encode({"object": "list", "data": models})
 
 
-def one(directory: Directory, key: Key, quoted: str) -> bytes:
+def one(directory: Directory, key: Key, quoted: str, base: str = "") -> bytes:
     """Raises 404 `model_not_found`."""
     name = unquote(quoted)
     endpoint, _ = authentication.resolve(directory, key, name)
+    if base and base not in (endpoint.name, endpoint.id):
+        raise errors.model_not_found(name)
     adapter = name.partition(":")[2]
     return msgspec.json.encode(_model(endpoint, name, adapter))
 

@@ -1,20 +1,99 @@
-"""The operations of /v1 that an engine answers; the same table makes the routes."""
+"""The operations that an engine answers; the same table makes the routes."""
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Shape(Enum):
+    """How a reply is told in server-sent events."""
+
+    CHAT = "chat"  # OpenAI's chunks, with usage on demand
+    RESPONSES = "responses"  # OpenAI's typed events
+    MESSAGES = "messages"  # Anthropic's
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`name` is what usage and metrics call it. Paths are equal on both sides."""
+    """`name` is what usage and metrics call it, `path` what the engine is asked.
+
+    An engine need not have it: its 404 becomes `unsupported_operation`.
+    """
 
     name: str
     path: str
-    streams: bool
     prompts: tuple[str, ...]  # the fields that hold what the engine reads; checked for media
+    aliases: tuple[str, ...] = ()  # other paths that mean the same here
+    streams: bool = False
+    shape: Shape = Shape.CHAT
+    generates: bool = True  # its answer is made of tokens
+    counts: bool = True  # tokens are its unit; what only looks into the tokenizer is free
+    salted: bool = True  # its engine takes `cache_salt`
+    stored: bool = False  # its service keeps replies, unless told not to: we tell it so
+    # No JSON of the client's stands behind a reply's usage, so that its end is all we look at.
+    usage_last: bool = False
+    form: bool = False  # its body is multipart/form-data
 
 
-CHAT = Operation("chat.completions", "/v1/chat/completions", streams=True, prompts=("messages",))
-COMPLETIONS = Operation("completions", "/v1/completions", streams=True, prompts=("prompt",))
-EMBEDDINGS = Operation("embeddings", "/v1/embeddings", streams=False, prompts=("input", "messages"))
+CHAT = Operation(
+    "chat.completions", "/v1/chat/completions", ("messages",), streams=True, usage_last=True
+)
+COMPLETIONS = Operation(
+    "completions", "/v1/completions", ("prompt",), streams=True, usage_last=True
+)
+EMBEDDINGS = Operation(
+    "embeddings", "/v1/embeddings", ("input", "messages"), generates=False, usage_last=True
+)
+RESPONSES = Operation(
+    "responses", "/v1/responses", ("input",), streams=True, shape=Shape.RESPONSES, stored=True
+)
+MESSAGES = Operation(
+    "messages", "/v1/messages", ("messages", "system"), streams=True, shape=Shape.MESSAGES
+)
+COUNT_TOKENS = Operation(
+    "messages.count_tokens",
+    "/v1/messages/count_tokens",
+    ("messages", "system"),
+    shape=Shape.MESSAGES,
+    generates=False,
+    counts=False,
+    salted=False,
+)
+RERANK = Operation(
+    "rerank",
+    "/rerank",
+    ("query", "documents"),
+    aliases=("/v1/rerank", "/v2/rerank"),
+    generates=False,
+)
+SCORE = Operation(
+    "score",
+    "/score",
+    ("queries", "documents", "items", "text_1", "text_2", "data_1", "data_2"),
+    aliases=("/v1/score",),
+    generates=False,
+)
+TOKENIZE = Operation(
+    "tokenize",
+    "/tokenize",
+    ("prompt", "messages"),
+    aliases=("/v1/tokenize",),
+    generates=False,
+    counts=False,
+    salted=False,
+)
+DETOKENIZE = Operation(
+    "detokenize",
+    "/detokenize",
+    (),
+    aliases=("/v1/detokenize",),
+    generates=False,
+    counts=False,
+    salted=False,
+)
 
-ALL = (CHAT, COMPLETIONS, EMBEDDINGS)
+ALL = (
+    CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES, COUNT_TOKENS, RERANK, SCORE, TOKENIZE,
+    DETOKENIZE,
+)  # fmt: skip
+
+BY_PATH = {path: one for one in ALL for path in (one.path, *one.aliases)}

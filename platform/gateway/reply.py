@@ -50,13 +50,21 @@ def whole(
     )
 
 
-def refusal(error: ApiError, request_id: str, lines: Iterable[bytes], *, keep_alive: bool) -> bytes:
+def refusal(
+    error: ApiError,
+    request_id: str,
+    lines: Iterable[bytes],
+    *,
+    keep_alive: bool,
+    anthropic: bool = False,
+) -> bytes:
     extra = [*lines]
     if error.retry_after_s is not None:
         extra.append(b"retry-after: %d\r\n" % error.retry_after_s)
     if error.status == 401:
         extra.append(b"www-authenticate: Bearer\r\n")
-    return whole(error.status, JSON, error.body(request_id), extra, keep_alive=keep_alive)
+    body = error.body(request_id, anthropic=anthropic)
+    return whole(error.status, JSON, body, extra, keep_alive=keep_alive)
 
 
 def opening(

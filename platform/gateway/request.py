@@ -12,7 +12,7 @@ import msgspec
 
 from gateway import engine_fields
 from gateway.errors import ApiError, bad_request, invalid_json
-from gateway.operations import Operation
+from gateway.operations import Operation, Shape
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
@@ -22,6 +22,8 @@ _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _ENCODER = msgspec.json.Encoder()
 
 _TRUE = msgspec.Raw(b"true")
+_FALSE = msgspec.Raw(b"false")
+_NOTHING = (b"null", b'""')
 _USAGE_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class Call:
     wants_running_usage: bool  # … and for usage in every event (an extension of vLLM's)
     choices: int  # `n`
     several: bool  # more than one sequence may be generated: usage must be kept apart
+    size: int  # bytes of the body, without media: what a prompt is judged by if nobody counts
     fields: dict[str, msgspec.Raw]
 
     def wire(self, model: str, cache_salt: str) -> bytes:
@@ -48,28 +51,42 @@ class Call:
         """
         fields = self.fields
         fields["model"] = _raw(model)
-        fields["cache_salt"] = _raw(cache_salt)
-        if self.stream:
+        operation = self.operation
+        if operation.salted:
+            fields["cache_salt"] = _raw(cache_salt)
+        if operation.stored:
+            fields["store"] = _FALSE
+        if self.stream and operation.shape is Shape.CHAT:
             given = fields.get("stream_options")
             fields["stream_options"] = _USAGE_OPTIONS if given is None else _with_usage(given)
         return _ENCODER.encode(fields)
 
 
-def read(body: bytes, operation: Operation) -> Call:
-    """Raises ApiError 400 for what no engine should see."""
+def read(body: bytes, operation: Operation, default_model: str = "") -> Call:
+    """Raises ApiError 400 for what no engine should see.
+
+    `default_model` is meant where the body names none.
+    """
+    size = len(body)
     try:
         fields = _fields(body)
         engine_fields.refuse_control(fields)
+        sources = operation.shape is Shape.MESSAGES
         for name in operation.prompts:
             if name in fields:
-                engine_fields.refuse_media(fields[name], name)
+                size -= engine_fields.refuse_media(fields[name], name, sources=sources)
         if "chat_template_kwargs" in fields:
             engine_fields.refuse_template(fields["chat_template_kwargs"])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_json(str(error)) from None
     except RecursionError:
         raise invalid_json("it is nested too deeply") from None
-    model = _value(fields, "model", _TEXT, "a string", required=True)
+    if operation.stored:
+        engine_fields.refuse_stored(fields)
+    if default_model and bytes(fields.get("model", b"null")) in _NOTHING:
+        model = default_model
+    else:
+        model = _value(fields, "model", _TEXT, "a string", required=True)
     stream = bool("stream" in fields and _value(fields, "stream", _FLAG, "true or false"))
     if stream and not operation.streams:
         raise bad_request("unsupported_parameter", f"{operation.path} cannot stream.", "stream")
@@ -86,6 +103,7 @@ def read(body: bytes, operation: Operation) -> Call:
         wants_running_usage=_asked(options, "continuous_usage_stats"),
         choices=choices,
         several=choices != 1 or (prompt is not None and bytes(prompt).startswith(b"[")),
+        size=size,
         fields=fields,
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from gateway import authentication, errors, models_api, operations, reply, request
 from gateway.client import Client, Request
@@ -13,7 +14,8 @@ from gateway.operations import Operation
 
 _MODELS = "/v1/models"
 _OPEN = ("/healthz", "/readyz")
-_OPERATIONS = {operation.path: operation for operation in operations.ALL}
+_RESPONSES = f"{operations.RESPONSES.path}/"
+_BASE = "/e/"  # /e/{endpoint}/v1/…: an endpoint's own base URL
 _OK = b'{"status":"ok"}'
 
 
@@ -32,14 +34,23 @@ class Routes:
             if self.context.keeper.stale(now):
                 raise errors.directory_stale()
             directory = self.context.keeper.current
-            asked.key = authentication.authenticate(directory, asked.headers, now)
+            asked.key = authentication.authenticate(
+                directory, asked.headers, now, anthropic=asked.anthropic
+            )
         except ApiError as error:
             asked.refusal = error
 
     def _known(self, asked: Request) -> None:
         path, method = asked.path, asked.method
-        if path in _OPERATIONS:
+        if path.startswith(_BASE):
+            base, slash, path = path[len(_BASE) :].partition("/")
+            asked.base, asked.path = unquote(base), slash + path
+            path = asked.path
+        asked.operation = operations.BY_PATH.get(path)
+        if asked.operation is not None:
             expected = "POST"
+        elif path.startswith(_RESPONSES):
+            raise errors.not_stored()
         elif path == _MODELS or (path.startswith(f"{_MODELS}/") and path != f"{_MODELS}/"):
             expected = "GET"
         else:
@@ -52,7 +63,7 @@ class Routes:
         try:
             if asked.refusal is not None:
                 raise asked.refusal
-            operation = _OPERATIONS.get(asked.path)
+            operation = asked.operation
             if operation is not None:
                 label = operation.name
                 self._relay(client, asked, operation)
@@ -72,9 +83,13 @@ class Routes:
     def _relay(self, client: Client, asked: Request, operation: Operation) -> None:
         key = asked.key
         assert key is not None  # or it had been refused
-        call = request.read(asked.body(), operation)
+        call = request.read(asked.body(), operation, asked.base)
         directory = self.context.keeper.current
-        endpoint, engine_model = authentication.resolve(directory, key, call.model)
+        if asked.base:
+            found = authentication.resolve_at(directory, key, asked.base, call.model)
+        else:
+            found = authentication.resolve(directory, key, call.model)
+        endpoint, engine_model = found
         if endpoint.stopped:
             raise errors.endpoint_stopped(call.model)
         Exchange(self.context, client, asked, key, call, endpoint, engine_model).start()
@@ -89,8 +104,8 @@ class Routes:
         key, directory = asked.key, self.context.keeper.current
         assert key is not None
         if asked.path == _MODELS:
-            return models_api.listing(directory, key)
-        return models_api.one(directory, key, asked.path[len(_MODELS) + 1 :])
+            return models_api.listing(directory, key, asked.base)
+        return models_api.one(directory, key, asked.path[len(_MODELS) + 1 :], asked.base)
 
     def _ready(self) -> None:
         """Raises 503 with the reason why this gateway should get no traffic now."""

@@ -127,7 +127,8 @@ class Rewriter:
         """What the client was handed so far, and who counted it: engine, delivered or events.
 
         `engine`: the engine's own sum. `delivered`: its running count at the last event that
-        left. `events`: it counts nothing, so each event with text is taken for one token.
+        left. `events`: it counts nothing, so each event with text is taken for one token, and the
+        prompt is judged by its length.
         """
         if self.final is not None:
             return self.final, "engine"
@@ -136,7 +137,10 @@ class Rewriter:
         found = usage.last(self._last)
         if found is not None:
             return found, "delivered"
-        return Usage(output=self._events), "events" if self._events else "delivered"
+        if not self._events:
+            return usage.NONE, "delivered"
+        counted = usage.guess(self._call.size)
+        return Usage(counted.input, 0, self._events), "events"
 
     def _summed(self) -> Usage:
         prompts: dict[int, int] = {}  # choices of one prompt share it

@@ -10,6 +10,13 @@ import msgspec
 OBJECT = re.compile(rb'"usage": ?(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
+# What generated text stands in, in the replies of all operations.
+_TEXT = re.compile(
+    rb'"(?:content|text|arguments|reasoning|reasoning_content|thinking)": ?"((?:[^"\\]|\\.)*)"'
+)
+_LETTERS = 4  # of a token, where nobody counted: about that of English
+
+
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 
@@ -18,9 +25,21 @@ class _Reported(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None  # the responses' and the messages' names
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    # The messages' input_tokens are without these two.
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    total_tokens: int | None = None  # all that some rerankers tell
+
+
+class _Whole(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _DECODER = msgspec.json.Decoder(_Reported)
+_WHOLE = msgspec.json.Decoder(_Whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +61,27 @@ def decode(raw: bytes) -> Usage | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if found.prompt_tokens is None:
-        return None
+        return _otherwise(found)
     details = found.prompt_tokens_details
-    tokens = max(0, found.prompt_tokens)
-    cached = (details.cached_tokens or 0) if details else 0
-    return Usage(tokens, min(max(0, cached), tokens), max(0, found.completion_tokens or 0))
+    cached = details.cached_tokens if details else 0
+    return _usage(found.prompt_tokens, cached, found.completion_tokens)
+
+
+def _otherwise(found: _Reported) -> Usage | None:
+    if found.input_tokens is not None:
+        read, written = found.cache_read_input_tokens, found.cache_creation_input_tokens
+        details = found.input_tokens_details
+        cached = details.cached_tokens if details else read
+        tokens = found.input_tokens + (read or 0) + (written or 0)
+        return _usage(tokens, cached, found.output_tokens)
+    if found.total_tokens is not None:
+        return _usage(found.total_tokens, 0, 0)
+    return None
+
+
+def _usage(tokens: int, cached: int | None, output: int | None) -> Usage:
+    tokens = max(0, tokens)
+    return Usage(tokens, min(max(0, cached or 0), tokens), max(0, output or 0))
 
 
 def last(data: bytes) -> Usage | None:
@@ -54,3 +89,17 @@ def last(data: bytes) -> Usage | None:
     at = data.rfind(b'"usage":')
     found = OBJECT.match(data, at) if at >= 0 else None
     return decode(found[1]) if found else None
+
+
+def whole(body: bytes) -> Usage | None:
+    """The usage of a whole reply: that at its top, whatever JSON of the client's it quotes."""
+    try:
+        return decode(_WHOLE.decode(body).usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def guess(prompt_bytes: int, body: bytes = b"") -> Usage:
+    """For an engine that counts nothing: by the letters. Who books it says so (`counted_by`)."""
+    letters = sum(len(text) for text in _TEXT.findall(body))
+    return Usage(max(1, -(-prompt_bytes // _LETTERS)), 0, -(-letters // _LETTERS))

@@ -17,8 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROMPT_TOKENS = 7
-CACHED_TOKENS = 3
+from tests.gateway import fake_shapes
+from tests.gateway.fake_shapes import CACHED_TOKENS, PROMPT_TOKENS
+
+__all__ = ["CACHED_TOKENS", "PROMPT_TOKENS", "FakeEngine"]
+
+TYPED = ("/v1/responses", "/v1/messages")
+STREAM = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\nserver: uvicorn\r\n\r\n"
+)
 
 
 class HangUp(Exception):
@@ -110,6 +118,8 @@ class FakeEngine:
             _json(writer, 404, _error(f"The model `{body['model']}` does not exist.", 404))
         elif seen.path == "/v1/nothing":
             _json(writer, 404, {"detail": "Not Found"})
+        elif body.get("stream") and seen.path in TYPED:
+            await self._typed(seen, how, reader, writer)
         elif body.get("stream"):
             await self._stream(seen, how, reader, writer)
         else:
@@ -137,6 +147,8 @@ class FakeEngine:
     def _whole(
         self, seen: Seen, body: dict[str, Any], tokens: int, how: dict[str, str]
     ) -> dict[str, Any]:
+        if (other := fake_shapes.whole(seen.path, body, tokens)) is not None:
+            return {**other, "usage": None} if "plain" in how else other
         text = "tok" * tokens
         if seen.path == "/v1/completions":
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "length"}
@@ -176,11 +188,7 @@ class FakeEngine:
         body = seen.body
         options = body.get("stream_options") or {}
         running = options.get("continuous_usage_stats") and "plain" not in how
-        head = (
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-            b"transfer-encoding: chunked\r\nserver: uvicorn\r\n\r\n"
-        )
-        writer.write(head)
+        writer.write(STREAM)
         base = {
             "id": f"chatcmpl-{seen.headers['x-request-id']}",
             "object": "chat.completion.chunk",
@@ -220,6 +228,24 @@ class FakeEngine:
         if "trail" in how:
             await writer.drain()
             raise HangUp
+        writer.write(b"0\r\n\r\n")
+
+    async def _typed(
+        self,
+        seen: Seen,
+        how: dict[str, str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        writer.write(STREAM)
+        events = fake_shapes.events(seen.path, seen.body, int(how.get("tokens", 10)))
+        for at, event in enumerate(events):
+            await self._pause(how, reader)
+            if how.get("die") == str(at):
+                raise HangUp
+            _chunks(writer, event, how)
+            await writer.drain()
+            seen.generated += b'"tok"' in event
         writer.write(b"0\r\n\r\n")
 
     async def _event(
