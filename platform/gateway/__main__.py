@@ -1,17 +1,21 @@
-"""`python -m gateway`: serve until SIGTERM, then drain."""
+"""`python -m gateway`: serve until SIGTERM, then drain; serve on with what is new after SIGHUP."""
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 
 import uvloop
 
-from gateway import disk, server
+from gateway import config as configuration
+from gateway import disk, inherited, server
 from gateway.activity import Activity
 from gateway.config import Config, ConfigError
+from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
+from gateway.master import Master
 from gateway.shipping import Shipper
 from gateway.spool import Spool
 from gateway.store import Store
@@ -19,18 +23,24 @@ from gateway.store import Store
 log = logging.getLogger("gateway")
 
 
-async def run(config: Config, limits: Limits) -> None:
-    """Raises OSError when the folder or a port cannot be had."""
-    stopping = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
+async def run(config: Config, limits: Limits, ours: Inherited) -> None:
+    """One worker's life. Raises OSError when the folder or a port cannot be had."""
+    loop = asyncio.get_running_loop()
+    stopping, leaving = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        leaving.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGHUP, leaving.set)  # others serve in our place
     disk.private_folder(config.folder)
     spool_folder = config.folder / "spool"
     store = Store(config.database_url)
     keeper, spool = Keeper(config), Spool(spool_folder)
     activity = Activity(store, config.gateway_id, config.activity_every_s)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id)
-    serving = server.Server(server.context(config, limits, keeper, spool, activity))
+    serving = server.Server(server.context(config, limits, keeper, spool, activity), ours)
     await spool.start()
     await shipper.start()
     await activity.start()
@@ -38,11 +48,11 @@ async def run(config: Config, limits: Limits) -> None:
     try:
         await serving.start()
         log.info("serving region %s on %s:%d", config.region, config.host, serving.port)
-        await stopping.wait()
+        await leaving.wait()
         log.info("draining")
     finally:
         # In this order: what still runs is settled, spooled, shipped.
-        await serving.drain()
+        await serving.drain(hurry=stopping)
         await keeper.stop()
         await activity.stop()
         await shipper.stop()
@@ -50,19 +60,34 @@ async def run(config: Config, limits: Limits) -> None:
         await store.stop()
 
 
-def main() -> None:
+def _worker(config: Config, limits: Limits, ours: Inherited) -> int:
     try:
-        config = Config.from_env()
-        limits = Limits.of(config)
+        uvloop.run(run(config, limits, ours))
+    except OSError as error:
+        print(f"gateway: {config.host}:{config.port} or {config.folder}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> None:
+    state_at = os.environ.pop(inherited.STATE, "")
+    try:
+        environ = configuration.environment()
+        config = Config.from_env(environ)
+        limits = Limits.of(config, environ)
     except ConfigError as error:
         sys.exit(f"gateway: {error}")
+    if "--check" in sys.argv:
+        return
     logging.basicConfig(
         level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    state = inherited.load(int(state_at)) if state_at else None
     try:
-        uvloop.run(run(config, limits))
+        master = Master(config, lambda ours: _worker(config, limits, ours), {}, state)
     except OSError as error:
-        sys.exit(f"gateway: {config.host}:{config.port} or {config.folder}: {error}")
+        sys.exit(f"gateway: {config.host}:{config.port}: {error}")
+    sys.exit(master.run())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Config:
     region: str
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1  # processes that serve
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0  # 0: no metrics listener
     directory_max_age_s: float = 900.0  # how long it serves without contact to PostgreSQL
@@ -53,6 +54,7 @@ class Config:
             region=read.text("STOA_REGION"),
             host=read.text("STOA_GATEWAY_HOST", "127.0.0.1"),
             port=read.port("STOA_GATEWAY_PORT", 8080),
+            workers=read.size("STOA_GATEWAY_WORKERS", 1),
             metrics_host=read.text("STOA_GATEWAY_METRICS_HOST", "127.0.0.1"),
             metrics_port=read.port("STOA_GATEWAY_METRICS_PORT", 0),
             directory_max_age_s=read.seconds("STOA_DIRECTORY_MAX_AGE_S", 900),
@@ -72,6 +74,8 @@ class Config:
     def _check(self) -> None:
         if len(self.gateway_id) > 64:
             raise ConfigError("STOA_GATEWAY_ID: at most 64 characters")
+        if not 1 <= self.workers <= 256:
+            raise ConfigError(f"STOA_GATEWAY_WORKERS={self.workers}: expected 1 to 256")
         if not self.database_url.startswith(("postgresql://", "postgres://")):
             raise ConfigError("STOA_GATEWAY_DATABASE_URL: expected postgresql://…")
         pair = (self.certificate, self.certificate_key, self.certificate_ca)
@@ -79,6 +83,29 @@ class Config:
             raise ConfigError(
                 "STOA_GATEWAY_CERTIFICATE, STOA_GATEWAY_KEY and STOA_GATEWAY_CA: set all or none"
             )
+
+
+def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment, and on top of it what the file STOA_GATEWAY_SETTINGS says.
+
+    A process's environment stays as it was at its start; the file is read again at each reload.
+    Raises ConfigError.
+    """
+    merged = dict(environ)
+    if not (path := environ.get("STOA_GATEWAY_SETTINGS")):
+        return merged
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"STOA_GATEWAY_SETTINGS={path}: {error.strerror}") from error
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        name, found, value = line.partition("=")
+        if not found:
+            raise ConfigError(f"{path}: line {number}: expected NAME=value")
+        merged[name.strip()] = value.strip().strip("\"'")
+    return merged
 
 
 class _Reader:

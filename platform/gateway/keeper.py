@@ -76,6 +76,7 @@ class Keeper:
         if self._live:
             with contextlib.suppress(OSError):
                 await self._save_once()
+        self._saved.close()
 
     # --- PostgreSQL -------------------------------------------------------------------
     async def _follow(self) -> None:
@@ -194,15 +195,18 @@ class Keeper:
         self._touched_at = contact_at = self.contact_at
         directory = self.current
 
-        def write() -> None:
+        def write() -> bool:
+            if not self._saved.mine():
+                return False
             if directory is self._saved_directory:
                 self._saved.touch(contact_at)
-                return
+                return True
             payload = directory.encode(self._config.region)
             self._saved.write(payload, directory.generation, directory.read_at, contact_at)
+            return True
 
-        await asyncio.to_thread(write)
-        self._saved_directory = directory
+        if await asyncio.to_thread(write):
+            self._saved_directory = directory
 
 
 async def _notified(

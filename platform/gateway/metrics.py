@@ -79,5 +79,5 @@ class Metrics:
         }
         for name, value in {**own, **gauges}.items():
             kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# TYPE stoa_gateway_{name} {kind}", f"stoa_gateway_{name} {value:g}"]
+            lines += [f"# TYPE stoa_gateway_{name} {kind}", f"stoa_gateway_{name} {value:.16g}"]
         return ("\n".join(lines) + "\n").encode()

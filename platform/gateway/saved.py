@@ -6,10 +6,13 @@ older copy that somebody puts back is refused and the age counts from the last c
 the last change.
 """
 
+import fcntl
 import hashlib
 import hmac
+import os
 import struct
 import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +57,35 @@ class Saved:
         self._mac_key = hmac.digest(pepper, b"stoa gateway directory on disk v1", "sha256")
         # A thread outlives the cancellation of who waits for it: the next one queues here.
         self._lock = threading.Lock()
+        self._turn = folder / "directory.lock"
+        self._yield: weakref.finalize[[int], Saved] | None = None  # set: we are the one who writes
         # The copy that this process wrote last.
         self._generation = 0
         self._read_at = 0.0
         self._mac_now = b""
         self._digest = b""
+
+    def mine(self) -> bool:
+        """Whether it is on us to write: nobody else has begun to. Raises OSError."""
+        with self._lock:
+            if self._yield is None:
+                file = os.open(self._turn, os.O_RDWR | os.O_CREAT, 0o600)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    os.close(file)
+                    if isinstance(error, BlockingIOError):
+                        return False
+                    raise
+                self._yield = weakref.finalize(self, os.close, file)
+            return True
+
+    def close(self) -> None:
+        """Another process may write from now on."""
+        with self._lock:
+            if self._yield is not None:
+                self._yield()
+                self._yield = None
 
     def write(self, payload: bytes, generation: int, read_at: float, contact_at: float) -> None:
         """Replace the copy, if it says anything else than the last one. Raises OSError."""

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 
 from gateway import reply
 from gateway.activity import Activity
+from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
 from gateway.hold import Hold
+from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.routes import Routes
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 4096
 _SWEEP_S = 0.5
 _DRAIN_LOOK_S = 0.05
+_IDLE_S = 2.0  # a relieved worker's idle connections may bring one more request for so long
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -44,8 +48,10 @@ def context(
 class Server:
     """Serves what `context` knows. `port` and `metrics_port` hold what was bound."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, inherited: Inherited | None = None) -> None:
         self.context = context
+        self._inherited = inherited or Inherited()
+        self._line: Line | None = None
         self.port = 0
         self.metrics_port = 0
         self._routes = Routes(context)
@@ -60,23 +66,49 @@ class Server:
         def accept() -> Client:
             return Client(self.context, routes.screen, routes.serve)
 
-        server = await loop.create_server(accept, config.host, config.port, backlog=_BACKLOG)
-        self._listeners.append(server)
-        self.port = server.sockets[0].getsockname()[1]
-        if config.metrics_port:
-            figures = await asyncio.start_server(
-                self._figures, config.metrics_host, config.metrics_port
+        ours = self._inherited
+        if ours.channel is not None:
+            self._line = Line(ours.channel, self.figures)
+            await self._line.start()
+        for listener in ours.listeners:
+            sock = socket.socket(fileno=listener)
+            self._listeners.append(await loop.create_server(accept, sock=sock, backlog=_BACKLOG))
+        if not ours.listeners:
+            self._listeners.append(
+                await loop.create_server(accept, config.host, config.port, backlog=_BACKLOG)
             )
+        self.port = self._listeners[0].sockets[0].getsockname()[1]
+        if figures := await self._start_metrics():
             self._listeners.append(figures)
             self.metrics_port = figures.sockets[0].getsockname()[1]
         self._sweeper = asyncio.create_task(self._sweep())
+        if self._line is not None:
+            self._line.ready()
 
-    async def drain(self) -> None:
-        """Accept nothing new, let what runs end for up to `drain_s`, then cut and settle it."""
+    async def _start_metrics(self) -> asyncio.Server | None:
+        config = self.context.config
+        if self._inherited.metrics is not None:
+            sock = socket.socket(fileno=self._inherited.metrics)
+            return await asyncio.start_server(self._answer_figures, sock=sock)
+        if self._inherited.channel is not None or not config.metrics_port:
+            return None
+        return await asyncio.start_server(
+            self._answer_figures, config.metrics_host, config.metrics_port
+        )
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Accept nothing new, let what runs end for up to `drain_s`, then cut and settle it.
+
+        With `hurry`, others accept in our place: a client whose connection is idle may be about
+        to use it, and is given a moment to do so, until `hurry` is set.
+        """
         context = self.context
         context.draining = True
         for listener in self._listeners:
             listener.close()
+        if hurry is not None and context.clients:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), min(_IDLE_S, context.limits.drain_s / 2))
         for connection in list(context.clients):
             connection.drain()
         deadline = time.monotonic() + context.limits.drain_s
@@ -94,6 +126,8 @@ class Server:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         context.engines.close()
+        if self._line is not None:
+            await self._line.stop()
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -104,22 +138,28 @@ class Server:
                 connection.sweep(now)
             self.context.engines.sweep(now)
 
-    async def _figures(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """GET anything: the metrics. On a listener of its own, so that it stays off the net."""
+    def figures(self) -> bytes:
+        """Our own, in Prometheus' text."""
         context = self.context
+        gauges = {
+            "connections": float(len(context.clients)),
+            "held": float(context.hold.count),
+            "directory_generation": float(context.keeper.current.generation),
+            "directory_age_seconds": max(0.0, time.time() - context.keeper.contact_at),
+            "spool_healthy": float(context.spool.healthy),
+            "spool_open": float(context.spool.in_flight),
+            "spool_backlog": float(context.spool.backlog),
+        }
+        return context.metrics.text(gauges)
+
+    async def _answer_figures(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """GET anything: the metrics. On a listener of its own, so that it stays off the net."""
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(5):
                 await reader.readuntil(b"\r\n\r\n")
-                gauges = {
-                    "connections": float(len(context.clients)),
-                    "held": float(context.hold.count),
-                    "directory_generation": float(context.keeper.current.generation),
-                    "directory_age_seconds": max(0.0, time.time() - context.keeper.contact_at),
-                    "spool_healthy": float(context.spool.healthy),
-                    "spool_open": float(context.spool.in_flight),
-                    "spool_backlog": float(context.spool.backlog),
-                }
-                body = context.metrics.text(gauges)
+                body = self.figures() if self._line is None else await self._line.total()
                 writer.write(reply.whole(200, _METRICS_TYPE, body, keep_alive=False))
                 await writer.drain()
         writer.close()

@@ -110,7 +110,7 @@ class Soak:
                     pid = self.stoa.pid_of(part)
                 except LookupError:
                     continue  # it died: its next pid will tell
-                pids = {pid} | (_children(pid) if part == "worker" else set())
+                pids = {pid} | (_children(pid) if part in ("gateway", "worker") else set())
                 minute = (time.monotonic() - began) / 60
                 found[part].append((minute, pid, sum(map(_rss_kb, pids))))
         return found

@@ -28,7 +28,7 @@ START_S = 20.0
 class Process:
     """`python -m gateway` with a folder that stays when it is killed."""
 
-    def __init__(self, folder: Path, database_port: int) -> None:
+    def __init__(self, folder: Path, database_port: int, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
         self._environ = {
@@ -42,6 +42,7 @@ class Process:
             "STOA_GATEWAY_ID": "gw-process",
             "STOA_GATEWAY_ACTIVITY_EVERY_S": "0.3",
             "STOA_REGION": REGION,
+            **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -54,6 +55,9 @@ class Process:
 
     def _answers(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log
+        return self._listens()
+
+    def _listens(self) -> bool:
         try:
             Connection(self.port).close()
         except ConnectionRefusedError:
@@ -64,7 +68,9 @@ class Process:
         assert self.process is not None
         self.process.send_signal(how)
         try:
-            return self.process.wait(START_S)
+            code = self.process.wait(START_S)
+            eventually(lambda: not self._listens())  # its workers end with it, in their time
+            return code
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
