@@ -1,0 +1,376 @@
+"""Which replica a prompt goes to: the index of prefixes, the estimate, outliers and retries."""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway import prefixes
+from gateway.outliers import LOST, REFUSED
+from gateway.pools import Pool, Pools
+from gateway.prefixes import BLOCK, Prefixes
+from gateway.router import Lane, Ticket
+from gateway.suspects import Suspects
+
+RATE = 10_000.0
+
+
+@dataclass(frozen=True)
+class Named:
+    id: str
+
+
+def pool_of(count: int) -> Pool:
+    pool = Pool()
+    pool.adopt([Named(f"r{number}") for number in range(count)])
+    return pool
+
+
+def taught(pool: Pool, now: float = 0.0) -> float:
+    """Let every replica show that it prefills RATE bytes a second; the time afterwards."""
+    for lane in pool.lanes:
+        for number in range(60):
+            size = RATE * (1 + number % 3)
+            ticket = lane.dispatched(size, size, now)
+            now += size / RATE
+            lane.first_byte(ticket, now)
+            lane.end(ticket, now)
+    return now
+
+
+def sent(pool: Pool, size: int, now: float, keys: list[int] | None = None) -> Ticket:
+    ticket = pool.dispatch(size, keys or [], now)
+    assert ticket is not None
+    return ticket
+
+
+# --- prefixes ---------------------------------------------------------------------------
+texts = st.lists(st.sampled_from([b"a", b"b"]), max_size=6).map(
+    lambda letters: b"".join(letter * BLOCK for letter in letters)
+)
+
+
+@given(texts, texts, st.binary(max_size=BLOCK - 1))
+def test_prompts_share_the_keys_of_their_common_blocks(a: bytes, b: bytes, rest: bytes) -> None:
+    mine, others = prefixes.keys(a + rest, "salt"), prefixes.keys(b, "salt")
+    blocks_a = [a[at : at + BLOCK] for at in range(0, len(a), BLOCK)]
+    blocks_b = [b[at : at + BLOCK] for at in range(0, len(b), BLOCK)]
+    common = len(
+        list(takewhile(lambda pair: pair[0] == pair[1], zip(blocks_a, blocks_b, strict=False)))
+    )
+    assert len(mine) == len(blocks_a)
+    assert mine[:common] == others[:common]
+    assert not set(mine[common:]) & set(others[common:])
+    assert len(set(mine)) == len(mine)
+
+
+def test_tenants_share_no_key() -> None:
+    text = b"x" * BLOCK * 3
+    assert not set(prefixes.keys(text, "one")) & set(prefixes.keys(text, "two"))
+
+
+@given(
+    st.integers(3, 60),
+    st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True), max_size=60),
+)
+def test_the_index_is_bounded_and_knows_what_came_last(
+    capacity: int, chains: list[list[int]]
+) -> None:
+    index = Prefixes(capacity)
+    for number, chain in enumerate(chains):
+        assert index.match(chain) <= len(chain)
+        index.add(chain)
+        assert index.match(chain) == len(chain)
+        assert len(index) <= 2 * (capacity * 2 // 3 + 20)
+        recent: set[int] = set()
+        for earlier in reversed(chains[: number + 1]):
+            recent |= set(earlier)
+            if len(recent) >= capacity * 2 // 3:
+                break
+            assert index.match(earlier) == len(earlier)
+
+
+# --- the estimate -----------------------------------------------------------------------
+def test_a_prompt_goes_where_its_prefix_is() -> None:
+    pool = pool_of(4)
+    now = taught(pool)
+    keys = prefixes.keys(b"x" * 30_000, "salt")
+    homes = set()
+    for turn in range(5):
+        ticket = sent(pool, 30_000, now + turn * 10, keys)
+        homes.add(ticket.lane.id)
+        ticket.lane.first_byte(ticket, now + turn * 10 + 1)
+        ticket.lane.end(ticket, now + turn * 10 + 2)
+    assert len(homes) == 1
+
+
+def test_but_not_behind_a_queue_that_is_longer_than_reading_it_again() -> None:
+    pool = pool_of(2)
+    now = taught(pool)
+    keys = prefixes.keys(b"x" * 30_000, "salt")
+    first = sent(pool, 30_000, now, keys)
+    first.lane.first_byte(first, now + 3)
+    first.lane.end(first, now + 4)
+    now += 10
+    first.lane.dispatched(RATE * 30, RATE * 30, now)  # thirty seconds of somebody else's
+    assert sent(pool, 30_000, now, keys).lane is not first.lane
+
+
+def test_the_queue_is_what_was_sent_and_not_answered() -> None:
+    lane = Lane("r", 10, 1 / RATE)
+    one, two = (lane.dispatched(RATE * 2, RATE * 2, 100.0) for _ in range(2))
+    assert lane.wait(100.0) == pytest.approx(4.0, abs=0.1)
+    assert lane.wait(101.0) == pytest.approx(3.0, abs=0.1)
+    lane.first_byte(one, 101.0)  # a second early: the other one is, too
+    assert lane.wait(101.0) == pytest.approx(2.0, abs=0.1)
+    # Nothing came when the second was due: it will take at least as long as it is late.
+    assert lane.wait(113.0) > 9.0
+    lane.first_byte(two, 113.0)
+    assert lane.wait(113.0) < 0.1
+
+
+def test_what_leaves_unanswered_is_waited_for_no_more() -> None:
+    lane = Lane("r", 10, 1 / RATE)
+    lane.dispatched(RATE * 2, RATE * 2, 100.0)
+    gone = lane.dispatched(RATE * 5, RATE * 5, 100.0)
+    last = lane.dispatched(RATE * 3, RATE * 3, 100.0)
+    lane.end(gone, 101.0, served=False)
+    assert lane.wait(101.0) == pytest.approx(4.0, abs=0.1)
+    assert last.due == pytest.approx(105.0)
+
+
+def test_a_rate_is_learned_from_first_bytes() -> None:
+    pool = pool_of(3)
+    taught(pool)
+    assert [lane.pace for lane in pool.lanes] == pytest.approx([1 / RATE] * 3, rel=0.01)
+    # A replica that comes later is believed to be like them.
+    pool.adopt([*pool.replicas, Named("late")])
+    assert pool.lanes[-1].pace == pytest.approx(1 / RATE, rel=0.01)
+
+
+def test_whole_answers_spread_by_what_is_in_flight() -> None:
+    pool = pool_of(4)
+    for _ in range(40):
+        ticket = pool.dispatch(100, [], 5.0, visible=False)
+        assert ticket is not None
+    assert [lane.in_flight for lane in pool.lanes] == [10] * 4
+
+
+def test_a_replica_that_stays_is_known_after_a_change_of_the_directory() -> None:
+    pools = Pools()
+    first = (Named("a"), Named("b"))
+    pool = pools.of("ep", first)
+    pool.lanes[0].in_flight = 3
+    again = pools.of("ep", (Named("b"), Named("a")))
+    assert {lane.id: lane.in_flight for lane in again.lanes} == {"a": 3, "b": 0}
+    pools.keep([])
+    assert pools.of("ep", first).lanes[0].in_flight == 0
+
+
+# --- outliers ---------------------------------------------------------------------------
+def fail(pool: Pool, lane: Lane, now: float, times: int = LOST) -> None:
+    for _ in range(times):
+        pool.failed(lane.dispatched(1, 1, now), now)
+
+
+def test_a_replica_that_fails_is_out_for_a_growing_time_and_tried_by_one_request() -> None:
+    pool = pool_of(2)
+    bad, good = pool.lanes
+    fail(pool, bad, 10.0, LOST - 1)
+    assert not bad.standing.out
+    fail(pool, bad, 10.0, 1)
+    times_out, now = [], 10.0
+    for _ in range(7):
+        since = now
+        assert {sent(pool, 1, now).lane for _ in range(20)} == {good}
+        while (probe := sent(pool, 1, now)).lane is good:
+            now += 0.1
+        times_out.append(now - since)
+        assert {sent(pool, 1, now).lane for _ in range(20)} == {good}  # one at a time
+        pool.failed(probe, now)
+    assert times_out == pytest.approx([1, 2, 4, 8, 16, 30, 30], abs=0.2)
+    probe = sent(pool, 1, now + 31)
+    assert probe.lane is bad
+    bad.first_byte(probe, now + 31.05)
+    assert {sent(pool, 1, now + 32).lane for _ in range(8)} == {bad}  # the other has a queue
+
+
+def test_a_probe_that_its_caller_gives_up_frees_the_way_for_the_next() -> None:
+    pool = pool_of(2)
+    bad = pool.lanes[0]
+    fail(pool, bad, 10.0)
+    probe = sent(pool, 1, 12.0)
+    assert probe.lane is bad
+    bad.end(probe, 12.5, served=False)
+    assert sent(pool, 1, 12.5).lane is bad
+
+
+def test_when_all_are_out_it_says_when_to_come_again() -> None:
+    pool = pool_of(2)
+    for lane in pool.lanes:
+        fail(pool, lane, 10.0)
+    assert pool.dispatch(1, [], 10.1) is None
+    assert pool.retry_after_s(10.1) == 1
+    assert sent(pool, 1, 11.1).probe
+
+
+def test_an_error_that_a_caller_may_have_earned_does_not_shut_the_last_one() -> None:
+    pool = pool_of(2)
+    for lane in pool.lanes:
+        for _ in range(2 * REFUSED):
+            pool.failed(lane.dispatched(1, 1, 10.0), 10.0, REFUSED)
+    assert [lane.standing.out for lane in pool.lanes] == [True, False]
+
+
+def test_a_success_between_forgives() -> None:
+    pool = pool_of(1)
+    lane = pool.lanes[0]
+    for _ in range(10):
+        fail(pool, lane, 10.0, LOST - 1)
+        ticket = sent(pool, 1, 10.0)
+        lane.first_byte(ticket, 10.1)
+        lane.end(ticket, 10.2)
+    assert not lane.standing.out
+
+
+def test_silence_puts_out_and_hands_back_what_waits() -> None:
+    pool = pool_of(2)
+    now = taught(pool)
+    ticket = sent(pool, 100, now)
+    other = next(lane for lane in pool.lanes if lane is not ticket.lane)
+    assert pool.patrol(now + 4.9) == []
+    assert pool.patrol(now + 5.5) == [ticket]
+    assert {sent(pool, 100, now + 5.6).lane for _ in range(9)} == {other}
+
+
+def test_a_replica_that_still_speaks_is_slow_and_not_silent() -> None:
+    pool = pool_of(2)
+    now = taught(pool)
+    ticket = sent(pool, 100, now)
+    for second in range(60):
+        ticket.lane.heard = True  # another stream's chunk
+        assert pool.patrol(now + second) == []
+
+
+def test_patience_grows_with_the_prompt_and_with_nobody_else_there() -> None:
+    pool = pool_of(2)
+    now = taught(pool)
+    ticket = sent(pool, int(RATE * 10), now)
+    assert pool.patrol(now + 44) == []
+    assert pool.patrol(now + 46) == [ticket]
+    last = sent(pool, 100, now + 46)
+    assert pool.patrol(now + 46 + 50) == []
+    assert pool.patrol(now + 46 + 70) == []  # out, and the request stays: there is nowhere to go
+    assert last.lane.standing.out
+
+
+# --- retries and suspects ---------------------------------------------------------------
+def test_retries_are_a_share_of_requests_beyond_a_floor() -> None:
+    pool = pool_of(2)
+    assert sum(pool.may_retry(50.0) for _ in range(1000)) == 100
+    for _ in range(500):
+        pool.dispatch(1, [], 50.0)
+    assert sum(pool.may_retry(50.0) for _ in range(1000)) == pytest.approx(50, abs=1)
+    assert sum(pool.may_retry(51.0) for _ in range(1000)) == pytest.approx(10, abs=1)
+
+
+def test_a_request_that_felled_two_engines_is_refused_for_a_while() -> None:
+    suspects = Suspects()
+    suspects.died(b"poison", 10.0)
+    assert suspects.refused_for(b"poison", 11.0) == 0
+    suspects.died(b"poison", 20.0)
+    assert suspects.refused_for(b"poison", 21.0) == pytest.approx(299.0)
+    assert suspects.refused_for(b"another", 21.0) == 0
+    assert suspects.refused_for(b"poison", 321.0) == 0
+    assert len(suspects) == 0
+    suspects.died(b"poison", 330.0)
+    suspects.died(b"poison", 330.0 + 301.0)  # too long ago to count together
+    assert suspects.refused_for(b"poison", 640.0) == 0
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3), max_size=50))
+def test_suspects_are_bounded_and_never_the_innocent(bodies: list[bytes]) -> None:
+    suspects = Suspects()
+    for number in range(1100):
+        suspects.died(b"%d-fills-it" % number, 1.0)
+    for body in bodies:
+        suspects.died(body, 2.0)
+        assert len(suspects) <= 1024
+    for body in set(bodies):
+        assert (suspects.refused_for(body, 3.0) > 0) == (bodies.count(body) > 1)
+
+
+# --- invariants under any order of events -------------------------------------------------
+class Anything(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.names = 3
+        self.pool = pool_of(self.names)
+        self.open: list[Ticket] = []
+        self.retried = 0
+        self.requests = 0
+
+    @rule(seconds=st.floats(0, 40))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(size=st.integers(1, 200_000), keys=st.integers(0, 20), visible=st.booleans())
+    def send(self, size: int, keys: int, visible: bool) -> None:
+        before = {lane.id: lane.standing.out for lane in self.pool.lanes}
+        ticket = self.pool.dispatch(size, range(keys), self.now, visible=visible)
+        self.requests += 1
+        if ticket is None:
+            assert all(before.values())
+            assert self.pool.retry_after_s(self.now) >= 1
+            return
+        assert ticket.probe == before[ticket.lane.id]
+        self.open.append(ticket)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), how=st.sampled_from(["byte", "served", "left", "lost", "refused"]))
+    def something_comes_back(self, data: st.DataObject, how: str) -> None:
+        ticket = data.draw(st.sampled_from(self.open))
+        if how == "byte":
+            ticket.lane.first_byte(ticket, self.now)
+            return
+        self.open.remove(ticket)
+        if how in ("served", "left"):
+            ticket.lane.end(ticket, self.now, served=how == "served")
+        else:
+            self.pool.failed(
+                ticket, self.now, LOST if how == "lost" else REFUSED, died=how == "lost"
+            )
+
+    @rule()
+    def the_clock_looks(self) -> None:
+        for ticket in self.pool.patrol(self.now):
+            assert ticket in self.open
+            assert not ticket.answered
+
+    @rule(count=st.integers(0, 4))
+    def the_directory_changes(self, count: int) -> None:
+        self.pool.adopt([Named(f"r{number}") for number in range(count)])
+
+    @rule()
+    def retry(self) -> None:
+        self.retried += self.pool.may_retry(1000.0)
+
+    @invariant()
+    def nothing_leaks(self) -> None:
+        for lane in self.pool.lanes:
+            mine = [ticket for ticket in self.open if ticket.lane is lane]
+            assert lane.in_flight == len(mine)
+            assert 0 <= lane.wait(self.now) < 1e9
+            assert lane.pace > 0 and lane.start_s >= 0
+            probes = [ticket for ticket in mine if ticket.probe]
+            assert len(probes) <= 1
+            assert lane.standing.probing == bool(probes)
+        assert self.retried <= 100 + self.requests * 0.1 + 1
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
