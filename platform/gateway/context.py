@@ -5,6 +5,7 @@ from typing import Protocol
 
 from gateway.activity import Activity
 from gateway.config import Config
+from gateway.guard import Learning
 from gateway.hold import Hold
 from gateway.keeper import Keeper
 from gateway.limits import Limits
@@ -34,6 +35,7 @@ class Context:
     engines: Engines
     hold: Hold
     salts: Salts
+    learning: Learning = field(default_factory=Learning)
     metrics: Metrics = field(default_factory=Metrics)
     ids: RequestIds = field(default_factory=RequestIds)
     clients: set[Connection] = field(default_factory=set)

@@ -1,8 +1,10 @@
 """An engine's refusal, said again in OpenAI's words, without what only the operator may know."""
 
+import re
+
 import msgspec
 
-from gateway import errors
+from gateway import errors, guard
 from gateway.errors import ApiError
 from gateway.request import Call
 
@@ -18,12 +20,24 @@ class _Reply(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Reply, strict=False)
-_TOO_LONG = ("maximum context length", "maximum model length", "longer than the maximum")
+# vLLM says in several ways that a prompt does not fit: the window, and what the prompt has.
+_TOO_LONG = (
+    "maximum context length", "maximum model length", "longer than the maximum", "max_model_len",
+)  # fmt: skip
+_WINDOW = re.compile(
+    r"maximum (?:context|model) length (?:is |of |\()(\d+)|max_model_len ?=? ?\(?(\d+)"
+)
+_PROMPT = re.compile(
+    r"contains (at least )?(\d+) input tokens|[Pp]rompt \(?length (\d+)|Input length \((\d+)\)"
+    r"|\((\d+) in the (?:messages|prompt)"
+)
 _MESSAGE_LIMIT = 2000
 
 
-def translate(status: int, body: bytes, call: Call, engine_model: str) -> ApiError:
-    """The ApiError for an engine's reply that is not 200."""
+def translate(
+    status: int, body: bytes, call: Call, engine_model: str, asked: int | None = None
+) -> ApiError:
+    """The ApiError for an engine's reply that is not 200. `asked`: tokens of an answer at most."""
     found = _read(body)
     if status in (404, 405, 501):
         if found is not None and "does not exist" in found.message:
@@ -38,9 +52,23 @@ def translate(status: int, body: bytes, call: Call, engine_model: str) -> ApiErr
     message = found.message if found else ""
     message = message.replace(engine_model, call.model)[:_MESSAGE_LIMIT]
     if any(words in message for words in _TOO_LONG):
-        return errors.bad_request("context_length_exceeded", message, call.operation.prompts[0])
+        return _too_long(message, call, asked)
     param = found.param if found else None
     return errors.bad_request(None, message or "The engine refused this request.", param)
+
+
+def _too_long(message: str, call: Call, asked: int | None) -> ApiError:
+    """The numbers out of the engine's words, in OpenAI's; its own words where there are none."""
+    window, prompt = _WINDOW.search(message), _PROMPT.search(message)
+    if window is None:
+        return errors.bad_request("context_length_exceeded", message, call.operation.prompts[0])
+    limit = int(window[1] or window[2])
+    if prompt is not None:
+        tokens = next(found for found in prompt.groups()[1:] if found)
+        return guard.too_long(call, limit, (prompt[1] or "") + tokens, asked)
+    if asked is not None and asked > limit:
+        return guard.too_long(call, limit, "", asked)
+    return errors.bad_request("context_length_exceeded", message, call.operation.prompts[0])
 
 
 def _read(body: bytes) -> _Error | None:

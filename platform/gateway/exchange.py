@@ -14,6 +14,7 @@ from gateway import (
     authentication,
     engine_errors,
     errors,
+    guard,
     reply,
     routing,
     stream,
@@ -27,6 +28,7 @@ from gateway.directory import Endpoint, Key, Replica
 from gateway.entry import Entry
 from gateway.errors import ApiError
 from gateway.request import Call
+from gateway.sizes import Size
 from gateway.spool import SpoolFull
 from gateway.upstream import Unreachable, Upstream
 from gateway.usage import NONE, Usage
@@ -42,8 +44,8 @@ _WAITING = b": waiting for the endpoint to start\n\n"
 class Exchange:
     __slots__ = (
         "_answer", "_body", "_call", "_client", "_context", "_deaths", "_engine_model", "_entry",
-        "_headers", "_key", "_loop", "_paused", "_replica", "_request", "_rewriter", "_sent",
-        "_size", "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
+        "_headers", "_key", "_loop", "_need", "_paused", "_replica", "_request", "_rewriter",
+        "_sent", "_size", "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,7 @@ class Exchange:
         call: Call,
         endpoint: Endpoint,
         engine_model: str,
+        need: Size,
     ) -> None:
         self._context = context
         self._client = client
@@ -63,6 +66,7 @@ class Exchange:
         self._call = call
         self._entry = Entry(context, request.id, request.arrived, key, call, endpoint)
         self._engine_model = engine_model
+        self._need = need
         self._loop = asyncio.get_running_loop()
         self._wire = b""
         self._replica: Replica | None = None  # where it is in flight
@@ -285,13 +289,15 @@ class Exchange:
                 self._spill()
             return
         body = b"".join(self._body)
-        self._settle(200, "complete", *self._counted(body))
+        used, counted_by = self._counted(body)
+        self._settle(200, "complete", used, counted_by)
         if self._answer.started:
             self._send(body)
             self._end()
             return
         body = self._named(body)
-        self._answer.whole(self._headers.get(b"content-type", reply.JSON), body, self._lines())
+        lines = self._lines(used)
+        self._answer.whole(self._headers.get(b"content-type", reply.JSON), body, lines)
 
     def _counted(self, body: bytes) -> tuple[Usage, str]:
         """The tokens of a reply that is whole, or whose end this is; and who counted them."""
@@ -326,7 +332,9 @@ class Exchange:
             done = True
         if done:
             body = b"".join(self._body)
-            error = engine_errors.translate(self._status, body, self._call, self._engine_model)
+            error = engine_errors.translate(
+                self._status, body, self._call, self._engine_model, self._need.asked
+            )
             self._fail(error, "engine_error" if error.status >= 500 else "refused")
 
     # --- to the client ------------------------------------------------------------------
@@ -335,21 +343,32 @@ class Exchange:
         if self._answer.started:
             self._answer.part(data)
         else:
-            self._answer.begin(
-                self._headers.get(b"content-type", reply.EVENTS), self._lines(), data
-            )
+            used = self._rewriter.delivered()[0] if self._rewriter is not None else None
+            kind = self._headers.get(b"content-type", reply.EVENTS)
+            self._answer.begin(kind, self._lines(used), data)
 
     def _end(self, *, keep_alive: bool = True) -> None:
         if not self._answer.started:
             self._send(b"\n")
         self._answer.end(keep_alive=keep_alive)
 
-    def _lines(self) -> tuple[bytes, ...]:
+    def _lines(self, used: Usage | None) -> tuple[bytes, ...]:
+        """Header lines; `used` is what the engine has reported so far."""
         millis = (self._loop.time() - self._request.arrived) * 1000
-        return (
-            b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n"
-            % (self._key.organization_id.encode(), millis),
-        )
+        ours = b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n" % (
+            self._key.organization_id.encode(), millis,
+        )  # fmt: skip
+        return ours, self._fullness(used)
+
+    def _fullness(self, used: Usage | None) -> bytes:
+        need, endpoint = self._need, self._entry.endpoint
+        if need.prompts > 1 or not self._call.operation.counts:
+            return b""
+        if used is not None and used.input:
+            total = used.input + -(-used.output // need.choices)
+        else:
+            total = self._context.learning.of(endpoint.id).expected(need)
+        return guard.lines(endpoint.max_model_len, total)
 
     # --- ends -----------------------------------------------------------------------------
     def _fail(self, error: ApiError, finish: str) -> None:
@@ -382,6 +401,8 @@ class Exchange:
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
         self._leave()
+        if finish == "complete" and counted_by == "engine" and used.input:
+            self._context.learning.of(self._entry.endpoint.id).learn(self._need, used)
         self._entry.settle(self._loop.time(), status, finish, used, counted_by)
 
     def _abandon(self) -> None:

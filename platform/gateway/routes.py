@@ -5,7 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from gateway import authentication, errors, models_api, operations, reply, request
+from gateway import (
+    authentication,
+    errors,
+    guard,
+    models_api,
+    operations,
+    reply,
+    request,
+    sizes,
+)
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.errors import ApiError
@@ -92,7 +101,9 @@ class Routes:
         endpoint, engine_model = found
         if endpoint.stopped:
             raise errors.endpoint_stopped(call.model)
-        Exchange(self.context, client, asked, key, call, endpoint, engine_model).start()
+        size = sizes.measure(call)
+        guard.check(call, endpoint, size)
+        Exchange(self.context, client, asked, key, call, endpoint, engine_model, size).start()
 
     def _page(self, asked: Request) -> bytes:
         if asked.path in _OPEN:

@@ -1,0 +1,129 @@
+"""The context window: how full a request makes it, and a refusal for what can never fit.
+
+What a prompt is in tokens only its engine can say. It is refused here only where the engine is
+certain to refuse it too: then it wakes nothing and waits for nobody. Everything else is decided
+by a guess that gets better with every answer.
+"""
+
+from dataclasses import dataclass
+
+from gateway import sizes
+from gateway.directory import Endpoint
+from gateway.errors import ApiError, bad_request
+from gateway.request import Call
+from gateway.sizes import Size
+from gateway.usage import Usage
+
+WARN_FROM = 0.8
+
+_NEW = 1 / 16  # the weight of the newest answer
+_FIRST_RATIO = 0.3  # tokens in a byte of JSON, until an engine has reported some
+_FIRST_OUTPUT = 1024  # tokens of an answer that nobody bounded, likewise
+_MARGIN = 1.15
+_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class Learned:
+    """What the answers of one endpoint's engines were like, the newest weighing most."""
+
+    prompt_tokens: float = 0.0
+    prompt_bytes: float = 0.0
+    output: float = 0.0
+    spread: float = 0.0  # of it, around that mean
+    answers: int = 0
+
+    def expected(self, size: Size) -> int:
+        """Tokens of the prompts together, rather a little too many than too few."""
+        if size.token_ids:
+            return size.most
+        ratio = self.prompt_tokens / self.prompt_bytes if self.prompt_bytes else _FIRST_RATIO
+        guess = size.prompt_bytes * ratio * _MARGIN + (size.most - size.prompt_bytes) / 8
+        return min(size.most, int(guess) + 1)
+
+    def output_of(self, size: Size) -> int:
+        """Tokens that one choice will probably take: few are longer."""
+        usual = int(self.output + 3 * self.spread) + 16 if self.answers else _FIRST_OUTPUT
+        return usual if size.asked is None else min(size.asked, usual)
+
+    def learn(self, size: Size, used: Usage) -> None:
+        new = _NEW if self.answers else 1.0
+        self.answers += 1
+        if not size.media and not size.token_ids and used.input:
+            self.prompt_tokens += new * (used.input - self.prompt_tokens)
+            self.prompt_bytes += new * (size.prompt_bytes - self.prompt_bytes)
+        output = used.output / (size.choices * size.prompts)
+        distance = abs(output - self.output)
+        self.output += new * (output - self.output)
+        if self.answers > 1:
+            self.spread += new * (distance - self.spread)
+        else:
+            self.spread = output
+
+
+class Learning:
+    """By endpoint; beyond a number, the one known longest is forgotten."""
+
+    def __init__(self) -> None:
+        self._by_endpoint: dict[str, Learned] = {}
+
+    def of(self, endpoint_id: str) -> Learned:
+        found = self._by_endpoint.get(endpoint_id)
+        if found is None:
+            if len(self._by_endpoint) >= _KEPT:
+                del self._by_endpoint[next(iter(self._by_endpoint))]
+            found = self._by_endpoint[endpoint_id] = Learned()
+        return found
+
+
+def check(call: Call, endpoint: Endpoint, size: Size) -> None:
+    """Raises 400 with the numbers for what no replica of the endpoint can take."""
+    window = endpoint.max_model_len
+    if window is None or not call.operation.counts or "truncate_prompt_tokens" in call.fields:
+        return
+    if size.token_ids >= window + (0 if call.operation.generates else 1):
+        raise too_long(call, window, f"{size.token_ids}", size.asked)
+    if size.asked is not None and size.asked > window:
+        raise too_long(call, window, "", size.asked)
+    if size.prompts == 1 and size.prompt_bytes > window * sizes.LONGEST_TOKEN:
+        least = sizes.least(call)
+        if least > window:
+            raise too_long(call, window, f"at least {least}", size.asked)
+
+
+def too_long(call: Call, window: int, prompt: str, asked: int | None) -> ApiError:
+    """In OpenAI's words. `prompt` is how many tokens it has, e.g. "1025" or "at least 1025"."""
+    where = call.operation.prompts[0]
+    message = f"This model's maximum context length is {window} tokens. However, "
+    if prompt and asked is None:
+        message += f"your {where} resulted in {prompt} tokens. "
+    elif prompt:
+        total = _sum(prompt, asked or 0)
+        message += (
+            f"you requested {total} tokens ({prompt} in the {where}, {asked} in the completion). "
+        )
+    else:
+        message += f"you requested {asked} tokens in the completion alone. "
+    message += f"Please reduce the length of the {where}" if prompt else "Please ask for fewer"
+    message += " or completion." if prompt and asked is not None else "."
+    return bad_request("context_length_exceeded", message, where if prompt else "max_tokens")
+
+
+def _sum(prompt: str, asked: int) -> str:
+    words = prompt.rpartition(" ")
+    return f"{words[0]}{words[1]}{int(words[2]) + asked}"
+
+
+def lines(window: int | None, total: int) -> bytes:
+    """Header lines: the share of the window that the conversation fills, a warning when it
+    becomes full. `total` are the tokens of a prompt and of one answer to it."""
+    if not window:
+        return b""
+    share = total / window
+    if share < WARN_FROM:
+        return b"x-stoa-context-usage: %.2f\r\n" % share
+    return (
+        b"x-stoa-context-usage: %.2f\r\n"
+        b"x-stoa-warning: context: %d of %d tokens used; shorten the conversation before it"
+        b" no longer fits\r\n"
+    ) % (share, total, window)
