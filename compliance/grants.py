@@ -20,6 +20,7 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("input_tokens", "cached_tokens", "output_tokens"),
     ),
     "endpoints_activity": ("endpoint_id", "gateway_id", "in_flight", "waiting"),
+    "tenancy_secretuse": ("secret_id", "gateway_id", "used_at"),
 }
 
 
@@ -89,7 +90,7 @@ def _app(role: str) -> Iterator[sql.Composed]:
 
 def _gateway(role: str) -> Iterator[sql.Composed]:
     who = sql.Identifier(role)
-    # USAGE of public lets it name its two tables; it may look at none.
+    # USAGE of public lets it name its tables; it may look at none.
     for schema in ("gateway", "public"):
         yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), who)
     yield sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA gateway TO {}").format(who)

@@ -78,7 +78,9 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
             form = KeyForm()
         except (Conflict, Invalid) as error:
             form.add_error(error.field if error.field in form.fields else None, error.message)
-    keys = list(access.api_keys(visit.principal).filter(project=project))
+    keys = list(
+        access.api_keys(visit.principal).filter(project=project).prefetch_related("secrets")
+    )
     context = {
         "project": project,
         "form": form,

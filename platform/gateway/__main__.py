@@ -19,6 +19,7 @@ from gateway.master import Master
 from gateway.shipping import Shipper
 from gateway.spool import Spool
 from gateway.store import Store
+from gateway.uses import Uses
 
 log = logging.getLogger("gateway")
 
@@ -39,11 +40,14 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
     store = Store(config.database_url)
     keeper, spool = Keeper(config), Spool(spool_folder)
     activity = Activity(store, config.gateway_id, config.activity_every_s)
+    uses = Uses(store, config.gateway_id, config.activity_every_s)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id)
-    serving = server.Server(server.context(config, limits, keeper, spool, activity), ours)
+    shared = server.context(config, limits, keeper, spool, activity, uses)
+    serving = server.Server(shared, ours)
     await spool.start()
     await shipper.start()
     await activity.start()
+    await uses.start()
     await keeper.start()
     try:
         await serving.start()
@@ -55,6 +59,7 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
         await serving.drain(hurry=stopping)
         await keeper.stop()
         await activity.stop()
+        await uses.stop()
         await shipper.stop()
         await spool.stop()
         await store.stop()

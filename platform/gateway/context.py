@@ -14,6 +14,7 @@ from gateway.request_ids import RequestIds
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.upstream import Engines
+from gateway.uses import Uses
 
 
 class Connection(Protocol):
@@ -32,6 +33,7 @@ class Context:
     keeper: Keeper
     spool: Spool
     activity: Activity
+    uses: Uses
     engines: Engines
     hold: Hold
     salts: Salts

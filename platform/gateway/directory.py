@@ -40,7 +40,10 @@ class Project(msgspec.Struct, frozen=True, gc=False):
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
-    """An API key that is not revoked; whoever asks checks `expires_at` (Unix seconds)."""
+    """An API key that is not revoked, as found by one of its secrets.
+
+    Whoever asks checks `expires_at` (Unix seconds): the key's or the secret's, what ends first.
+    """
 
     id: str
     project_id: str
@@ -51,6 +54,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     rate_limits: RateLimits = UNLIMITED
     priority: int = 0  # of its requests in a queue: higher goes first
     networks: tuple[str, ...] = ()  # CIDR, where its requests may come from; empty: anywhere
+    secret_id: str = ""
 
 
 class Replica(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,7 @@ _ROWS = 2000  # read at once: the event loop gets its turn between the batches
 _GENERATION = "SELECT last_value FROM gateway.directory_generation"
 _LIMITS = "requests_per_minute, input_tokens_per_minute, output_tokens_per_minute, concurrency"
 _KEYS = f"""
-SELECT hash, key_id, project_id, organization_id, scopes, allowed_models,
+SELECT hash, key_id, secret_id, project_id, organization_id, scopes, allowed_models,
        extract(epoch FROM expires_at)::float8, priority, networks, {_LIMITS}
 FROM gateway.keys WHERE region = %s
 """
@@ -106,11 +106,11 @@ async def _keys(
 ) -> dict[bytes, Key]:
     keys: dict[bytes, Key] = {}
     async for row in _rows(connection, "keys", _KEYS, region):
-        digest, key_id, project, organization, scopes, models, expires, *more = row
+        digest, key_id, secret_id, project, organization, scopes, models, expires, *more = row
         priority, networks, *limits = more
         keys[digest] = Key(
             key_id, project, organization, alike.words(scopes), alike.words(models), expires,
-            alike.limits(limits), priority, alike.texts(networks),
+            alike.limits(limits), priority, alike.texts(networks), secret_id,
         )  # fmt: skip
     return keys
 

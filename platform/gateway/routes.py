@@ -43,9 +43,10 @@ class Routes:
             if self.context.keeper.stale(now):
                 raise errors.directory_stale()
             directory = self.context.keeper.current
-            asked.key = authentication.authenticate(
+            asked.key = key = authentication.authenticate(
                 directory, asked.headers, now, anthropic=asked.anthropic
             )
+            self.context.uses.noted[key.secret_id] = now
         except ApiError as error:
             asked.refusal = error
 

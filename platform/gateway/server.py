@@ -20,6 +20,7 @@ from gateway.routes import Routes
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.upstream import Engines
+from gateway.uses import Uses
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def context(
-    config: Config, limits: Limits, keeper: Keeper, spool: Spool, activity: Activity
+    config: Config, limits: Limits, keeper: Keeper, spool: Spool, activity: Activity, uses: Uses
 ) -> Context:
     return Context(
         config=config,
@@ -39,6 +40,7 @@ def context(
         keeper=keeper,
         spool=spool,
         activity=activity,
+        uses=uses,
         engines=Engines(config, limits),
         hold=Hold(keeper, activity, limits.held_per_endpoint),
         salts=Salts(config.pepper),

@@ -1,4 +1,4 @@
-"""The gateway's few connections to PostgreSQL: shipping and activity share them.
+"""The gateway's few connections to PostgreSQL: shipping, activity and uses share them.
 
 Serving never waits on them. They are opened on demand, and dropped at the first error, so that a
 server that comes back is found at the caller's next try.

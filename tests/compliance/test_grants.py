@@ -23,6 +23,8 @@ ACTIVITY = (
     " VALUES ('e', 'g', 1, 1)"
 )
 
+USE = "INSERT INTO tenancy_secretuse (secret_id, gateway_id, used_at) VALUES ('sec_1', 'g', now())"
+
 
 @pytest.fixture
 def applied(db: None) -> None:
@@ -68,11 +70,14 @@ def test_the_gateway_reports_requests_and_activity(gateway: None) -> None:
     for _ in range(2):
         execute(INBOX)
     execute(ACTIVITY)
+    execute(USE)
 
 
 @pytest.mark.parametrize(
     "statement",
     [
+        "SELECT * FROM tenancy_secretuse",
+        "UPDATE tenancy_apikeysecret SET last_used_at = now()",
         "SELECT * FROM billing_usageinbox",
         "UPDATE billing_usageinbox SET output_tokens = 0",
         "DELETE FROM billing_usageinbox",

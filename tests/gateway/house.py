@@ -62,16 +62,19 @@ class House:
 
     def key(self, secret: str, **fields: Any) -> ApiKey:
         self._number += 1
-        return ApiKey.objects.create(
+        prefix = f"sk-stoa-{self._number:08d}{self.pool.region_id}"[:24]
+        key = ApiKey.objects.create(
             project=self.project,
             name="key",
-            prefix=f"sk-stoa-{self._number:08d}{self.pool.region_id}"[:24],
-            hash=hmac.digest(PEPPER, secret.encode(), "sha256"),
+            prefix=prefix,
             scopes=fields.pop("scopes", ["inference"]),
             created_at=NOW,
             created_by="tests",
             **fields,
         )
+        digest = hmac.digest(PEPPER, secret.encode(), "sha256")
+        key.secrets.create(prefix=prefix, hash=digest, created_at=NOW)
+        return key
 
     def endpoint(self, name: str = "chat", **fields: Any) -> Endpoint:
         return Endpoint.objects.create(

@@ -22,6 +22,7 @@ from gateway.limits import Limits
 from gateway.records import CloseRecord, OpenRecord
 from gateway.spool import Spool, SpoolFull
 from gateway.store import Store
+from gateway.uses import Uses
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.wire import Connection, Response
 
@@ -118,8 +119,9 @@ class Rig:
         self.keeper = HandKeeper(config)
         self.spool = WatchedSpool(self.folder / "spool")
         self.activity = WatchedActivity()
+        self.uses = Uses(Store("postgresql://nowhere"), "gw", 5.0)
         self.server = server.Server(
-            server.context(config, self.limits, self.keeper, self.spool, self.activity)
+            server.context(config, self.limits, self.keeper, self.spool, self.activity, self.uses)
         )
         await self.spool.start()
         await self.server.start()

@@ -1,10 +1,11 @@
 """The directory follows PostgreSQL within a second, and outlives it on disk for a bounded time."""
 
 import contextlib
+import hmac
 import logging
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from django.db import connection
 
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import State
-from controlplane.tenancy.models import ApiKey, Organization, Project
+from controlplane.tenancy.models import ApiKey, ApiKeySecret, Organization, Project
 from gateway import directory as directory_structs
 from gateway import store
 from gateway.config import Config
@@ -104,6 +105,32 @@ def test_limits_are_those_of_keys_projects_and_organizations(
     assert again.key(SECRET.encode()) == key
     assert again.project(project_id) == keeper.current.project(project_id)
     assert again.organization(organization_id) == keeper.current.organization(organization_id)
+
+
+def test_a_key_is_found_by_each_of_its_secrets_until_that_ends(
+    house: House, beat: Beat, config: Config
+) -> None:
+    ends = datetime.now(UTC) + timedelta(days=30)
+    key = house.key(SECRET, expires_at=ends)
+    secret, soon = key.secrets.get(), time.time() + 60
+    with keeping(beat, config) as keeper:
+        newer = "sk-stoa-12345678-newer"
+        digest = hmac.digest(PEPPER, newer.encode(), "sha256")
+        until = datetime.fromtimestamp(soon, UTC)
+        ApiKeySecret.objects.update(expires_at=until)
+        added = key.secrets.create(prefix="sk-stoa-newer", hash=digest, created_at=NOW)
+        assert seconds_until(lambda: keeper.current.key(newer.encode())) < 1.0
+        old, new = (keeper.current.key(text.encode()) for text in (SECRET, newer))
+        assert old is not None
+        assert new is not None
+        assert (old.id, old.secret_id) == (key.id, secret.id)
+        assert (new.id, new.secret_id) == (key.id, added.id)
+        assert old.expires_at == pytest.approx(soon)
+        assert new.expires_at is not None
+        assert new.expires_at == pytest.approx(ends.timestamp())
+        ApiKey.objects.filter(pk=key.pk).update(revoked_at=NOW)
+        texts = (SECRET.encode(), newer.encode())
+        assert seconds_until(lambda: not any(map(keeper.current.key, texts))) < 1.0
 
 
 def test_nothing_of_another_project_or_region_is_found(

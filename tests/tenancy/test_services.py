@@ -134,7 +134,7 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(project: Project) -> None:
     )
     key.refresh_from_db()
     assert secret.startswith(f"{key.prefix}-")
-    assert bytes(key.hash) == keys.digest(secret)
+    assert bytes(key.secrets.get().hash) == keys.digest(secret)
     assert key.scopes == ["inference", "read"]
     assert keys.authenticate_key(secret, NOW) == key
 

@@ -4,15 +4,24 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
-from controlplane.tenancy import access, services
+from controlplane.tenancy import access, limits, services
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import NotFound
-from controlplane.tenancy.models import ApiKey, Membership, Organization, Project, Scope, User
+from controlplane.tenancy.models import (
+    ApiKey,
+    ApiKeySecret,
+    Membership,
+    Organization,
+    Project,
+    Scope,
+    User,
+)
 
 _BY_ORGANIZATION = OpenApiParameter("organization", str, required=False)
 _BY_PROJECT = OpenApiParameter("project", str, required=False)
@@ -24,13 +33,22 @@ class Named(serializers.Serializer[Any]):
     name = serializers.CharField(trim_whitespace=False, allow_blank=True)
 
 
+class RatesBody(serializers.Serializer[Any]):
+    """What is absent stays; null takes a limit away."""
+
+    requests_per_minute = serializers.IntegerField(required=False, allow_null=True)
+    input_tokens_per_minute = serializers.IntegerField(required=False, allow_null=True)
+    output_tokens_per_minute = serializers.IntegerField(required=False, allow_null=True)
+    concurrency = serializers.IntegerField(required=False, allow_null=True)
+
+
 class OrganizationView(serializers.ModelSerializer[Organization]):
     object = serializers.CharField(default="organization", read_only=True)
     region = serializers.CharField(source="region_code")
 
     class Meta:
         model = Organization
-        fields = ("id", "object", "name", "region", "created_at")
+        fields = ("id", "object", "name", "region", *limits.RATES, "created_at")
 
 
 class ProjectView(serializers.ModelSerializer[Project]):
@@ -39,7 +57,7 @@ class ProjectView(serializers.ModelSerializer[Project]):
 
     class Meta:
         model = Project
-        fields = ("id", "object", "organization", "name", "created_at")
+        fields = ("id", "object", "organization", "name", *limits.RATES, "created_at")
 
 
 class ProjectBody(Named):
@@ -67,9 +85,16 @@ class RoleBody(serializers.Serializer[Any]):
     role = serializers.CharField()
 
 
+class SecretView(serializers.ModelSerializer[ApiKeySecret]):
+    class Meta:
+        model = ApiKeySecret
+        fields = ("id", "prefix", "created_at", "expires_at", "last_used_at")
+
+
 class ApiKeyView(serializers.ModelSerializer[ApiKey]):
     object = serializers.CharField(default="api_key", read_only=True)
     project = serializers.CharField(source="project_id")
+    secrets = SecretView(many=True, help_text="Newest first.")
 
     class Meta:
         model = ApiKey
@@ -80,10 +105,11 @@ class ApiKeyView(serializers.ModelSerializer[ApiKey]):
             "name",
             "prefix",
             "scopes",
-            "allowed_models",
+            *limits.KEY_SETTINGS,
             "expires_at",
             "revoked_at",
             "created_at",
+            "secrets",
         )
 
 
@@ -94,12 +120,27 @@ class NewApiKeyView(ApiKeyView):
         fields = (*ApiKeyView.Meta.fields, "secret")
 
 
-class ApiKeyBody(Named):
+class KeySettingsBody(RatesBody):
+    priority = serializers.IntegerField(required=False)
+    networks = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        help_text="CIDR; where its requests may come from. Empty: anywhere.",
+    )
+    allowed_models = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+class RotateBody(serializers.Serializer[Any]):
+    overlap_s = serializers.IntegerField(
+        default=86_400, help_text="How long the secrets before this one stay valid."
+    )
+
+
+class ApiKeyBody(Named, KeySettingsBody):
     project = serializers.CharField()
     scopes = serializers.ListField(
         child=serializers.CharField(), default=[Scope.INFERENCE.value], min_length=1
     )
-    allowed_models = serializers.ListField(child=serializers.CharField(), default=list)
     expires_at = serializers.DateTimeField(default=None, allow_null=True)
 
 
@@ -115,6 +156,15 @@ class Organizations(HouseViewSet):
         found = access.organization(self.principal, pk, Permission.READ)
         return Response(OrganizationView(found).data)
 
+    @extend_schema(request=RatesBody, responses=OrganizationView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        found = access.organization(self.principal, pk, Permission.MANAGE_PROJECTS)
+        body = self.checked(request, RatesBody)
+        changed = limits.update_organization(
+            actor=self.principal.actor, organization=found, now=self.now, **body
+        )
+        return Response(OrganizationView(changed).data)
+
 
 class Projects(HouseViewSet):
     serializer_class = ProjectView
@@ -129,6 +179,15 @@ class Projects(HouseViewSet):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         return Response(ProjectView(access.project(self.principal, pk, Permission.READ)).data)
+
+    @extend_schema(request=RatesBody, responses=ProjectView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        found = access.project(self.principal, pk, Permission.MANAGE_PROJECTS)
+        body = self.checked(request, RatesBody)
+        changed = limits.update_project(
+            actor=self.principal.actor, project=found, now=self.now, **body
+        )
+        return Response(ProjectView(changed).data)
 
     @extend_schema(request=ProjectBody, responses={201: ProjectView})
     @idempotent
@@ -198,7 +257,7 @@ class ApiKeys(HouseViewSet):
 
     @extend_schema(parameters=[_BY_PROJECT], responses=ApiKeyView(many=True))
     def list(self, request: Request) -> Response:
-        rows = access.api_keys(self.principal)
+        rows = access.api_keys(self.principal).prefetch_related("secrets")
         if wanted := request.query_params.get("project"):
             rows = rows.filter(project_id=wanted)
         return self.page(rows, ApiKeyView)
@@ -215,6 +274,26 @@ class ApiKeys(HouseViewSet):
             actor=self.principal.actor, project=project, now=self.now, **body
         )
         shown = {**ApiKeyView(key).data, "secret": secret}
+        return Response(shown, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=KeySettingsBody, responses=ApiKeyView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        key = access.api_key(self.principal, pk, Permission.MANAGE_KEYS)
+        body = self.checked(request, KeySettingsBody)
+        changed = limits.update_key(actor=self.principal.actor, key=key, now=self.now, **body)
+        return Response(ApiKeyView(changed).data)
+
+    @extend_schema(request=RotateBody, responses={201: NewApiKeyView})
+    @action(detail=True, methods=["post"])
+    @idempotent
+    def rotate(self, request: Request, pk: str) -> Response:
+        """A new secret under the same id; the old ones end after the overlap."""
+        key = access.api_key(self.principal, pk, Permission.MANAGE_KEYS)
+        body = self.checked(request, RotateBody)
+        rotated, secret = services.rotate_key(
+            actor=self.principal.actor, key=key, now=self.now, **body
+        )
+        shown = {**ApiKeyView(rotated).data, "secret": secret}
         return Response(shown, status=status.HTTP_201_CREATED)
 
     @extend_schema(responses=ApiKeyView, description="Revokes the key; it stays on record.")

@@ -10,14 +10,15 @@ import re
 import secrets
 import string
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from controlplane.tenancy.models import ApiKey
+from controlplane.tenancy.models import ApiKey, ApiKeySecret
 
 PREFIX = "sk-stoa-"
 _PATTERN = re.compile(r"(sk-stoa-[0-9A-Za-z]{8})-[0-9A-Za-z_-]{43}")
+_USE_NOTED_EVERY = timedelta(minutes=1)
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -51,18 +52,25 @@ def digest(secret: str) -> bytes:
     return hmac.new(settings.KEY_PEPPER, secret.encode("ascii"), hashlib.sha256).digest()
 
 
-def verify(presented: str, key: ApiKey) -> bool:
-    """Whether this is that key, in a time that does not depend on how far they agree."""
-    return hmac.compare_digest(digest(presented), bytes(key.hash))
-
-
 def authenticate_key(presented: str, now: datetime) -> ApiKey | None:
     """The usable key that was presented, with its project; None if unknown, revoked, expired.
 
     Raises MalformedKey.
     """
-    found = ApiKey.objects.select_related("project__organization")
-    key = found.filter(prefix=parse(presented)).first()
-    if key is None or not verify(presented, key) or not key.usable(now):
+    secrets = ApiKeySecret.objects.select_related("key__project__organization")
+    secret = secrets.filter(prefix=parse(presented)).first()
+    if (
+        secret is None
+        or not verify(presented, secret)
+        or (secret.expires_at is not None and secret.expires_at <= now)
+        or not secret.key.usable(now)
+    ):
         return None
-    return key
+    if secret.last_used_at is None or now - secret.last_used_at > _USE_NOTED_EVERY:
+        ApiKeySecret.objects.filter(id=secret.id).update(last_used_at=now)
+    return secret.key
+
+
+def verify(presented: str, secret: ApiKeySecret) -> bool:
+    """Whether this is that secret, in a time that does not depend on how far they agree."""
+    return hmac.compare_digest(digest(presented), bytes(secret.hash))

@@ -117,13 +117,12 @@ class Scope(models.TextChoices):
 
 
 class ApiKey(RateLimited):
-    """A secret of a project, kept as a keyed hash; `prefix` is the part that people may see."""
+    """What programs call with. Its secrets change under it; `prefix` is the newest's."""
 
     id = IdField("key")
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=100)
     prefix = models.CharField(max_length=24, unique=True)
-    hash = models.BinaryField(max_length=32, unique=True)
     scopes = ArrayField(models.CharField(max_length=16, choices=Scope))
     allowed_models = ArrayField(
         models.CharField(max_length=100), default=list
@@ -145,3 +144,32 @@ class ApiKey(RateLimited):
 
     def usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class ApiKeySecret(models.Model):
+    """One secret of a key, kept as a keyed hash; `prefix` is the part that people may see."""
+
+    id = IdField("sec")
+    key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, related_name="secrets")
+    prefix = models.CharField(max_length=24, unique=True)
+    hash = models.BinaryField(max_length=32, unique=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True)  # set when another takes its place
+    last_used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class SecretUse(models.Model):
+    """The door by which gateways tell of uses: a trigger carries each row on and keeps none."""
+
+    secret_id = models.CharField(max_length=32)
+    gateway_id = models.CharField(max_length=64)
+    used_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.secret_id} {self.used_at}"

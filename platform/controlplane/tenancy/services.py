@@ -1,19 +1,22 @@
 """The verbs of tenancy: one transaction and one audit event each. Callers ask `access` first."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from billing import services as billing
 from compliance import audit
-from controlplane.tenancy import keys, names
+from controlplane.tenancy import keys, limits, names
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
 from controlplane.tenancy.models import (
     ApiKey,
+    ApiKeySecret,
     Membership,
     Organization,
     Project,
@@ -22,7 +25,7 @@ from controlplane.tenancy.models import (
     User,
 )
 
-MAX_ALLOWED_MODELS = 100
+MAX_OVERLAP_S = 30 * 86_400
 
 
 def create_organization(
@@ -184,26 +187,27 @@ def issue_key(
     name: str,
     scopes: Sequence[str],
     now: datetime,
-    allowed_models: Sequence[str] = (),
     expires_at: datetime | None = None,
+    **settings: Any,
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret, which nobody can show again."""
+    """A new key and its secret, which nobody can show again. `settings` are limits.KEY_SETTINGS."""
     name = names.check(name, field="name")
     if expires_at is not None and expires_at <= now:
         raise Invalid("expires_at lies in the past", code="invalid_expiry", field="expires_at")
+    settings = limits.checked(settings, limits.KEY_SETTINGS)
     minted = keys.mint()
     with transaction.atomic():
         key = ApiKey.objects.create(
             project=project,
             name=name,
             prefix=minted.prefix,
-            hash=minted.hash,
             scopes=_scopes(scopes),
-            allowed_models=_allowed_models(allowed_models),
             expires_at=expires_at,
             created_at=now,
             created_by=actor.id,
+            **settings,
         )
+        _add_secret(key, minted, now)
         expiry = audit.stamp(expires_at) if expires_at else None
         audit.record(
             actor=actor,
@@ -217,8 +221,49 @@ def issue_key(
                 audit.Change("scopes", None, list(key.scopes)),
                 audit.Change("allowed_models", None, list(key.allowed_models)),
                 audit.Change("expires_at", None, expiry),
+                *(
+                    audit.Change(name, None, value)
+                    for name, value in settings.items()
+                    if value and name != "allowed_models"
+                ),
             ],
             personal={"name": name},
+        )
+    return key, minted.secret
+
+
+def rotate_key(
+    *, actor: audit.Actor, key: ApiKey, overlap_s: int, now: datetime
+) -> tuple[ApiKey, str]:
+    """A new secret under the same id; the secrets before it end `overlap_s` from now at the latest.
+
+    Raises Invalid, and Conflict for a key that may not be used any more.
+    """
+    if not 0 <= overlap_s <= MAX_OVERLAP_S:
+        message = f"overlap_s is from 0 to {MAX_OVERLAP_S} seconds"
+        raise Invalid(message, code="invalid_overlap", field="overlap_s")
+    minted, until = keys.mint(), now + timedelta(seconds=overlap_s)
+    with transaction.atomic():
+        rows = ApiKey.objects.select_related("project__organization")
+        key = rows.select_for_update(no_key=True, of=("self",)).get(id=key.id)
+        if not key.usable(now):
+            raise Conflict("the API key is revoked or has expired", code="key_ended")
+        before = key.secrets.filter(Q(expires_at=None) | Q(expires_at__gt=until))
+        before.update(expires_at=until)
+        key.prefix = minted.prefix
+        key.save(update_fields=["prefix"])
+        secret = _add_secret(key, minted, now)
+        audit.record(
+            actor=actor,
+            action="api_key.rotate",
+            target=audit.Target("api_key", key.id),
+            log=key.project.organization_id,
+            now=now,
+            region=key.project.organization.region_code,
+            change=[
+                audit.Change("secret_id", None, secret.id),
+                audit.Change("overlap_s", None, overlap_s),
+            ],
         )
     return key, minted.secret
 
@@ -263,11 +308,10 @@ def _scopes(scopes: Sequence[str]) -> list[str]:
     return [scope for scope in Scope.values if scope in scopes]
 
 
-def _allowed_models(allowed: Sequence[str]) -> list[str]:
-    if len(allowed) > MAX_ALLOWED_MODELS:
-        message = f"allowed_models has more than {MAX_ALLOWED_MODELS} entries"
-        raise Invalid(message, code="invalid_allowed_models", field="allowed_models")
-    return list(dict.fromkeys(names.check(one, field="allowed_models") for one in allowed))
+def _add_secret(key: ApiKey, minted: keys.Minted, now: datetime) -> ApiKeySecret:
+    return ApiKeySecret.objects.create(
+        key=key, prefix=minted.prefix, hash=minted.hash, created_at=now
+    )
 
 
 def _locked(membership: Membership) -> Membership:
