@@ -5,7 +5,7 @@ endpoints. Money is exact: prices are numeric(24,12), ledger amounts are integer
 """
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 
 from compliance.fields import IdField
@@ -85,6 +85,13 @@ class UsageInbox(models.Model):
     input_tokens = models.BigIntegerField()
     cached_tokens = models.BigIntegerField()
     output_tokens = models.BigIntegerField()
+    # What its tokens cost at list prices: owed on a shared endpoint, attribution on another.
+    nano_eur = models.BigIntegerField(db_default=0)
+    # Pseudonyms of the run (a path, the root first) and the agent that asked.
+    run = models.CharField(max_length=255, blank=True, db_default="")
+    agent = models.CharField(max_length=31, blank=True, db_default="")
+    # [budget, window, lease, unit, amount] each: settled by the row's arrival (migration 0003).
+    charges = models.JSONField(db_default=Value([], models.JSONField()))
     received_at = models.DateTimeField(db_default=Now())
     booked_at = models.DateTimeField(null=True)
     # Why it could not be booked, in a person's words: set aside, and never dropped.
@@ -182,3 +189,108 @@ class LedgerEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_id} {self.amount}"
+
+
+class Subject(models.TextChoices):
+    """Whose spending a budget bounds; every agent and run of a project has its own counter."""
+
+    ORGANIZATION = "organization"
+    PROJECT = "project"
+    KEY = "key"
+    AGENT = "agent"
+    RUN = "run"
+
+
+class Unit(models.TextChoices):
+    NANO_EUR = "nano_eur", "euro"
+    TOKENS = "tokens"
+    CALLS = "calls"
+
+
+class Period(models.TextChoices):
+    DAY = "day"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class Budget(models.Model):
+    """How much a subject may spend in each window. `subject_id` of agents and runs: a project."""
+
+    id = IdField("bud")
+    organization_id = models.CharField(max_length=31, db_index=True)
+    subject = models.CharField(max_length=16, choices=Subject)
+    subject_id = models.CharField(max_length=31)
+    name = models.CharField(max_length=64, blank=True)  # of an agent; blank: every agent
+    unit = models.CharField(max_length=16, choices=Unit)
+    amount = models.BigIntegerField()
+    allowance = models.BigIntegerField(default=0)  # to finish what runs; a hard budget's only
+    window = models.CharField(max_length=8, choices=Period)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    hard = models.BooleanField(default=True)
+    created_at = models.DateTimeField()
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(amount__gte=0) & Q(allowance__gte=0), name="budget_not_negative"
+            ),
+            models.UniqueConstraint(
+                fields=("subject", "subject_id", "name", "unit", "window"),
+                condition=Q(deleted_at=None),
+                name="budget_once",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.subject_id}: {self.amount} {self.unit} a {self.window}"
+
+
+class BudgetWindow(models.Model):
+    """What was spent of a budget in one window, as far as it has arrived here."""
+
+    id = models.BigAutoField(primary_key=True)
+    budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="windows")
+    window = models.CharField(max_length=48)  # "2026-03", or "total/run_…"
+    spent = models.BigIntegerField(default=0)
+    calls = models.BigIntegerField(default=0)
+    first_at = models.DateTimeField(db_default=Now())
+    last_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("budget", "window"), name="budgetwindow_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.budget_id} {self.window}"
+
+
+class Lease(models.Model):
+    """What one holder may spend of a window without asking: gateway hosts, and scaling.
+
+    Outstanding is `granted - settled`. `id` is drawn by the holder for each of its counters.
+    """
+
+    id = models.BigIntegerField(primary_key=True)
+    budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="leases")
+    window = models.CharField(max_length=48)
+    holder = models.CharField(max_length=64)  # a gateway's id, or a replica's
+    epoch = models.CharField(max_length=32)  # of the holder's counters: with them the lease ends
+    granted = models.BigIntegerField(default=0)
+    settled = models.BigIntegerField(default=0)
+    seq = models.BigIntegerField(default=0)
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(
+                fields=("budget", "window"), condition=Q(closed_at=None), name="lease_open"
+            ),
+            models.Index(
+                fields=("holder", "epoch"), condition=Q(closed_at=None), name="lease_holder"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.holder} {self.budget_id} {self.window}"

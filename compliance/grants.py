@@ -18,10 +18,16 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("request_id", "gateway_id", "key_id", "project_id", "endpoint_id", "replica_id"),
         *("operation", "opened_at", "closed_at", "status", "finish", "counted_by"),
         *("input_tokens", "cached_tokens", "output_tokens"),
+        *("nano_eur", "run", "agent", "charges"),
     ),
     "endpoints_activity": ("endpoint_id", "gateway_id", "in_flight", "waiting"),
     "tenancy_secretuse": ("secret_id", "gateway_id", "used_at"),
 }
+# Functions that run with their owner's rights: how a gateway asks for what it may not look at.
+_GATEWAY_CALLS = (
+    "billing_lease(text, text, integer, jsonb)",
+    "billing_close_leases(text, text[])",
+)
 
 
 class RoleMissing(Exception):
@@ -98,6 +104,9 @@ def _gateway(role: str) -> Iterator[sql.Composed]:
     for table, columns in _GATEWAY_INSERTS.items():
         statement = sql.SQL("GRANT INSERT ({}) ON {} TO {}")
         yield statement.format(_names(*columns), sql.Identifier("public", table), who)
+    for function in _GATEWAY_CALLS:
+        statement = sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}")
+        yield statement.format(sql.SQL(function), who)
 
 
 def _names(*names: str) -> sql.Composed:

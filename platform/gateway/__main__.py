@@ -9,19 +9,26 @@ import sys
 import uvloop
 
 from gateway import config as configuration
-from gateway import disk, inherited, server
+from gateway import disk, inherited, server, table
 from gateway.activity import Activity
+from gateway.books import Books
 from gateway.config import Config, ConfigError
+from gateway.epochs import Epochs
+from gateway.gate import Gate
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
+from gateway.leases import Leases
 from gateway.limits import Limits
 from gateway.master import Master
 from gateway.shipping import Shipper
 from gateway.spool import Spool
 from gateway.store import Store
+from gateway.table import Table
 from gateway.uses import Uses
 
 log = logging.getLogger("gateway")
+
+_TABLE = "counters"
 
 
 async def run(config: Config, limits: Limits, ours: Inherited) -> None:
@@ -40,14 +47,22 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
     store = Store(config.database_url)
     keeper, spool = Keeper(config), Spool(spool_folder)
     activity = Activity(store, config.gateway_id, config.activity_every_s)
+    counters = Table(ours.memory[_TABLE], spool.name)
+    books = Books(counters)
+    leases = Leases(books, store, config.gateway_id, config.hosts)
+    gate = Gate(counters, leases, books, config.hosts)
+    keeper.listeners["stoa_leases"] = leases.wanted
+    keeper.watchers.append(lambda old, new: leases.edited(old.budgets.all, new.budgets.all))
     uses = Uses(store, config.gateway_id, config.activity_every_s)
-    shipper = Shipper(spool, store, spool_folder, config.gateway_id)
-    shared = server.context(config, limits, keeper, spool, activity, uses)
+    epochs = Epochs(config.folder, spool_folder, config.gateway_id)
+    shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
+    shared = server.context(config, limits, keeper, spool, activity, uses, gate)
     serving = server.Server(shared, ours)
     await spool.start()
     await shipper.start()
     await activity.start()
     await uses.start()
+    await leases.start()
     await keeper.start()
     try:
         await serving.start()
@@ -57,6 +72,7 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
     finally:
         # In this order: what still runs is settled, spooled, shipped.
         await serving.drain(hurry=stopping)
+        await leases.stop()
         await keeper.stop()
         await activity.stop()
         await uses.stop()
@@ -74,6 +90,14 @@ def _worker(config: Config, limits: Limits, ours: Inherited) -> int:
     return 0
 
 
+def _prepare(config: Config, memory: int) -> None:
+    """Before any worker counts or writes: whose counters these are. Raises OSError."""
+    disk.private_folder(config.folder)
+    table.prepare(memory)
+    epochs = Epochs(config.folder, config.folder / "spool", config.gateway_id)
+    epochs.begin(table.epoch(memory))
+
+
 def main() -> None:
     state_at = os.environ.pop(inherited.STATE, "")
     try:
@@ -88,10 +112,15 @@ def main() -> None:
         level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     state = inherited.load(int(state_at)) if state_at else None
+    sizes = {_TABLE: table.SIZE}
     try:
-        master = Master(config, lambda ours: _worker(config, limits, ours), {}, state)
+        master = Master(config, lambda ours: _worker(config, limits, ours), sizes, state)
     except OSError as error:
         sys.exit(f"gateway: {config.host}:{config.port}: {error}")
+    try:
+        _prepare(config, master.memory[_TABLE])
+    except OSError as error:
+        sys.exit(f"gateway: {config.folder}: {error}")
     sys.exit(master.run())
 
 

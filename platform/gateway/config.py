@@ -28,6 +28,7 @@ class Config:
     workers: int = 1  # processes that serve
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0  # 0: no metrics listener
+    hosts: int = 1  # gateways that serve the region: they share rate limits and budgets
     directory_max_age_s: float = 900.0  # how long it serves without contact to PostgreSQL
     hold_s: float = 120.0  # how long a request waits for an endpoint that wakes
     drain_s: float = 30.0  # how long running requests may take to end after SIGTERM
@@ -57,6 +58,7 @@ class Config:
             workers=read.size("STOA_GATEWAY_WORKERS", 1),
             metrics_host=read.text("STOA_GATEWAY_METRICS_HOST", "127.0.0.1"),
             metrics_port=read.port("STOA_GATEWAY_METRICS_PORT", 0),
+            hosts=max(1, read.size("STOA_GATEWAY_HOSTS", 1)),
             directory_max_age_s=read.seconds("STOA_DIRECTORY_MAX_AGE_S", 900),
             hold_s=read.seconds("STOA_GATEWAY_HOLD_S", 120),
             drain_s=read.seconds("STOA_GATEWAY_DRAIN_S", 30),

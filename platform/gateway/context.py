@@ -5,12 +5,14 @@ from typing import Protocol
 
 from gateway.activity import Activity
 from gateway.config import Config
+from gateway.gate import Gate
 from gateway.guard import Learning
 from gateway.hold import Hold
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.request_ids import RequestIds
+from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.upstream import Engines
@@ -37,6 +39,8 @@ class Context:
     engines: Engines
     hold: Hold
     salts: Salts
+    gate: Gate
+    runs: Runs
     learning: Learning = field(default_factory=Learning)
     metrics: Metrics = field(default_factory=Metrics)
     ids: RequestIds = field(default_factory=RequestIds)

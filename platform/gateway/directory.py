@@ -11,6 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
+from billing.rating import PriceVersion
+from gateway.budgets import Budget, Budgets
+from gateway.prices import PriceList
+
 T = TypeVar("T")
 
 _PIECE = 2000  # things encoded at once: the event loop gets its turn between the pieces
@@ -77,6 +81,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     created: int  # Unix seconds
     replicas: tuple[Replica, ...]  # the ready ones, by id
     max_model_len: int | None  # tokens; the smallest that a ready replica reported
+    device_kind: str = ""  # decides which prices apply
+    shared: bool = False  # the operator's, billed by the token; else one organization's
 
 
 class Content(msgspec.Struct):
@@ -90,6 +96,8 @@ class Content(msgspec.Struct):
     endpoints: list[bytes]  # each a list[Endpoint]
     projects: list[bytes]  # each a list[Project]
     organizations: list[bytes]  # each a list[Organization]
+    budgets: list[bytes]  # each a list[Budget]
+    prices: list[bytes]  # each a list[PriceVersion], of tokens
 
 
 class Directory:
@@ -97,7 +105,7 @@ class Directory:
 
     __slots__ = (
         "_by_id", "_by_name", "_endpoints", "_keys", "_organizations", "_pepper", "_projects",
-        "generation", "read_at",
+        "budgets", "generation", "prices", "read_at",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +116,8 @@ class Directory:
         *,
         projects: Iterable[Project] = (),
         organizations: Iterable[Organization] = (),
+        budgets: Iterable[Budget] = (),
+        prices: Iterable[PriceVersion] = (),
         generation: int,
         read_at: float,
     ) -> None:
@@ -118,6 +128,8 @@ class Directory:
         self._endpoints: dict[str, list[Endpoint]] = {}  # by project
         self._projects = {project.id: project for project in projects}
         self._organizations = {one.id: one for one in organizations}
+        self.budgets = Budgets(budgets)
+        self.prices = PriceList(prices)
         self.generation = generation
         self.read_at = read_at
         for endpoint in endpoints:
@@ -161,6 +173,8 @@ class Directory:
             _pieces(self._by_id.values()),
             _pieces(self._projects.values()),
             _pieces(self._organizations.values()),
+            _pieces(self.budgets.all),
+            _pieces(self.prices.versions),
         )
         return msgspec.msgpack.encode(content)
 
@@ -180,6 +194,8 @@ class Directory:
                 _whole(content.endpoints, Endpoint),
                 projects=_whole(content.projects, Project),
                 organizations=_whole(content.organizations, Organization),
+                budgets=_whole(content.budgets, Budget),
+                prices=_whole(content.prices, PriceVersion),
                 generation=generation,
                 read_at=read_at,
             )

@@ -2,8 +2,11 @@
 
 import time
 
+from gateway.budgets import NO_RUN, Run
 from gateway.context import Context
 from gateway.directory import Endpoint, Key
+from gateway.gate import Pass, euro
+from gateway.records import Charge
 from gateway.request import Call
 from gateway.spool import CloseRecord, OpenRecord
 from gateway.stream import Rewriter
@@ -16,7 +19,7 @@ class Entry:
     """`settle` is the only way out; what was never opened is counted, and charged nothing."""
 
     __slots__ = (
-        "_call", "_context", "_key", "_noted_us", "arrived", "endpoint", "opened_us",
+        "_call", "_context", "_key", "_noted_us", "arrived", "endpoint", "held", "opened_us",
         "replica_id", "request_id", "settled",
     )  # fmt: skip
 
@@ -37,6 +40,7 @@ class Entry:
         self.arrived = arrived  # on the loop's clock
         self.endpoint = endpoint
         self.opened_us = 0  # 0: nothing was opened yet
+        self.held: Pass | None = None  # of limits and budgets
         self.replica_id = ""  # where it was last
         self.settled = False
         context.metrics.in_flight += 1
@@ -45,10 +49,16 @@ class Entry:
         """Raises SpoolFull: then nothing may be served."""
         opened_us = time.time_ns() // 1000
         key, endpoint = self._key, self.endpoint
+        charges: tuple[Charge, ...] = ()
+        prices, run = (0, 0, 0), NO_RUN
+        if (held := self.held) is not None:
+            run, cost = held.ask.run, held.ask.prices
+            prices = cost.input, cost.cached, cost.output
+            charges = held.reserved.charges() if held.reserved is not None else ()
         self._context.spool.open(
             OpenRecord(
                 self.request_id, key.id, key.project_id, endpoint.id, replica_id,
-                self._call.operation.name, opened_us,
+                self._call.operation.name, opened_us, charges, prices, run.path, run.agent,
             )
         )  # fmt: skip
         self.opened_us = self._noted_us = opened_us
@@ -72,6 +82,7 @@ class Entry:
         context.metrics.in_flight -= 1
         operation = call.operation.name
         context.metrics.served(operation, status, finish, used, now - self.arrived)
+        charges, nano_eur, run = self._pay(used)
         if not self.opened_us:
             return
         key, endpoint_id = self._key, self.endpoint.id
@@ -80,6 +91,28 @@ class Entry:
             CloseRecord(
                 self.request_id, key.id, key.project_id, endpoint_id, self.replica_id, operation,
                 self.opened_us, time.time_ns() // 1000, status, finish, counted_by,
-                used.input, used.cached, used.output,
+                used.input, used.cached, used.output, charges, nano_eur, run.path, run.agent,
             )
         )  # fmt: skip
+
+    def lines(self) -> bytes:
+        """Header lines: what is left of limits and budgets, and the cost once it is known."""
+        held = self.held
+        if held is None:
+            return b""
+        lines = self._context.gate.headers(held)
+        if self.settled:
+            lines += b"x-stoa-cost: %b\r\n" % euro(held.cost)
+        return lines
+
+    def _pay(self, used: Usage) -> tuple[tuple[Charge, ...], int, Run]:
+        """Before the close is written: a death in between makes counters too careful, no more."""
+        held = self.held
+        if held is None:
+            return (), 0, NO_RUN
+        gate = self._context.gate
+        if not self.opened_us:
+            gate.leave(held)
+            return (), 0, held.ask.run
+        charges = gate.settle(held, used)
+        return charges, held.cost, held.ask.run

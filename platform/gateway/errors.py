@@ -37,6 +37,7 @@ class ApiError(Exception):
         type: str = "invalid_request_error",
         param: str | None = None,
         retry_after_s: int | None = None,
+        lines: bytes = b"",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,6 +46,7 @@ class ApiError(Exception):
         self.type = type
         self.param = param
         self.retry_after_s = retry_after_s
+        self.lines = lines  # further header lines, with their ends
 
     def body(self, request_id: str, *, anthropic: bool = False) -> bytes:
         """The JSON of a reply; the request id is there for whoever only keeps the body."""
@@ -182,6 +184,54 @@ def engine_silent() -> ApiError:
 def spool_full() -> ApiError:
     message = "This gateway cannot record usage at the moment, so it serves nothing new."
     return _unavailable("metering_unavailable", message, 5)
+
+
+def gate_full() -> ApiError:
+    message = "This gateway has no room for another counter of limits and budgets."
+    return _unavailable("counters_full", message, 5)
+
+
+def budget_unavailable(subject: str) -> ApiError:
+    message = f"The {subject} budget's lease is used up, and its rest cannot be asked for now."
+    return _unavailable("budget_unavailable", message, 2)
+
+
+_NO_RETRY = b"x-should-retry: false\r\n"  # OpenAI's SDKs retry a 429 otherwise
+
+
+def rate_limited(whose: str, what: str, limit: int, wait_ns: int) -> ApiError:
+    """Too fast: 429 with the seconds until the same request would pass."""
+    words = {"requests": "requests a minute", "concurrency": "requests at once"}
+    unit = words.get(what, what.replace("_", " ") + " a minute")
+    millis = -(-wait_ns // 1_000_000)
+    return ApiError(
+        429,
+        "rate_limit_exceeded",
+        f"The {whose}'s limit of {limit} {unit} is reached; try again in {millis / 1000:g} s.",
+        type="requests" if what in words else "tokens",
+        retry_after_s=max(1, -(-millis // 1000)),
+        lines=b"retry-after-ms: %d\r\n" % millis,
+    )
+
+
+def budget_exceeded(
+    subject: str, unit: str, amount: int, window: str, need: int, rest: int
+) -> ApiError:
+    """The budget is spent: 429, and trying again does not help before its window ends."""
+    window = window.partition("/")[0]
+    until = "in all" if window == "total" else f"for {window}"
+    message = (
+        f"The {subject} budget of {_amount(amount, unit)} {until} does not cover this request:"
+        f" it may take {_amount(need, unit)}, and {_amount(max(0, rest), unit)} are left."
+    )
+    return ApiError(429, "budget_exceeded", message, type="insufficient_quota", lines=_NO_RETRY)
+
+
+def _amount(amount: int, unit: str) -> str:
+    if unit != "nano_eur":
+        return f"{amount} {unit}"
+    euro, nano = divmod(amount, 10**9)
+    return f"{euro}.{nano:09d}".rstrip("0").rstrip(".") + " EUR"
 
 
 def directory_stale() -> ApiError:

@@ -14,6 +14,7 @@ from gateway import (
     authentication,
     engine_errors,
     errors,
+    gate,
     guard,
     reply,
     routing,
@@ -22,11 +23,13 @@ from gateway import (
     usage,
 )
 from gateway.answer import Answer
+from gateway.books import Short
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica
 from gateway.entry import Entry
 from gateway.errors import ApiError
+from gateway.gate import Ask, Pass
 from gateway.request import Call
 from gateway.sizes import Size
 from gateway.spool import SpoolFull
@@ -43,9 +46,10 @@ _WAITING = b": waiting for the endpoint to start\n\n"
 
 class Exchange:
     __slots__ = (
-        "_answer", "_body", "_call", "_client", "_context", "_deaths", "_engine_model", "_entry",
-        "_headers", "_key", "_loop", "_need", "_paused", "_replica", "_request", "_rewriter",
-        "_sent", "_size", "_stale", "_status", "_task", "_tried", "_upstream", "_wire",
+        "_answer", "_ask_for", "_body", "_call", "_client", "_context", "_deaths",
+        "_engine_model", "_entry", "_headers", "_key", "_loop", "_need", "_paused", "_replica",
+        "_request", "_rewriter", "_sent", "_size", "_stale", "_status", "_task", "_tried",
+        "_upstream", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -58,12 +62,14 @@ class Exchange:
         endpoint: Endpoint,
         engine_model: str,
         need: Size,
+        ask: Ask,
     ) -> None:
         self._context = context
         self._client = client
         self._request = request
         self._key = key
         self._call = call
+        self._ask_for = ask
         self._entry = Entry(context, request.id, request.arrived, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
@@ -87,6 +93,24 @@ class Exchange:
     # --- to the engine ------------------------------------------------------------------
     def start(self) -> None:
         self._client.running = self
+        outcome = self._context.gate.enter(self._ask_for)
+        if isinstance(outcome, Pass):
+            self._enter(outcome)
+        elif isinstance(outcome, Short):
+            self._spawn(self._fund(outcome))
+        else:
+            self._fail(gate.refusal(outcome), "refused")
+
+    async def _fund(self, short: Short) -> None:
+        try:
+            held = await self._context.gate.fund(self._ask_for, self._call, short)
+        except ApiError as error:
+            self._fail(error, "refused")
+        else:
+            self._enter(held)
+
+    def _enter(self, held: Pass) -> None:
+        self._entry.held = held
         replica = routing.choose(self._entry.endpoint.replicas, self._context.engines.loads)
         if replica is None:
             self._spawn(self._hold())
@@ -358,7 +382,7 @@ class Exchange:
         ours = b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n" % (
             self._key.organization_id.encode(), millis,
         )  # fmt: skip
-        return ours, self._fullness(used)
+        return ours, self._fullness(used), self._entry.lines()
 
     def _fullness(self, used: Usage | None) -> bytes:
         need, endpoint = self._need, self._entry.endpoint

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 from gateway import reading, store, tasks
 from gateway.config import Config
@@ -16,6 +17,7 @@ from gateway.saved import RefusedError, Saved
 
 log = logging.getLogger(__name__)
 
+_CHANNEL = "stoa_directory"
 _CONTACT_S = 1.0  # between two signs of life of PostgreSQL; also finds a lost notification
 _READ_ANYWAY_S = 60.0  # for what changes without a notification
 _COALESCE_S = 0.02  # notifications that come this close share one reading
@@ -31,6 +33,9 @@ class Keeper:
     def __init__(self, config: Config) -> None:
         self.current = Directory(config.pepper, {}, (), generation=0, read_at=0.0)
         self.contact_at = 0.0  # Unix seconds of the last answer of PostgreSQL; 0: never
+        # Who else wants to know: by channel of PostgreSQL's, and of each new directory.
+        self.listeners: dict[str, Callable[[str], None]] = {}
+        self.watchers: list[Callable[[Directory, Directory], None]] = []
         self._config = config
         self._saved = Saved(config.folder, config.pepper, config.directory_max_age_s)
         self._touch_s = min(_TOUCH_S, config.directory_max_age_s / 20)
@@ -86,7 +91,8 @@ class Keeper:
             try:
                 connection = await store.connect(self._config.database_url, "directory")
                 try:
-                    await connection.execute("LISTEN stoa_directory")
+                    for channel in (_CHANNEL, *self.listeners):
+                        await connection.execute(f"LISTEN {channel}")
                     await self._read(connection)
                     if away:
                         log.info("PostgreSQL is back: generation %d", self.current.generation)
@@ -104,9 +110,9 @@ class Keeper:
 
     async def _listen(self, connection: store.Connection) -> None:
         while True:
-            if await _notified(connection, _CONTACT_S, stop_after=1):
+            if await self._notified(connection, _CONTACT_S, stop_after=1):
                 wait_s = min(max(_COALESCE_S, self._read_s), _COALESCE_MAX_S)
-                await _notified(connection, wait_s)
+                await self._notified(connection, wait_s)
                 await self._read(connection)
                 continue
             with store.deadline(connection, store.QUERY_TIMEOUT_S):
@@ -138,12 +144,27 @@ class Keeper:
         self._tried.set()
         self._to_save.set()
 
+    async def _notified(
+        self, connection: store.Connection, timeout_s: float, stop_after: int | None = None
+    ) -> bool:
+        """Whether the directory has changed; other channels are told to their listeners."""
+        found = False
+        async for notice in connection.notifies(timeout=timeout_s, stop_after=stop_after):
+            listener = self.listeners.get(notice.channel)
+            if listener is None:
+                found = True
+            else:
+                listener(notice.payload)
+        return found
+
     def _contact(self) -> None:
         self.contact_at = time.time()
         self._contact_clock = time.monotonic()
 
     def _publish(self, directory: Directory) -> None:
-        self.current = directory
+        before, self.current = self.current, directory
+        for watcher in self.watchers:
+            watcher(before, directory)
         if self._next is not None:
             waiting, self._next = self._next, None
             waiting.set_result(directory)
@@ -207,15 +228,6 @@ class Keeper:
 
         if await asyncio.to_thread(write):
             self._saved_directory = directory
-
-
-async def _notified(
-    connection: store.Connection, timeout_s: float, stop_after: int | None = None
-) -> bool:
-    found = False
-    async for _ in connection.notifies(timeout=timeout_s, stop_after=stop_after):
-        found = True
-    return found
 
 
 def _line(error: BaseException) -> str:

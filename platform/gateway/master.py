@@ -79,6 +79,11 @@ class Master:
         for member in state.workers if state else ():
             self._adopt(member)
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """Descriptors by name."""
+        return {name: fd for name, (fd, _) in self._memory.items()}
+
     def _bind(self, state: State | None) -> None:
         config = self._config
         address = (config.host, config.port)

@@ -32,22 +32,44 @@ class Operation:
     # No JSON of the client's stands behind a reply's usage, so that its end is all we look at.
     usage_last: bool = False
     form: bool = False  # its body is multipart/form-data
+    output_limits: tuple[str, ...] = ()  # fields that bound what is generated; the first counts
 
 
 CHAT = Operation(
-    "chat.completions", "/v1/chat/completions", ("messages",), streams=True, usage_last=True
+    "chat.completions",
+    "/v1/chat/completions",
+    ("messages",),
+    streams=True,
+    usage_last=True,
+    output_limits=("max_completion_tokens", "max_tokens"),
 )
 COMPLETIONS = Operation(
-    "completions", "/v1/completions", ("prompt",), streams=True, usage_last=True
+    "completions",
+    "/v1/completions",
+    ("prompt",),
+    streams=True,
+    usage_last=True,
+    output_limits=("max_tokens",),
 )
 EMBEDDINGS = Operation(
     "embeddings", "/v1/embeddings", ("input", "messages"), generates=False, usage_last=True
 )
 RESPONSES = Operation(
-    "responses", "/v1/responses", ("input",), streams=True, shape=Shape.RESPONSES, stored=True
+    "responses",
+    "/v1/responses",
+    ("input",),
+    streams=True,
+    shape=Shape.RESPONSES,
+    stored=True,
+    output_limits=("max_output_tokens",),
 )
 MESSAGES = Operation(
-    "messages", "/v1/messages", ("messages", "system"), streams=True, shape=Shape.MESSAGES
+    "messages",
+    "/v1/messages",
+    ("messages", "system"),
+    streams=True,
+    shape=Shape.MESSAGES,
+    output_limits=("max_tokens",),
 )
 COUNT_TOKENS = Operation(
     "messages.count_tokens",

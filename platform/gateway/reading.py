@@ -5,6 +5,8 @@ from typing import Any
 
 import psycopg
 
+from billing.rating import PriceVersion
+from gateway.budgets import Budget
 from gateway.directory import (
     UNLIMITED,
     Directory,
@@ -31,13 +33,23 @@ SELECT project_id, organization_id, {_LIMITS} FROM gateway.projects WHERE region
 _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations WHERE region = %s"
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
-       extract(epoch FROM created_at)::int8
+       extract(epoch FROM created_at)::int8, device_kind
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
 SELECT r.replica_id, r.endpoint_id, r.address, r.max_model_len
 FROM gateway.replicas r JOIN gateway.endpoints e USING (endpoint_id)
 WHERE e.region = %s AND r.address <> '' ORDER BY r.replica_id
+"""
+
+
+_BUDGETS = """
+SELECT budget_id, subject, subject_id, unit, amount, "window", time_zone, hard, allowance, name
+FROM gateway.budgets WHERE region = %s
+"""
+_PRICES = """
+SELECT price_id, meter, amount, valid_from, device_kind, currency
+FROM gateway.token_prices WHERE currency = 'EUR' OR %s = ''
 """
 
 
@@ -74,9 +86,11 @@ async def read(
             )
         ]
         endpoints = await _endpoints(connection, region, alike)
+        budgets = [Budget(*row) async for row in _rows(connection, "budgets", _BUDGETS, region)]
+        prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
     return Directory(
         pepper, keys, endpoints, projects=projects, organizations=organizations,
-        generation=number, read_at=read_at,
+        budgets=budgets, prices=prices, generation=number, read_at=read_at,
     )  # fmt: skip
 
 
@@ -128,12 +142,12 @@ async def _endpoints(
             lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
-        endpoint_id, project, organization, name, model, adapters, stopped, created = row
+        endpoint_id, project, organization, name, model, adapters, stopped, created, kind = row
         ready = tuple(replicas.get(endpoint_id, ()))
         endpoints.append(
             Endpoint(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
-                stopped, created, ready, lengths.get(endpoint_id),
+                stopped, created, ready, lengths.get(endpoint_id), kind,
             )
         )  # fmt: skip
     return endpoints

@@ -16,8 +16,21 @@ MARK = b"\xc1S"  # 0xc1 is the one byte that msgpack never writes as a type
 _HEAD = struct.Struct("<2sHI")
 
 # An open record within its bound has a close record within its own, whatever it counts.
-OPEN_MAX_BYTES = 400
-CLOSE_MAX_BYTES = 512
+OPEN_MAX_BYTES = 3_600
+CLOSE_MAX_BYTES = 3_800
+_CLOSE_MORE = 160  # bytes that a close record may be longer than its open one
+CHARGES_MAX = 24  # budgets that one request may count against
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """So much of a budget's unit, from the lease of one counter. In an open record: where the
+    request will be charged, the amount still 0."""
+
+    budget_id: str
+    window: str
+    lease: int
+    unit: str
+    amount: int
 
 
 class OpenRecord(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -30,6 +43,10 @@ class OpenRecord(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     replica_id: str
     operation: str  # "chat.completions", …
     opened_at_us: int
+    charges: tuple[Charge, ...] = ()
+    prices: tuple[int, int, int] = (0, 0, 0)  # attoeuro a token: input, cached, output
+    run: str = ""  # references, see gateway.runs
+    agent: str = ""
 
 
 class ProgressRecord(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -59,6 +76,10 @@ class CloseRecord(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False)
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    charges: tuple[Charge, ...] = ()
+    nano_eur: int = 0  # what its tokens cost, or are worth on a dedicated endpoint
+    run: str = ""
+    agent: str = ""
 
 
 Record = OpenRecord | ProgressRecord | CloseRecord
@@ -71,6 +92,11 @@ def frame(record: Record) -> bytes:
     payload = _encode(record)
     length = len(payload)
     return _HEAD.pack(MARK, length, zlib.crc32(payload, length)) + payload
+
+
+def close_bound(opened: OpenRecord, framed: int) -> int:
+    """The most bytes that the close of a request takes whose open record took `framed`."""
+    return framed + _CLOSE_MORE + 8 * len(opened.charges)
 
 
 def scan(data: bytes | memoryview, start: int = 0) -> Iterator[tuple[int, Record]]:

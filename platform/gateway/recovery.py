@@ -18,9 +18,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import msgspec
+
 from gateway import disk
+from gateway.budgets import measure
+from gateway.prices import TokenPrices
 from gateway.records import CloseRecord, OpenRecord, ProgressRecord
 from gateway.segment import closes, numbered, records
+from gateway.usage import NONE, Usage
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +86,14 @@ class Orphan:
         self._cursor = read_cursor(writer.path)
         self._closes: deque[CloseRecord] = deque()
         self._gone: deque[CloseRecord] | None = None
+        self.name = writer.path.name
+        self.cut_off: tuple[CloseRecord, ...] | None = None  # known once something was taken
         self._taken = 0
 
     async def take(self, limit: int) -> list[CloseRecord]:
         if self._gone is None:
             self._gone = await asyncio.to_thread(cut_off, [path for _, path in self._files])
+            self.cut_off = tuple(self._gone)
             if self._gone:
                 log.warning("a gateway ended without closing %d requests", len(self._gone))
         while not self._closes and self._files:
@@ -137,6 +145,8 @@ def cut_off(segments: list[Path]) -> deque[CloseRecord]:
 
 
 def _gone(opened: OpenRecord, noted: ProgressRecord | None) -> CloseRecord:
+    used = Usage(noted.input_tokens, noted.cached_tokens, noted.output_tokens) if noted else NONE
+    nano_eur = TokenPrices(*opened.prices).cost(used)
     return CloseRecord(
         request_id=opened.request_id,
         key_id=opened.key_id,
@@ -149,9 +159,16 @@ def _gone(opened: OpenRecord, noted: ProgressRecord | None) -> CloseRecord:
         status=200 if noted else 0,
         finish=GONE,
         counted_by=DELIVERED,
-        input_tokens=noted.input_tokens if noted else 0,
-        cached_tokens=noted.cached_tokens if noted else 0,
-        output_tokens=noted.output_tokens if noted else 0,
+        input_tokens=used.input,
+        cached_tokens=used.cached,
+        output_tokens=used.output,
+        charges=tuple(
+            msgspec.structs.replace(charge, amount=measure(charge.unit, used, nano_eur))
+            for charge in opened.charges
+        ),
+        nano_eur=nano_eur,
+        run=opened.run,
+        agent=opened.agent,
     )
 
 

@@ -61,6 +61,8 @@ def refusal(
     extra = [*lines]
     if error.retry_after_s is not None:
         extra.append(b"retry-after: %d\r\n" % error.retry_after_s)
+    if error.lines:
+        extra.append(error.lines)
     if error.status == 401:
         extra.append(b"www-authenticate: Bearer\r\n")
     body = error.body(request_id, anthropic=anthropic)

@@ -104,7 +104,10 @@ class Routes:
             raise errors.endpoint_stopped(call.model)
         size = sizes.measure(call)
         guard.check(call, endpoint, size)
-        Exchange(self.context, client, asked, key, call, endpoint, engine_model, size).start()
+        context = self.context
+        run = context.runs.of(key.project_id, asked.headers, call.fields.get("metadata"))
+        ask = context.gate.ask(directory, key, endpoint, run, call, size)
+        Exchange(context, client, asked, key, call, endpoint, engine_model, size, ask).start()
 
     def _page(self, asked: Request) -> bytes:
         if asked.path in _OPEN:

@@ -12,11 +12,13 @@ from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
+from gateway.gate import Gate
 from gateway.hold import Hold
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.routes import Routes
+from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.upstream import Engines
@@ -32,7 +34,13 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def context(
-    config: Config, limits: Limits, keeper: Keeper, spool: Spool, activity: Activity, uses: Uses
+    config: Config,
+    limits: Limits,
+    keeper: Keeper,
+    spool: Spool,
+    activity: Activity,
+    uses: Uses,
+    gate: Gate,
 ) -> Context:
     return Context(
         config=config,
@@ -44,6 +52,8 @@ def context(
         engines=Engines(config, limits),
         hold=Hold(keeper, activity, limits.held_per_endpoint),
         salts=Salts(config.pepper),
+        gate=gate,
+        runs=Runs(config.pepper),
     )
 
 

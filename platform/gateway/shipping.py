@@ -8,6 +8,7 @@ put aside in `refused.jsonl` for a person, so that it does not hold up what come
 import asyncio
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import msgspec
 import psycopg
 
 from gateway import recovery, store, tasks
+from gateway.epochs import Epochs
 from gateway.records import CloseRecord
 from gateway.spool import Spool
 
@@ -29,15 +31,19 @@ _INSERT = """
 INSERT INTO billing_usageinbox (
     request_id, gateway_id, key_id, project_id, endpoint_id, replica_id, operation,
     opened_at, closed_at, status, finish, counted_by,
-    input_tokens, cached_tokens, output_tokens)
+    input_tokens, cached_tokens, output_tokens, charges, nano_eur, run, agent)
 SELECT r ->> 1, %s, r ->> 2, r ->> 3, r ->> 4, r ->> 5, r ->> 6,
     'epoch'::timestamptz + (r ->> 7)::int8 * interval '1 microsecond',
     'epoch'::timestamptz + (r ->> 8)::int8 * interval '1 microsecond',
     (r ->> 9)::int4, r ->> 10, r ->> 11,
-    (r ->> 12)::int8, (r ->> 13)::int8, (r ->> 14)::int8
+    (r ->> 12)::int8, (r ->> 13)::int8, (r ->> 14)::int8,
+    r -> 15, (r ->> 16)::int8, r ->> 17, r ->> 18
 FROM jsonb_array_elements(%s::jsonb) r
 ON CONFLICT DO NOTHING
 """
+
+
+Bury = Callable[[str, Sequence[CloseRecord]], None]
 
 
 class Source(Protocol):
@@ -49,8 +55,17 @@ class Source(Protocol):
 
 
 class Shipper:
-    def __init__(self, spool: Spool, store: store.Store, folder: Path, gateway_id: str) -> None:
-        """`folder` is the spool's, in which the folders of dead processes are looked for."""
+    def __init__(
+        self,
+        spool: Spool,
+        store: store.Store,
+        folder: Path,
+        gateway_id: str,
+        bury: Bury = lambda name, cut_off: None,
+        epochs: Epochs | None = None,
+    ) -> None:
+        """`folder` is the spool's, in which the folders of dead processes are looked for; `bury`
+        is told of each, with what it left open."""
         self.shipped = 0  # records that PostgreSQL has, since the start
         self.refused = 0
         self.connected = False  # whether the last try went through
@@ -59,6 +74,9 @@ class Shipper:
         self._folder = folder
         self._gateway_id = gateway_id
         self._orphans: list[recovery.Orphan] = []
+        self._bury = bury
+        self._buried: set[str] = set()
+        self._epochs = epochs
         self._looked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -85,6 +103,8 @@ class Shipper:
             try:
                 self._look_for_orphans()
                 await self._drain()
+                if self._epochs is not None and await self._epochs.close_older(self._store):
+                    self._epochs = None
                 if failing:
                     log.info("usage reaches PostgreSQL again")
                 failing = False
@@ -124,13 +144,21 @@ class Shipper:
         while True:
             more = await self._ship(self._spool)
             for orphan in list(self._orphans):
-                if await self._ship(orphan):
+                if await self._ship_orphan(orphan):
                     more = True
                 else:
                     self._orphans.remove(orphan)
+                    self._buried.discard(orphan.name)
                     await asyncio.to_thread(orphan.remove)
             if not more:
                 return
+
+    async def _ship_orphan(self, orphan: recovery.Orphan) -> bool:
+        await orphan.take(0)
+        if orphan.name not in self._buried and orphan.cut_off is not None:
+            self._buried.add(orphan.name)
+            self._bury(orphan.name, orphan.cut_off)
+        return await self._ship(orphan)
 
     async def _ship(self, source: Source) -> bool:
         """Ship one batch; False when there was nothing. Raises psycopg.Error, OSError."""

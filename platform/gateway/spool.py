@@ -24,6 +24,7 @@ from gateway.records import (
     CloseRecord,
     OpenRecord,
     ProgressRecord,
+    close_bound,
     frame,
 )
 from gateway.segment import Segment
@@ -47,10 +48,11 @@ class SpoolFull(Exception):
 class _Live:
     """A request that runs: where its open record stands, and what was last noted of it."""
 
-    __slots__ = ("noted_us", "opened", "progress", "segment")
+    __slots__ = ("noted_us", "opened", "owed", "progress", "segment")
 
-    def __init__(self, opened: OpenRecord, segment: Segment) -> None:
+    def __init__(self, opened: OpenRecord, segment: Segment, owed: int) -> None:
         self.opened = opened
+        self.owed = owed  # bytes kept free for its close
         self.segment = segment
         self.noted_us = opened.opened_at_us
         self.progress: ProgressRecord | None = None
@@ -70,6 +72,7 @@ class Spool:
         self._rotate_after_s = rotate_after_s
         self._number = 0
         self._live: dict[str, _Live] = {}
+        self._owed = 0  # bytes, of all that is live
         self._segments: deque[Segment] = deque()  # the last one is `_current`
         self._current: Segment | None = None
         self._spares: deque[Segment] = deque()  # made ahead, so that their room is ours
@@ -88,6 +91,11 @@ class Spool:
 
     # --- Serving ----------------------------------------------------------------------
     @property
+    def name(self) -> str:
+        """Of this process's folder; unique, and gone only when what is in it was shipped."""
+        return self._writer.path.name
+
+    @property
     def healthy(self) -> bool:
         return not self.problem
 
@@ -105,13 +113,15 @@ class Spool:
         if len(framed) > OPEN_MAX_BYTES:
             raise ValueError(f"an open record of {len(framed)} bytes: its fields are too long")
         try:
-            self._reserve(len(framed) + CLOSE_MAX_BYTES)
+            owed = close_bound(record, len(framed))
+            self._reserve(len(framed) + owed)
             segment = self._append(framed)
         except OSError as error:
             self._fail(error)
             raise SpoolFull(self.problem) from error
         segment.live += 1
-        self._live[record.request_id] = _Live(record, segment)
+        self._live[record.request_id] = _Live(record, segment, owed)
+        self._owed += owed
 
     def progress(
         self,
@@ -130,7 +140,7 @@ class Spool:
         noted = ProgressRecord(request_id, at_us, input_tokens, cached_tokens, output_tokens)
         framed = frame(noted)
         # Never at the cost of a close: without room the charge is only less exact after a crash.
-        if self._room() - len(framed) < len(self._live) * CLOSE_MAX_BYTES:
+        if self._room() - len(framed) < self._owed:
             return
         try:
             self._append(framed)
@@ -146,6 +156,8 @@ class Spool:
         shipped from there, written as soon as the disk takes it, and `healthy` is false.
         """
         live = self._live.pop(record.request_id, None)
+        if live is not None:
+            self._owed -= live.owed
         try:
             segment = self._append(frame(record))
         except OSError as error:
@@ -183,7 +195,7 @@ class Spool:
 
     def _reserve(self, more: int) -> None:
         """See that `more` bytes fit beside the closes that are still to come."""
-        wanted = len(self._live) * CLOSE_MAX_BYTES + more
+        wanted = self._owed + more
         while self._room() < wanted:
             self._make_spare()
 
@@ -313,7 +325,7 @@ class Spool:
         for live in held:
             frames = [frame(live.opened)] + ([frame(live.progress)] if live.progress else [])
             room = self._room() - sum(map(len, frames))
-            if room < len(self._live) * CLOSE_MAX_BYTES:
+            if room < self._owed:
                 return
             try:
                 for framed in frames:

@@ -60,7 +60,17 @@ def refused(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "view", ["keys", "projects", "organizations", "endpoints", "replicas", "directory_generation"]
+    "view",
+    [
+        "keys",
+        "projects",
+        "organizations",
+        "endpoints",
+        "replicas",
+        "budgets",
+        "token_prices",
+        "directory_generation",
+    ],
 )
 def test_the_gateway_reads_its_views(gateway: None, view: str) -> None:
     execute(f"SELECT * FROM gateway.{view}")

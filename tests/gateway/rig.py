@@ -13,15 +13,19 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from gateway import server
+from gateway import server, table
 from gateway.activity import Activity
+from gateway.books import Books
 from gateway.config import Config
 from gateway.directory import Directory, Endpoint, Key, Organization, Project, Replica
+from gateway.gate import Gate
 from gateway.keeper import Keeper
+from gateway.leases import Leases
 from gateway.limits import Limits
 from gateway.records import CloseRecord, OpenRecord
 from gateway.spool import Spool, SpoolFull
 from gateway.store import Store
+from gateway.table import Table
 from gateway.uses import Uses
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.wire import Connection, Response
@@ -120,8 +124,13 @@ class Rig:
         self.spool = WatchedSpool(self.folder / "spool")
         self.activity = WatchedActivity()
         self.uses = Uses(Store("postgresql://nowhere"), "gw", 5.0)
+        shared = Table(table.create(1 << 10), self.spool.name)
+        books = Books(shared)
+        self.gate = Gate(shared, Leases(books, Store(config.database_url), "gw"), books)
         self.server = server.Server(
-            server.context(config, self.limits, self.keeper, self.spool, self.activity, self.uses)
+            server.context(
+                config, self.limits, self.keeper, self.spool, self.activity, self.uses, self.gate
+            )
         )
         await self.spool.start()
         await self.server.start()

@@ -1,0 +1,172 @@
+"""Budgets in the shared table: reserve the worst case, serve, settle what was used.
+
+All budgets of a request are reserved or none is. What a counter may spend is its lease
+(`leases`), so nothing here asks PostgreSQL, and nothing here needs it to be there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway import table as t
+from gateway.budgets import CALLS, NANO_EUR, Budget, measure
+from gateway.prices import TokenPrices
+from gateway.records import Charge
+from gateway.table import Table
+from gateway.usage import Usage
+from gateway.windows import Window, window
+
+_GRACE_US = 3_600_000_000  # a counter outlives its window, for what is settled late
+_RUN_IDLE_US = 3_600_000_000  # a run's counter may go once its lease was given back this long ago
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """What a request may use at most: prompt tokens, and output tokens of all its choices."""
+
+    prompt: int
+    output: int
+    choices: int
+    prices: TokenPrices
+
+    def of(self, budget: Budget) -> int:
+        if budget.unit == NANO_EUR:
+            return self.prices.most(self.prompt, self.output)
+        return 1 if budget.unit == CALLS else self.prompt + self.output
+
+    def affordable(self, budget: Budget, rest: int) -> int | None:
+        """Output tokens a choice that `rest` of the unit pays for; None: as many as you like,
+        below 1: the request is beyond it."""
+        if budget.unit == CALLS:
+            return None if rest >= 1 else -1
+        if budget.unit == NANO_EUR:
+            output = self.prices.affords(rest, self.prompt)
+        else:
+            output = rest - self.prompt
+        return None if output is None else output // self.choices
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One budget's counter, as a request sees it."""
+
+    budget: Budget
+    window: str  # its id, with the run or agent that it is for
+    ends_us: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.budget.id}/{self.window}"
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """The lease of `line` is too small by then: `rest` is what can be had of it now."""
+
+    line: Line
+    need: int
+    rest: int
+
+
+class Reservation:
+    """What one request holds, and of what."""
+
+    __slots__ = ("held", "leases", "lines", "low", "slots")
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = lines
+        self.low: list[Line] = []  # of these: leases that should be topped up
+        self.slots: list[int] = []
+        self.leases: list[int] = []
+        self.held: list[int] = []
+
+    def charges(self) -> tuple[Charge, ...]:
+        """For the open record: where the request will be charged, should this process die."""
+        return tuple(
+            Charge(line.budget.id, line.window, lease, line.budget.unit, 0)
+            for line, lease in zip(self.lines, self.leases, strict=True)
+        )
+
+
+class Books:
+    """One process's door to the counters. Times are Unix microseconds.
+
+    Call whatever changes counters under the table's lock.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._windows: dict[tuple[str, str], Window] = {}
+
+    def lines(self, found: Sequence[tuple[Budget, str]], now_us: int) -> list[Line]:
+        lines = []
+        for budget, suffix in found:
+            kind = budget.window, budget.time_zone
+            current = self._windows.get(kind)
+            if current is None or not current.starts_us <= now_us < current.ends_us:
+                current = self._windows[kind] = window(*kind, now_us)
+            ends_us = current.ends_us
+            if suffix and current.id == "total":
+                ends_us = now_us + _RUN_IDLE_US
+            lines.append(Line(budget, current.id + suffix, ends_us + _GRACE_US))
+        return lines
+
+    def reserve(self, lines: Sequence[Line], worst: Worst, now_us: int) -> Reservation | Short:
+        """Hold the worst case on every line, or on none. Raises TableFull."""
+        table, taken = self.table, Reservation(lines)
+        words = table.words
+        for line in lines:
+            slot = table.find(line.name, line.ends_us, now_us)
+            need = worst.of(line.budget)
+            if line.budget.hard:
+                rest = words[slot + t.GRANTED] - words[slot + t.SPENT] - words[slot + t.HELD]
+                if need > rest:
+                    return Short(line, need, rest)
+                if rest < 3 * need and words[slot + t.CAP] > words[slot + t.GRANTED]:
+                    taken.low.append(line)
+            taken.slots.append(slot)
+            taken.held.append(need)
+        for line, slot, need in zip(lines, taken.slots, taken.held, strict=True):
+            table.hold(slot, need)
+            words[slot + t.USED_US] = now_us
+            if words[slot + t.ENDS_US] < line.ends_us:
+                words[slot + t.ENDS_US] = line.ends_us  # a run goes on
+            taken.leases.append(words[slot + t.LEASE])
+        return taken
+
+    def settle(self, taken: Reservation, used: Usage, nano_eur: int) -> tuple[Charge, ...]:
+        """Give the reservation back and spend what was used; the charges for the close record."""
+        table, charges = self.table, []
+        words = table.words
+        for line, slot, lease, held in zip(
+            taken.lines, taken.slots, taken.leases, taken.held, strict=True
+        ):
+            amount = measure(line.budget.unit, used, nano_eur)
+            if amount:
+                # Spent before it is given back: death in between is too careful, no more.
+                words[slot + t.SPENT] += amount
+                charges.append(Charge(line.budget.id, line.window, lease, line.budget.unit, amount))
+            table.let_go(slot, held)
+        return tuple(charges)
+
+    def give_back(self, taken: Reservation) -> None:
+        """The request was not served after all."""
+        for slot, held in zip(taken.slots, taken.held, strict=True):
+            self.table.let_go(slot, held)
+
+    def charge(self, charges: Sequence[Charge], now_us: int) -> None:
+        """Spend what a request of a dead process used: its reservation goes with its column."""
+        words = self.table.words
+        for charge in charges:
+            name = f"{charge.budget_id}/{charge.window}"
+            slot = self.table.find(name, now_us + _GRACE_US, now_us)
+            if words[slot + t.LEASE] == charge.lease:
+                words[slot + t.SPENT] += charge.amount
+
+    def left(self, taken: Reservation) -> list[tuple[Budget, int]]:
+        """What each hard budget has left, as far as this host knows: for the reply's headers."""
+        words = self.table.words
+        return [
+            (line.budget, words[slot + t.CAP] - words[slot + t.SPENT])
+            for line, slot in zip(taken.lines, taken.slots, strict=True)
+            if line.budget.hard
+        ]

@@ -1,0 +1,259 @@
+"""The gate: rate limits and budgets of one request, all of them or none, in one locked section.
+
+`Pass` is what a request holds while it runs; `settle` takes it back, once.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway import errors, rates
+from gateway.books import Books, Line, Reservation, Short, Worst
+from gateway.budgets import CALLS, NANO_EUR, NO_RUN, RUN, TOKENS, Budget, Run
+from gateway.directory import UNLIMITED, Directory, Endpoint, Key, RateLimits
+from gateway.errors import ApiError
+from gateway.leases import Away, Leases
+from gateway.prices import TokenPrices
+from gateway.rates import Limited, Rates, Taken
+from gateway.records import CHARGES_MAX, Charge, CloseRecord
+from gateway.request import Call
+from gateway.sizes import Size
+from gateway.table import Table, TableFull
+from gateway.usage import Usage
+from gateway.worst import clamp, worst
+
+_FREE = TokenPrices()
+
+
+@dataclass(slots=True)
+class Ask:
+    """What a request wants to pass the gate with."""
+
+    lines: list[Line]
+    limits: list[tuple[str, str, RateLimits]]  # whose, of what id, which
+    prices: TokenPrices
+    run: Run = NO_RUN
+    worst: Worst | None = None  # None: nothing depends on how much the request may use
+
+
+class Pass:
+    __slots__ = ("ask", "cost", "reserved", "taken")
+
+    def __init__(self, ask: Ask, taken: Taken | None, reserved: Reservation | None) -> None:
+        self.ask = ask
+        self.taken = taken
+        self.reserved = reserved
+        self.cost = 0  # nanoeuro, when it is settled
+
+
+class Gate:
+    """One process's gate. `clock`: Unix nanoseconds."""
+
+    def __init__(
+        self,
+        table: Table,
+        leases: Leases,
+        books: Books,
+        hosts: int = 1,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.table = table
+        self.books = books
+        self.leases = leases
+        self._rates = Rates(table, hosts)
+        self._clock = clock
+
+    def ask(
+        self, directory: Directory, key: Key, endpoint: Endpoint, run: Run, call: Call, size: Size
+    ) -> Ask:
+        """Raises 400 where more budgets count than a request can carry, and for bounds that are
+        none."""
+        now_ns = self._clock()
+        organization = directory.organization(key.organization_id)
+        project = directory.project(key.project_id)
+        limits: list[tuple[str, str, RateLimits]] = []
+        if organization is not None and organization.rate_limits != UNLIMITED:
+            limits.append(("organization", organization.id, organization.rate_limits))
+        if project is not None and project.rate_limits != UNLIMITED:
+            limits.append(("project", project.id, project.rate_limits))
+        if key.rate_limits != UNLIMITED:
+            limits.append(("key", key.id, key.rate_limits))
+        found = directory.budgets.of(
+            key.organization_id, key.project_id, key.id, run, shared=endpoint.shared
+        )
+        if len(found) > CHARGES_MAX:
+            message = f"More than {CHARGES_MAX} budgets count this request: its run is too deep."
+            raise errors.bad_request("run_too_deep", message)
+        lines = self.books.lines(found, now_ns // 1000) if found else []
+        prices = directory.prices.at(endpoint.device_kind, now_ns / 1e9)
+        ask = Ask(lines, limits, prices, run)
+        if lines or limits:
+            ask.worst = worst(call, size, endpoint.max_model_len, prices)
+        return ask
+
+    def enter(self, ask: Ask) -> "Pass | Short | Limited":
+        """Take and hold everything, or nothing. Raises 503 when the shared table is full."""
+        worst = ask.worst
+        if worst is None:
+            return Pass(ask, None, None)
+        now_ns, table = self._clock(), self.table
+        taken: Taken | None = None
+        reserved: Reservation | None = None
+        table.lock()
+        try:
+            if ask.limits:
+                found = self._rates.take(ask.limits, worst.prompt, worst.output, now_ns)
+                if isinstance(found, Limited):
+                    return found
+                taken = found
+            if ask.lines:
+                held = self.books.reserve(ask.lines, worst, now_ns // 1000)
+                if isinstance(held, Short):
+                    if taken is not None:
+                        self._rates.undo(taken)
+                    return held
+                reserved = held
+        except TableFull:
+            raise errors.gate_full() from None
+        finally:
+            table.unlock()
+        if reserved is not None and reserved.low:
+            self.leases.top_up(reserved.low)
+        return Pass(ask, taken, reserved)
+
+    async def fund(self, ask: Ask, call: Call, short: Short) -> Pass:
+        """Ask for the leases that are short; if there is no more, let the request generate only
+        what its budgets buy.
+
+        Raises 429 when they buy no token, 503 when PostgreSQL cannot be asked for the rest.
+        """
+        asked: set[str] = set()
+        while True:
+            if short.line.name not in asked:
+                asked.add(short.line.name)
+                try:
+                    await self.leases.raise_to(short.line, short.need)
+                except Away:
+                    raise errors.budget_unavailable(short.line.budget.subject) from None
+            else:
+                self._shorten(ask, call, short)
+            outcome = self.enter(ask)
+            if isinstance(outcome, Limited):
+                raise refusal(outcome)
+            if isinstance(outcome, Pass):
+                return outcome
+            short = outcome
+
+    def _shorten(self, ask: Ask, call: Call, short: Short) -> None:
+        """Each time by at least one token, so that this comes to an end. Raises 429."""
+        assert ask.worst is not None
+        output = ask.worst.affordable(short.line.budget, short.rest)
+        if output is None or output < 1 or not call.operation.output_limits:
+            raise refusal(short)
+        most = ask.worst.output // ask.worst.choices
+        ask.worst = clamp(call, ask.worst, min(output, most - 1))
+        if most <= 1:
+            raise refusal(short)
+
+    def settle(self, held: Pass, used: Usage) -> tuple[Charge, ...]:
+        """The charges, for the close record. `held` is over with this."""
+        held.cost = cost = held.ask.prices.cost(used)
+        if held.taken is None and held.reserved is None:
+            return ()
+        charges: tuple[Charge, ...] = ()
+        self.table.lock()
+        try:
+            if held.reserved is not None:
+                charges = self.books.settle(held.reserved, used, cost)
+            if held.taken is not None:
+                self._rates.put_back(held.taken, used.input, used.output)
+        finally:
+            self.table.unlock()
+        return charges
+
+    def leave(self, held: Pass) -> None:
+        """The request was not served: nothing is charged, only its call counts as a request."""
+        self.table.lock()
+        try:
+            if held.reserved is not None:
+                self.books.give_back(held.reserved)
+            if held.taken is not None:
+                self._rates.put_back(held.taken, 0, 0)
+        finally:
+            self.table.unlock()
+
+    def bury(self, owner: str, cut_off: Sequence[CloseRecord]) -> None:
+        """The process `owner` has died: charge what it had delivered, then free what it held."""
+        now_us = self._clock() // 1000
+        if not self.table.holds(owner):
+            return  # of an earlier life, or told twice
+        with self.table.locked():
+            for record in cut_off:
+                self.books.charge(record.charges, now_us)
+        self.table.release(owner)
+
+    def headers(self, held: Pass) -> bytes:
+        """x-ratelimit-* as OpenAI sends them, and what the run's budgets have left."""
+        lines = b""
+        if held.taken is not None:
+            requests, prompt, output = self._rates.left(held.taken, self._clock())
+            tokens = prompt if output is None else output
+            if prompt is not None and output is not None and prompt.remaining < output.remaining:
+                tokens = prompt
+            lines += _limit(b"requests", requests) + _limit(b"tokens", tokens)
+            lines += _limit(b"input-tokens", prompt) + _limit(b"output-tokens", output)
+        run = held.ask.run
+        if run.refs:
+            lines += b"x-stoa-run-id: %b\r\n" % run.refs[-1].encode()
+            if held.reserved is not None:
+                lines += _remaining(self.books.left(held.reserved))
+        return lines
+
+
+def _limit(what: bytes, left: rates.Left | None) -> bytes:
+    if left is None:
+        return b""
+    return (
+        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+    ) % (what, left.limit, what, left.remaining, what, duration(left.reset_ns))
+
+
+_UNITS = {NANO_EUR: b"eur", TOKENS: b"tokens", CALLS: b"calls"}
+
+
+def _remaining(left: Sequence[tuple[Budget, int]]) -> bytes:
+    """What the tightest budget of the run, or of a run above it, has left in each unit."""
+    least: dict[str, int] = {}
+    for budget, rest in left:
+        if budget.subject == RUN:
+            least[budget.unit] = min(rest, least.get(budget.unit, rest))
+    return b"".join(
+        b"x-stoa-run-remaining-%b: %b\r\n"
+        % (_UNITS[unit], euro(max(0, rest)) if unit == NANO_EUR else b"%d" % max(0, rest))
+        for unit, rest in least.items()
+    )
+
+
+def euro(nano: int) -> bytes:
+    """Exactly, as decimals."""
+    return b"%d.%09d" % divmod(nano, 10**9)
+
+
+def duration(nanoseconds: int) -> bytes:
+    """As OpenAI writes it: 12ms, 1.5s, 6m0s."""
+    millis = -(-nanoseconds // 1_000_000)
+    if millis < 1000:
+        return b"%dms" % millis
+    if millis < 60_000:
+        return b"%gs" % (millis / 1000)
+    return b"%dm%ds" % divmod(-(-millis // 1000), 60)
+
+
+def refusal(short: Short | Limited) -> ApiError:
+    """429: it is the caller's own bound."""
+    if isinstance(short, Limited):
+        return errors.rate_limited(short.whose, short.what, short.limit, short.wait_ns)
+    budget = short.line.budget
+    return errors.budget_exceeded(
+        budget.subject, budget.unit, budget.amount, short.line.window, short.need, short.rest
+    )

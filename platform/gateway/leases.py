@@ -1,0 +1,209 @@
+"""Leases: what this host may spend of each budget without asking.
+
+PostgreSQL is the authority (`billing_lease`). A counter asks when a request finds its lease too
+small, and ahead of that when it runs low; what has been idle is given back, and at once when
+another host lacks it or the budget was edited. Asks are numbered in the shared table: an answer
+counts only while no later ask of any process is under way, so what stands in the table never
+exceeds what PostgreSQL has granted. Giving back lowers the table first.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import psycopg
+
+from gateway import store, tasks
+from gateway import table as t
+from gateway.books import Books, Line
+from gateway.budgets import Budget
+
+log = logging.getLogger(__name__)
+
+_IDLE_US = 30_000_000
+_LOOK_S = 5.0
+_ASK_TIMEOUT_S = 2.0
+_ASK = "SELECT lease, seq, granted, cap FROM billing_lease(%s, %s, %s, %s)"
+
+
+class Away(Exception):
+    """PostgreSQL cannot be asked now."""
+
+
+@dataclass(slots=True)
+class _Ask:
+    line: Line
+    need: int = 0  # of the requests that wait for it
+    more: bool = False
+    waiting: list["asyncio.Future[None]"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    slot: int
+    lease: int
+    seq: int
+
+
+class Leases:
+    """One process's asks. All methods belong to one event loop's thread."""
+
+    def __init__(
+        self,
+        books: Books,
+        store: store.Store,
+        gateway_id: str,
+        hosts: int = 1,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """`hosts`: gateways of the region, which share what is left. `clock`: Unix microseconds."""
+        self._books = books
+        self._store = store
+        self._gateway_id = gateway_id
+        self._hosts = hosts
+        self._clock = clock
+        self._asks: dict[str, _Ask] = {}
+        self._known: dict[str, Line] = {}  # counters that this process has used
+        self._due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._look())]
+
+    async def stop(self) -> None:
+        """Give everything back that is not held; what cannot be told now ends with the epoch."""
+        await tasks.end(*self._tasks)
+        self._tasks = []
+        self.give_back(self._known.values())
+        try:
+            async with asyncio.timeout(1.0):
+                await self._send()
+        except (*store.AWAY, psycopg.Error):
+            log.warning("leases were not given back; they end when this gateway's spool is settled")
+
+    # --- Asking -----------------------------------------------------------------------
+    async def raise_to(self, line: Line, need: int) -> None:
+        """Ask for a lease that has room for `need` more. Returns when the answer is in the table,
+        whatever it is. Raises Away."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ask = self._ask(line)
+        ask.need += need
+        ask.more = True
+        ask.waiting.append(waiter)
+        await waiter
+
+    def top_up(self, lines: Iterable[Line]) -> None:
+        """Their leases run low: ask in the background."""
+        for line in lines:
+            self._ask(line).more = True
+
+    def give_back(self, lines: Iterable[Line], *, idle_us: int = 0) -> None:
+        """Lower each lease to what is spent and held, if it was not used for `idle_us`."""
+        now_us, words = self._clock(), self._books.table.words
+        for line in list(lines):
+            if line.ends_us < now_us:
+                self._known.pop(line.name, None)
+                continue
+            with self._books.table.locked():
+                slot = self._books.table.find(line.name, line.ends_us, now_us)
+                used = words[slot + t.SPENT] + words[slot + t.HELD]
+                if now_us - words[slot + t.USED_US] < idle_us:
+                    continue
+                if words[slot + t.GRANTED] <= used:
+                    self._known.pop(line.name, None)  # there is nothing to give
+                    continue
+                words[slot + t.GRANTED] = used
+            self._ask(line)
+
+    def edited(self, before: Sequence[Budget], after: Sequence[Budget]) -> None:
+        """The directory's budgets have changed: what was granted under the old ones goes back."""
+        old, new = ({budget.id: budget for budget in some} for some in (before, after))
+        changed = {
+            id for id, budget in old.items() if (now := new.get(id)) != budget and now is not None
+        }
+        self.give_back(line for line in self._known.values() if line.budget.id in changed)
+
+    def wanted(self, payload: str) -> None:
+        """Another host lacks what this one may hold: `<budget> <window>`."""
+        line = self._known.get(payload.replace(" ", "/", 1))
+        if line is not None:
+            self.give_back([line])
+
+    def _ask(self, line: Line) -> _Ask:
+        self._known[line.name] = line
+        ask = self._asks.get(line.name)
+        if ask is None:
+            ask = self._asks[line.name] = _Ask(line)
+        self._due.set()
+        return ask
+
+    async def _run(self) -> None:
+        failing = False
+        while True:
+            await self._due.wait()
+            try:
+                await self._send()
+                failing = False
+            except (*store.AWAY, psycopg.Error) as error:
+                if not failing:
+                    log.warning("budgets live on their leases: %s", type(error).__name__)
+                failing = True
+                await asyncio.sleep(0.2)
+
+    async def _send(self) -> None:
+        self._due.clear()
+        asks, self._asks = self._asks, {}
+        if not asks:
+            return
+        try:
+            sent, rows = self._compose(asks)
+            async with asyncio.timeout(_ASK_TIMEOUT_S), self._store.connection() as connection:
+                arguments = self._gateway_id, self._books.table.epoch, self._hosts, rows
+                cursor = await connection.execute(_ASK, arguments)
+                answers = await cursor.fetchall()
+        except BaseException as error:
+            for ask in asks.values():
+                for waiter in ask.waiting:
+                    if not waiter.done():
+                        waiter.set_exception(Away(type(error).__name__))
+            raise
+        self._apply(sent, answers)
+        for ask in asks.values():
+            for waiter in ask.waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _compose(self, asks: dict[str, _Ask]) -> tuple[dict[int, _Sent], str]:
+        table, sent, rows = self._books.table, {}, []
+        words, now_us = table.words, self._clock()
+        with table.locked():
+            for name, ask in asks.items():
+                slot = table.find(name, ask.line.ends_us, now_us)
+                words[slot + t.SEQ] += 1
+                lease, seq = words[slot + t.LEASE], words[slot + t.SEQ]
+                needed = words[slot + t.SPENT] + words[slot + t.HELD] + ask.need
+                if not ask.more:
+                    needed = min(needed, words[slot + t.GRANTED])
+                sent[lease] = _Sent(slot, lease, seq)
+                rows.append((ask.line.budget.id, ask.line.window, lease, seq, needed, ask.more))
+        return sent, msgspec.json.encode(rows).decode()
+
+    def _apply(self, sent: dict[int, _Sent], answers: Iterable[tuple[Any, ...]]) -> None:
+        words = self._books.table.words
+        with self._books.table.locked():
+            for lease, seq, granted, cap in answers:
+                one = sent[lease]
+                current = words[one.slot + t.LEASE] == lease and words[one.slot + t.SEQ] == seq
+                if current and one.seq == seq:
+                    words[one.slot + t.GRANTED] = granted
+                    words[one.slot + t.CAP] = cap
+
+    # --- Giving back ------------------------------------------------------------------
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.give_back(self._known.values(), idle_us=_IDLE_US)
