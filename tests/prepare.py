@@ -1,4 +1,5 @@
-"""Bring what the tests need besides Python packages: a browser, a second broker, an engine.
+"""Bring what the tests need besides Python packages: a browser, a second broker, an engine, and
+other people's clients.
 
 Debian packages are installed where that is allowed (root, or sudo without a password);
 otherwise one line says what to run, and pytest prints the reason of each test left out.
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from tests.clients import environment as clients
 from workers.agent import environment
 from workers.local.screen import Screen
 
@@ -29,6 +31,9 @@ def main() -> None:
     if environment.locate(ENGINE, cache) is None:
         with screen.bar(f"engine {ENGINE}") as progress:
             environment.install(ENGINE, cache, progress=progress)
+    if clients.locate(cache) is None:
+        with screen.timed("other people's clients"):
+            clients.install(cache)
 
 
 def _found(program: str) -> bool:

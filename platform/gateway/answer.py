@@ -26,7 +26,8 @@ class Answer:
 
     def identity(self) -> bytes:
         request = self._request
-        return reply.identity(request.id, request.headers.get(b"x-request-id"))
+        given = request.headers.get(b"x-request-id")
+        return reply.identity(request.id, given, anthropic=request.anthropic)
 
     def refuse(self, error: ApiError, lines: tuple[bytes, ...] = ()) -> None:
         self._client.refuse(self._request, error, lines)

@@ -376,7 +376,8 @@ class Client(asyncio.Protocol):
 def _refusal(
     request: Request, error: ApiError, lines: tuple[bytes, ...], keep_alive: bool
 ) -> bytes:
-    identity = reply.identity(request.id, request.headers.get(b"x-request-id"))
+    given = request.headers.get(b"x-request-id")
+    identity = reply.identity(request.id, given, anthropic=request.anthropic)
     return reply.refusal(
         error,
         request.id,

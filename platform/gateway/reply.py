@@ -23,9 +23,11 @@ def status_line(status: int) -> bytes:
     return _STATUS.get(status) or b"HTTP/1.1 %d Status\r\n" % status
 
 
-def identity(request_id: str, client_request_id: bytes | None) -> bytes:
+def identity(request_id: str, client_request_id: bytes | None, *, anthropic: bool = False) -> bytes:
     """Our id of the request, and the one that the client sent along, as header lines."""
     lines = b"x-request-id: %b\r\n" % request_id.encode()
+    if anthropic:  # its clients look for it under another name
+        lines += b"request-id: %b\r\n" % request_id.encode()
     if client_request_id and len(client_request_id) <= _ECHO_LIMIT:
         lines += b"x-client-request-id: %b\r\n" % client_request_id
     return lines + _VERSION
