@@ -1,21 +1,26 @@
 """The client's side of an exchange: one reply, in one piece or in parts of unknown number."""
 
-from gateway import reply
+from gateway import reply, timing
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.errors import ApiError
+from gateway.timing import Split
+
+_TRAILER = b"trailer: server-timing\r\n"
 
 
 class Answer:
     """`started`: a head has left, so that the status cannot be taken back any more."""
 
-    __slots__ = ("_chunked", "_client", "_context", "_request", "started")
+    __slots__ = ("_chunked", "_client", "_context", "_request", "started", "trails")
 
     def __init__(self, context: Context, client: Client, request: Request) -> None:
         self._context = context
         self._client = client
         self._request = request
         self._chunked = not request.old
+        # Whether a reply in parts may tell at its end, in a trailer, how long it took.
+        self.trails = self._chunked and b"trailers" in request.headers.get(b"te", b"").lower()
         self.started = False
 
     @property
@@ -41,7 +46,7 @@ class Answer:
         """The head of a reply in parts, and the first of them."""
         chunked, keep = self._chunked, self.keep_alive
         self.started = True
-        lines = (self.identity(), *lines)
+        lines = (self.identity(), *lines, _TRAILER) if self.trails else (self.identity(), *lines)
         head = reply.opening(200, kind, lines, chunked=chunked, keep_alive=keep)
         self._client.write(head + reply.chunk(first) if chunked else head + first)
 
@@ -49,7 +54,9 @@ class Answer:
         """`data` is not empty: an empty chunk would end the body."""
         self._client.write(reply.chunk(data) if self._chunked else data)
 
-    def end(self, *, keep_alive: bool = True) -> None:
-        if self._chunked:
+    def end(self, split: Split | None, *, keep_alive: bool = True) -> None:
+        if self.trails and split is not None:
+            self._client.write(b"0\r\n%b\r\n" % timing.header(split))
+        elif self._chunked:
             self._client.write(reply.LAST_CHUNK)
         self._client.finish(keep_alive and self.keep_alive)

@@ -8,17 +8,19 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway import errors, reply
+from gateway import errors, reply, timing
 from gateway.context import Context
 from gateway.directory import Key
 from gateway.errors import ApiError
 from gateway.operations import Operation, Shape
+from gateway.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,12 @@ class Request:
     """One request. `refusal` is set as soon as it is clear that it will be refused."""
 
     __slots__ = (
-        "arrived", "base", "expects", "headers", "id", "keep_alive", "key", "method", "old",
-        "operation", "path", "pieces", "refusal", "size",
+        "base", "expects", "headers", "id", "keep_alive", "key", "method", "old", "operation",
+        "path", "pieces", "refusal", "size", "timing",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
-        self.arrived = arrived  # on the loop's clock
+        self.timing = Timing(arrived)
         self.id = id
         self.method = ""
         self.path = ""  # without the query, nor the endpoint's own base
@@ -155,7 +157,7 @@ class Client(asyncio.Protocol):
 
     # --- httptools --------------------------------------------------------------------
     def on_message_begin(self) -> None:
-        self._reading = Request(self._loop.time(), self._context.ids.new())
+        self._reading = Request(time.monotonic(), self._context.ids.new())
         self._target = b""
         self._head_size = 0
         if not self.busy:
@@ -268,6 +270,7 @@ class Client(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         self.busy = True
         self.deadline = 0.0
+        request.timing.read = time.monotonic()
         try:
             self._serve(self, request)
         except Exception:
@@ -330,9 +333,9 @@ class Client(asyncio.Protocol):
         self._deaf = True
         if self.busy:
             return  # an answer is under way: it is the last
-        request = self._reading or Request(self._loop.time(), self._context.ids.new())
+        request = self._reading or Request(time.monotonic(), self._context.ids.new())
         self._reading = None
-        self._context.metrics.refused("unreadable", error.status)
+        self._context.metrics.refused("unreadable", error.status, error.code)
         self.write(_refusal(request, error, (), False))
         self.touch(self._context.limits.linger_s)
         with contextlib.suppress(OSError, NotImplementedError):
@@ -378,10 +381,11 @@ def _refusal(
 ) -> bytes:
     given = request.headers.get(b"x-request-id")
     identity = reply.identity(request.id, given, anthropic=request.anthropic)
+    spent = timing.header(request.timing.split(time.monotonic()))
     return reply.refusal(
         error,
         request.id,
-        (identity, *lines),
+        (identity, spent, *lines),
         keep_alive=keep_alive,
         anthropic=request.anthropic,
     )

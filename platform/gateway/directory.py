@@ -158,6 +158,15 @@ class Directory:
                 return None
         return found
 
+    def has(self, endpoint_id: str) -> bool:
+        return endpoint_id in self._by_id
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """How many keys, endpoints and ready replicas there are."""
+        ready = sum(len(endpoint.replicas) for endpoint in self._by_id.values())
+        return len(self._keys), len(self._by_id), ready
+
     def endpoints(self, project_id: str) -> list[Endpoint]:
         """A project's endpoints, oldest first."""
         return list(self._endpoints.get(project_id, ()))

@@ -5,11 +5,13 @@ import time
 from gateway.budgets import NO_RUN, Run
 from gateway.context import Context
 from gateway.directory import Endpoint, Key
+from gateway.engine_times import EngineTimes
 from gateway.gate import Pass, euro
 from gateway.records import Charge
 from gateway.request import Call
 from gateway.spool import CloseRecord, OpenRecord
 from gateway.stream import Rewriter
+from gateway.timing import Split, Timing
 from gateway.usage import Usage
 
 _NOTE_EVERY_US = 1_000_000
@@ -19,15 +21,15 @@ class Entry:
     """`settle` is the only way out; what was never opened is counted, and charged nothing."""
 
     __slots__ = (
-        "_call", "_context", "_key", "_noted_us", "arrived", "endpoint", "held", "opened_us",
-        "replica_id", "request_id", "settled",
+        "_call", "_context", "_key", "_noted_us", "endpoint", "held", "opened_us", "replica_id",
+        "request_id", "settled", "split", "timing", "told",
     )  # fmt: skip
 
     def __init__(
         self,
         context: Context,
         request_id: str,
-        arrived: float,
+        timing: Timing,
         key: Key,
         call: Call,
         endpoint: Endpoint,
@@ -37,7 +39,9 @@ class Entry:
         self._call = call
         self._noted_us = 0
         self.request_id = request_id
-        self.arrived = arrived  # on the loop's clock
+        self.timing = timing
+        self.told: EngineTimes | None = None  # the engine's own account of it
+        self.split: Split | None = None  # once it is settled
         self.endpoint = endpoint
         self.opened_us = 0  # 0: nothing was opened yet
         self.held: Pass | None = None  # of limits and budgets
@@ -75,13 +79,15 @@ class Entry:
         self._context.spool.progress(self.request_id, now_us, *args)
 
     def settle(self, now: float, status: int, finish: str, used: Usage, counted_by: str) -> None:
-        """Book the request, once, before its last byte leaves. `now` is on the loop's clock."""
+        """Book the request, once, before its last byte leaves. `now` is on the timing's clock."""
         assert not self.settled
         self.settled = True
-        context, call = self._context, self._call
+        context, call, timing = self._context, self._call, self.timing
         context.metrics.in_flight -= 1
         operation = call.operation.name
-        context.metrics.served(operation, status, finish, used, now - self.arrived)
+        split = self.split = timing.split(now, self.told, decodes=call.operation.streams)
+        series = context.metrics.of(operation, self.endpoint)
+        series.count(status, finish, used, timing, split, now)
         charges, nano_eur, run = self._pay(used)
         if not self.opened_us:
             return

@@ -13,12 +13,14 @@ from collections.abc import Coroutine
 from gateway import (
     authentication,
     engine_errors,
+    engine_times,
     errors,
     gate,
     guard,
     reply,
     routing,
     stream,
+    timing,
     typed_events,
     usage,
 )
@@ -70,7 +72,7 @@ class Exchange:
         self._key = key
         self._call = call
         self._ask_for = ask
-        self._entry = Entry(context, request.id, request.arrived, key, call, endpoint)
+        self._entry = Entry(context, request.id, request.timing, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
         self._loop = asyncio.get_running_loop()
@@ -133,10 +135,12 @@ class Exchange:
                 hold.knock(endpoint)
                 raise errors.endpoint_starting(self._call.model, _RETRY_AFTER_START_S)
             hold.enter(endpoint, _RETRY_AFTER_START_S)
+            began = time.monotonic()
             try:
                 self._entry.endpoint = await self._woken()
             finally:
                 hold.leave(endpoint)
+                self._entry.timing.wake += time.monotonic() - began
             # The wait may have been long: the key must still be good.
             headers, directory = self._request.headers, self._context.keeper.current
             anthropic = self._request.anthropic
@@ -204,6 +208,7 @@ class Exchange:
             upstream = await self._context.engines.connect(replica)
         except Unreachable as error:
             log.warning("%s", error)
+            self._context.metrics.upstream_errors["unreachable"] += 1
             self._try_another()
             return
         self._task = None
@@ -212,6 +217,8 @@ class Exchange:
     def _ask(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._client.touch(self._context.limits.engine_s)
+        moments = self._entry.timing
+        moments.asked = moments.asked or time.monotonic()
         upstream.send(self, self._wire)
 
     def _try_another(self) -> None:
@@ -240,11 +247,15 @@ class Exchange:
             self._rewriter = typed_events.rewriter(self._call, self._engine_model)
 
     def engine_data(self, data: bytes, done: bool) -> None:
+        moments = self._entry.timing
         if done:
             self._upstream = None
+            moments.last = time.monotonic()
         if not self._paused:
             self._client.touch(self._context.limits.engine_s)
         if self._rewriter is not None:
+            if not moments.first:
+                moments.first = moments.last or time.monotonic()
             self._relay(self._rewriter, data, done)
         elif self._status == 200:
             self._collect(data, done)
@@ -257,11 +268,13 @@ class Exchange:
             self._end()  # only the frame's end is missing
             return
         log.warning("%s was lost by %s: %s", self._request.id, self._entry.replica_id, why)
+        stale = upstream is not None and upstream.reused and not self._stale and not self._sent
+        self._context.metrics.upstream_errors["stale" if stale else "lost"] += 1
         if self._sent:
             self._cut(errors.engine_gone(), "engine_gone")
             return
         self._forget_answer()
-        if upstream is not None and upstream.reused and not self._stale:
+        if stale:
             # The engine had closed an idle connection as we took it: it never saw the request.
             replica, self._stale = self._replica, True
             self._leave()
@@ -276,6 +289,7 @@ class Exchange:
 
     def _forget_answer(self) -> None:
         self._status, self._headers, self._rewriter = 0, {}, None
+        self._entry.timing.first = 0.0
         self._body.clear()
         self._size = 0
 
@@ -283,6 +297,7 @@ class Exchange:
         try:
             out = rewriter.feed(data)
         except stream.TooLong:
+            self._context.metrics.upstream_errors["garbled"] += 1
             self._abandon()
             self._cut(errors.engine_gone(), "engine_error")
             return
@@ -293,7 +308,12 @@ class Exchange:
                 # Before the last bytes leave: with them the client knows that it is served.
                 used, counted_by = rewriter.delivered()
                 finish = "engine_error" if rewriter.failed else "complete"
+                moments = self._entry.timing
+                moments.last = moments.last or time.monotonic()
+                self._entry.told = rewriter.times
                 self._settle(200, finish, used, counted_by)
+                if self._entry.split and not self._answer.trails:
+                    out = timing.comment(self._entry.split) + out
             else:
                 self._entry.note(rewriter)
         if out:
@@ -314,6 +334,7 @@ class Exchange:
             return
         body = b"".join(self._body)
         used, counted_by = self._counted(body)
+        self._entry.told = engine_times.last(body[-_TAIL:])
         self._settle(200, "complete", used, counted_by)
         if self._answer.started:
             self._send(body)
@@ -359,6 +380,8 @@ class Exchange:
             error = engine_errors.translate(
                 self._status, body, self._call, self._engine_model, self._need.asked
             )
+            if error.status >= 500:
+                self._context.metrics.upstream_errors["status"] += 1
             self._fail(error, "engine_error" if error.status >= 500 else "refused")
 
     # --- to the client ------------------------------------------------------------------
@@ -374,15 +397,17 @@ class Exchange:
     def _end(self, *, keep_alive: bool = True) -> None:
         if not self._answer.started:
             self._send(b"\n")
-        self._answer.end(keep_alive=keep_alive)
+        self._answer.end(self._entry.split, keep_alive=keep_alive)
 
     def _lines(self, used: Usage | None) -> tuple[bytes, ...]:
         """Header lines; `used` is what the engine has reported so far."""
-        millis = (self._loop.time() - self._request.arrived) * 1000
+        entry, now = self._entry, time.monotonic()
+        millis = (now - entry.timing.arrived) * 1000
         ours = b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n" % (
             self._key.organization_id.encode(), millis,
         )  # fmt: skip
-        return ours, self._fullness(used), self._entry.lines()
+        spent = timing.header(entry.split or entry.timing.split(now))
+        return ours, spent, self._fullness(used), entry.lines()
 
     def _fullness(self, used: Usage | None) -> bytes:
         need, endpoint = self._need, self._entry.endpoint
@@ -397,6 +422,7 @@ class Exchange:
     # --- ends -----------------------------------------------------------------------------
     def _fail(self, error: ApiError, finish: str) -> None:
         """Nothing of the engine's has left: an error takes the whole answer's place."""
+        self._context.metrics.refusal(error.code)
         if not self._entry.settled:
             self._settle(error.status, finish, NONE, "engine")
         if self._answer.started:
@@ -427,7 +453,7 @@ class Exchange:
         self._leave()
         if finish == "complete" and counted_by == "engine" and used.input:
             self._context.learning.of(self._entry.endpoint.id).learn(self._need, used)
-        self._entry.settle(self._loop.time(), status, finish, used, counted_by)
+        self._entry.settle(time.monotonic(), status, finish, used, counted_by)
 
     def _abandon(self) -> None:
         task, self._task = self._task, None
@@ -466,6 +492,7 @@ class Exchange:
             self._client.abort()  # it reads nothing any more
             return
         self._abandon()
+        self._context.metrics.upstream_errors["silent"] += 1
         if self._sent:
             self._cut(errors.engine_silent(), "engine_timeout")
         else:

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 # Everything else is added up.
 _LEAST = {"stoa_gateway_spool_healthy", "stoa_gateway_directory_generation"}
-_MOST = {"stoa_gateway_directory_age_seconds"}
+_MOST = {
+    f"stoa_gateway_directory_{what}" for what in ("age_seconds", "keys", "endpoints", "replicas")
+}
 
 Family = tuple[str, dict[str, float]]  # its kind; values by series
 

@@ -1,83 +1,148 @@
-"""Prometheus figures. Labels are operations and statuses: their number is bounded by the code."""
+"""Prometheus figures of one process.
 
-from bisect import bisect_left
+Labels are bounded: operations, statuses and codes by the code, endpoints by the directory.
+"""
+
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from gateway.usage import Usage
+from gateway import series
+from gateway.directory import Endpoint
+from gateway.series import Histogram, Series
 
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+GONE = "gone"  # stands for all endpoints that the directory no longer has
+_NO_CODE = "none"
+_GEN_AI_NAMES = {"chat.completions": "chat", "completions": "text_completion"}
 
-
-class _Histogram:
-    __slots__ = ("counts", "total")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_BUCKETS) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(_BUCKETS, seconds)] += 1
-        self.total += seconds
-
-    def lines(self, name: str, labels: str) -> list[str]:
-        lines, running = [], 0
-        for bound, count in zip((*_BUCKETS, "+Inf"), self.counts, strict=True):
-            running += count
-            lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {running}')
-        lines.append(f"{name}_sum{{{labels}}} {self.total:.6f}")
-        lines.append(f"{name}_count{{{labels}}} {running}")
-        return lines
+Kept = tuple[str, str, Series]  # operation, endpoint
 
 
 class Metrics:
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int]] = Counter()
-        self.tokens: Counter[tuple[str, str]] = Counter()
-        self.cut: Counter[str] = Counter()
         self.in_flight = 0
         self.waiting = 0
         self.retries = 0
         self.unrecorded = 0
-        self._seconds: dict[str, _Histogram] = {}
+        self.upstream_errors: Counter[str] = Counter()  # by what went wrong, of a few words
+        self._answered: Counter[tuple[str, int]] = Counter()  # without an endpoint
+        self._refusals: Counter[str] = Counter()
+        self._series: dict[tuple[str, str], Series] = {}
 
-    def served(self, operation: str, status: int, finish: str, used: Usage, seconds: float) -> None:
-        """One request that ended; `operation` is one of gateway.operations or a page's name."""
-        self.requests[operation, status] += 1
-        self._seconds.setdefault(operation, _Histogram()).observe(seconds)
-        if finish != "complete":
-            self.cut[finish] += 1
-        if used.input or used.output:
-            self.tokens[operation, "input"] += used.input
-            self.tokens[operation, "cached"] += used.cached
-            self.tokens[operation, "output"] += used.output
+    def of(self, operation: str, endpoint: Endpoint) -> Series:
+        found = self._series.get((operation, endpoint.id))
+        if found is None:
+            found = self._series[operation, endpoint.id] = Series(endpoint.model)
+        return found
 
-    def refused(self, operation: str, status: int) -> None:
-        self.requests[operation, status] += 1
+    def answered(self, operation: str, status: int) -> None:
+        """`operation` is one of gateway.operations or a page's name."""
+        self._answered[operation, status] += 1
+
+    def refused(self, operation: str, status: int, code: str | None) -> None:
+        """By us, before an endpoint was found."""
+        self._answered[operation, status] += 1
+        self.refusal(code)
+
+    def refusal(self, code: str | None) -> None:
+        """`code` is an ApiError's: one of those that stand in our code."""
+        self._refusals[code or _NO_CODE] += 1
+
+    def endpoints(self) -> set[str]:
+        return {endpoint_id for _, endpoint_id in self._series}
+
+    def forget(self, known: Callable[[str], bool]) -> None:
+        """What was counted for endpoints that are not `known` any more goes on as GONE's."""
+        for (operation, endpoint_id), old in list(self._series.items()):
+            if endpoint_id != GONE and not known(endpoint_id):
+                del self._series[operation, endpoint_id]
+                self._series.setdefault((operation, GONE), Series("")).add(old)
 
     def text(self, gauges: Mapping[str, float]) -> bytes:
         """The exposition format, version 0.0.4. `gauges` adds figures of other parts."""
-        lines = ["# TYPE stoa_gateway_requests_total counter"]
-        for (operation, status), count in sorted(self.requests.items()):
-            labels = f'operation="{operation}",status="{status}"'
-            lines.append(f"stoa_gateway_requests_total{{{labels}}} {count}")
-        lines.append("# TYPE stoa_gateway_tokens_total counter")
-        for (operation, kind), count in sorted(self.tokens.items()):
-            labels = f'operation="{operation}",kind="{kind}"'
-            lines.append(f"stoa_gateway_tokens_total{{{labels}}} {count}")
-        lines.append("# TYPE stoa_gateway_cut_total counter")
-        for finish, count in sorted(self.cut.items()):
-            lines.append(f'stoa_gateway_cut_total{{finish="{finish}"}} {count}')
-        lines.append("# TYPE stoa_gateway_request_seconds histogram")
-        for operation, histogram in sorted(self._seconds.items()):
-            lines += histogram.lines("stoa_gateway_request_seconds", f'operation="{operation}"')
+        kept = [(name, endpoint, one) for (name, endpoint), one in sorted(self._series.items())]
+        lines = [*self._counters(kept), *_seconds(kept), *_waits(kept), *_gen_ai(kept)]
         own = {
-            "in_flight": self.in_flight,
-            "waiting": self.waiting,
-            "retries_total": self.retries,
-            "unrecorded_total": self.unrecorded,
+            "stoa_gateway_in_flight": self.in_flight,
+            "stoa_gateway_waiting": self.waiting,
+            "stoa_gateway_retries_total": self.retries,
+            "stoa_gateway_unrecorded_total": self.unrecorded,
         }
         for name, value in {**own, **gauges}.items():
             kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# TYPE stoa_gateway_{name} {kind}", f"stoa_gateway_{name} {value:.16g}"]
+            lines += [f"# TYPE {name} {kind}", f"{name} {value:.16g}"]
         return ("\n".join(lines) + "\n").encode()
+
+    def _counters(self, kept: Iterable[Kept]) -> Iterator[str]:
+        yield "# TYPE stoa_gateway_requests_total counter"
+        for (operation, status), count in sorted(self._answered.items()):
+            labels = f'operation="{operation}",endpoint="",status="{status}"'
+            yield f"stoa_gateway_requests_total{{{labels}}} {count}"
+        for operation, endpoint, one in kept:
+            for status, count in sorted(one.requests.items()):
+                labels = f'operation="{operation}",endpoint="{endpoint}",status="{status}"'
+                yield f"stoa_gateway_requests_total{{{labels}}} {count}"
+        yield "# TYPE stoa_gateway_tokens_total counter"
+        for operation, endpoint, one in kept:
+            for kind in ("input", "cached", "output"):
+                labels = f'operation="{operation}",endpoint="{endpoint}",kind="{kind}"'
+                yield f"stoa_gateway_tokens_total{{{labels}}} {getattr(one, kind)}"
+        cut: Counter[str] = Counter()
+        for _, _, one in kept:
+            cut.update(one.cut)
+        yield from _counter("cut_total", "finish", cut)
+        yield from _counter("refusals_total", "code", self._refusals)
+        yield from _counter("upstream_errors_total", "reason", self.upstream_errors)
+
+
+def _counter(name: str, label: str, counts: Mapping[str, int]) -> Iterator[str]:
+    yield f"# TYPE stoa_gateway_{name} counter"
+    for value, count in sorted(counts.items()):
+        yield f'stoa_gateway_{name}{{{label}="{value}"}} {count}'
+
+
+def _seconds(kept: Iterable[Kept]) -> Iterator[str]:
+    """Of all requests that found their endpoint, however they ended."""
+    sums: dict[str, Histogram] = {}
+    for operation, _, one in kept:
+        found = sums.setdefault(operation, Histogram(one.seconds.bounds))
+        found.add(one.seconds)
+        found.add(one.cut_seconds)
+    yield "# TYPE stoa_gateway_request_seconds histogram"
+    for operation, found in sums.items():
+        labels = f'operation="{operation}"'
+        yield from found.lines("stoa_gateway_request_seconds", labels, series.SECONDS)
+
+
+def _waits(kept: Collection[Kept]) -> Iterator[str]:
+    for what in ("queue", "wake"):
+        name = f"stoa_gateway_{what}_seconds"
+        yield f"# TYPE {name} histogram"
+        for operation, endpoint, one in kept:
+            found: Histogram = getattr(one, what)
+            if any(found.counts):
+                labels = f'operation="{operation}",endpoint="{endpoint}"'
+                yield from found.lines(name, labels, series.SECONDS)
+
+
+def _gen_ai(kept: Collection[Kept]) -> Iterator[str]:
+    """OpenTelemetry's names, of the requests that were answered completely."""
+    for what, attribute, shown in (
+        ("request_duration", "seconds", series.DURATION),
+        ("time_to_first_token", "first", series.FIRST),
+        ("time_per_output_token", "each", series.EACH),
+    ):
+        name = f"gen_ai_server_{what}_seconds"
+        yield f"# TYPE {name} histogram"
+        for operation, endpoint, one in kept:
+            found: Histogram = getattr(one, attribute)
+            if any(found.counts):
+                labels = (
+                    f'gen_ai_operation_name="{_GEN_AI_NAMES.get(operation, operation)}",'
+                    f'gen_ai_provider_name="stoa",'
+                    f'gen_ai_request_model="{_escaped(one.model)}",endpoint="{endpoint}"'
+                )
+                yield from found.lines(name, labels, shown)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -14,6 +14,7 @@ from gateway import (
     reply,
     request,
     sizes,
+    timing,
 )
 from gateway.client import Client, Request
 from gateway.context import Context
@@ -81,13 +82,14 @@ class Routes:
             label = "models" if asked.path.startswith(_MODELS) else "probe"
             body = self._page(asked)
         except ApiError as error:
-            self.context.metrics.refused(label, error.status)
+            self.context.metrics.refused(label, error.status, error.code)
             client.refuse(asked, error)
             return
-        self.context.metrics.refused(label, 200)
+        self.context.metrics.answered(label, 200)
         keep = asked.keep_alive and not self.context.draining
         identity = reply.identity(asked.id, asked.headers.get(b"x-request-id"))
-        whole = reply.whole(200, reply.JSON, body, (identity,), keep_alive=keep)
+        spent = timing.header(asked.timing.split(time.monotonic()))
+        whole = reply.whole(200, reply.JSON, body, (identity, spent), keep_alive=keep)
         client.answer(asked, whole, keep)
 
     def _relay(self, client: Client, asked: Request, operation: Operation) -> None:

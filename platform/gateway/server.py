@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 
-from gateway import reply
+from gateway import gauges, reply
 from gateway.activity import Activity
 from gateway.channel import Line
 from gateway.client import Client
@@ -142,9 +142,12 @@ class Server:
             await self._line.stop()
 
     async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, directory = asyncio.get_running_loop(), self.context.keeper.current
         while True:
             await asyncio.sleep(_SWEEP_S)
+            if self.context.keeper.current is not directory:
+                directory = self.context.keeper.current
+                self.context.metrics.forget(directory.has)
             now = loop.time()
             for connection in list(self.context.clients):
                 connection.sweep(now)
@@ -153,16 +156,8 @@ class Server:
     def figures(self) -> bytes:
         """Our own, in Prometheus' text."""
         context = self.context
-        gauges = {
-            "connections": float(len(context.clients)),
-            "held": float(context.hold.count),
-            "directory_generation": float(context.keeper.current.generation),
-            "directory_age_seconds": max(0.0, time.time() - context.keeper.contact_at),
-            "spool_healthy": float(context.spool.healthy),
-            "spool_open": float(context.spool.in_flight),
-            "spool_backlog": float(context.spool.backlog),
-        }
-        return context.metrics.text(gauges)
+        context.metrics.forget(context.keeper.current.has)
+        return context.metrics.text(gauges.of(context))
 
     async def _answer_figures(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

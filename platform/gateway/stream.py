@@ -9,7 +9,8 @@ import re
 
 import msgspec
 
-from gateway import usage
+from gateway import engine_times, usage
+from gateway.engine_times import EngineTimes
 from gateway.request import Call
 from gateway.usage import Usage
 
@@ -17,6 +18,7 @@ _RUNNING = re.compile(rb', ?"usage": ?(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _FINAL = re.compile(rb'(?m)^data: ?\{[^\n]*"choices": ?\[\][^\n]*\n(?:\r?\n)?')
 _DELTA = re.compile(rb'"(?:delta": ?\{[^}]|text": ?")')
 _DONE = b"data: [DONE]"
+_LINE_DONE = b"\n" + _DONE  # a text may quote it, but in the midst of a line
 _ERROR = b'data: {"error":'
 _MAX_LINE = 16 << 20  # logprobs make long lines; an engine that never ends one is broken
 
@@ -50,6 +52,7 @@ class Rewriter:
         "done",
         "failed",
         "final",
+        "times",
     )
 
     def __init__(self, call: Call, engine_model: str) -> None:
@@ -60,6 +63,7 @@ class Rewriter:
         self._events = 0  # events with text, for engines that report no usage
         self._shares: dict[int, Usage] = {}  # by choice, where there are several
         self.final: Usage | None = None  # the engine's own sum, at the end
+        self.times: EngineTimes | None = None  # … and its account of the time it took
         self.done = False  # the engine said that nothing follows
         self.failed = False  # it reported an error in the midst of it
 
@@ -96,7 +100,7 @@ class Rewriter:
             data = self._ended(data)
         elif at >= 0 and not self._call.wants_running_usage:
             data = _RUNNING.sub(b"", data)
-        if _DONE in data:
+        if _DONE in data and (data.startswith(_DONE) or _LINE_DONE in data):
             self.done = True
         if _ERROR in data:
             self.failed = True
@@ -108,6 +112,7 @@ class Rewriter:
         if found is None:
             return data
         self.final = usage.last(found[0]) or self.final
+        self.times = engine_times.last(found[0])
         before, after = data[: found.start()], data[found.end() :]
         if not self._call.wants_running_usage:
             before = _RUNNING.sub(b"", before)

@@ -8,6 +8,7 @@ The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5
     silent  never answer                   plain  report no usage
     fill    letters in one token (3)       idle   close the connection after the answer
     stall   say no more after so many events      trail  leave the body without its end
+    times   report so many ms in its queue and of decoding, such as 5/20
 """
 
 import asyncio
@@ -165,6 +166,9 @@ class FakeEngine:
         }
         if "plain" not in how:
             reply["usage"] = _usage(tokens, cached=True)
+        if "times" in how:
+            queue, decode = how["times"].split("/")
+            reply["metrics"] = {"generation_time_ms": float(decode), "queue_time_ms": float(queue)}
         return reply
 
     def _embeddings(self, body: dict[str, Any]) -> dict[str, Any]:

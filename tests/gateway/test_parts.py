@@ -1,9 +1,7 @@
 """Small pure parts."""
 
 import json
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +11,6 @@ from gateway.limits import Limits
 from gateway.request_ids import RequestIds
 from gateway.salts import Salts
 from gateway.usage import Usage
-from tests.gateway.rig import Rig
-from tests.gateway.wire import Connection
-from workers.local.embedded import free_port
 
 
 @dataclass(frozen=True)
@@ -95,29 +90,3 @@ def test_limits_come_from_the_settings() -> None:
     assert (limits.hold_s, limits.idle_s, limits.header_bytes) == (7.0, 1.5, 100)
     with pytest.raises(ConfigError, match="STOA_GATEWAY_IDLE_S"):
         Limits.of(config(), {"STOA_GATEWAY_IDLE_S": "long"})
-
-
-def test_metrics_have_a_listener_of_their_own() -> None:
-    with tempfile.TemporaryDirectory(prefix="gw-") as folder:
-        rig = Rig(Path(folder), metrics_port=free_port())
-        rig.key()
-        with Connection(rig.server.metrics_port) as connection:
-            connection.get("/metrics", key=None)
-            reply = connection.response()
-        rig.stop()
-    assert reply.headers["content-type"].startswith("text/plain")
-    for name in ("directory_age_seconds", "spool_healthy", "held", "connections"):
-        assert f"stoa_gateway_{name} " in reply.body.decode()
-
-
-def test_metrics_tell_what_happened(tiny: Rig) -> None:
-    tiny.chat("tiny", user="tokens=4")
-    tiny.chat("nothing")
-    text = tiny.server.context.metrics.text({"spool_healthy": 1}).decode()
-    assert 'stoa_gateway_requests_total{operation="chat.completions",status="200"} 1' in text
-    assert 'stoa_gateway_requests_total{operation="chat.completions",status="404"} 1' in text
-    assert 'stoa_gateway_tokens_total{operation="chat.completions",kind="output"} 4' in text
-    assert 'stoa_gateway_request_seconds_count{operation="chat.completions"} 1' in text
-    assert "stoa_gateway_spool_healthy 1" in text
-    assert "stoa_gateway_in_flight 0" in text
-    assert "nothing" not in text  # no label is the caller's to choose

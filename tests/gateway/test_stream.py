@@ -97,3 +97,11 @@ def test_a_line_without_an_end() -> None:
     rewriter = Rewriter(call(), "ep_1")
     assert rewriter.feed(event("a", 1)[:-2]) == b""
     assert b'"content":"a"' in rewriter.rest()
+
+
+def test_a_text_that_quotes_the_end_does_not_end_its_stream() -> None:
+    rewriter = Rewriter(call(), "ep_tiny")
+    rewriter.feed(b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n')
+    assert not rewriter.done
+    rewriter.feed(b"data: [DONE]\n\n")
+    assert rewriter.done

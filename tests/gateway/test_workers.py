@@ -92,8 +92,13 @@ def gateway(engine: FakeEngine, road: Road, tmp_path: Path) -> Iterator[Gateway]
 
 
 def served(gateway: Gateway) -> float:
-    name = 'stoa_gateway_requests_total{operation="chat.completions",status="200"}'
-    return gateway.figures().get(name, 0.0)
+    figures = gateway.figures().items()
+    name, labels = "stoa_gateway_requests_total{", ('operation="chat.completions"', 'status="200"')
+    return sum(
+        value
+        for series, value in figures
+        if series.startswith(name) and all(label in series for label in labels)
+    )
 
 
 def connections(pid: int) -> int:

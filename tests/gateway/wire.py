@@ -101,9 +101,15 @@ class Connection:
 
     def chunk(self) -> bytes:
         """The next chunk of a chunked body; empty at its end."""
-        size = int(self.read_until(b"\r\n"), 16)
-        data = self.exactly(size + 2)[:-2]
+        data = self.chunk_only()
+        if not data:
+            assert self.exactly(2) == b"\r\n"  # no trailer
         return data
+
+    def chunk_only(self) -> bytes:
+        """The same; at the end its trailers, and the empty line, are still to be read."""
+        size = int(self.read_until(b"\r\n"), 16)
+        return self.exactly(size + 2)[:-2] if size else b""
 
     def response(self) -> Response:
         status, headers = self.head()
