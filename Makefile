@@ -41,7 +41,7 @@ format: dev ## Let ruff put things right
 .PHONY: bench
 bench: dev ## Run one benchmark: make bench NAME=firsttoken ARGS="…"
 	@test -n "$(NAME)" || { echo "NAME= one of: $$(cd tests/benchmarks && ls *.py | sed 's/\.py//' | xargs)"; exit 2; }
-	@$(BIN)/python tests/benchmarks/$(NAME).py $(ARGS)
+	@$(BIN)/python -P tests/benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: lock
 lock: dev ## Draw the locks anew (requirements/README.md)

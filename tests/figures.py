@@ -4,9 +4,20 @@ import json
 
 
 def figure(
-    name: str, value: float, unit: str, *, vs: str | None = None, than: float | None = None
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    vs: str | None = None,
+    than: float | None = None,
+    ratio: float | None = None,
 ) -> None:
-    """Print one. `vs` names what it stands beside, `than` is that one's value in the same unit."""
-    ratio = round(value / than, 4) if than else None
+    """Print one. `vs` names what it stands beside, `than` is that one's value in the same unit.
+
+    Instead of `than`, the `ratio` to it, where that is more than one value over the other.
+    """
+    if ratio is None and than:
+        ratio = value / than
+    ratio = None if ratio is None else round(ratio, 4)
     line = {"name": name, "value": round(value, 4), "unit": unit, "vs": vs, "ratio": ratio}
     print(json.dumps(line), flush=True)

@@ -26,7 +26,7 @@ def main() -> None:
     missing = [package for program, package in PROGRAMS.items() if not _found(program)]
     missing += [package for library, package in LIBRARIES.items() if not _loads(library)]
     if missing:
-        _install(missing, screen)
+        install_packages(missing, screen)
     cache = environment.default_cache()
     if environment.locate(ENGINE, cache) is None:
         with screen.bar(f"engine {ENGINE}") as progress:
@@ -49,12 +49,13 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _install(packages: list[str], screen: Screen) -> None:
+def install_packages(packages: list[str], screen: Screen) -> None:
+    """Debian's, or a line that says what to run."""
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     allowed = not root or subprocess.run([*root, "true"], capture_output=True).returncode == 0
     command = f"apt-get install -y {' '.join(packages)}"
     if not allowed or not shutil.which("apt-get"):
-        screen.say(f"some tests will be left out: run `sudo {command}` to have them all")
+        screen.say(f"some will be left out: run `sudo {command}` to have them all")
         return
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with screen.timed(f"system packages: {' '.join(packages)}"):
