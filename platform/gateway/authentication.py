@@ -5,8 +5,9 @@ instead. Elsewhere that one is ignored, as is `api-key`; none of them ever reach
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from gateway import errors
+from gateway import addresses, errors
 from gateway.directory import Directory, Endpoint, Key
 
 INFERENCE = "inference"
@@ -16,10 +17,22 @@ _PREFIX = b"sk-stoa-"
 _LENGTH = len(_PREFIX) + 8 + 1 + 43
 
 
+class Caller(Protocol):
+    """Whose request it is: only a key with networks asks for the address."""
+
+    def address(self, headers: Mapping[bytes, bytes]) -> str: ...
+
+
 def authenticate(
-    directory: Directory, headers: Mapping[bytes, bytes], now: float, *, anthropic: bool = False
+    directory: Directory,
+    headers: Mapping[bytes, bytes],
+    now: float,
+    caller: Caller,
+    *,
+    anthropic: bool = False,
 ) -> Key:
-    """The caller's key. Raises 401 for none, an unknown or an expired one, 403 for its scope.
+    """The caller's key. Raises 401 for none, an unknown or an expired one, 403 for its scope and
+    for an address that is not of its networks.
 
     `now` is Unix seconds.
     """
@@ -40,6 +53,33 @@ def authenticate(
         raise errors.key_expired()
     if INFERENCE not in key.scopes:
         raise errors.scope_missing(INFERENCE)
+    if key.networks and not addresses.within(caller.address(headers), key.networks):
+        raise errors.wrong_network()
+    return key
+
+
+class Asked(Protocol):
+    @property
+    def headers(self) -> Mapping[bytes, bytes]: ...
+    @property
+    def anthropic(self) -> bool: ...
+
+
+def again(
+    directory: Directory,
+    asked: Asked,
+    now: float,
+    caller: Caller,
+    endpoint: Endpoint,
+    engine_model: str,
+) -> Key:
+    """The key of a request that waited, if it still is one and admits the endpoint still.
+
+    Raises ApiError.
+    """
+    key = authenticate(directory, asked.headers, now, caller, anthropic=asked.anthropic)
+    if not allowed(key, endpoint, "" if engine_model == endpoint.id else engine_model):
+        raise errors.model_not_found(endpoint.name)
     return key
 
 

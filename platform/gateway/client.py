@@ -10,14 +10,14 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway import errors, reply, timing
+from gateway import addresses, errors, reply, timing
 from gateway.context import Context
-from gateway.directory import Key
+from gateway.directory import Directory, Key
 from gateway.errors import ApiError
 from gateway.operations import Operation, Shape
 from gateway.timing import Timing
@@ -42,8 +42,8 @@ class Request:
     """One request. `refusal` is set as soon as it is clear that it will be refused."""
 
     __slots__ = (
-        "base", "expects", "headers", "id", "keep_alive", "key", "method", "old", "operation",
-        "path", "pieces", "refusal", "size", "timing",
+        "base", "directory", "expects", "headers", "id", "keep_alive", "key", "method", "old",
+        "operation", "path", "pieces", "refusal", "size", "timing",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
@@ -57,6 +57,7 @@ class Request:
         self.pieces: list[bytes] = []
         self.size = 0
         self.key: Key | None = None
+        self.directory: Directory | None = None  # where the key was found
         self.refusal: ApiError | None = None
         self.keep_alive = False
         self.old = False  # HTTP/1.0: no chunks
@@ -71,7 +72,7 @@ class Request:
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
 
-Screen = Callable[[Request], None]  # sets key or refusal, when the headers are there
+Screen = Callable[["Client", Request], None]  # sets key or refusal, when the headers are there
 Serve = Callable[["Client", Request], None]  # answers, now or later
 
 
@@ -189,7 +190,7 @@ class Client(asyncio.Protocol):
         request.path = self._target.partition(b"?")[0].decode("ascii", "replace")
         request.keep_alive = parser.should_keep_alive()
         request.old = parser.get_http_version() != "1.1"
-        self._screen(request)
+        self._screen(self, request)
         if self._framing(headers, request):
             return
         if parser.should_upgrade():
@@ -341,6 +342,13 @@ class Client(asyncio.Protocol):
         with contextlib.suppress(OSError, NotImplementedError):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
+
+    def address(self, headers: Mapping[bytes, bytes]) -> str:
+        """Where a request with these headers comes from."""
+        peer = self.transport.get_extra_info("peername")
+        host = peer[0] if isinstance(peer, tuple) else ""  # a unix socket's peer has none
+        forwarded = headers.get(b"x-forwarded-for", b"")
+        return addresses.origin(host, forwarded, self._context.config.trusted_proxies)
 
     # --- ends -------------------------------------------------------------------------
     def _gone(self) -> None:

@@ -3,6 +3,7 @@
 A secret NAME may also come from the file that NAME_FILE names.
 """
 
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ class Config:
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0  # 0: no metrics listener
     hosts: int = 1  # gateways that serve the region: they share rate limits and budgets
+    trusted_proxies: tuple[str, ...] = ()  # CIDR; their x-forwarded-for counts
     directory_max_age_s: float = 900.0  # how long it serves without contact to PostgreSQL
     hold_s: float = 120.0  # how long a request waits for an endpoint that wakes
     drain_s: float = 30.0  # how long running requests may take to end after SIGTERM
@@ -59,6 +61,7 @@ class Config:
             metrics_host=read.text("STOA_GATEWAY_METRICS_HOST", "127.0.0.1"),
             metrics_port=read.port("STOA_GATEWAY_METRICS_PORT", 0),
             hosts=max(1, read.size("STOA_GATEWAY_HOSTS", 1)),
+            trusted_proxies=read.networks("STOA_GATEWAY_TRUSTED_PROXIES"),
             directory_max_age_s=read.seconds("STOA_DIRECTORY_MAX_AGE_S", 900),
             hold_s=read.seconds("STOA_GATEWAY_HOLD_S", 120),
             drain_s=read.seconds("STOA_GATEWAY_DRAIN_S", 30),
@@ -147,6 +150,15 @@ class _Reader:
         if number > 65535:
             raise ConfigError(f"{name}={number}: expected a port, 0 to 65535")
         return number
+
+    def networks(self, name: str) -> tuple[str, ...]:
+        found = []
+        for text in self._environ.get(name, "").replace(",", " ").split():
+            try:
+                found.append(str(ipaddress.ip_network(text)))
+            except ValueError:
+                raise ConfigError(f"{name}: {text!r} is no network such as 10.0.0.0/8") from None
+        return tuple(found)
 
     def path(self, name: str) -> Path | None:
         value = self._environ.get(name, "")

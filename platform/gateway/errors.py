@@ -124,6 +124,11 @@ def scope_missing(scope: str) -> ApiError:
     return ApiError(403, "insufficient_permissions", message, type="permission_error")
 
 
+def wrong_network() -> ApiError:
+    message = "This API key may not be used from this network."
+    return ApiError(403, "network_not_allowed", message, type="permission_error")
+
+
 def unknown_route(method: str, path: str) -> ApiError:
     return ApiError(404, "unknown_url", f"Unknown request URL: {method} {path}.")
 

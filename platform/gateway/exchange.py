@@ -142,9 +142,10 @@ class Exchange:
                 hold.leave(endpoint)
                 self._entry.timing.wake += time.monotonic() - began
             # The wait may have been long: the key must still be good.
-            headers, directory = self._request.headers, self._context.keeper.current
-            anthropic = self._request.anthropic
-            authentication.authenticate(directory, headers, time.time(), anthropic=anthropic)
+            self._key = authentication.again(
+                self._context.keeper.current, self._request, time.time(), self._client,
+                endpoint, self._engine_model,
+            )  # fmt: skip
         except ApiError as error:
             self._fail(error, "refused")
             return

@@ -34,7 +34,7 @@ class Routes:
     context: Context
     clock: Callable[[], float] = time.time  # Unix seconds
 
-    def screen(self, asked: Request) -> None:
+    def screen(self, client: Client, asked: Request) -> None:
         """Look at the head alone, so that a body is only kept for who may send one."""
         try:
             if asked.path in _OPEN:
@@ -43,13 +43,16 @@ class Routes:
             now = self.clock()
             if self.context.keeper.stale(now):
                 raise errors.directory_stale()
-            directory = self.context.keeper.current
-            asked.key = key = authentication.authenticate(
-                directory, asked.headers, now, anthropic=asked.anthropic
-            )
-            self.context.uses.noted[key.secret_id] = now
+            self._authenticate(client, asked, now)
         except ApiError as error:
             asked.refusal = error
+
+    def _authenticate(self, client: Client, asked: Request, now: float) -> None:
+        asked.directory = directory = self.context.keeper.current
+        asked.key = key = authentication.authenticate(
+            directory, asked.headers, now, client, anthropic=asked.anthropic
+        )
+        self.context.uses.noted[key.secret_id] = now
 
     def _known(self, asked: Request) -> None:
         path, method = asked.path, asked.method
@@ -74,6 +77,8 @@ class Routes:
         try:
             if asked.refusal is not None:
                 raise asked.refusal
+            if asked.key is not None and asked.directory is not self.context.keeper.current:
+                self._authenticate(client, asked, self.clock())  # it may be revoked by now
             operation = asked.operation
             if operation is not None:
                 label = operation.name
