@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway import addresses, errors, reply, timing
+from gateway import addresses, errors, framing, reply, timing
 from gateway.context import Context
 from gateway.directory import Directory, Key
 from gateway.errors import ApiError
@@ -25,7 +25,8 @@ from gateway.timing import Timing
 log = logging.getLogger(__name__)
 
 _DISCARD_BYTES = 64 << 20  # of a refused body; then the connection is cut
-_NOT_PASSED_ON = (b"connection", b"upgrade", b"http2-settings")
+_AHEAD = 32  # requests that a client may send before the first is answered
+_OFFER = (b"upgrade", b"http2-settings")
 
 
 class Running(Protocol):
@@ -78,9 +79,9 @@ Serve = Callable[["Client", Request], None]  # answers, now or later
 
 class Client(asyncio.Protocol):
     __slots__ = (
-        "_context", "_deaf", "_discarded", "_fatal", "_head_size", "_loop", "_parser", "_queue",
-        "_reading", "_screen", "_serve", "_target", "_upgrading", "busy", "deadline", "paused",
-        "running", "transport",
+        "_context", "_deaf", "_discarded", "_fatal", "_grew", "_in_body", "_loop", "_parser",
+        "_queue", "_reading", "_screen", "_serve", "_target", "_unread", "_upgrading", "busy",
+        "deadline", "paused", "running", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -93,7 +94,9 @@ class Client(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._reading: Request | None = None  # begun, not yet complete
         self._target = b""
-        self._head_size = 0
+        self._in_body = False  # the head is complete
+        self._unread = 0  # bytes in which neither a head nor a piece of a body ended
+        self._grew = False  # one did in the piece at hand
         self._queue: deque[Request] = deque()  # complete, behind the one that is being answered
         self._fatal: ApiError | None = None
         self._deaf = self._upgrading = False
@@ -118,19 +121,23 @@ class Client(asyncio.Protocol):
             if self._discarded > _DISCARD_BYTES:
                 self.transport.abort()
             return
-        # A head that began in this piece is bounded by it; what comes on top is counted.
-        begun = self._reading if self._head_size >= 0 else None
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._fatal is None:
-                self._stay(data[upgrade.args[0] :])
-                return
-        except httptools.HttpParserError as error:
-            self._fatal = self._fatal or errors.malformed_http(str(error) or "unreadable")
-        if begun is not None and begun is self._reading and self._head_size >= 0:
-            self._head_size += len(data)
-            if self._head_size > self._context.limits.header_bytes:
+        begun, self._grew = self._reading, False
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._fatal is None:
+                    data = self._without_offer(data[upgrade.args[0] :])
+                    begun = None
+                    continue
+            except httptools.HttpParserError as error:
+                self._fatal = self._fatal or errors.malformed_http(str(error) or "unreadable")
+            break
+        # What is neither a body nor understood yet (headers, trailers) piles up in the parser. If
+        # it began in this piece, it is bounded by it; what comes on top is counted.
+        if begun is not None and begun is self._reading and not self._grew:
+            self._unread += len(data)
+            if self._unread > self._context.limits.header_bytes:
                 self._fatal = errors.headers_too_large(self._context.limits.header_bytes)
         if self._fatal is not None:
             self._refuse(self._fatal)
@@ -155,12 +162,17 @@ class Client(asyncio.Protocol):
         self.touch(self._context.limits.engine_s if self.busy else self._context.limits.idle_s)
         if self.running is not None:
             self.running.client_ready()
+        elif self._queue and not self.busy and not self.transport.is_closing():
+            self._next()
 
     # --- httptools --------------------------------------------------------------------
     def on_message_begin(self) -> None:
+        if self._fatal is not None:
+            return  # nothing behind what was refused counts
         self._reading = Request(time.monotonic(), self._context.ids.new())
         self._target = b""
-        self._head_size = 0
+        self._in_body = False
+        self._unread = 0
         if not self.busy:
             self.touch(self._context.limits.header_s)
 
@@ -169,7 +181,7 @@ class Client(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._reading
-        if request is None or self._head_size < 0:
+        if request is None or self._in_body:
             return  # a trailer: nobody asked for it
         name = name.lower()
         known = request.headers.get(name)
@@ -177,26 +189,31 @@ class Client(asyncio.Protocol):
         request.size += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
-        request = self._reading
-        assert request is not None
-        limits = self._context.limits
+        request, limits = self._reading, self._context.limits
+        if request is None or self._fatal is not None:
+            return
         if request.size + len(self._target) > limits.header_bytes:
             self._fatal = errors.headers_too_large(limits.header_bytes)
             return
-        self._head_size = -1
+        self._in_body = self._grew = True
+        self._unread = 0
         request.size = 0
-        parser, headers = self._parser, request.headers
-        request.method = parser.get_method().decode()
-        request.path = self._target.partition(b"?")[0].decode("ascii", "replace")
+        parser, headers, target = self._parser, request.headers, self._target
+        request.method = method = parser.get_method().decode()
+        version = parser.get_http_version()
+        if not target.startswith(b"/"):
+            target = framing.local(method, target)
+        request.path = target.partition(b"?")[0].decode("ascii", "replace")
         request.keep_alive = parser.should_keep_alive()
-        request.old = parser.get_http_version() != "1.1"
+        request.old = version != "1.1"
         self._screen(self, request)
-        if self._framing(headers, request):
+        self._fatal = framing.refusal(method, target, version, headers, limits.body_bytes)
+        if self._fatal is not None:
             return
         if parser.should_upgrade():
             self._upgrading = True
             return
-        if headers.get(b"expect", b"").lower() == b"100-continue":
+        if headers.get(b"expect", b"").lower() == b"100-continue" and not request.old:
             request.expects = True
             if not self.busy:
                 self._answer_expectation(request)
@@ -207,6 +224,8 @@ class Client(asyncio.Protocol):
         request = self._reading
         if request is None or self._fatal is not None:
             return
+        self._grew = True
+        self._unread = 0
         request.size += len(data)
         if request.size > self._context.limits.body_bytes:
             self._fatal = errors.body_too_large(self._context.limits.body_bytes)
@@ -218,27 +237,16 @@ class Client(asyncio.Protocol):
         if self._upgrading or self._fatal is not None or request is None or closing:
             return
         self._reading = None
-        if self.busy:
+        if self.busy or self.paused:
+            if len(self._queue) == _AHEAD:
+                self._fatal = errors.too_far_ahead(_AHEAD)
+                return
             self._queue.append(request)
             self.transport.pause_reading()  # one ahead is enough
             return
         self._begin(request)
 
     # --- reading ----------------------------------------------------------------------
-    def _framing(self, headers: dict[bytes, bytes], request: Request) -> bool:
-        """Whether the body's framing is refused. What llhttp refuses never gets here."""
-        coding = headers.get(b"transfer-encoding")
-        length = headers.get(b"content-length", b"0")
-        if request.method == "CONNECT":
-            self._fatal = errors.wrong_method(request.method, request.path)
-        elif coding is not None and (request.old or coding.lower() != b"chunked"):
-            self._fatal = errors.malformed_http("unsupported Transfer-Encoding")
-        elif not request.old and b"host" not in headers:
-            self._fatal = errors.malformed_http("a Host header is missing")
-        elif int(length) > self._context.limits.body_bytes:
-            self._fatal = errors.body_too_large(self._context.limits.body_bytes)
-        return self._fatal is not None
-
     def _answer_expectation(self, request: Request) -> None:
         """The client waits: tell it to send the body, or at once why it need not."""
         if not request.expects:
@@ -249,23 +257,22 @@ class Client(asyncio.Protocol):
         else:
             self.transport.write(reply.CONTINUE)
 
-    def _stay(self, rest: bytes) -> None:
+    def _without_offer(self, rest: bytes) -> bytes:
         """The client offers another protocol (HTTP/2, by default in Java). We stay with this one.
 
         The parser has skipped the body, so a new one reads the request again without the offer.
         """
         request = self._reading
         if request is None:
-            return
+            return b""
         lines = [
-            name + b": " + value
-            for name, value in request.headers.items()
-            if name not in _NOT_PASSED_ON
+            name + b": " + value for name, value in request.headers.items() if name not in _OFFER
         ]
-        head = b"%b %b HTTP/1.1" % (request.method.encode(), self._target)
+        version = self._parser.get_http_version().encode()
+        head = b"%b %b HTTP/%b" % (request.method.encode(), self._target, version)
         self._upgrading = False
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([head, *lines, b"", rest]))
+        return b"\r\n".join([head, *lines, b"", rest])
 
     # --- answering --------------------------------------------------------------------
     def _begin(self, request: Request) -> None:
@@ -307,16 +314,15 @@ class Client(asyncio.Protocol):
         self.running = None
         if self.transport.is_closing():
             return
-        if not keep_alive or self._context.draining or (self._deaf and not self._queue):
+        if not keep_alive or self._context.draining:
             self.transport.close()
             return
         limits = self._context.limits
         if self._queue:
-            request = self._queue.popleft()
-            self.busy = True  # nothing may overtake it
-            self._loop.call_soon(self._begin, request)
-            if not self._queue:
-                self.transport.resume_reading()
+            if not self.paused:  # who takes no answer gets no other: see resume_writing
+                self._next()
+        elif self._fatal is not None:
+            self._refuse(self._fatal)
         elif self._reading is not None:
             self.touch(limits.body_s)
             self._answer_expectation(self._reading)
@@ -325,6 +331,13 @@ class Client(asyncio.Protocol):
         else:
             self.touch(limits.idle_s)
 
+    def _next(self) -> None:
+        request = self._queue.popleft()
+        self.busy = True  # nothing may overtake it
+        self._loop.call_soon(self._begin, request)
+        if not self._queue:
+            self.transport.resume_reading()
+
     def _refuse(self, error: ApiError) -> None:
         """Answer what cannot be read to its end, and go on reading so that the answer arrives.
 
@@ -332,8 +345,8 @@ class Client(asyncio.Protocol):
         never sees why.
         """
         self._deaf = True
-        if self.busy:
-            return  # an answer is under way: it is the last
+        if self.busy or self._queue:
+            return  # what came before is answered first
         request = self._reading or Request(time.monotonic(), self._context.ids.new())
         self._reading = None
         self._context.metrics.refused("unreadable", error.status, error.code)

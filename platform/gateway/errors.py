@@ -85,6 +85,10 @@ def malformed_http(what: str) -> ApiError:
     return bad_request("malformed_request", f"The request is not valid HTTP/1.1: {what}.")
 
 
+def too_far_ahead(limit: int) -> ApiError:
+    return malformed_http(f"more than {limit} of them come before an answer")
+
+
 def headers_too_large(limit: int) -> ApiError:
     return ApiError(431, "headers_too_large", f"Request headers are limited to {limit} bytes.")
 

@@ -112,6 +112,28 @@ def converse(port: int, pieces: list[bytes]) -> bytes:
     return said
 
 
+def ask(
+    port: int, pieces: list[bytes], answers: int, *, ends: bool
+) -> tuple[tuple[int, ...], bool]:
+    """The statuses of what is answered, and whether the connection is closed behind them.
+
+    For as many answers as are expected, and for the end if one is, we wait; else only a moment.
+    """
+    read = _Answers()
+    with socket.create_connection(("127.0.0.1", port), HANGS_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):  # it may have heard enough
+            for piece in pieces:
+                connection.sendall(piece)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while data := connection.recv(1 << 16):
+                read.read(data)
+                if read.whole >= answers and not ends:
+                    connection.settimeout(QUIET_S)
+            return tuple(read.statuses), True
+    return tuple(read.statuses), False
+
+
 @dataclass
 class _Answers:
     """Reads answers as any client would."""
@@ -120,8 +142,10 @@ class _Answers:
     bodies: list[bytes] = field(default_factory=list)
     whole: int = 0
 
-    def read(self, data: bytes) -> None:
+    def __post_init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+
+    def read(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_headers_complete(self) -> None:
