@@ -164,7 +164,9 @@ def port(part: Part) -> Iterator[Batch]:
             rig.endpoint("tiny", [rig.engine("ep_tiny")])
 
             def check(sent: list[bytes]) -> None:
-                edge.check(edge.converse(rig.port, sent), b"".join(sent))
+                rig.spool.opened.clear()
+                said = edge.converse(rig.port, sent)
+                edge.check(said, b"".join(sent), len(rig.spool.opened))
                 assert not faults, faults
 
             def batch(how: settings) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import httptools
 from hypothesis import strategies as st
 
+from tests.gateway import rfc9112, smuggling
 from tests.gateway.rig import KEY
 
 QUIET_S = 0.03  # nothing comes for so long: it waits for us
@@ -49,6 +50,9 @@ _PARTS = (
     b"ffffffffffffffff\r\n", b"host: y\r\n", b"expect: 100-continue\r\n", b"HTTP/1.1",
     b"HTTP/9.9", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'{"model":', b"\xff\xfe", b"\\ud800",
     b"x-stoa-wait: 0\r\n", b"null", b"[" * 300, b"1e999", b"trailer: a\r\n",
+    b"content-length: 0\r\n", b"transfer-encoding: chunked\r\n", b"Transfer-Encoding : chunked\r\n",
+    b"transfer-encoding: identity\r\n", b" folded\r\n", b"\x0b", b"3d\r\n", b"0;a=b\r\n\r\n", b"\t",
+    b"connection: close\r\n", b"upgrade: h2c\r\nconnection: upgrade\r\n", smuggling.SMUGGLED,
 )  # fmt: skip
 
 Wound = tuple[str, float, bytes]
@@ -79,6 +83,7 @@ def pieces(data: bytes, cuts: list[float]) -> list[bytes]:
 
 _requests = st.one_of(
     st.builds(wounded, st.sampled_from(_SOUND), wounds),
+    st.builds(wounded, st.sampled_from([case.raw for case in smuggling.CORPUS]), wounds),
     st.lists(st.sampled_from((*_SOUND, *_PARTS)), max_size=8).map(b"".join),
     st.binary(max_size=200),
 )
@@ -159,13 +164,20 @@ class _Answers:
         self.whole += 1
 
 
-def check(said: bytes, sent: bytes) -> None:
-    """Well-formed answers, or none; nothing that means a fault of ours."""
+def check(said: bytes, sent: bytes, opened: int) -> None:
+    """Well-formed answers, or none; nothing that means a fault of ours.
+
+    `opened` requests were passed on to engines: never more than a second reading finds.
+    """
+    read = rfc9112.requests(sent)
+    assert opened <= sum(request.method == b"POST" for request in read), sent
     if b"HEAD" in sent:  # whose answers have lengths without bodies
         assert not said or said.startswith(b"HTTP/1.1 ")
         return
     answers = _Answers()
     answers.read(said)
+    final = [status for status in answers.statuses if status != 100]
+    assert len(final) <= len(read) + 1, (said, sent)  # one more: why there are no others
     assert 500 not in answers.statuses, said
     for status, body in zip(answers.statuses[: answers.whole], answers.bodies, strict=False):
         if status >= 400:

@@ -15,7 +15,9 @@ def test_anything_at_all_gets_an_answer_or_the_door(tiny: Rig) -> None:
         @settings(max_examples=60, deadline=None)
         @given(edge.conversations)
         def hold(sent: list[bytes]) -> None:
-            edge.check(edge.converse(tiny.port, sent), b"".join(sent))
+            tiny.spool.opened.clear()
+            said = edge.converse(tiny.port, sent)
+            edge.check(said, b"".join(sent), len(tiny.spool.opened))
             assert not faults, faults
 
         hold()
