@@ -11,10 +11,12 @@ from gateway.hold import Hold
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.metrics import Metrics
+from gateway.pools import Pools
 from gateway.request_ids import RequestIds
 from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
+from gateway.suspects import Suspects
 from gateway.upstream import Engines
 from gateway.uses import Uses
 
@@ -41,7 +43,9 @@ class Context:
     salts: Salts
     gate: Gate
     runs: Runs
+    pools: Pools
     learning: Learning = field(default_factory=Learning)
+    suspects: Suspects = field(default_factory=Suspects)
     metrics: Metrics = field(default_factory=Metrics)
     ids: RequestIds = field(default_factory=RequestIds)
     clients: set[Connection] = field(default_factory=set)

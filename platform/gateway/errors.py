@@ -5,6 +5,7 @@ has types of its own. The rule of the statuses: 4xx is the caller's
 to mend, 503 is ours and says when to try again.
 """
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -172,8 +173,17 @@ def endpoint_starting(name: str, retry_after_s: int) -> ApiError:
     return _unavailable("endpoint_starting", message, retry_after_s)
 
 
-def engine_unavailable(name: str) -> ApiError:
-    return _unavailable("engine_unavailable", f"No replica of `{name}` could be reached.", 2)
+def engine_unavailable(name: str, retry_after_s: int = 2) -> ApiError:
+    message = f"No replica of `{name}` could be reached."
+    return _unavailable("engine_unavailable", message, retry_after_s)
+
+
+def suspect(left_s: float) -> ApiError:
+    message = (
+        "Two engines went away while they had this request to answer, so it is refused"
+        f" for another {math.ceil(left_s)} s. Please change it."
+    )
+    return bad_request("request_suspect", message, None)
 
 
 def engine_overloaded(name: str) -> ApiError:

@@ -18,7 +18,6 @@ from gateway import (
     gate,
     guard,
     reply,
-    routing,
     stream,
     timing,
     typed_events,
@@ -35,8 +34,9 @@ from gateway.gate import Ask, Pass
 from gateway.request import Call
 from gateway.sizes import Size
 from gateway.spool import SpoolFull
-from gateway.upstream import Unreachable, Upstream
+from gateway.upstream import Unreachable, Upstream, post
 from gateway.usage import NONE, Usage
+from gateway.way import Way
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,8 @@ _WAITING = b": waiting for the endpoint to start\n\n"
 class Exchange:
     __slots__ = (
         "_answer", "_ask_for", "_body", "_call", "_client", "_context", "_deaths",
-        "_engine_model", "_entry", "_headers", "_key", "_loop", "_need", "_paused", "_replica",
-        "_request", "_rewriter", "_sent", "_size", "_stale", "_status", "_task", "_tried",
-        "_upstream", "_wire",
+        "_engine_model", "_entry", "_headers", "_key", "_loop", "_need", "_paused", "_request",
+        "_rewriter", "_sent", "_size", "_stale", "_status", "_task", "_upstream", "_way", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -77,8 +76,7 @@ class Exchange:
         self._need = need
         self._loop = asyncio.get_running_loop()
         self._wire = b""
-        self._replica: Replica | None = None  # where it is in flight
-        self._tried: set[str] = set()
+        self._way = Way(context, key, call, endpoint, self)
         self._deaths = 0
         self._stale = False
         self._upstream: Upstream | None = None
@@ -113,11 +111,19 @@ class Exchange:
 
     def _enter(self, held: Pass) -> None:
         self._entry.held = held
-        replica = routing.choose(self._entry.endpoint.replicas, self._context.engines.loads)
-        if replica is None:
+        if not self._go():
             self._spawn(self._hold())
-        else:
-            self._dispatch(replica)
+
+    def _go(self) -> bool:
+        """To the best replica; False when the endpoint has none."""
+        try:
+            replica = self._way.first(self._entry.endpoint, self._engine_model)
+            if replica is not None:
+                self._dispatch(replica)
+            return replica is not None
+        except ApiError as error:
+            self._fail(error, "refused")
+            return True
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._task = self._loop.create_task(work)
@@ -149,9 +155,7 @@ class Exchange:
         except ApiError as error:
             self._fail(error, "refused")
             return
-        replica = routing.choose(self._entry.endpoint.replicas, self._context.engines.loads)
-        assert replica is not None
-        self._dispatch(replica)
+        self._go()
 
     async def _woken(self) -> Endpoint:
         limits, name = self._context.limits, self._call.model
@@ -178,15 +182,8 @@ class Exchange:
         context = self._context
         self._task = None
         if not self._entry.opened_us:
-            try:
-                self._open(replica)
-            except SpoolFull:
-                self._fail(errors.spool_full(), "refused")
-                return
-        self._replica = replica
+            self._open(replica)
         self._entry.replica_id = replica.id
-        self._tried.add(replica.id)
-        context.engines.loads[replica.id] += 1
         upstream = None if self._stale else context.engines.take(replica)
         if upstream is None:
             self._spawn(self._connect(replica))
@@ -194,13 +191,17 @@ class Exchange:
             self._ask(upstream)
 
     def _open(self, replica: Replica) -> None:
-        self._entry.open(replica.id)
-        salt = self._context.salts.of(self._key.organization_id)
+        """Raises ApiError."""
+        context = self._context
+        salt = context.salts.of(self._key.organization_id)
         body = self._call.wire(self._engine_model, salt)
-        self._wire = (
-            b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-        ) % (self._call.operation.path.encode(), self._request.id.encode(), len(body), body)
+        if refused_s := context.suspects.refused_for(body, self._loop.time()):
+            raise errors.suspect(refused_s)
+        try:
+            self._entry.open(replica.id)
+        except SpoolFull:
+            raise errors.spool_full() from None
+        self._wire = post(self._call.operation.path, self._request.id, body)
         self._request.pieces.clear()
         self._call.fields.clear()
 
@@ -210,6 +211,7 @@ class Exchange:
         except Unreachable as error:
             log.warning("%s", error)
             self._context.metrics.upstream_errors["unreachable"] += 1
+            self._way.failed()
             self._try_another()
             return
         self._task = None
@@ -224,21 +226,14 @@ class Exchange:
 
     def _try_another(self) -> None:
         """Only before the first byte: a replica that was not tried yet, else 503."""
-        self._leave()
-        found = self._context.keeper.current.endpoint(self._key.project_id, self._entry.endpoint.id)
-        others = [one for one in (found.replicas if found else ()) if one.id not in self._tried]
-        replica = routing.choose(others, self._context.engines.loads)
+        self._way.leave()
+        replica = self._way.another()
         if replica is None:
             self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
             return
         self._context.metrics.retries += 1
         self._stale = False
         self._dispatch(replica)
-
-    def _leave(self) -> None:
-        replica, self._replica = self._replica, None
-        if replica is not None:
-            self._context.engines.loads[replica.id] -= 1
 
     # --- from the engine ------------------------------------------------------------------
     def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None:
@@ -254,6 +249,7 @@ class Exchange:
             moments.last = time.monotonic()
         if not self._paused:
             self._client.touch(self._context.limits.engine_s)
+        self._way.heard()
         if self._rewriter is not None:
             if not moments.first:
                 moments.first = moments.last or time.monotonic()
@@ -272,18 +268,34 @@ class Exchange:
         stale = upstream is not None and upstream.reused and not self._stale and not self._sent
         self._context.metrics.upstream_errors["stale" if stale else "lost"] += 1
         if self._sent:
+            self._way.failed()
             self._cut(errors.engine_gone(), "engine_gone")
             return
         self._forget_answer()
         if stale:
             # The engine had closed an idle connection as we took it: it never saw the request.
-            replica, self._stale = self._replica, True
-            self._leave()
-            assert replica is not None
-            self._dispatch(replica)
-        elif self._deaths:
-            self._leave()
+            self._stale = True
+            assert self._way.lane is not None
+            self._dispatch(self._way.lane.replica)
+            return
+        self._way.failed()
+        body = self._wire.partition(b"\r\n\r\n")[2]
+        self._context.suspects.died(body, self._loop.time())
+        if self._deaths:
             self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
+        else:
+            self._deaths += 1
+            self._try_another()
+
+    def engine_silent(self) -> None:
+        """It has been put out, and there are others; what it has not begun is tried there."""
+        if self._sent or self._entry.settled:
+            return
+        log.warning("%s waits in vain for %s", self._request.id, self._entry.replica_id)
+        self._abandon()
+        self._forget_answer()
+        if self._deaths:
+            self._fail(errors.engine_silent(), "engine_timeout")
         else:
             self._deaths += 1
             self._try_another()
@@ -320,6 +332,7 @@ class Exchange:
         if out:
             if not self._sent:
                 self._sent = True
+                self._way.first_byte()
                 self._wire = b""  # no second try from here on
             self._send(out)
         if done:
@@ -334,7 +347,9 @@ class Exchange:
                 self._spill()
             return
         body = b"".join(self._body)
-        used, counted_by = self._counted(body)
+        used, counted_by = usage.counted(
+            self._call.operation, self._call.size, body, _TAIL, cut=self._sent
+        )
         self._entry.told = engine_times.last(body[-_TAIL:])
         self._settle(200, "complete", used, counted_by)
         if self._answer.started:
@@ -344,17 +359,6 @@ class Exchange:
         body = self._named(body)
         lines = self._lines(used)
         self._answer.whole(self._headers.get(b"content-type", reply.JSON), body, lines)
-
-    def _counted(self, body: bytes) -> tuple[Usage, str]:
-        """The tokens of a reply that is whole, or whose end this is; and who counted them."""
-        operation = self._call.operation
-        if not operation.counts:
-            return NONE, "engine"
-        used = usage.last(body[-_TAIL:]) if operation.usage_last or self._sent else None
-        used = used or usage.whole(body)
-        if used is not None:
-            return used, "engine"
-        return usage.guess(self._call.size, body if operation.generates else b""), "text"
 
     def _spill(self) -> None:
         """Pass on what was collected, except for the end, where usage stands."""
@@ -383,6 +387,7 @@ class Exchange:
             )
             if error.status >= 500:
                 self._context.metrics.upstream_errors["status"] += 1
+            self._way.failed(self._status)
             self._fail(error, "engine_error" if error.status >= 500 else "refused")
 
     # --- to the client ------------------------------------------------------------------
@@ -408,17 +413,10 @@ class Exchange:
             self._key.organization_id.encode(), millis,
         )  # fmt: skip
         spent = timing.header(entry.split or entry.timing.split(now))
-        return ours, spent, self._fullness(used), entry.lines()
-
-    def _fullness(self, used: Usage | None) -> bytes:
-        need, endpoint = self._need, self._entry.endpoint
-        if need.prompts > 1 or not self._call.operation.counts:
-            return b""
-        if used is not None and used.input:
-            total = used.input + -(-used.output // need.choices)
-        else:
-            total = self._context.learning.of(endpoint.id).expected(need)
-        return guard.lines(endpoint.max_model_len, total)
+        full = b""
+        if self._need.prompts < 2 and self._call.operation.counts:
+            full = guard.fullness(self._context.learning, entry.endpoint, self._need, used)
+        return ours, spent, self._way.lines(), full, entry.lines()
 
     # --- ends -----------------------------------------------------------------------------
     def _fail(self, error: ApiError, finish: str) -> None:
@@ -451,7 +449,7 @@ class Exchange:
         return NONE, "delivered"
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
-        self._leave()
+        self._way.leave(served=finish == "complete")
         if finish == "complete" and counted_by == "engine" and used.input:
             self._context.learning.of(self._entry.endpoint.id).learn(self._need, used)
         self._entry.settle(time.monotonic(), status, finish, used, counted_by)
@@ -494,6 +492,7 @@ class Exchange:
             return
         self._abandon()
         self._context.metrics.upstream_errors["silent"] += 1
+        self._way.failed()
         if self._sent:
             self._cut(errors.engine_silent(), "engine_timeout")
         else:

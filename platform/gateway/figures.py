@@ -5,7 +5,11 @@ from collections.abc import Iterable
 # Everything else is added up.
 _LEAST = {"stoa_gateway_spool_healthy", "stoa_gateway_directory_generation"}
 _MOST = {
-    f"stoa_gateway_directory_{what}" for what in ("age_seconds", "keys", "endpoints", "replicas")
+    "stoa_gateway_replicas_out",
+    *(
+        f"stoa_gateway_directory_{what}"
+        for what in ("age_seconds", "keys", "endpoints", "replicas")
+    ),
 }
 
 Family = tuple[str, dict[str, float]]  # its kind; values by series

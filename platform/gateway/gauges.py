@@ -20,6 +20,7 @@ def of(context: Context) -> dict[str, float]:
         "directory_keys": keys,
         "directory_endpoints": endpoints,
         "directory_replicas": replicas,
+        "replicas_out": context.pools.out,
         "spool_healthy": spool.healthy,
         "spool_open": spool.in_flight,
         "spool_backlog": spool.backlog,

@@ -127,3 +127,12 @@ def lines(window: int | None, total: int) -> bytes:
         b"x-stoa-warning: context: %d of %d tokens used; shorten the conversation before it"
         b" no longer fits\r\n"
     ) % (share, total, window)
+
+
+def fullness(learning: Learning, endpoint: Endpoint, size: Size, used: Usage | None) -> bytes:
+    """The same, by what the engine reported, or else by what is to be expected."""
+    if used is not None and used.input:
+        total = used.input + -(-used.output // size.choices)
+    else:
+        total = learning.of(endpoint.id).expected(size)
+    return lines(endpoint.max_model_len, total)

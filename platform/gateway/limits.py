@@ -20,6 +20,7 @@ class Limits:
     write_s: float = 60.0  # a reader that takes nothing for so long is gone
     linger_s: float = 10.0  # reading on after a refusal, so that the refusal is read
     engine_s: float = 900.0  # an engine that says nothing for so long is given up
+    silent_s: float = 5.0  # … and a replica gets no more, beside what its prompts take
     connect_s: float = 5.0
     engine_idle_s: float = 3.0  # vLLM closes an idle connection after 5 s: we are first
     hold_s: float = 120.0  # a request's longest wait for an endpoint at zero

@@ -1,47 +1,53 @@
 """The replicas of each endpoint as the router sees them, and what may be tried again."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
+from gateway.directory import Directory, Endpoint, Replica
 from gateway.outliers import LOST
 from gateway.router import Lane, Ticket, choose
 
 _CAPACITY = 2000  # blocks of text in one replica's cache: about a million tokens
-_PATIENCE = (5.0, 4.0)  # seconds, and times what a prompt was to take, without a sign of life
-_GUESSING = (60.0, 20.0)  # the same where the rate is a guess, or nothing else is left
+_SILENT_S = 5.0  # without a sign of life, beyond _PATIENCE times what a prompt was to take …
+_PATIENCE = 4.0
+_UNSURE = 12.0  # … all so many times where the pace is a guess, or nothing else is left
 _RETRIES_FREE = 100.0  # kept ready
 _RETRIES_MAX = 1000.0
 _RETRIES_SHARE = 0.1  # of recent requests
 _RETRIES_A_SECOND = 10.0
 
 
-class Named(Protocol):
-    @property
-    def id(self) -> str: ...
+def named(endpoint: Endpoint, replica: str = "") -> bytes:
+    """The header lines that say who answers."""
+    lines = f"x-stoa-endpoint: {endpoint.name}\r\nx-stoa-region: {endpoint.region}\r\n"
+    return (f"{lines}x-stoa-replica: {replica}\r\n" if replica else lines).encode()
 
 
 class Pool:
     """One endpoint's."""
 
-    __slots__ = ("_known", "_retries", "_retries_at", "_troubled", "lanes", "replicas")
+    __slots__ = ("_known", "_retries", "_retries_at", "_silent_s", "_troubled", "endpoint", "lanes")
 
-    def __init__(self) -> None:
-        self.replicas: Sequence[Named] = ()
+    def __init__(self, silent_s: float = _SILENT_S) -> None:
+        self._silent_s = silent_s
+        self.endpoint: Endpoint | None = None  # as the directory had it last
         self.lanes: list[Lane] = []
         self._known: dict[str, Lane] = {}
         self._troubled = False  # some lane may be out
         self._retries = _RETRIES_FREE
         self._retries_at = 0.0
 
-    def adopt(self, replicas: Sequence[Named]) -> None:
+    def adopt(self, replicas: Sequence[Replica]) -> None:
         """The directory's list. A replica that stays keeps what was learned of it."""
-        known = self._known
+        known, self._known = self._known, {}
         paces = [lane.pace for lane in known.values() if lane.known]
         usual = (sum(paces) / len(paces),) if paces else ()
-        self.lanes = [known.get(one.id) or Lane(one.id, _CAPACITY, *usual) for one in replicas]
-        self._known = {lane.id: lane for lane in self.lanes}
-        self.replicas = replicas
+        for replica in replicas:
+            lane = known.get(replica.id)
+            if lane is None or lane.replica.address != replica.address:
+                lane = Lane(replica, _CAPACITY, *usual)
+            self._known[replica.id] = lane
+        self.lanes = list(self._known.values())
 
     def dispatch(
         self,
@@ -55,7 +61,7 @@ class Pool:
         """None when there is no replica, or none that is not out or was not tried."""
         lanes = self.lanes
         if self._troubled or tried:
-            lanes = self._usable(now, tried)
+            lanes = self.usable(now, tried)
         if not lanes:
             return None
         if self._retries < _RETRIES_MAX:
@@ -68,7 +74,8 @@ class Pool:
             lane.standing.probing = ticket.probe = True
         return ticket
 
-    def _usable(self, now: float, tried: Collection[str]) -> list[Lane]:
+    def usable(self, now: float, tried: Collection[str]) -> list[Lane]:
+        """Those that are not out and were not tried; or the one whose turn it is to be probed."""
         self._troubled = any(lane.standing.out for lane in self.lanes)
         fine = [lane for lane in self.lanes if not lane.standing.out and lane.id not in tried]
         if self._troubled and not tried:
@@ -78,17 +85,15 @@ class Pool:
                     return [lane]
         return fine
 
-    def failed(self, ticket: Ticket, now: float, limit: int = LOST, *, died: bool = False) -> bool:
-        """It ended before its first byte, by the replica's fault; True when that puts it out."""
+    def failed(self, ticket: Ticket, now: float, limit: int = LOST) -> None:
+        """It ended by the replica's fault."""
         lane = ticket.lane
         lane.end(ticket, now, served=False)
-        if died:
-            lane.died()
-        if limit != LOST and len(self._usable(now, (lane.id,))) == 0:
-            return False  # the last one is not shut for what it still answers
-        out = lane.standing.failed(now, limit)
-        self._troubled = self._troubled or lane.standing.out
-        return out
+        if limit != LOST and not self.usable(now, (lane.id,)):
+            return  # the last one is not shut for what it still answers
+        if lane.standing.failed(now, limit):
+            self._troubled = True
+            lane.prefixes.clear()  # it has probably died
 
     def may_retry(self, now: float) -> bool:
         """Whether the budget has one more; it is taken."""
@@ -115,11 +120,11 @@ class Pool:
             if not lane.in_flight:
                 continue
             since, expected = lane.overdue(now)
-            if since < _PATIENCE[0] or (lane.standing.out and not lane.standing.probing):
+            if since < self._silent_s or (lane.standing.out and not lane.standing.probing):
                 continue
             others = [one for one in self.lanes if one is not lane and not one.standing.out]
-            floor_s, times = _PATIENCE if lane.known and others else _GUESSING
-            if since < floor_s + times * expected:
+            unsure = 1.0 if lane.known and others else _UNSURE
+            if since < unsure * (self._silent_s + _PATIENCE * expected):
                 continue
             lane.standing.eject(now)
             self._troubled = True
@@ -131,23 +136,40 @@ class Pool:
 class Pools:
     """Of all endpoints that were asked for."""
 
-    __slots__ = ("_pools",)
+    __slots__ = ("_kept", "_pools", "_silent_s")
 
-    def __init__(self) -> None:
+    def __init__(self, silent_s: float = _SILENT_S) -> None:
+        self._silent_s = silent_s
+        self._kept: Directory | None = None
         self._pools: dict[str, Pool] = {}
 
-    def of(self, endpoint_id: str, replicas: Sequence[Named]) -> Pool:
-        pool = self._pools.get(endpoint_id)
+    def of(self, endpoint: Endpoint) -> Pool:
+        pool = self._pools.get(endpoint.id)
         if pool is None:
-            pool = self._pools[endpoint_id] = Pool()
-        if pool.replicas is not replicas:
-            pool.adopt(replicas)
+            pool = self._pools[endpoint.id] = Pool(self._silent_s)
+        if pool.endpoint is not endpoint:
+            pool.endpoint = endpoint
+            pool.adopt(endpoint.replicas)
+            for lane in pool.lanes:
+                lane.named = named(endpoint, lane.id)
         return pool
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for pool in self._pools.values() for lane in pool.lanes)
+
+    @property
+    def out(self) -> int:
+        """How many replicas get no requests because they failed."""
+        lanes = (lane for pool in self._pools.values() for lane in pool.lanes)
+        return sum(1 for lane in lanes if lane.standing.out)
 
     def patrol(self, now: float) -> list[Ticket]:
         return [ticket for pool in self._pools.values() for ticket in pool.patrol(now)]
 
-    def keep(self, endpoint_ids: Iterable[str]) -> None:
-        """Forget every other endpoint."""
-        for gone in self._pools.keys() - set(endpoint_ids):
-            del self._pools[gone]
+    def keep(self, directory: Directory) -> None:
+        """Forget the endpoints that it lacks."""
+        if self._kept is not directory:
+            self._kept = directory
+            for gone in self._pools.keys() - {one.id for one in directory.every_endpoint()}:
+                del self._pools[gone]

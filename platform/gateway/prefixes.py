@@ -10,8 +10,8 @@ from collections.abc import Sequence
 BLOCK = 2048  # bytes of a body: about 512 tokens of English
 
 
-def keys(prompt: bytes, salt: str) -> list[int]:
-    """One for each whole block; `salt` is the organization's: no tenant meets another's."""
+def keys(prompt: bytes, *salt: str) -> list[int]:
+    """One for each whole block; `salt` is the organization's, and what else parts caches."""
     chain: list[int] = []
     size = len(prompt)
     if size < BLOCK:
@@ -55,6 +55,9 @@ class Prefixes:
         young.update(chain)
         if len(young) >= self._half:
             self._old, self._young = young, set()
+
+    def known(self) -> set[int]:
+        return self._young | self._old
 
     def clear(self) -> None:
         self._young, self._old = set(), set()

@@ -5,9 +5,10 @@ the moment it came, against the moment it was due, moves all that is due behind 
 any one unit (the gateway's is bytes of the prompt), and so is the rate that is learned.
 """
 
-from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
+from gateway.directory import Replica
 from gateway.outliers import Standing
 from gateway.prefixes import BLOCK, Prefixes
 
@@ -19,6 +20,11 @@ _KNOWN_AFTER = 5  # first bytes, until a rate is more than a guess
 _BUSY = 0.005  # of a request's usual duration: what one in flight costs the next one's start
 _UNCACHED = 1.25  # a prompt that is read again also delays whoever comes next …
 _UNCACHED_MAX = 8.0  # … and the more, the longer the queues: + 1 a second of the shortest
+
+
+class Owner(Protocol):
+    def engine_silent(self) -> None:
+        """The replica has shown no sign of life for too long, and others are there."""
 
 
 class Ticket:
@@ -47,38 +53,23 @@ class Ticket:
         self.visible = visible
         self.answered = False
         self.probe = False
-        self.owner: object = None
+        self.owner: Owner | None = None
 
 
 class Lane:
     """What is known of one replica."""
 
     __slots__ = (
-        "_busy",
-        "_bytes",
-        "_bytes_seconds",
-        "_bytes_squared",
-        "_first_pace",
-        "_free_at",
-        "_known",
-        "_last",
-        "_pending",
-        "_seconds",
-        "_shift",
-        "_weight",
-        "heard",
-        "heard_at",
-        "id",
-        "in_flight",
-        "pace",
-        "prefixes",
-        "standing",
-        "start_s",
+        "_busy", "_bytes", "_bytes_seconds", "_bytes_squared", "_first_pace", "_free_at", "_known",
+        "_last", "_pending", "_quiet", "_seconds", "_shift", "_weight", "heard", "heard_at", "id",
+        "in_flight", "named", "pace", "prefixes", "replica", "standing", "start_s",
     )  # fmt: skip
 
-    def __init__(self, id: str, capacity: int, pace: float = _PACE) -> None:
+    def __init__(self, replica: Replica, capacity: int, pace: float = _PACE) -> None:
         """`capacity` is how many blocks the replica's cache holds, as far as one knows."""
-        self.id = id
+        self.id = replica.id
+        self.replica = replica
+        self.named = b""  # the header lines that say who answered
         self.in_flight = 0
         self.start_s = 0.0  # of a prompt's time that does not depend on its size
         self.pace = pace  # seconds a byte that is not cached
@@ -86,7 +77,8 @@ class Lane:
         self.standing = Standing()
         self.heard = False  # anything at all came from it since `patrol` looked
         self.heard_at = 0.0
-        self._pending: deque[Ticket] = deque()
+        self._pending: dict[Ticket, None] = {}  # what is before its first byte, in order
+        self._quiet: dict[Ticket, None] = {}  # what should be through, and cannot tell
         self._free_at = 0.0
         self._last = 0.0  # its last first byte
         self._shift = 0.0  # how far all that is due has moved
@@ -106,15 +98,15 @@ class Lane:
         busy = self._busy * self.in_flight
         pending = self._pending
         while pending:
-            head = pending[0]
-            if not head.answered:
-                due = head.due + self._shift - head.shift
-                if now <= due:
-                    return max(0.0, self._free_at - now) + busy
-                if head.visible:
-                    # Overdue: nobody knows for how long; as long again is the best guess.
-                    return max(0.0, self._free_at - due) + (now - due) + busy
-            pending.popleft()
+            head = next(iter(pending))
+            due = head.due + self._shift - head.shift
+            if now <= due:
+                return max(0.0, self._free_at - now) + busy
+            if head.visible:
+                # Overdue: nobody knows for how long; as long again is the best guess.
+                return max(0.0, self._free_at - due) + (now - due) + busy
+            del pending[head]  # it is through, as far as anybody can tell
+            self._quiet[head] = None
         return busy
 
     def dispatched(self, size: float, work: float, now: float, *, visible: bool = True) -> Ticket:
@@ -122,7 +114,7 @@ class Lane:
         start = self._free_at if pending and self._free_at > now else now
         self._free_at = due = start + self.start_s + work * self.pace
         ticket = Ticket(self, now, size, work, due, self._shift, visible)
-        pending.append(ticket)
+        pending[ticket] = None
         self.in_flight += 1
         return ticket
 
@@ -130,6 +122,9 @@ class Lane:
         if ticket.answered:
             return
         ticket.answered = True
+        self._pending.pop(ticket, None)
+        if not ticket.visible:
+            self._quiet.pop(ticket, None)
         late = now - (ticket.due + self._shift - ticket.shift)
         self._shift += late
         self._free_at += late
@@ -172,30 +167,32 @@ class Lane:
     def _withdraw(self, ticket: Ticket, now: float) -> None:
         """It leaves unanswered: what it would still have taken, nobody waits for."""
         ticket.answered = True
+        pending = self._pending
+        if ticket not in pending:
+            self._quiet.pop(ticket, None)
+            return
         due = ticket.due + self._shift - ticket.shift
-        left = max(0.0, min(self.start_s + ticket.work * self.pace, due - now))
-        self._free_at -= left
-        behind = False
-        for other in self._pending:
-            if behind:
-                other.due -= left
-            behind = behind or other is ticket
+        left = min(self.start_s + ticket.work * self.pace, due - now)
+        if left > 0:
+            self._free_at -= left
+            behind = False
+            for other in pending:
+                if behind:
+                    other.due -= left
+                behind = behind or other is ticket
+        del pending[ticket]
 
     def overdue(self, now: float) -> tuple[float, float]:
         """How long the prompt whose turn it is has been awaited, and what it takes uncached."""
         for ticket in self._pending:
-            if not ticket.answered and ticket.visible:
+            if ticket.visible:
                 since = max(ticket.at, self._last, self.heard_at)
                 return now - since, self.start_s + ticket.size * self.pace
         return 0.0, 0.0
 
     def awaited(self) -> list[Ticket]:
-        """What it has been sent and not answered yet."""
-        return [ticket for ticket in self._pending if not ticket.answered]
-
-    def died(self) -> None:
-        """Its process is gone, and its cache with it."""
-        self.prefixes.clear()
+        """What it has been sent, and of which nothing came back yet."""
+        return [*self._quiet, *self._pending]
 
 
 def choose(lanes: Sequence[Lane], size: int, keys: Sequence[int], now: float) -> tuple[Lane, float]:

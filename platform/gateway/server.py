@@ -17,6 +17,7 @@ from gateway.hold import Hold
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
+from gateway.pools import Pools
 from gateway.routes import Routes
 from gateway.runs import Runs
 from gateway.salts import Salts
@@ -54,6 +55,7 @@ def context(
         salts=Salts(config.pepper),
         gate=gate,
         runs=Runs(config.pepper),
+        pools=Pools(limits.silent_s),
     )
 
 
@@ -152,6 +154,14 @@ class Server:
             for connection in list(self.context.clients):
                 connection.sweep(now)
             self.context.engines.sweep(now)
+            self._patrol(now)
+
+    def _patrol(self, now: float) -> None:
+        pools = self.context.pools
+        pools.keep(self.context.keeper.current)
+        for ticket in pools.patrol(now):
+            if ticket.owner is not None:
+                ticket.owner.engine_silent()
 
     def figures(self) -> bytes:
         """Our own, in Prometheus' text."""

@@ -5,7 +5,6 @@ region's CA, where the server name says which replica is meant and the relay pip
 """
 
 import asyncio
-from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,6 +18,14 @@ from gateway.tls import ClientTls
 
 class Unreachable(Exception):
     """No connection to the replica could be made."""
+
+
+def post(path: str, request_id: str, body: bytes) -> bytes:
+    """The bytes of a request."""
+    return (
+        b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
+        b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+    ) % (path.encode(), request_id.encode(), len(body), body)
 
 
 class Listener(Protocol):
@@ -156,10 +163,9 @@ class Upstream(asyncio.Protocol):
 
 
 class Engines:
-    """Connections and loads of all replicas that this process talks to."""
+    """Connections to all replicas that this process talks to."""
 
     def __init__(self, config: Config, limits: Limits) -> None:
-        self.loads: Counter[str] = Counter()  # requests in flight by replica id
         self._limits = limits
         self._sockets = config.sockets.resolve() if config.sockets else None
         self._idle: dict[str, list[Upstream]] = {}
@@ -224,8 +230,6 @@ class Engines:
                 idle.pop(0).transport.close()
             if not idle:
                 del self._idle[replica_id]
-                if not self.loads[replica_id]:
-                    del self.loads[replica_id]
 
     def close(self) -> None:
         for idle in self._idle.values():

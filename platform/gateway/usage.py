@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gateway.operations import Operation
+
 # A usage object: braces within it nest once (…_details). Quotes inside JSON strings are escaped,
 # so this cannot match in generated text.
 OBJECT = re.compile(rb'"usage": ?(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
@@ -103,3 +105,19 @@ def guess(prompt_bytes: int, body: bytes = b"") -> Usage:
     """For an engine that counts nothing: by the letters. Who books it says so (`counted_by`)."""
     letters = sum(len(text) for text in _TEXT.findall(body))
     return Usage(max(1, -(-prompt_bytes // _LETTERS)), 0, -(-letters // _LETTERS))
+
+
+def counted(
+    operation: Operation, size: int, body: bytes, tail: int, *, cut: bool
+) -> tuple[Usage, str]:
+    """The tokens of a reply that is whole, or (`cut`) whose end this is; and who counted them.
+
+    `size` is the request's. Usage that stands last is looked for in the last `tail` bytes first.
+    """
+    if not operation.counts:
+        return NONE, "engine"
+    used = last(body[-tail:]) if operation.usage_last or cut else None
+    used = used or whole(body)
+    if used is not None:
+        return used, "engine"
+    return guess(size, body if operation.generates else b""), "text"

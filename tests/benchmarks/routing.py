@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway.directory import Replica
 from gateway.pools import Pool
 from gateway.prefixes import BLOCK
 from gateway.router import Ticket
@@ -124,18 +125,13 @@ def play(prompts: Iterable[Prompt], policy: Policy, setting: Setting) -> Outcome
 
 
 # --- ours -----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Named:
-    id: str
-
-
 class Ours:
     """`index=False`: the same estimate of the queues, and no idea of what is cached."""
 
     def __init__(self, count: int, *, index: bool = True) -> None:
         self._index = index
         self._pool = Pool()
-        self._pool.adopt([Named(str(number)) for number in range(count)])
+        self._pool.adopt([Replica(str(number), "", "") for number in range(count)])
         self._patrolled = 0.0
 
     def choose(self, prompt: Prompt, now: float) -> tuple[int, Ticket]:

@@ -57,6 +57,7 @@ class FakeEngine:
     adapters: tuple[str, ...] = ()
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    wedged: bool = False  # takes requests and answers none
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -103,7 +104,7 @@ class FakeEngine:
     ) -> None:
         body = seen.body
         how = dict(part.split("=") for part in str(body.get("user") or "").split(";") if part)
-        if "silent" in how:
+        if "silent" in how or self.wedged:
             await reader.read(1)
             raise ConnectionError
         known = (self.model, *self.adapters)

@@ -151,7 +151,7 @@ def test_the_least_busy_replica_is_chosen(rig: Rig) -> None:
     assert [len(engine.seen) for engine in engines] == [2, 2, 2]
     for connection in held:
         connection.close()
-    rig.until(lambda: not any(rig.server.context.engines.loads.values()))
+    rig.until(lambda: not rig.server.context.pools.in_flight)
 
 
 def test_what_a_running_stream_delivered_is_noted_each_second(rig: Rig) -> None:

@@ -1,29 +1,15 @@
 """Small pure parts."""
 
 import json
-from dataclasses import dataclass
 
 import pytest
 
-from gateway import operations, request, routing, usage
+from gateway import operations, request, usage
 from gateway.config import Config, ConfigError
 from gateway.limits import Limits
 from gateway.request_ids import RequestIds
 from gateway.salts import Salts
 from gateway.usage import Usage
-
-
-@dataclass(frozen=True)
-class Candidate:
-    id: str
-
-
-def test_the_fewest_in_flight_wins_and_ties_go_to_the_first() -> None:
-    one, two, three = (Candidate(name) for name in "abc")
-    assert routing.choose([], {}) is None
-    assert routing.choose([two], {"b": 9}) is two
-    assert routing.choose([one, two, three], {"a": 2, "b": 1, "c": 1}) is two
-    assert routing.choose([one, two, three], {"a": 1, "b": 1}) is three
 
 
 def test_request_ids_are_of_the_house_unique_and_sort_by_birth() -> None:

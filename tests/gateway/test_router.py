@@ -1,6 +1,5 @@
 """Which replica a prompt goes to: the index of prefixes, the estimate, outliers and retries."""
 
-from dataclasses import dataclass
 from itertools import takewhile
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway import prefixes
+from gateway.directory import Directory, Endpoint, Replica
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool, Pools
 from gateway.prefixes import BLOCK, Prefixes
@@ -18,14 +18,13 @@ from gateway.suspects import Suspects
 RATE = 10_000.0
 
 
-@dataclass(frozen=True)
-class Named:
-    id: str
+def named(*ids: str) -> list[Replica]:
+    return [Replica(id, "ep", f"unix:/{id}") for id in ids]
 
 
 def pool_of(count: int) -> Pool:
     pool = Pool()
-    pool.adopt([Named(f"r{number}") for number in range(count)])
+    pool.adopt(named(*(f"r{number}" for number in range(count))))
     return pool
 
 
@@ -120,7 +119,7 @@ def test_but_not_behind_a_queue_that_is_longer_than_reading_it_again() -> None:
 
 
 def test_the_queue_is_what_was_sent_and_not_answered() -> None:
-    lane = Lane("r", 10, 1 / RATE)
+    lane = Lane(named("r")[0], 10, 1 / RATE)
     one, two = (lane.dispatched(RATE * 2, RATE * 2, 100.0) for _ in range(2))
     assert lane.wait(100.0) == pytest.approx(4.0, abs=0.1)
     assert lane.wait(101.0) == pytest.approx(3.0, abs=0.1)
@@ -133,7 +132,7 @@ def test_the_queue_is_what_was_sent_and_not_answered() -> None:
 
 
 def test_what_leaves_unanswered_is_waited_for_no_more() -> None:
-    lane = Lane("r", 10, 1 / RATE)
+    lane = Lane(named("r")[0], 10, 1 / RATE)
     lane.dispatched(RATE * 2, RATE * 2, 100.0)
     gone = lane.dispatched(RATE * 5, RATE * 5, 100.0)
     last = lane.dispatched(RATE * 3, RATE * 3, 100.0)
@@ -147,7 +146,7 @@ def test_a_rate_is_learned_from_first_bytes() -> None:
     taught(pool)
     assert [lane.pace for lane in pool.lanes] == pytest.approx([1 / RATE] * 3, rel=0.01)
     # A replica that comes later is believed to be like them.
-    pool.adopt([*pool.replicas, Named("late")])
+    pool.adopt(named("r0", "r1", "r2", "late"))
     assert pool.lanes[-1].pace == pytest.approx(1 / RATE, rel=0.01)
 
 
@@ -159,15 +158,34 @@ def test_whole_answers_spread_by_what_is_in_flight() -> None:
     assert [lane.in_flight for lane in pool.lanes] == [10] * 4
 
 
+def endpoint(*ids: str) -> Endpoint:
+    return Endpoint(
+        id="ep", project_id="prj", organization_id="org", region="eu", name="tiny", model="m",
+        adapters=frozenset(), stopped=False, created=1, replicas=tuple(named(*ids)),
+        max_model_len=None,
+    )  # fmt: skip
+
+
+def directory(*endpoints: Endpoint) -> Directory:
+    return Directory(b"", {}, endpoints, generation=1, read_at=1.0)
+
+
 def test_a_replica_that_stays_is_known_after_a_change_of_the_directory() -> None:
     pools = Pools()
-    first = (Named("a"), Named("b"))
-    pool = pools.of("ep", first)
-    pool.lanes[0].in_flight = 3
-    again = pools.of("ep", (Named("b"), Named("a")))
-    assert {lane.id: lane.in_flight for lane in again.lanes} == {"a": 3, "b": 0}
-    pools.keep([])
-    assert pools.of("ep", first).lanes[0].in_flight == 0
+    first, then = endpoint("a", "b"), endpoint("b", "a")
+    pools.of(first).lanes[0].in_flight = 3
+    assert {lane.id: lane.in_flight for lane in pools.of(then).lanes} == {"a": 3, "b": 0}
+    pools.keep(directory(then))
+    assert pools.in_flight == 3
+    pools.keep(directory())
+    assert pools.of(then).lanes[0].in_flight == 0
+
+
+def test_the_same_name_at_another_address_is_another_process() -> None:
+    pool = pool_of(1)
+    pool.lanes[0].prefixes.add([1])
+    pool.adopt([Replica("r0", "ep", "relay:elsewhere:1")])
+    assert pool.lanes[0].prefixes.match([1]) == 0
 
 
 # --- outliers ---------------------------------------------------------------------------
@@ -244,6 +262,19 @@ def test_silence_puts_out_and_hands_back_what_waits() -> None:
     assert pool.patrol(now + 4.9) == []
     assert pool.patrol(now + 5.5) == [ticket]
     assert {sent(pool, 100, now + 5.6).lane for _ in range(9)} == {other}
+
+
+def test_a_silent_replica_hands_back_whole_answers_too() -> None:
+    pool = pool_of(2)
+    now = taught(pool)
+    bad = pool.lanes[0]
+    whole = bad.dispatched(100, 100, now, visible=False)
+    bad.wait(now + 3)  # by now it should have been read
+    stream = bad.dispatched(100, 100, now + 3)
+    assert pool.patrol(now + 10) == [whole, stream]
+    for ticket in (whole, stream):
+        bad.end(ticket, now + 10, served=False)
+    assert bad.awaited() == []
 
 
 def test_a_replica_that_still_speaks_is_slow_and_not_silent() -> None:
@@ -341,9 +372,7 @@ class Anything(RuleBasedStateMachine):
         if how in ("served", "left"):
             ticket.lane.end(ticket, self.now, served=how == "served")
         else:
-            self.pool.failed(
-                ticket, self.now, LOST if how == "lost" else REFUSED, died=how == "lost"
-            )
+            self.pool.failed(ticket, self.now, LOST if how == "lost" else REFUSED)
 
     @rule()
     def the_clock_looks(self) -> None:
@@ -353,7 +382,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 4))
     def the_directory_changes(self, count: int) -> None:
-        self.pool.adopt([Named(f"r{number}") for number in range(count)])
+        self.pool.adopt(named(*(f"r{number}" for number in range(count))))
 
     @rule()
     def retry(self) -> None:
@@ -364,6 +393,7 @@ class Anything(RuleBasedStateMachine):
         for lane in self.pool.lanes:
             mine = [ticket for ticket in self.open if ticket.lane is lane]
             assert lane.in_flight == len(mine)
+            assert set(lane.awaited()) == {one for one in mine if not one.answered}
             assert 0 <= lane.wait(self.now) < 1e9
             assert lane.pace > 0 and lane.start_s >= 0
             probes = [ticket for ticket in mine if ticket.probe]

@@ -1,0 +1,125 @@
+"""The way of one request to a replica, and what a failure there means for it and the next ones."""
+
+import asyncio
+
+from gateway import errors, pools, prefixes
+from gateway.context import Context
+from gateway.directory import Endpoint, Key, Replica
+from gateway.outliers import LOST, REFUSED
+from gateway.pools import Pool
+from gateway.request import Call
+from gateway.router import Lane, Owner, Ticket
+
+_BEFORE = ("tools", "system", "instructions")  # what engines read before a prompt, in this order
+_BUSY = (429, 503)  # statuses by which an engine says that it has too much to do
+
+
+class Way:
+    """Holds at most one place in a replica's queue, and gives it back exactly once."""
+
+    __slots__ = (
+        "_call", "_context", "_endpoint", "_key", "_keys", "_loop", "_owner", "_pool", "_ticket",
+        "_tried", "_visible", "lane",
+    )  # fmt: skip
+
+    def __init__(
+        self, context: Context, key: Key, call: Call, endpoint: Endpoint, owner: Owner
+    ) -> None:
+        """`owner` is told when the replica that has the request falls silent."""
+        self._context = context
+        self._key = key
+        self._call = call
+        self._endpoint = endpoint
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._pool: Pool | None = None
+        self._ticket: Ticket | None = None
+        self.lane: Lane | None = None  # where it is, or was last
+        self._tried: tuple[str, ...] = ()
+        self._keys: list[int] = []
+        # A whole answer comes when its last token does: its first byte tells little.
+        self._visible = call.stream or not call.operation.generates
+
+    def first(self, endpoint: Endpoint, engine_model: str) -> Replica | None:
+        """None: it has no replica. Raises ApiError when all that it has are out."""
+        self._endpoint = endpoint
+        pool = self._pool = self._context.pools.of(endpoint)
+        if len(pool.lanes) > 1 and self._call.size >= prefixes.BLOCK:
+            self._keys = self._prefix(engine_model)
+        replica = self._take(pool)
+        if replica is None and pool.lanes:
+            retry_after_s = pool.retry_after_s(self._loop.time())
+            raise errors.engine_unavailable(self._call.model, retry_after_s)
+        return replica
+
+    def another(self) -> Replica | None:
+        """One that was not tried yet, if there is one and the budget of retries allows it."""
+        endpoint_id, directory = self._endpoint.id, self._context.keeper.current
+        endpoint = directory.endpoint(self._key.project_id, endpoint_id)
+        if endpoint is None:
+            return None
+        pool = self._pool = self._context.pools.of(endpoint)
+        now = self._loop.time()
+        if not pool.usable(now, self._tried) or not pool.may_retry(now):
+            return None
+        return self._take(pool)
+
+    def _prefix(self, engine_model: str) -> list[int]:
+        fields, operation = self._call.fields, self._call.operation
+        parts = [bytes(fields[name]) for name in _BEFORE if name in fields]
+        parts += [
+            bytes(fields[name])
+            for name in operation.prompts
+            if name in fields and name not in _BEFORE
+        ]
+        text = parts[0] if len(parts) == 1 else b"".join(parts)
+        salt = self._context.salts.of(self._key.organization_id)
+        return prefixes.keys(text, salt, engine_model)
+
+    def _take(self, pool: Pool) -> Replica | None:
+        ticket = self._ticket = pool.dispatch(
+            self._call.size, self._keys, self._loop.time(), visible=self._visible, tried=self._tried
+        )
+        if ticket is None:
+            return None
+        ticket.owner = self._owner
+        lane = self.lane = ticket.lane
+        self._tried += (lane.id,)
+        return lane.replica
+
+    # --- what came of it ------------------------------------------------------------------
+    def heard(self) -> None:
+        """Some of the answer came."""
+        if self.lane is not None:
+            self.lane.heard = True
+
+    def first_byte(self) -> None:
+        if self._visible and self._ticket is not None:
+            self._ticket.lane.first_byte(self._ticket, self._loop.time())
+
+    def leave(self, *, served: bool = False) -> None:
+        """It ends, or goes elsewhere, and nobody is to blame; `served` with a whole answer."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            # What only looks into the tokenizer says nothing about a prefill.
+            served = served and self._call.operation.counts
+            ticket.owner = None
+            ticket.lane.end(ticket, self._loop.time(), served=served)
+
+    def failed(self, status: int = 0) -> None:
+        """The replica could not be reached, went away, fell silent (0), or answered 5xx."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is None or self._pool is None:
+            return
+        ticket.owner = None
+        now = self._loop.time()
+        if status and (status < 500 or status in _BUSY):
+            ticket.lane.end(ticket, now, served=False)
+        else:
+            self._pool.failed(ticket, now, REFUSED if status else LOST)
+
+    def lines(self) -> bytes:
+        """Who answers, as header lines."""
+        if self.lane is not None:
+            return self.lane.named
+        return pools.named(self._endpoint)
