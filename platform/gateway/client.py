@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 import httptools
 
 from gateway import addresses, errors, framing, reply, timing
+from gateway.access_log import Line
 from gateway.context import Context
 from gateway.directory import Directory, Key
 from gateway.errors import ApiError
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _DISCARD_BYTES = 64 << 20  # of a refused body; then the connection is cut
 _AHEAD = 32  # requests that a client may send before the first is answered
 _OFFER = (b"upgrade", b"http2-settings")
+PROBE = "probe"  # what a balancer asks every second
 
 
 class Running(Protocol):
@@ -296,6 +298,30 @@ class Client(asyncio.Protocol):
     def touch(self, seconds: float) -> None:
         self.deadline = self._loop.time() + seconds
 
+    def count(
+        self, request: Request, operation: str, status: int, error: ApiError | None = None
+    ) -> None:
+        """A request that no endpoint was asked for."""
+        context, key, moments = self._context, request.key, request.timing
+        context.metrics.answered(operation, status, error)
+        if context.access is None or (operation == PROBE and error is None):
+            return
+        now = time.monotonic()
+        context.access.add(
+            Line(
+                time=time.time(),
+                request=request.id,
+                operation=operation,
+                status=status,
+                ms=(now - moments.arrived) * 1000,
+                code=(error.code or "") if error is not None else "",
+                organization=key.organization_id if key is not None else "",
+                project=key.project_id if key is not None else "",
+                key=key.id if key is not None else "",
+                gateway_ms=(now - moments.read) * 1000,
+            )
+        )
+
     def refuse(self, request: Request, error: ApiError, lines: tuple[bytes, ...] = ()) -> None:
         """A complete answer: the error in OpenAI's shape."""
         keep = request.keep_alive and not self._context.draining
@@ -349,7 +375,7 @@ class Client(asyncio.Protocol):
             return  # what came before is answered first
         request = self._reading or Request(time.monotonic(), self._context.ids.new())
         self._reading = None
-        self._context.metrics.refused("unreadable", error.status, error.code)
+        self.count(request, "unreadable", error.status, error)
         self.write(_refusal(request, error, (), False))
         self.touch(self._context.limits.linger_s)
         with contextlib.suppress(OSError, NotImplementedError):

@@ -43,6 +43,7 @@ class Config:
     certificate_key: Path | None = None
     certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
     log_level: str = "INFO"
+    access_log: bool = False  # a line on standard output for each request
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Config":
@@ -72,6 +73,7 @@ class Config:
             certificate_key=read.file("STOA_GATEWAY_KEY"),
             certificate_ca=read.file("STOA_GATEWAY_CA"),
             log_level=read.text("STOA_LOG_LEVEL", "INFO").upper(),
+            access_log=read.flag("STOA_GATEWAY_ACCESS_LOG", True),
         )
         config._check()
         return config
@@ -144,6 +146,12 @@ class _Reader:
         if value and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"{name}={value!r}: expected a whole number")
         return int(value) if value else default
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._environ.get(name, "").lower()
+        if value not in ("", "true", "false"):
+            raise ConfigError(f"{name}={value!r}: expected true or false")
+        return value == "true" if value else default
 
     def port(self, name: str, default: int) -> int:
         number = self.size(name, default)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.access_log import AccessLog
 from gateway.activity import Activity
 from gateway.config import Config
 from gateway.gate import Gate
@@ -46,6 +47,7 @@ class Context:
     pools: Pools
     learning: Learning = field(default_factory=Learning)
     suspects: Suspects = field(default_factory=Suspects)
+    access: AccessLog | None = None
     metrics: Metrics = field(default_factory=Metrics)
     ids: RequestIds = field(default_factory=RequestIds)
     clients: set[Connection] = field(default_factory=set)

@@ -2,10 +2,12 @@
 
 import time
 
+from gateway.access_log import Line
 from gateway.budgets import NO_RUN, Run
 from gateway.context import Context
 from gateway.directory import Endpoint, Key
 from gateway.engine_times import EngineTimes
+from gateway.errors import ApiError
 from gateway.gate import Pass, euro
 from gateway.records import Charge
 from gateway.request import Call
@@ -21,8 +23,20 @@ class Entry:
     """`settle` is the only way out; what was never opened is counted, and charged nothing."""
 
     __slots__ = (
-        "_call", "_context", "_key", "_noted_us", "endpoint", "held", "opened_us", "replica_id",
-        "request_id", "settled", "split", "timing", "told",
+        "_call",
+        "_context",
+        "_key",
+        "_noted_us",
+        "code",
+        "endpoint",
+        "held",
+        "opened_us",
+        "replica_id",
+        "request_id",
+        "settled",
+        "split",
+        "timing",
+        "told",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +55,7 @@ class Entry:
         self.request_id = request_id
         self.timing = timing
         self.told: EngineTimes | None = None  # the engine's own account of it
+        self.code = ""  # of the error that it ended with
         self.split: Split | None = None  # once it is settled
         self.endpoint = endpoint
         self.opened_us = 0  # 0: nothing was opened yet
@@ -78,6 +93,11 @@ class Entry:
         args = (used.input, used.cached, used.output)
         self._context.spool.progress(self.request_id, now_us, *args)
 
+    def refuse(self, error: ApiError) -> None:
+        """Nothing but the error will leave."""
+        self.code = error.code or ""
+        self._context.metrics.refusal(error.code)
+
     def settle(self, now: float, status: int, finish: str, used: Usage, counted_by: str) -> None:
         """Book the request, once, before its last byte leaves. `now` is on the timing's clock."""
         assert not self.settled
@@ -88,6 +108,8 @@ class Entry:
         split = self.split = timing.split(now, self.told, decodes=call.operation.streams)
         series = context.metrics.of(operation, self.endpoint)
         series.count(status, finish, used, timing, split, now)
+        if context.access is not None:
+            context.access.add(self._line(now, status, finish, used, counted_by, split))
         charges, nano_eur, run = self._pay(used)
         if not self.opened_us:
             return
@@ -99,6 +121,18 @@ class Entry:
                 self.opened_us, time.time_ns() // 1000, status, finish, counted_by,
                 used.input, used.cached, used.output, charges, nano_eur, run.path, run.agent,
             )
+        )  # fmt: skip
+
+    def _line(
+        self, now: float, status: int, finish: str, used: Usage, counted_by: str, split: Split
+    ) -> Line:
+        key, call, endpoint = self._key, self._call, self.endpoint
+        return Line(
+            time.time(), self.request_id, call.operation.name, status,
+            (now - self.timing.arrived) * 1000, self.code,
+            key.organization_id, key.project_id, key.id,
+            call.model, endpoint.id, self.replica_id, call.stream, finish, counted_by,
+            used.input, used.cached, used.output, *split,
         )  # fmt: skip
 
     def lines(self) -> bytes:

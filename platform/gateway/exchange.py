@@ -421,7 +421,7 @@ class Exchange:
     # --- ends -----------------------------------------------------------------------------
     def _fail(self, error: ApiError, finish: str) -> None:
         """Nothing of the engine's has left: an error takes the whole answer's place."""
-        self._context.metrics.refusal(error.code)
+        self._entry.refuse(error)
         if not self._entry.settled:
             self._settle(error.status, finish, NONE, "engine")
         if self._answer.started:
@@ -431,6 +431,7 @@ class Exchange:
 
     def _cut(self, error: ApiError, finish: str) -> None:
         """The answer ends in its middle: what was delivered is charged."""
+        self._entry.code = error.code or ""
         if not self._entry.settled:
             used, counted_by = self._delivered()
             self._settle(200, finish, used, counted_by)

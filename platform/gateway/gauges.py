@@ -25,6 +25,8 @@ def of(context: Context) -> dict[str, float]:
         "spool_open": spool.in_flight,
         "spool_backlog": spool.backlog,
     }
+    if context.access is not None:
+        ours["access_log_dropped_total"] = context.access.dropped
     return {f"stoa_gateway_{name}": float(value) for name, value in ours.items()} | _process()
 
 

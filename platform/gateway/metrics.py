@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from gateway import series
 from gateway.directory import Endpoint
+from gateway.errors import ApiError
 from gateway.series import Histogram, Series
 
 GONE = "gone"  # stands for all endpoints that the directory no longer has
@@ -34,14 +35,11 @@ class Metrics:
             found = self._series[operation, endpoint.id] = Series(endpoint.model)
         return found
 
-    def answered(self, operation: str, status: int) -> None:
-        """`operation` is one of gateway.operations or a page's name."""
+    def answered(self, operation: str, status: int, error: ApiError | None = None) -> None:
+        """By us alone. `operation` is one of gateway.operations or a page's name."""
         self._answered[operation, status] += 1
-
-    def refused(self, operation: str, status: int, code: str | None) -> None:
-        """By us, before an endpoint was found."""
-        self._answered[operation, status] += 1
-        self.refusal(code)
+        if error is not None:
+            self.refusal(error.code)
 
     def refusal(self, code: str | None) -> None:
         """`code` is an ApiError's: one of those that stand in our code."""

@@ -16,7 +16,7 @@ from gateway import (
     sizes,
     timing,
 )
-from gateway.client import Client, Request
+from gateway.client import PROBE, Client, Request
 from gateway.context import Context
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
@@ -84,13 +84,13 @@ class Routes:
                 label = operation.name
                 self._relay(client, asked, operation)
                 return
-            label = "models" if asked.path.startswith(_MODELS) else "probe"
+            label = "models" if asked.path.startswith(_MODELS) else PROBE
             body = self._page(asked)
         except ApiError as error:
-            self.context.metrics.refused(label, error.status, error.code)
+            client.count(asked, label, error.status, error)
             client.refuse(asked, error)
             return
-        self.context.metrics.answered(label, 200)
+        client.count(asked, label, 200)
         keep = asked.keep_alive and not self.context.draining
         identity = reply.identity(asked.id, asked.headers.get(b"x-request-id"))
         spent = timing.header(asked.timing.split(time.monotonic()))

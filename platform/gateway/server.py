@@ -7,6 +7,7 @@ import socket
 import time
 
 from gateway import gauges, reply
+from gateway.access_log import AccessLog
 from gateway.activity import Activity
 from gateway.channel import Line
 from gateway.client import Client
@@ -56,6 +57,7 @@ def context(
         gate=gate,
         runs=Runs(config.pepper),
         pools=Pools(limits.silent_s),
+        access=AccessLog() if config.access_log else None,
     )
 
 
@@ -96,6 +98,8 @@ class Server:
             self._listeners.append(figures)
             self.metrics_port = figures.sockets[0].getsockname()[1]
         self._sweeper = asyncio.create_task(self._sweep())
+        if self.context.access is not None:
+            self.context.access.start()
         if self._line is not None:
             self._line.ready()
 
@@ -140,6 +144,8 @@ class Server:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         context.engines.close()
+        if context.access is not None:
+            await context.access.stop()
         if self._line is not None:
             await self._line.stop()
 
