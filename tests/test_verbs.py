@@ -23,6 +23,7 @@ from billing import services as billing
 from compliance import audit, exports
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent
+from controlplane.endpoints import aliases
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
@@ -36,10 +37,11 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, fleet, silence, endpoints, billing, prices, ledger, exports),
+    *(tenancy, limits, fleet, silence, endpoints, aliases, billing, prices, ledger, exports),
 )
 NO_VERBS = {
     limits.checked: "looks",
+    aliases.refuse_shadow: "looks",
     silence.unreachable: "looks",
     fleet.renewal_due: "looks",
     fleet.touch: "raises the version that another verb's change needs",
@@ -174,6 +176,15 @@ class Walk:
             name="chat", model="org/model", device_kind="cpu", min_replicas=0
         )
         endpoint = self.do(endpoints.create, "endpoint.create", project=kept.project, spec=spec)
+        alias = self.do(
+            aliases.create_alias,
+            "alias.create",
+            project=kept.project,
+            name="gpt-4o",
+            targets=["chat"],
+        )
+        alias = self.do(aliases.update_alias, "alias.update", alias=alias, fallback_on=[])
+        self.do(aliases.delete_alias, "alias.delete", alias=alias)
         self.do(endpoints.update, "endpoint.scale", endpoint=endpoint, max_replicas=2)
         self.do(endpoints.stop, "endpoint.stop", endpoint=endpoint)
         self.do(endpoints.start, "endpoint.start", endpoint=endpoint)

@@ -37,10 +37,18 @@ class Organization(msgspec.Struct, frozen=True, gc=False):
     rate_limits: RateLimits = UNLIMITED
 
 
-class Project(msgspec.Struct, frozen=True, gc=False):
+class Alias(msgspec.Struct, frozen=True, gc=False):
+    """Another name for a project's endpoints: `endpoint` or `endpoint:adapter`, in order."""
+
+    targets: tuple[str, ...]
+    fallback_on: frozenset[str] = frozenset()  # what passes on: no_capacity, context_overflow
+
+
+class Project(msgspec.Struct, frozen=True):
     id: str
     organization_id: str
     rate_limits: RateLimits = UNLIMITED
+    aliases: dict[str, Alias] = {}
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):

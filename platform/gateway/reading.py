@@ -9,6 +9,7 @@ from billing.rating import PriceVersion
 from gateway.budgets import Budget
 from gateway.directory import (
     UNLIMITED,
+    Alias,
     Directory,
     Endpoint,
     Key,
@@ -30,6 +31,7 @@ FROM gateway.keys WHERE region = %s
 _PROJECTS = f"""
 SELECT project_id, organization_id, {_LIMITS} FROM gateway.projects WHERE region = %s
 """
+_ALIASES = "SELECT project_id, name, targets, fallback_on FROM gateway.aliases WHERE region = %s"
 _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations WHERE region = %s"
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
@@ -73,8 +75,9 @@ async def read(
         number = await generation(connection)
         alike = _Alike()
         keys = await _keys(connection, region, alike)
+        aliases = await _aliases(connection, region)
         projects = [
-            Project(project_id, organization, alike.limits(limits))
+            Project(project_id, organization, alike.limits(limits), aliases.get(project_id, {}))
             async for project_id, organization, *limits in _rows(
                 connection, "projects", _PROJECTS, region
             )
@@ -127,6 +130,15 @@ async def _keys(
             alike.limits(limits), priority, alike.texts(networks), secret_id,
         )  # fmt: skip
     return keys
+
+
+async def _aliases(
+    connection: psycopg.AsyncConnection[Any], region: str
+) -> dict[str, dict[str, Alias]]:
+    found: dict[str, dict[str, Alias]] = {}
+    async for project_id, name, targets, events in _rows(connection, "aliases", _ALIASES, region):
+        found.setdefault(project_id, {})[name] = Alias(tuple(targets), frozenset(events))
+    return found
 
 
 async def _endpoints(

@@ -7,8 +7,9 @@ from typing import Any
 from django.test import Client
 
 from compliance import audit
+from controlplane.endpoints import aliases
 from controlplane.endpoints import services as endpoints
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Alias, Endpoint, Replica
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node, Pool
@@ -35,6 +36,7 @@ class House:
     endpoint: Endpoint
     replica: Replica
     membership_id: str
+    alias: Alias
 
 
 def user(email: str, *, operator: bool = False) -> User:
@@ -98,6 +100,9 @@ def build(name: str) -> House:
         endpoint=endpoint,
         replica=replica,
         membership_id=member.id,
+        alias=aliases.create_alias(
+            actor=audit.SYSTEM, project=project, name="gpt-4o", targets=["chat"], now=NOW
+        ),
     )
 
 

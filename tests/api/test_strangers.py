@@ -40,6 +40,7 @@ def things(house: House) -> dict[str, str]:
         "members": house.membership_id,
         "api-keys": house.key_id,
         "endpoints": house.endpoint.id,
+        "aliases": house.alias.id,
         "replicas": house.replica.id,
         "nodes": house.node.id,
         "exports": "",
@@ -103,6 +104,7 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
             "model": "/m",
             "device_kind": "cpu",
         },
+        "/aliases": {"project": alice.project.id, "name": "x", "targets": ["chat"]},
         "/exports": {
             "organization": alice.organization.id,
             "reason": "curiosity",

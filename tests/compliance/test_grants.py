@@ -64,6 +64,7 @@ def refused(statement: str) -> None:
     [
         "keys",
         "projects",
+        "aliases",
         "organizations",
         "endpoints",
         "replicas",

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
+from controlplane.endpoints.models import Alias as AliasRow
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import State
 from controlplane.tenancy.models import ApiKey, ApiKeySecret, Organization, Project
 from gateway import directory as directory_structs
 from gateway import store
 from gateway.config import Config
-from gateway.directory import Directory, RateLimits
+from gateway.directory import Alias, Directory, RateLimits
 from gateway.keeper import Keeper
 from gateway.saved import RefusedError, Saved
 from tests.gateway.house import NOW, PEPPER, Beat, House, Road, eventually
@@ -131,6 +132,32 @@ def test_a_key_is_found_by_each_of_its_secrets_until_that_ends(
         ApiKey.objects.filter(pk=key.pk).update(revoked_at=NOW)
         texts = (SECRET.encode(), newer.encode())
         assert seconds_until(lambda: not any(map(keeper.current.key, texts))) < 1.0
+
+
+def test_aliases_are_their_projects(house: House, beat: Beat, config: Config) -> None:
+    project_id = house.project.id
+    AliasRow.objects.create(
+        project=house.project, name="gpt-4o", targets=["big", "small:poet"],
+        fallback_on=["no_capacity"], created_at=NOW,
+    )  # fmt: skip
+    with keeping(beat, config) as keeper:
+        project = keeper.current.project(project_id)
+        assert project is not None
+        alias = Alias(("big", "small:poet"), frozenset({"no_capacity"}))
+        assert project.aliases == {"gpt-4o": alias}
+        payload = keeper.current.encode(config.region)
+        AliasRow.objects.update(targets=["small"])
+        changed = Alias(("small",), frozenset({"no_capacity"}))
+
+        def now() -> Alias | None:
+            found = keeper.current.project(project_id)
+            return found.aliases.get("gpt-4o") if found else None
+
+        assert seconds_until(lambda: now() == changed) < 1.0
+        AliasRow.objects.all().delete()
+        assert seconds_until(lambda: now() is None) < 1.0
+    again = Directory.decode(payload, PEPPER, config.region, generation=1, read_at=1.0)
+    assert again.project(project_id) == project
 
 
 def test_nothing_of_another_project_or_region_is_found(

@@ -5,6 +5,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import SimpleRouter
 
 from controlplane.api import (
+    alias_views,
     cost_views,
     endpoint_views,
     evidence_views,
@@ -19,6 +20,7 @@ for name, view in (
     ("projects", tenancy_views.Projects),
     ("members", tenancy_views.Members),
     ("api-keys", tenancy_views.ApiKeys),
+    ("aliases", alias_views.Aliases),
     ("endpoints", endpoint_views.Endpoints),
     ("replicas", endpoint_views.Replicas),
     ("pools", fleet_views.Pools),

@@ -3,7 +3,7 @@
 from django.db.models import QuerySet
 
 from compliance import ids
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Alias, Endpoint, Replica
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import NotFound
@@ -25,6 +25,20 @@ def endpoints_ever(principal: Principal) -> QuerySet[Endpoint]:
 def replicas(principal: Principal) -> QuerySet[Replica]:
     """Newest first; those of deleted endpoints too, since they may be on a bill."""
     return _REPLICAS.filter(endpoint__project__in=access.projects(principal))
+
+
+def aliases(principal: Principal) -> QuerySet[Alias]:
+    return Alias.objects.filter(project__in=access.projects(principal))
+
+
+def alias(principal: Principal, id: str, need: Permission) -> Alias:
+    rows = Alias.objects.select_related("project__organization").filter(id=id)
+    found = rows.first() if ids.valid(id, "als") else None
+    if found is None:
+        raise NotFound("alias")
+    project = found.project
+    access.demand(principal, need, project.organization_id, project.id, "alias")
+    return found
 
 
 def endpoint(principal: Principal, id: str, need: Permission) -> Endpoint:

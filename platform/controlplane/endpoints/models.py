@@ -1,5 +1,6 @@
 """Endpoint is what somebody wants; Replica is what is; Transition is how it came about."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -180,6 +181,24 @@ class Pulse(models.Model):
     name = models.CharField(max_length=32, primary_key=True)  # "sweep", "door"
     since = models.DateTimeField()
     at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Alias(models.Model):
+    """Another name for a project's endpoints, tried in order; `fallback_on` says what passes on."""
+
+    id = IdField("als")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="aliases")
+    name = models.CharField(max_length=100)
+    targets = ArrayField(models.CharField(max_length=128))  # `endpoint` or `endpoint:adapter`
+    fallback_on = ArrayField(models.CharField(max_length=16), default=list)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (models.UniqueConstraint(fields=("project", "name"), name="alias_name"),)
 
     def __str__(self) -> str:
         return self.name

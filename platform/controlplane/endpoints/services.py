@@ -11,7 +11,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from compliance import audit
-from controlplane.endpoints import notify, signals
+from controlplane.endpoints import aliases, notify, signals
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import NameTaken
 from controlplane.endpoints.models import Endpoint, Replica
@@ -51,6 +51,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         created_at=now,
     )
     with transaction.atomic():
+        aliases.refuse_shadow(project, spec.name)
         with _name_taken(spec.name), transaction.atomic():
             endpoint.save(force_insert=True)
         # A path may hold a person's name; a hub id is public.
