@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import sys
 
 import uvloop
 
 from gateway import config as configuration
-from gateway import disk, inherited, server, table
+from gateway import disk, inherited, server, table, tls
 from gateway.activity import Activity
 from gateway.books import Books
 from gateway.config import Config, ConfigError
@@ -31,7 +32,9 @@ log = logging.getLogger("gateway")
 _TABLE = "counters"
 
 
-async def run(config: Config, limits: Limits, ours: Inherited) -> None:
+async def run(
+    config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLContext | None
+) -> None:
     """One worker's life. Raises OSError when the folder or a port cannot be had."""
     loop = asyncio.get_running_loop()
     stopping, leaving = asyncio.Event(), asyncio.Event()
@@ -57,7 +60,7 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
     epochs = Epochs(config.folder, spool_folder, config.gateway_id)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
     shared = server.context(config, limits, keeper, spool, activity, uses, gate)
-    serving = server.Server(shared, ours)
+    serving = server.Server(shared, ours, secure)
     await spool.start()
     await shipper.start()
     await activity.start()
@@ -81,9 +84,9 @@ async def run(config: Config, limits: Limits, ours: Inherited) -> None:
         await store.stop()
 
 
-def _worker(config: Config, limits: Limits, ours: Inherited) -> int:
+def _worker(config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLContext | None) -> int:
     try:
-        uvloop.run(run(config, limits, ours))
+        uvloop.run(run(config, limits, ours, secure))
     except OSError as error:
         print(f"gateway: {config.host}:{config.port} or {config.folder}: {error}", file=sys.stderr)
         return 1
@@ -104,6 +107,7 @@ def main() -> None:
         environ = configuration.environment()
         config = Config.from_env(environ)
         limits = Limits.of(config, environ)
+        secure = tls.for_clients(config)
     except ConfigError as error:
         sys.exit(f"gateway: {error}")
     if "--check" in sys.argv:
@@ -114,13 +118,15 @@ def main() -> None:
     state = inherited.load(int(state_at)) if state_at else None
     sizes = {_TABLE: table.SIZE}
     try:
-        master = Master(config, lambda ours: _worker(config, limits, ours), sizes, state)
+        master = Master(config, lambda ours: _worker(config, limits, ours, secure), sizes, state)
     except OSError as error:
         sys.exit(f"gateway: {config.host}:{config.port}: {error}")
     try:
         _prepare(config, master.memory[_TABLE])
     except OSError as error:
-        sys.exit(f"gateway: {config.folder}: {error}")
+        if state is None:
+            sys.exit(f"gateway: {config.folder}: {error}")
+        log.error("%s: %s", config.folder, error)  # others serve: no reason to end them
     sys.exit(master.run())
 
 

@@ -26,6 +26,7 @@ from gateway.timing import Timing
 log = logging.getLogger(__name__)
 
 _DISCARD_BYTES = 64 << 20  # of a refused body; then the connection is cut
+_TLS_BUFFER = 64 << 10
 _AHEAD = 32  # requests that a client may send before the first is answered
 _OFFER = (b"upgrade", b"http2-settings")
 PROBE = "probe"  # what a balancer asks every second
@@ -114,6 +115,8 @@ class Client(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if transport.get_extra_info("sslcontext") is not None:
+            self.transport.set_write_buffer_limits(_TLS_BUFFER)  # as without TLS; else it is 512 KB
         self.touch(self._context.limits.idle_s)
         self._context.clients.add(self)
 

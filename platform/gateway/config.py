@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.table import COLUMNS
+
+WORKERS_MAX = COLUMNS // 2  # at a reload, old and new ones count at the same time
+
 
 class ConfigError(Exception):
     """A setting is missing or wrong; the message names it."""
@@ -39,6 +43,8 @@ class Config:
     # Where this host's engines have their sockets. A node says where an engine is reached, and
     # nodes are not trusted: elsewhere, and by default anywhere, no socket is connected to.
     sockets: Path | None = None
+    tls_certificate: Path | None = None  # PEM: clients are served with TLS
+    tls_key: Path | None = None
     certificate: Path | None = None  # PEM: what a node's relay admits
     certificate_key: Path | None = None
     certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
@@ -69,6 +75,8 @@ class Config:
             body_limit_bytes=read.size("STOA_GATEWAY_BODY_LIMIT_BYTES", 10 << 20),
             activity_every_s=read.seconds("STOA_GATEWAY_ACTIVITY_EVERY_S", 5) * scale,
             sockets=read.path("STOA_GATEWAY_SOCKETS"),
+            tls_certificate=read.file("STOA_GATEWAY_TLS_CERTIFICATE"),
+            tls_key=read.file("STOA_GATEWAY_TLS_KEY"),
             certificate=read.file("STOA_GATEWAY_CERTIFICATE"),
             certificate_key=read.file("STOA_GATEWAY_KEY"),
             certificate_ca=read.file("STOA_GATEWAY_CA"),
@@ -81,10 +89,14 @@ class Config:
     def _check(self) -> None:
         if len(self.gateway_id) > 64:
             raise ConfigError("STOA_GATEWAY_ID: at most 64 characters")
-        if not 1 <= self.workers <= 256:
-            raise ConfigError(f"STOA_GATEWAY_WORKERS={self.workers}: expected 1 to 256")
+        if not 1 <= self.workers <= WORKERS_MAX:
+            raise ConfigError(f"STOA_GATEWAY_WORKERS={self.workers}: expected 1 to {WORKERS_MAX}")
         if not self.database_url.startswith(("postgresql://", "postgres://")):
             raise ConfigError("STOA_GATEWAY_DATABASE_URL: expected postgresql://…")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError(
+                "STOA_GATEWAY_TLS_CERTIFICATE and STOA_GATEWAY_TLS_KEY: set both or none"
+            )
         pair = (self.certificate, self.certificate_key, self.certificate_ca)
         if any(pair) and not all(pair):
             raise ConfigError(

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
+from typing import Any
 
 from gateway import gauges, reply
 from gateway.access_log import AccessLog
@@ -64,8 +66,14 @@ def context(
 class Server:
     """Serves what `context` knows. `port` and `metrics_port` hold what was bound."""
 
-    def __init__(self, context: Context, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        inherited: Inherited | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.context = context
+        self._tls = tls
         self._inherited = inherited or Inherited()
         self._line: Line | None = None
         self.port = 0
@@ -86,13 +94,17 @@ class Server:
         if ours.channel is not None:
             self._line = Line(ours.channel, self.figures)
             await self._line.start()
+        limits = self.context.limits
+        how: dict[str, Any] = {"backlog": _BACKLOG, "ssl": self._tls}
+        if self._tls is not None:
+            how["ssl_handshake_timeout"] = limits.header_s
+            how["ssl_shutdown_timeout"] = limits.linger_s
         for listener in ours.listeners:
             sock = socket.socket(fileno=listener)
-            self._listeners.append(await loop.create_server(accept, sock=sock, backlog=_BACKLOG))
+            self._listeners.append(await loop.create_server(accept, sock=sock, **how))
         if not ours.listeners:
-            self._listeners.append(
-                await loop.create_server(accept, config.host, config.port, backlog=_BACKLOG)
-            )
+            server = await loop.create_server(accept, config.host, config.port, **how)
+            self._listeners.append(server)
         self.port = self._listeners[0].sockets[0].getsockname()[1]
         if figures := await self._start_metrics():
             self._listeners.append(figures)

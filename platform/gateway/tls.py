@@ -1,12 +1,37 @@
-"""How a gateway shows a node's relay who it is, and knows that it is a relay."""
+"""TLS on both sides: for clients where that is configured, and to the relays of nodes."""
 
 import ssl
 
-from gateway.config import Config
+from gateway.config import Config, ConfigError
+
+
+def for_clients(config: Config) -> ssl.SSLContext | None:
+    """What clients are served with; None: plain HTTP. Raises ConfigError.
+
+    Workers that share one context resume each other's sessions.
+    """
+    if config.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password, a sealed key is an error and not a question at a terminal.
+        context.load_cert_chain(config.tls_certificate, config.tls_key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"STOA_GATEWAY_TLS_CERTIFICATE={config.tls_certificate} or"
+            f" STOA_GATEWAY_TLS_KEY={config.tls_key}: {error}"
+        ) from error
+    return context
 
 
 class ClientTls:
-    """The context of the configured certificate; a renewed file counts from the next connection."""
+    """Shows relays who we are, and knows one: the context of the configured certificate.
+
+    A renewed file counts from the next connection.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config

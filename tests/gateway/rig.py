@@ -5,6 +5,7 @@ The directory is put in place by hand; the spool is the real one, on disk.
 
 import asyncio
 import hmac
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from gateway import server, table
+from gateway import server, table, tls
 from gateway.activity import Activity
 from gateway.books import Books
 from gateway.config import Config
@@ -100,6 +101,7 @@ class Rig:
         self.folder = folder
         self._settings = settings
         self.limits = limits or Limits()
+        self.tls: ssl.SSLContext | None = None  # how clients connect
         self.engines: list[FakeEngine] = []
         self.keys: dict[str, Key] = {}
         self.endpoints: dict[str, Endpoint] = {}
@@ -130,7 +132,8 @@ class Rig:
         self.server = server.Server(
             server.context(
                 config, self.limits, self.keeper, self.spool, self.activity, self.uses, self.gate
-            )
+            ),
+            tls=tls.for_clients(config),
         )
         await self.spool.start()
         await self.server.start()
@@ -248,7 +251,7 @@ class Rig:
         return self.server.port
 
     def connect(self) -> Connection:
-        return Connection(self.port)
+        return Connection(self.port, self.tls)
 
     def post(
         self,

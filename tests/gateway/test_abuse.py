@@ -15,14 +15,13 @@ from gateway.client import Client
 from gateway.limits import Limits
 from tests.gateway import edge
 from tests.gateway.rig import KEY, Rig
-from tests.gateway.wire import Connection
 
 CHAT = "/v1/chat/completions"
 GET = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
 HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n".encode()
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 BODY = b'{"model":"tiny","messages":[]}'
-BUFFER = 512 << 10  # a transport's high-water mark, an answer, and some air
+BUFFER = 256 << 10  # a transport's high-water mark, an answer, and some air
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +164,7 @@ def test_who_asks_on_and_reads_nothing_is_not_answered_on(tiny: Rig) -> None:
 
 def test_who_never_reads_holds_the_engine_back_and_is_cut(hasty: Rig) -> None:
     hasty.spool.closed.clear()
-    with Connection(hasty.port) as connection:
+    with hasty.connect() as connection:
         connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.send(chat("tokens=20000;fill=2000", stream=True))
         most = 0
@@ -179,7 +178,7 @@ def test_who_never_reads_holds_the_engine_back_and_is_cut(hasty: Rig) -> None:
 def test_who_reads_slowly_gets_everything(hasty: Rig) -> None:
     hasty.spool.closed.clear()
     most = 0
-    with Connection(hasty.port) as connection:
+    with hasty.connect() as connection:
         connection.send(chat("tokens=2000;fill=2000", stream=True))
         for number in range(2000):
             assert connection.read_until(b"data: ")

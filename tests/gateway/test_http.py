@@ -5,7 +5,6 @@ import json
 import pytest
 
 from tests.gateway.rig import KEY, Rig
-from tests.gateway.wire import Connection
 
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -251,7 +250,7 @@ def test_every_answer_has_an_id_and_echoes_the_clients(tiny: Rig) -> None:
 def test_a_half_sent_request_behind_does_not_hide_that_the_client_left(tiny: Rig) -> None:
     slow = BODY[:-1] + b', "user": "silent=1"}'
     raw = HEAD + b"content-length: %d\r\n\r\n" % len(slow) + slow
-    connection = Connection(tiny.port)
+    connection = tiny.connect()
     connection.send(raw + HEAD)
     tiny.until(lambda: len(tiny.engines[0].seen) == 1)
     connection.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from billing.models import UsageInbox
+from tests.gateway import certificates
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.house import Beat, House, Road, eventually
 from tests.gateway.test_process import CHAT, KEY, Process, chat
@@ -39,7 +41,7 @@ def engine(beat: Beat, house: House) -> Iterator[FakeEngine]:
 class Gateway(Process):
     """Two workers, a metrics listener, and a file of settings that a reload reads."""
 
-    def __init__(self, folder: Path, database_port: int) -> None:
+    def __init__(self, folder: Path, database_port: int, **settings: str) -> None:
         self.metrics_port = free_port()
         self.settings = folder / "settings"
         self.settings.touch()
@@ -49,6 +51,7 @@ class Gateway(Process):
             STOA_GATEWAY_WORKERS="2",
             STOA_GATEWAY_METRICS_PORT=str(self.metrics_port),
             STOA_GATEWAY_SETTINGS=str(self.settings),
+            **settings,
         )
 
     @property
@@ -239,6 +242,39 @@ def test_a_reload_that_cannot_start_changes_nothing(gateway: Gateway) -> None:
     assert "STOA_GATEWAY_WORKERS='none'" in gateway.log
     assert gateway.workers() == before
     chat(gateway)
+
+
+def test_a_reload_takes_a_new_certificate(engine: FakeEngine, road: Road, tmp_path: Path) -> None:
+    files = certificates.write(tmp_path, "first")
+    first = certificates.client(files)
+    gateway = Gateway(
+        tmp_path,
+        road.port,
+        STOA_GATEWAY_TLS_CERTIFICATE=str(files["tls_certificate"]),
+        STOA_GATEWAY_TLS_KEY=str(files["tls_key"]),
+    )
+    gateway.start()
+    try:
+        eventually(lambda: gateway.ready(2))
+        assert certificates.shown(gateway.port) == "first"
+        with Connection(gateway.port, first) as stream:
+            body = {"model": "tiny", "messages": [], "stream": True, "user": "tokens=40;delay=0.05"}
+            stream.post(CHAT, body, key=KEY)
+            stream.read_until(b"data: ")
+            files["tls_key"].write_text("no key")
+            os.kill(gateway.master, signal.SIGHUP)
+            eventually(lambda: "cannot start; the old ones serve on" in gateway.log)
+            certificates.write(tmp_path, "second")
+            gateway.reload()
+            assert certificates.shown(gateway.port) == "second"
+            stream.read_until(b"[DONE]")
+        with Connection(gateway.port, certificates.client(files)) as client:
+            client.post(CHAT, {"model": "tiny", "messages": []}, key=KEY)
+            assert client.response().status == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Connection(gateway.port, first)
+    finally:
+        gateway.end(signal.SIGKILL)
 
 
 def test_two_gateways_do_not_share_a_port_by_mistake(gateway: Gateway, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -32,8 +33,10 @@ class Response:
 
 
 class Connection:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        if tls is not None:  # a handshake that fails closes the socket
+            self._socket = tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._buffer = b""
 
     def __enter__(self) -> Self:
