@@ -63,6 +63,8 @@ class Asked(Protocol):
     def headers(self) -> Mapping[bytes, bytes]: ...
     @property
     def anthropic(self) -> bool: ...
+    @property
+    def alias(self) -> str: ...
 
 
 def again(
@@ -78,7 +80,8 @@ def again(
     Raises ApiError.
     """
     key = authenticate(directory, asked.headers, now, caller, anthropic=asked.anthropic)
-    if not allowed(key, endpoint, "" if engine_model == endpoint.id else engine_model):
+    adapter = "" if engine_model == endpoint.id else engine_model
+    if not (allowed(key, endpoint, adapter) or (asked.alias and asked.alias in key.models)):
         raise errors.model_not_found(endpoint.name)
     return key
 
@@ -105,6 +108,20 @@ def resolve(directory: Directory, key: Key, model: str) -> tuple[Endpoint, str]:
         or (":" in model and adapter not in endpoint.adapters)
     ):
         raise errors.model_not_found(model)
+    return endpoint, adapter or endpoint.id
+
+
+def behind(directory: Directory, key: Key, alias: str, target: str) -> tuple[Endpoint, str] | None:
+    """An alias's target as `resolve` finds it; None where there is no such thing for this key.
+
+    A key that may use the alias may use what is behind it.
+    """
+    name, colon, adapter = target.partition(":")
+    endpoint = directory.endpoint(key.project_id, name)
+    if endpoint is None or (colon and adapter not in endpoint.adapters):
+        return None
+    if alias not in key.models and not allowed(key, endpoint, adapter):
+        return None
     return endpoint, adapter or endpoint.id
 
 

@@ -42,17 +42,26 @@ class Running(Protocol):
     def timed_out(self) -> None: ...
 
 
+class Onward(Protocol):
+    """Where a request goes whose attempt has failed."""
+
+    def next(self, error: ApiError, *, booked: bool) -> bool: ...
+
+
 class Request:
     """One request. `refusal` is set as soon as it is clear that it will be refused."""
 
     __slots__ = (
-        "base", "directory", "expects", "headers", "id", "keep_alive", "key", "method", "old",
-        "operation", "path", "pieces", "refusal", "size", "timing",
+        "alias", "base", "directory", "entry_id", "expects", "headers", "id", "keep_alive", "key",
+        "method", "old", "onward", "operation", "path", "pieces", "refusal", "size", "timing",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
         self.timing = Timing(arrived)
         self.id = id
+        self.entry_id = id  # in the books
+        self.alias = ""  # the name that stands for several endpoints
+        self.onward: Onward | None = None  # … and the way along them
         self.method = ""
         self.path = ""  # without the query, nor the endpoint's own base
         self.base = ""  # the endpoint whose own base URL was used
@@ -71,6 +80,15 @@ class Request:
     def anthropic(self) -> bool:
         """Whether it is of Anthropic's API: its errors have that shape."""
         return self.operation is not None and self.operation.shape is Shape.MESSAGES
+
+    def sent(self) -> None:
+        """An engine has the body: only another attempt could still need it."""
+        if self.onward is None:
+            self.pieces.clear()
+
+    def passed_on(self, error: ApiError, *, booked: bool) -> bool:
+        """Whether another endpoint has taken it over, after an attempt that ended in `error`."""
+        return self.onward is not None and self.onward.next(error, booked=booked)
 
     def body(self) -> bytes:
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)

@@ -153,6 +153,10 @@ class Directory:
         """A key's project is there: one snapshot holds both."""
         return self._projects.get(project_id)
 
+    def alias(self, project_id: str, name: str) -> Alias | None:
+        project = self._projects.get(project_id)
+        return project.aliases.get(name) if project is not None else None
+
     def organization(self, organization_id: str) -> Organization | None:
         """A key's organization is there: one snapshot holds both."""
         return self._organizations.get(organization_id)

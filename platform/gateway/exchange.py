@@ -71,24 +71,21 @@ class Exchange:
         self._key = key
         self._call = call
         self._ask_for = ask
-        self._entry = Entry(context, request.id, request.timing, key, call, endpoint)
+        self._entry = Entry(context, request.entry_id, request.timing, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
         self._loop = asyncio.get_running_loop()
         self._wire = b""
         self._way = Way(context, key, call, endpoint, self)
-        self._deaths = 0
-        self._stale = False
+        self._paused = self._stale = False
         self._upstream: Upstream | None = None
         self._task: asyncio.Task[None] | None = None
-        self._status = 0  # the engine's
+        self._deaths = self._size = self._status = 0  # the last is the engine's
         self._headers: dict[bytes, bytes] = {}
         self._rewriter: stream.Rewriter | None = None
         self._body: list[bytes] = []
-        self._size = 0
         self._answer = Answer(context, client, request)
         self._sent = False  # something of the engine's has left
-        self._paused = False
 
     # --- to the engine ------------------------------------------------------------------
     def start(self) -> None:
@@ -202,7 +199,7 @@ class Exchange:
         except SpoolFull:
             raise errors.spool_full() from None
         self._wire = post(self._call.operation.path, self._request.id, body)
-        self._request.pieces.clear()
+        self._request.sent()
         self._call.fields.clear()
 
     async def _connect(self, replica: Replica) -> None:
@@ -424,6 +421,9 @@ class Exchange:
         self._entry.refuse(error)
         if not self._entry.settled:
             self._settle(error.status, finish, NONE, "engine")
+        untouched = not (self._answer.started or self._deaths)
+        if untouched and self._request.passed_on(error, booked=self._entry.opened_us > 0):
+            return
         if self._answer.started:
             self._cut_off(error)
         else:

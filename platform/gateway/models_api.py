@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: what a key may use, adapters included."""
+"""GET /v1/models and /v1/models/{id}: what a key may use, adapters and aliases included."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +19,8 @@ def listing(directory: Directory, key: Key, base: str = "") -> bytes:
         for endpoint in sorted(endpoints, key=lambda e: e.name)
         for model in _models(key, endpoint)
     ]
+    if not base:
+        models += _aliases(directory, key)
     if base and not models:
         raise errors.model_not_found(base)
     return msgspec.json.encode({"object": "list", "data": models})
@@ -27,6 +29,9 @@ def listing(directory: Directory, key: Key, base: str = "") -> bytes:
 def one(directory: Directory, key: Key, quoted: str, base: str = "") -> bytes:
     """Raises 404 `model_not_found`."""
     name = unquote(quoted)
+    for alias in () if base else _aliases(directory, key):
+        if alias["id"] == name:
+            return msgspec.json.encode(alias)
     endpoint, _ = authentication.resolve(directory, key, name)
     if base and base not in (endpoint.name, endpoint.id):
         raise errors.model_not_found(name)
@@ -40,6 +45,19 @@ def _models(key: Key, endpoint: Endpoint) -> list[dict[str, Any]]:
         if authentication.allowed(key, endpoint, adapter):
             name = f"{endpoint.name}:{adapter}" if adapter else endpoint.name
             found.append(_model(endpoint, name, adapter))
+    return found
+
+
+def _aliases(directory: Directory, key: Key) -> list[dict[str, Any]]:
+    """Each like the first of its endpoints that is ready; those that lead nowhere are left out."""
+    project = directory.project(key.project_id)
+    found = []
+    for name, alias in sorted(project.aliases.items()) if project is not None else ():
+        behind = [authentication.behind(directory, key, name, one) for one in alias.targets]
+        endpoints = [one[0] for one in behind if one is not None]
+        if endpoints:
+            first = next((one for one in endpoints if _status(one) == "ready"), endpoints[0])
+            found.append(_model(first, name, "") | {"targets": [one.name for one in endpoints]})
     return found
 
 

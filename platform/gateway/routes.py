@@ -18,9 +18,12 @@ from gateway import (
 )
 from gateway.client import PROBE, Client, Request
 from gateway.context import Context
+from gateway.directory import Endpoint
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
+from gateway.onward import Onward
 from gateway.operations import Operation
+from gateway.request import Call
 
 _MODELS = "/v1/models"
 _OPEN = ("/healthz", "/readyz")
@@ -104,9 +107,21 @@ class Routes:
         directory = self.context.keeper.current
         if asked.base:
             found = authentication.resolve_at(directory, key, asked.base, call.model)
+        elif (alias := directory.alias(key.project_id, call.model)) is not None:
+            Onward(self.context, client, asked, alias, self._begin).start(call)
+            return
         else:
             found = authentication.resolve(directory, key, call.model)
-        endpoint, engine_model = found
+        self._begin(client, asked, call, *found)
+
+    def _begin(
+        self, client: Client, asked: Request, call: Call, endpoint: Endpoint, engine_model: str
+    ) -> None:
+        directory = self.context.keeper.current
+        if asked.directory is not directory:
+            self._authenticate(client, asked, self.clock())  # it went elsewhere in the meantime
+        key = asked.key
+        assert key is not None
         if endpoint.stopped:
             raise errors.endpoint_stopped(call.model)
         size = sizes.measure(call)

@@ -57,6 +57,7 @@ class FakeEngine:
     adapters: tuple[str, ...] = ()
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    faults: str = ""  # of this engine, whatever a request says
     wedged: bool = False  # takes requests and answers none
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -103,7 +104,8 @@ class FakeEngine:
         self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         body = seen.body
-        how = dict(part.split("=") for part in str(body.get("user") or "").split(";") if part)
+        wish = f"{body.get('user') or ''};{self.faults}"
+        how = dict(part.split("=") for part in wish.split(";") if part)
         if "silent" in how or self.wedged:
             await reader.read(1)
             raise ConnectionError
@@ -113,6 +115,7 @@ class FakeEngine:
                 "400": "This model's maximum context length is 64 tokens, you asked for 99.",
                 "418": f"The model {self.model} does not like tea.",
             }.get(how["error"], "Traceback: /srv/secret/path")
+            await self._pause(how, reader)
             _json(writer, int(how["error"]), _error(message, int(how["error"])))
         elif seen.path == "/v1/embeddings":
             _json(writer, 200, self._embeddings(body))
