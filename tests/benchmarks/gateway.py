@@ -9,7 +9,6 @@ the cache beside the engines; one that cannot be had is named with its reason.
 """
 
 import argparse
-import logging
 import os
 import resource
 import tempfile
@@ -61,7 +60,6 @@ def main() -> None:
         asked.rounds, asked.seconds = 1, 2.0
     peers = asked.only.split(",") if asked.only else list(PEERS)
     _many_files()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     screen = Screen()
     try:
         install.system(screen)

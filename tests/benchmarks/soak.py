@@ -1,7 +1,9 @@
 """Minutes of mixed traffic on a whole Stoa: does its memory stay flat, and are its books exact?
 
 Two clients send short requests, streams, streams that they cut off, and requests with keys that
-are then revoked; now and then an engine is killed with -9. `--minutes 30`, 10 by default.
+are then revoked; now and then an engine is killed with -9. Then the gateway alone for as long,
+at half of the load that it manages (peers/halfload.py). `--minutes 30`, 10 by default;
+`--only platform` or `--only gateway` for one of the two.
 """
 
 import argparse
@@ -9,6 +11,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,8 +25,9 @@ from typing import Any
 
 import httpx
 
+from tests.benchmarks.peers.arithmetic import slope as line_slope
 from tests.figures import figure
-from tests.flows.stoa import Stoa, installation, until
+from tests.flows.stoa import ROOT, Stoa, installation, until
 from tests.flows.traffic import Books, Client, Got
 from workers.agent import kin
 
@@ -137,13 +142,7 @@ def _rss_kb(pid: int) -> int:
 
 def slope(samples: list[tuple[float, int, int]]) -> float:
     """KiB a minute, by least squares over the last two thirds: the first is warming up."""
-    points = [(minute, kb) for minute, _, kb in samples[len(samples) // 3 :]]
-    if len(points) < 2:
-        return 0.0
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    return line_slope([(minute, kb) for minute, _, kb in samples[len(samples) // 3 :]])
 
 
 def settled(soak: Soak) -> Books:
@@ -208,13 +207,20 @@ def report(soak: Soak, books: Books, weights: dict[str, Any], kills: int) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    minutes = parser.parse_args().minutes
-    with (
-        tempfile.TemporaryDirectory(prefix="stoa-soak-", dir="/tmp") as folder,
-        installation(Path(folder) / "var", STOA_AGENT_DEVICES="cpu:2") as stoa,
-    ):
-        print(f"stoa is up at {datetime.now(UTC):%H:%M:%S} UTC", flush=True)
-        run(stoa, minutes)
+    parser.add_argument("--only", choices=("platform", "gateway"))
+    asked = parser.parse_args()
+    if asked.only != "gateway":
+        with (
+            tempfile.TemporaryDirectory(prefix="stoa-soak-", dir="/tmp") as folder,
+            installation(Path(folder) / "var", STOA_AGENT_DEVICES="cpu:2") as stoa,
+        ):
+            print(f"stoa is up at {datetime.now(UTC):%H:%M:%S} UTC", flush=True)
+            run(stoa, asked.minutes)
+    if asked.only != "platform":
+        half_load = ["-m", "tests.benchmarks.peers.halfload", f"--minutes={asked.minutes}"]
+        # A process of its own: it needs a database before Django has settings.
+        done = subprocess.run([sys.executable, "-P", *half_load], cwd=ROOT)
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

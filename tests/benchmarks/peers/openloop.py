@@ -55,6 +55,7 @@ def complete(answer: bytes) -> bool:
 class Latencies:
     asked_per_s: float
     seconds: list[float] = field(default_factory=list)
+    answers: int = 0  # good ones, those of the warming up too
     errors: int = 0
 
     def percentile_ms(self, percent: float) -> float:
@@ -85,30 +86,31 @@ def run(
     seed: int = 1,
 ) -> Latencies:
     """Raises OSError when nobody listens."""
-    lines = [_Connection(port) for _ in range(connections)]
     poll, timer = select.epoll(), _Timer()
     poll.register(timer.fd, select.EPOLLIN)
-    for line in lines:
-        poll.register(line.socket.fileno(), select.EPOLLIN)
-    found = Latencies(per_s)
+    run = _Run(port, poll, timer, request, Latencies(per_s))
     try:
+        for _ in range(connections):
+            run.add()
         with _no_collection():
-            _drive(_Run(poll, timer, request, lines, found), per_s, seconds, random.Random(seed))
+            _drive(run, per_s, seconds, random.Random(seed))
     finally:
-        for line in lines:
+        for line in run.lines.values():
             line.socket.close()
         poll.close()
         timer.close()
-    return found
+    return run.found
 
 
 @dataclass
 class _Run:
+    port: int
     poll: select.epoll
     timer: _Timer
     request: bytes
-    idle: list[_Connection]
     found: Latencies
+    lines: dict[int, _Connection] = field(default_factory=dict)
+    idle: list[_Connection] = field(default_factory=list)
     running: dict[int, _Connection] = field(default_factory=dict)
     waiting: deque[float] = field(default_factory=deque)
     counts_from: float = 0.0
@@ -123,27 +125,43 @@ class _Run:
         self.running[line.socket.fileno()] = line
 
     def heard(self, fd: int) -> None:
-        line = self.running.get(fd)
-        if line is None:
-            return
-        data = line.socket.recv(65536)
+        line = self.lines[fd]
+        try:
+            data = line.socket.recv(65536)
+        except ConnectionError:
+            data = b""
         line.answer = line.answer + data if line.answer else data
         if data and not complete(line.answer):
             return
-        now = time.monotonic()
-        del self.running[fd]
-        good = line.answer.startswith(b"HTTP/1.1 200")
+        now, due, asked = time.monotonic(), line.due, self.running.pop(fd, None) is not None
+        good = line.answer.startswith(b"HTTP/1.1 200") and bool(data)
         line.answer = b""
-        if not data:
-            self.poll.unregister(fd)
-        else:
+        if data:
             self.idle.append(line)
-        if not good:
-            self.found.errors += 1
-        elif line.due >= self.counts_from:
-            self.found.seconds.append(now - line.due)
-        if self.waiting and self.idle:
+        else:
+            self._replace(line)
+        if self.waiting:
             self.ask(self.waiting.popleft())
+        if good:
+            self.found.answers += 1
+            if due >= self.counts_from:
+                self.found.seconds.append(now - due)
+        elif asked:
+            self.found.errors += 1
+
+    def _replace(self, line: _Connection) -> None:
+        """It was closed, as servers do with what is idle."""
+        del self.lines[line.socket.fileno()]
+        if line in self.idle:
+            self.idle.remove(line)
+        line.socket.close()
+        self.add()
+
+    def add(self) -> None:
+        line = _Connection(self.port)
+        self.lines[line.socket.fileno()] = line
+        self.poll.register(line.socket.fileno(), select.EPOLLIN)
+        self.idle.insert(0, line)
 
 
 def _drive(run: _Run, per_s: float, seconds: float, chance: random.Random) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import django
@@ -15,7 +16,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django.setup()
 
 from django.core.management import call_command  # noqa: E402  (Django must be ready first)
+from django.db import transaction  # noqa: E402
 
+from billing.models import Budget, Meter, Period, Price, Subject, Unit  # noqa: E402
 from compliance import grants  # noqa: E402
 from controlplane.tenancy.models import ApiKey, ApiKeySecret, Organization, Project  # noqa: E402
 from tests.benchmarks.peers.processes import Program  # noqa: E402
@@ -41,16 +44,37 @@ def prepare() -> None:
     """The database as an installation has it."""
     call_command("migrate", interactive=False, verbosity=0)
     grants.apply("stoa_app", "stoa_gateway")
+    for meter in (Meter.INPUT_TOKENS, Meter.CACHED_TOKENS, Meter.OUTPUT_TOKENS):
+        Price.objects.create(meter=meter, amount=Decimal("0.25"), valid_from=NOW, created_at=NOW)
 
 
-def everything_on(house: House) -> dict[str, str]:
+def everything_on(house: House, key: ApiKey) -> dict[str, str]:
     """Switches on whatever costs something on a request's way; returns the headers that do.
 
-    Prefix routing, the context guard, the spool and metrics need no switch.
+    Prefix routing, the context guard, the spool and metrics need no switch. On a dedicated
+    endpoint organization and project pay for seconds, so their budgets here are of tokens.
     """
-    Organization.objects.update(**RATE_LIMITS)
-    Project.objects.update(**RATE_LIMITS)
-    return {}
+    project = house.project
+    Organization.objects.filter(pk=project.organization_id).update(**RATE_LIMITS)
+    Project.objects.filter(pk=project.pk).update(**RATE_LIMITS)
+    ApiKey.objects.filter(pk=key.pk).update(**RATE_LIMITS)
+    for subject, subject_id, unit in (
+        (Subject.ORGANIZATION, project.organization_id, Unit.TOKENS),
+        (Subject.PROJECT, project.pk, Unit.TOKENS),
+        (Subject.KEY, key.pk, Unit.NANO_EUR),
+        (Subject.RUN, project.pk, Unit.NANO_EUR),
+    ):
+        Budget.objects.create(
+            organization_id=project.organization_id,
+            subject=subject,
+            subject_id=subject_id,
+            unit=unit,
+            amount=PLENTY**2,
+            window=Period.TOTAL if subject == Subject.RUN else Period.MONTH,
+            time_zone="Europe/Berlin",
+            created_at=NOW,
+        )
+    return {"x-stoa-run": "bench"}
 
 
 @dataclass
@@ -69,11 +93,12 @@ class Ours:
     @classmethod
     def build(cls, upstream: Upstream, folder: Path, region: str) -> "Ours":
         house = House.build(region)
-        ours = cls(house, upstream, folder, everything_on(house))
+        ours = cls(house, upstream, folder, {})
         endpoint = house.endpoint(MODEL)
         for path in upstream.sockets:
             house.replica(endpoint, f"unix:{path}", engine_report={"max_model_len": CONTEXT})
-        house.key(ours.secret(0), allowed_models=[MODEL], **RATE_LIMITS)
+        key = house.key(ours.secret(0), allowed_models=[MODEL])
+        ours.headers = everything_on(house, key)
         return ours
 
     @property
@@ -87,11 +112,15 @@ class Ours:
     def _secret(self, eight: str) -> str:
         return f"sk-stoa-{eight}-{self.region:k<43}"
 
+    @property
+    def gateway_folder(self) -> Path:
+        """Of the one started last."""
+        return self.folder / f"{self.region}-{self.started}"
+
     def start(self, workers: int = 1) -> Thing:
         """A gateway of its own. Raises PeerError."""
         self.started += 1
-        name = f"{self.region}-{self.started}"
-        folder = self.folder / name
+        folder = self.gateway_folder
         folder.mkdir(mode=0o700)
         port = free_port()
         env = {
@@ -102,10 +131,10 @@ class Ours:
             "STOA_GATEWAY_PORT": str(port),
             "STOA_GATEWAY_METRICS_PORT": str(free_port()),
             "STOA_GATEWAY_WORKERS": str(workers),
-            "STOA_GATEWAY_ID": name,
+            "STOA_GATEWAY_ID": folder.name,
             "STOA_REGION": self.region,
         }
-        log = self.folder / f"{name}.log"
+        log = folder.with_suffix(".log")
         program = Program.start([sys.executable, "-P", "-m", "gateway"], log, env)
         return Thing("ours", VERSION, port, program, self._bearer(self.secret(0))).wait()
 
@@ -113,6 +142,7 @@ class Ours:
         return {"Authorization": f"Bearer {secret}", **self.headers}
 
     # --- many keys, many endpoints ------------------------------------------------------
+    @transaction.atomic
     def add_keys(self, upto: int) -> None:
         """So that there are keys with the numbers below `upto`."""
         first = ApiKey.objects.filter(project=self.house.project).count()
@@ -144,6 +174,7 @@ class Ours:
                 **RATE_LIMITS,
             )
 
+    @transaction.atomic
     def add_endpoints(self, count: int) -> None:
         """Besides the first; each with one replica, and one key for all of them."""
         for number in range(count):

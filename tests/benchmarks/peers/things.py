@@ -1,6 +1,7 @@
 """The peers: how each is installed and started in front of the canned upstream."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from tests.benchmarks.peers.upstream import MODEL, Upstream, question, temporary
 from tests.benchmarks.peers.wrk import PATH, Request
 from workers.local.embedded import free_port
 from workers.local.screen import Screen
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 START_S = 90.0
 SECRET = "sk-bench-1234567890"
