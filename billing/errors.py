@@ -37,3 +37,23 @@ class LedgerRefused(BillingError):
 
 class UnknownAccount(BillingError):
     code = "account_not_found"
+
+
+class BudgetRefused(BillingError):
+    """The input in `field` cannot be accepted."""
+
+    code = "invalid_budget"
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BudgetConflict(BillingError):
+    """It does not go together with the budgets that are there already."""
+
+    code = "budget_conflict"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code

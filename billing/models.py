@@ -109,6 +109,11 @@ class UsageInbox(models.Model):
                 condition=Q(booked_at=None) & ~Q(problem=""),
                 name="usageinbox_problem",
             ),
+            models.Index(
+                fields=("project_id", "closed_at"),
+                condition=~Q(run="") | ~Q(agent=""),
+                name="usageinbox_run",
+            ),
         )
 
     def __str__(self) -> str:
@@ -256,11 +261,13 @@ class BudgetWindow(models.Model):
     calls = models.BigIntegerField(default=0)
     first_at = models.DateTimeField(db_default=Now())
     last_at = models.DateTimeField(db_default=Now())
+    noted = models.PositiveSmallIntegerField(db_default=0)  # percent: the owner was told of it
 
     class Meta:
         constraints = (
             models.UniqueConstraint(fields=("budget", "window"), name="budgetwindow_once"),
         )
+        indexes = (models.Index(fields=("last_at",), name="budgetwindow_last"),)
 
     def __str__(self) -> str:
         return f"{self.budget_id} {self.window}"
@@ -290,6 +297,7 @@ class Lease(models.Model):
             models.Index(
                 fields=("holder", "epoch"), condition=Q(closed_at=None), name="lease_holder"
             ),
+            models.Index(fields=("closed_at",), condition=~Q(closed_at=None), name="lease_closed"),
         )
 
     def __str__(self) -> str:

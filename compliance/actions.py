@@ -89,6 +89,11 @@ ACTIONS: dict[str, Action] = {
         {
             "account.create": "an account was opened",
             "price.create": "a new version of a price was set",
+            "budget.create": "a bound was set on what somebody may spend",
+            "budget.update": "a budget's amount, allowance or strictness changed",
+            "budget.delete": "a budget bounds nothing any more; its counts stay",
+            "budget.threshold": "80 % or all of a budget was spent in a window",
+            "lease.write_off": "what a lost gateway held of budgets was freed",
             "ledger.reverse": "a ledger transaction was reversed",
             "usage.correct": "usage was corrected by a further event",
         },

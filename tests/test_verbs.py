@@ -6,6 +6,7 @@ test, so that nobody can add a way to change something that nobody hears of.
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,8 +19,9 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
-from billing import ledger, prices
+from billing import budgets, counters, leases, ledger, prices
 from billing import services as billing
+from billing.models import BudgetWindow
 from compliance import audit, exports
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent
@@ -37,7 +39,8 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, fleet, silence, endpoints, aliases, billing, prices, ledger, exports),
+    *(tenancy, limits, fleet, silence, endpoints, aliases),
+    *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
     limits.checked: "looks",
@@ -51,6 +54,13 @@ NO_VERBS = {
     billing.unaccrued: "looks",
     billing.newest_accrual: "looks",
     billing.hour_start: "computes",
+    counters.current: "looks",
+    counters.of: "looks",
+    counters.statuses: "looks",
+    counters.outstanding: "looks",
+    counters.crossed: "looks",
+    leases.open_leases: "looks",
+    leases.holdings: "looks",
     prices.versions: "looks",
     prices.in_force: "looks",
     ledger.post: "is the ledger's own record",
@@ -61,7 +71,10 @@ NO_VERBS = {
 }
 
 # What is not of one region.
-EVERYWHERE = {"user.create", "user.set_password", "price.create", "ledger.reverse"}
+EVERYWHERE = {
+    *("user.create", "user.set_password", "price.create", "ledger.reverse"),
+    "lease.write_off",
+}
 CPU = wire.DeviceInfo(index=0, kind="cpu", name="CPU", memory_bytes=1 << 33)
 
 
@@ -213,6 +226,26 @@ class Walk:
         )
         self.do(ledger.reverse, "ledger.reverse", posted, effective_at=NOW)
 
+    def budgets(self) -> None:
+        organization = self.kept.organization.id
+        budget = self.do(
+            budgets.create,
+            "budget.create",
+            owner=budgets.Owner(organization, "eu-de-1", "organization", organization),
+            unit="calls",
+            amount=5,
+            window="total",
+        )
+        place = {"budget": budget, "region": "eu-de-1"}
+        self.do(budgets.update, "budget.update", **place, amount=10)
+        counter = BudgetWindow.objects.create(budget=budget, window="total", spent=9)
+        self.do(counters.note, "budget.threshold", counter, 80, region="eu-de-1")
+        with connection.cursor() as cursor:
+            asks = json.dumps([[budget.id, "total", 1, 1, 1, False]])
+            cursor.execute("SELECT billing_lease('gw-1', 'e', 1, %s::jsonb)", [asks])
+        self.do(leases.write_off, "lease.write_off", holder="gw-1", epoch="e")
+        self.do(budgets.delete, "budget.delete", **place)
+
     def compliance(self) -> None:
         asked = {
             "log": self.kept.organization.id,
@@ -250,6 +283,7 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     walk.fleet()
     walk.endpoints()
     walk.billing()
+    walk.budgets()
     walk.compliance()
     everything = {function for module in VERBS for function in public(module)}
     silent = {f"{one.__module__}.{one.__name__}" for one in everything - walk.walked - {*NO_VERBS}}

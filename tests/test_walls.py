@@ -39,7 +39,7 @@ BREACHES = [
     ("No Django, no Celery", "platform/controlplane/fleet/wire.py", "import django.conf"),
     ("Celery lives in workers", "platform/controlplane/endpoints/signals.py", "import celery"),
     (
-        "The gateway borrows only rating",
+        "The gateway borrows only what is pure",
         "platform/gateway/usage.py",
         "import controlplane.fleet.wire",
     ),
@@ -99,10 +99,11 @@ def test_each_wall_is_tried() -> None:
 
 
 def test_a_new_module_of_billing_is_out_of_the_gateways_reach() -> None:
-    """The linter has no way to say "all but one": the list must grow with the room."""
+    """The linter has no way to say "all but these": the list must grow with the room."""
     modules = {f"billing.{path.stem}" for path in (ROOT / "billing").glob("*.py")}
-    closed = set(contracts()["The gateway borrows only rating"]["forbidden_modules"])
-    assert modules - closed == {"billing.__init__", "billing.rating"}
+    closed = set(contracts()["The gateway borrows only what is pure"]["forbidden_modules"])
+    pure = {"billing.rating", "billing.pseudonyms", "billing.windows"}
+    assert modules - closed == {"billing.__init__", *pure}
 
 
 def test_the_walls_hold(copy: Path) -> None:

@@ -7,13 +7,13 @@ All budgets of a request are reserved or none is. What a counter may spend is it
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from billing.windows import Window, window
 from gateway import table as t
 from gateway.budgets import CALLS, NANO_EUR, Budget, measure
 from gateway.prices import TokenPrices
 from gateway.records import Charge
 from gateway.table import Table
 from gateway.usage import Usage
-from gateway.windows import Window, window
 
 _GRACE_US = 3_600_000_000  # a counter outlives its window, for what is settled late
 _RUN_IDLE_US = 3_600_000_000  # a run's counter may go once its lease was given back this long ago

@@ -6,17 +6,16 @@ what is counted, spooled and billed is a keyed hash, scoped to the project, so t
 cannot name another's run.
 """
 
-import hmac
 import re
 from collections.abc import Mapping
 
 import msgspec
 
+from billing import pseudonyms
 from gateway.budgets import NO_RUN, Run
 from gateway.errors import bad_request
 
 DEPTH_MAX = 8
-_NAME = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _NO_TRACE = b"0" * 32
 _METADATA = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -28,7 +27,7 @@ class Runs:
     """Remembers the pseudonyms of recent names: hashing costs a microsecond each."""
 
     def __init__(self, pepper: bytes) -> None:
-        self._key = hmac.digest(pepper, b"stoa gateway run names v1", "sha256")
+        self._key = pseudonyms.key(pepper)
         self._known: dict[tuple[str, str, str], Run] = {}
 
     def of(
@@ -59,19 +58,15 @@ class Runs:
         refs = tuple(
             self.run_ref(project_id, "/".join(parts[: depth + 1])) for depth in range(len(parts))
         )
-        return Run(refs, self._ref("agt", project_id, agent) if agent else "")
+        return Run(refs, pseudonyms.agent(self._key, project_id, agent) if agent else "")
 
     def run_ref(self, project_id: str, path: str) -> str:
         """What a run is called in budgets, usage and reports: `run_…`."""
-        return self._ref("run", project_id, path)
-
-    def _ref(self, kind: str, project_id: str, name: str) -> str:
-        text = f"{kind}\0{project_id}\0{name}".encode()
-        return f"{kind}_{hmac.digest(self._key, text, 'sha256')[:10].hex()}"
+        return pseudonyms.run(self._key, project_id, path)
 
 
 def _check(name: str, where: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not pseudonyms.NAME.fullmatch(name):
         message = f"`{where}` takes letters, digits and ._:@- only, at most 128 in each name."
         raise bad_request("invalid_run", message, where)
 

@@ -7,9 +7,11 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from billing import budgets
+from billing.models import Budget
 from compliance import audit
 from controlplane.tenancy import services
-from tests.api.house import House, post, signed_in, with_key
+from tests.api.house import NOW, House, post, signed_in, with_key
 
 PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
@@ -32,6 +34,18 @@ def routes() -> set[str]:
     return {path.removeprefix(PREFIX) for path in found if path.startswith(PREFIX)}
 
 
+def budget(house: House) -> str:
+    """The id of a budget of its project, made when it is asked for first."""
+    place = {"subject": "project", "subject_id": house.project.id}
+    if (found := Budget.objects.filter(**place).first()) is not None:
+        return found.id
+    owner = budgets.Owner(house.organization.id, house.organization.region_code, **place)
+    made = budgets.create(
+        actor=audit.SYSTEM, owner=owner, unit="calls", amount=5, window="day", now=NOW
+    )
+    return made.id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -43,6 +57,7 @@ def things(house: House) -> dict[str, str]:
         "aliases": house.alias.id,
         "replicas": house.replica.id,
         "nodes": house.node.id,
+        "budgets": budget(house),
         "exports": "",
     }
 
@@ -105,6 +120,11 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
             "device_kind": "cpu",
         },
         "/aliases": {"project": alice.project.id, "name": "x", "targets": ["chat"]},
+        "/budgets": {
+            **{"unit": "calls", "amount": "5", "window": "day"},
+            "organization": alice.organization.id,
+        },
+        "/run-usage/references": {"project": alice.project.id, "run": "x"},
         "/exports": {
             "organization": alice.organization.id,
             "reason": "curiosity",
@@ -116,6 +136,9 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
         answer = post(client, path, body)
         assert answer.status_code == 404, f"{path}: {answer.content!r}"
         assert answer["content-type"] == "application/problem+json"
+    for place in ({"project": alice.project.id, "each": "run"}, {"key": alice.key_id}):
+        wish = {"unit": "calls", "amount": "5", "window": "day", **place}
+        assert post(client, "/budgets", wish).status_code == 404
     pool = post(
         client,
         "/endpoints",
@@ -135,6 +158,8 @@ def test_asking_for_a_strangers_organization(alice: House, mallory: House, path:
     answer = signed_in(mallory.owner).get(f"/api/v1{path}", {"organization": alice.organization.id})
     assert answer.status_code == 404
     assert json.loads(answer.content)["code"] == "not_found"
+    project = signed_in(mallory.owner).get("/api/v1/run-usage", {"project": alice.project.id})
+    assert project.status_code == 404
 
 
 def test_the_operators_routes_do_not_exist_for_tenants(alice: House) -> None:

@@ -98,8 +98,8 @@ class Costs(HouseViewSet):
         found = costs.by(
             grouping,
             organization.account_id,
-            start=_moment(request, "from", costs.month_start(now)),
-            end=_moment(request, "to", now),
+            start=moment(request, "from", costs.month_start(now)),
+            end=moment(request, "to", now),
             project_id=project_id,
             endpoint_id=endpoint_id,
             running=[]
@@ -139,8 +139,8 @@ class Usage(HouseViewSet):
         now = self.now
         rows = UsageEvent.objects.filter(
             project_id__in=self._projects(request),
-            at__gte=_moment(request, "from", costs.month_start(now)),
-            at__lt=_moment(request, "to", now),
+            at__gte=moment(request, "from", costs.month_start(now)),
+            at__lt=moment(request, "to", now),
         )
         for name, column in (("endpoint", "endpoint_id"), ("request", "request_id")):
             if wanted := request.query_params.get(name):
@@ -164,7 +164,7 @@ class Usage(HouseViewSet):
         ]
 
 
-def _moment(request: Request, name: str, default: datetime) -> datetime:
+def moment(request: Request, name: str, default: datetime) -> datetime:
     value = request.query_params.get(name)
     if not value:
         return default

@@ -11,6 +11,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from billing import errors as billing_errors
 from compliance import context
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import errors
@@ -37,13 +38,18 @@ _TITLES = {
 }
 
 # The first that fits.
-_HOUSE: tuple[tuple[type[errors.TenancyError | fleet_errors.FleetError], int], ...] = (
+_HOUSE: tuple[
+    tuple[type[errors.TenancyError | fleet_errors.FleetError | billing_errors.BillingError], int],
+    ...,
+] = (
     (errors.NotFound, 404),
     (errors.Forbidden, 403),
     (errors.Conflict, 409),
     (errors.Invalid, 422),
     (fleet_errors.AlreadyExists, 409),
     (fleet_errors.FleetError, 422),
+    (billing_errors.BudgetConflict, 409),
+    (billing_errors.BudgetRefused, 422),
 )
 
 

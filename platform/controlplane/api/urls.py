@@ -6,6 +6,7 @@ from rest_framework.routers import SimpleRouter
 
 from controlplane.api import (
     alias_views,
+    budget_views,
     cost_views,
     endpoint_views,
     evidence_views,
@@ -29,6 +30,8 @@ for name, view in (
     ("enrollment-tokens", fleet_views.EnrollmentTokens),
     ("costs", cost_views.Costs),
     ("usage", cost_views.Usage),
+    ("budgets", budget_views.Budgets),
+    ("run-usage", budget_views.RunUsage),
     ("audit-events", evidence_views.AuditEvents),
     ("exports", evidence_views.Exports),
 ):
