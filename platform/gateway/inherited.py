@@ -30,6 +30,7 @@ class Member(msgspec.Struct):
     generation: int
     channel: int
     ready: bool
+    leaving: bool  # it was told to drain
     figures: bytes
 
 

@@ -33,6 +33,7 @@ _STABLE_S = 10.0  # who lived so long did not die of its start
 _FIGURES_S = 1.0
 _STOP_EXTRA_S = 15.0  # beyond the drain, for what is left to be shipped
 _PR_SET_PDEATHSIG = 1
+_NEVER = float("inf")
 
 Serve = Callable[[Inherited], int]
 
@@ -45,9 +46,13 @@ class _Worker:
     line: socket.socket
     started_at: float
     ready: bool = False
-    leaving: bool = False
+    leave_by: float = _NEVER  # told to drain: it is killed then
     figures: bytes = b""  # the last that it gave
     buffer: bytearray = field(default_factory=bytearray)
+
+    @property
+    def leaving(self) -> bool:
+        return self.leave_by < _NEVER
 
 
 class Master:
@@ -62,14 +67,13 @@ class Master:
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._hangup = self._terminate = self._stopping = False
-        self._stop_by = float("inf")
         self._check: subprocess.Popen[bytes] | None = None
         self._failures = [0] * self._slots
         self._start_at = [0.0] * self._slots
         self._ends = 0
         self._askers: set[_Worker] = set()
         self._awaited: set[_Worker] = set()
-        self._answer_by = float("inf")
+        self._answer_by = _NEVER
         self._code = 0
         self._served = state is not None  # a worker has been ready once
         self._generation = state.generation + 1 if state else 1
@@ -110,7 +114,7 @@ class Master:
         line = socket.socket(fileno=member.channel)
         self._add(_Worker(
             member.pid, member.slot, member.generation, line, time.monotonic(),
-            ready=member.ready, leaving=member.generation < self._generation - 1,
+            ready=member.ready, leave_by=self._drained_by() if member.leaving else _NEVER,
             figures=member.figures,
         ))  # fmt: skip
 
@@ -148,13 +152,13 @@ class Master:
 
     def _patience(self) -> float | None:
         """How long nothing is due."""
-        due = [self._stop_by, self._answer_by]
+        due = [self._answer_by, *(worker.leave_by for worker in self._workers)]
         if not self._stopping:
             due += [self._start_at[slot] for slot in self._missing()]
         if self._check is not None:
             due.append(time.monotonic() + 0.2)  # its SIGCHLD may have come before we looked
         first = min(due)
-        return None if first == float("inf") else max(0.0, first - time.monotonic())
+        return None if first == _NEVER else max(0.0, first - time.monotonic())
 
     def _missing(self) -> list[int]:
         there = {worker.slot for worker in self._workers if worker.generation == self._generation}
@@ -166,11 +170,11 @@ class Master:
             self._stop()
         if now >= self._answer_by:
             self._answer()
-        if now >= self._stop_by:
-            self._stop_by = float("inf")
-            for worker in self._workers:
+        for worker in self._workers:
+            if now >= worker.leave_by:
                 log.error("worker %d does not end; it is killed", worker.pid)
                 _send(worker, signal.SIGKILL)
+                worker.leave_by = now + _STOP_EXTRA_S
         if self._stopping:
             return
         for slot in self._missing():
@@ -185,10 +189,13 @@ class Master:
 
     def _stop(self) -> None:
         self._terminate, self._stopping = False, True
-        self._stop_by = time.monotonic() + self._config.drain_s + _STOP_EXTRA_S
         sockets.close(self._groups)  # or clients would queue where nobody accepts any more
         for worker in self._workers:
+            worker.leave_by = self._drained_by()
             _send(worker, signal.SIGTERM)
+
+    def _drained_by(self) -> float:
+        return time.monotonic() + self._config.drain_s + _STOP_EXTRA_S
 
     # --- Workers ----------------------------------------------------------------------
     def _fork(self, slot: int) -> None:
@@ -248,9 +255,9 @@ class Master:
         self._retired = figures.merge([self._retired, figures.lasting(worker.figures)])
         self._askers.discard(worker)
         self._heard(worker)
+        if self._stopping and code not in (0, -signal.SIGTERM):
+            self._code = self._code or 1
         if self._stopping or worker.leaving:
-            if code not in (0, -signal.SIGTERM) and not worker.leaving:
-                self._code = self._code or 1
             return
         self._ends += 1
         log.error("worker %d ended (%d)", worker.pid, code)
@@ -278,6 +285,8 @@ class Master:
         for kind, payload in channel.frames(worker.buffer):
             if kind == channel.READY:
                 worker.ready = self._served = True
+                if worker.leaving:  # it did not hear yet when it was told
+                    _send(worker, signal.SIGHUP)
                 self._relieve()
             elif kind == channel.FIGURES:
                 worker.figures = payload
@@ -292,7 +301,7 @@ class Master:
             return
         for worker in self._workers:
             if worker.generation != self._generation and not worker.leaving:
-                worker.leaving = True
+                worker.leave_by = self._drained_by()
                 _send(worker, signal.SIGHUP)
 
     # --- Figures ----------------------------------------------------------------------
@@ -321,7 +330,7 @@ class Master:
         each = [worker.figures for worker in self._workers]
         total = figures.merge([*each, self._retired, own.encode()])
         askers, self._askers = self._askers, set()
-        self._awaited, self._answer_by = set(), float("inf")
+        self._awaited, self._answer_by = set(), _NEVER
         for asker in askers:
             _tell(asker, channel.frame(channel.TOTAL, total))
 
@@ -358,7 +367,7 @@ def _bind_metrics(address: tuple[str, int]) -> int | None:
 def _member(worker: _Worker) -> Member:
     return Member(
         worker.pid, worker.slot, worker.generation, worker.line.fileno(), worker.ready,
-        worker.figures,
+        worker.leaving, worker.figures,
     )  # fmt: skip
 
 

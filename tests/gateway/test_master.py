@@ -1,5 +1,6 @@
 """The master alone, with workers of a few lines: what it hands down, adds up and gives up."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ from tests.gateway.house import eventually
 _PROGRAM = """
 import logging, mmap, os, signal, sys, time
 from pathlib import Path
-from gateway import channel, inherited
+from gateway import channel, inherited, master
 from gateway.config import Config
 from gateway.master import Master
 
+master._STOP_EXTRA_S = 0.5
+
 def serve(ours):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     {before}
     os.write(ours.channel, channel.frame(channel.READY))
     memory = mmap.mmap(ours.memory["books"], 4096)
@@ -30,8 +34,8 @@ def serve(ours):
 logging.basicConfig(level="INFO")
 if "--check" in sys.argv:
     sys.exit()
-config = Config(database_url="", pepper=b"", folder=Path(), gateway_id="g", region="r", port=0,
-                workers=int(Path(sys.argv[1]).read_text()))
+config = Config(database_url="", pepper=b"", folder=Path(), gateway_id="g", region="r",
+                port=0, drain_s=0.5, workers=int(Path(sys.argv[1]).read_text()))
 at = os.environ.pop(inherited.STATE, "")
 state = inherited.load(int(at)) if at else None
 sys.exit(Master(config, serve, {{"books": 4096}}, state).run())
@@ -53,6 +57,11 @@ class Program:
     def log(self) -> str:
         return (self._folder / "log").read_text()
 
+    @property
+    def workers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
     def says(self, what: str, times: int = 1) -> None:
         eventually(lambda: self.log.count(what) >= times, within_s=15)
 
@@ -73,7 +82,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 _COUNTS = """
     memory[ours.slot] += 1
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     print(f"slot {ours.slot} of {ours.slots}: life {memory[ours.slot]}", flush=True)
     time.sleep(3600)
 """
@@ -85,10 +93,9 @@ def test_memory_outlives_workers_and_reloads(start: Callable[..., Program]) -> N
     for life in (2, 3):
         program.process.send_signal(signal.SIGHUP)
         program.says(f"of 2: life {life}", 2)
-    children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
-    eventually(lambda: len(children.read_text().split()) == 2)
-    for pid in children.read_text().split():
-        subprocess.run(["kill", "-9", pid], check=True)
+    eventually(lambda: len(program.workers) == 2)
+    for pid in program.workers:
+        os.kill(pid, signal.SIGKILL)
     program.says("of 2: life 4", 2)
     program.process.send_signal(signal.SIGTERM)
     assert program.process.wait(10) == 0
@@ -114,6 +121,39 @@ def test_a_first_start_that_fails_is_the_masters_end(start: Callable[..., Progra
     program = start("", before="sys.exit('no such folder')")
     assert program.process.wait(10) == 1
     assert "no such folder" in program.log
+
+
+def test_reloads_upon_reloads_leave_the_last_ones_workers(start: Callable[..., Program]) -> None:
+    """Also of those who were told to go before they could hear it."""
+    program = start(
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); time.sleep(3600)",
+        before="signal.signal(signal.SIGHUP, signal.SIG_IGN); print('begun', flush=True);"
+        " time.sleep(0.5)",
+    )
+    program.says("begun", 2)
+    first = set(program.workers)
+    for reloads in range(1, 4):
+        program.process.send_signal(signal.SIGHUP)
+        program.says("starting anew", reloads)
+    program.says("begun", 4)
+    eventually(lambda: len(program.workers) == 2 and first.isdisjoint(program.workers), 15)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(10) == 0
+
+
+def test_who_does_not_leave_is_killed(start: Callable[..., Program]) -> None:
+    program = start(
+        "time.sleep(3600)",
+        before="signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True)",
+    )
+    program.says("begun", 2)
+    first = set(program.workers)
+    program.process.send_signal(signal.SIGHUP)
+    program.says("does not end; it is killed", 2)
+    eventually(lambda: len(program.workers) == 2 and first.isdisjoint(program.workers))
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(10) == 1  # not as it should be
 
 
 # --- Figures ----------------------------------------------------------------------------
