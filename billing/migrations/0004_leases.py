@@ -52,12 +52,14 @@ BEGIN
         v_cap := v_limit - (v_spent - v_lease.settled) - v_others;
         v_granted := v_lease.granted;
         IF ask.seq > v_lease.seq THEN
-            v_granted := ask.needed;
+            -- Without `more` the holder has lowered its counter before it asked. With it, it may
+            -- be spending all that it was ever granted: that is never taken away from here.
             IF ask.more THEN
-                v_granted := ask.needed + greatest(
-                    (v_cap - ask.needed) / (2 * p_hosts), 7 * (ask.needed - v_lease.granted), 0);
+                v_granted := greatest(v_lease.granted, least(v_cap,
+                    ask.needed + greatest((v_cap - ask.needed) / (2 * p_hosts), 0)));
+            ELSE
+                v_granted := ask.needed;
             END IF;
-            v_granted := greatest(least(v_granted, v_cap), 0);
             UPDATE billing_lease l SET granted = v_granted, seq = ask.seq WHERE l.id = ask.lease;
         END IF;
         IF v_granted < ask.needed AND v_others > 0 THEN

@@ -10,7 +10,7 @@ exceeds what PostgreSQL has granted. Giving back lowers the table first.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Away(Exception):
 
 
 @dataclass(slots=True)
-class _Ask:
+class Wanted:
     line: Line
     need: int = 0  # of the requests that wait for it
     more: bool = False
@@ -43,7 +43,7 @@ class _Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class Sent:
     slot: int
     lease: int
     seq: int
@@ -66,7 +66,7 @@ class Leases:
         self._gateway_id = gateway_id
         self._hosts = hosts
         self._clock = clock
-        self._asks: dict[str, _Ask] = {}
+        self._asks: dict[str, Wanted] = {}
         self._known: dict[str, Line] = {}  # counters that this process has used
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,11 +133,11 @@ class Leases:
         if line is not None:
             self.give_back([line])
 
-    def _ask(self, line: Line) -> _Ask:
+    def _ask(self, line: Line) -> Wanted:
         self._known[line.name] = line
         ask = self._asks.get(line.name)
         if ask is None:
-            ask = self._asks[line.name] = _Ask(line)
+            ask = self._asks[line.name] = Wanted(line)
         self._due.set()
         return ask
 
@@ -160,7 +160,7 @@ class Leases:
         if not asks:
             return
         try:
-            sent, rows = self._compose(asks)
+            sent, rows = self.compose(asks)
             async with asyncio.timeout(_ASK_TIMEOUT_S), self._store.connection() as connection:
                 arguments = self._gateway_id, self._books.table.epoch, self._hosts, rows
                 cursor = await connection.execute(_ASK, arguments)
@@ -171,13 +171,14 @@ class Leases:
                     if not waiter.done():
                         waiter.set_exception(Away(type(error).__name__))
             raise
-        self._apply(sent, answers)
+        self.apply(sent, answers)
         for ask in asks.values():
             for waiter in ask.waiting:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _compose(self, asks: dict[str, _Ask]) -> tuple[dict[int, _Sent], str]:
+    def compose(self, asks: Mapping[str, Wanted]) -> tuple[dict[int, Sent], str]:
+        """What to tell `billing_lease`, and what to know when it answers."""
         table, sent, rows = self._books.table, {}, []
         words, now_us = table.words, self._clock()
         with table.locked():
@@ -187,12 +188,14 @@ class Leases:
                 lease, seq = words[slot + t.LEASE], words[slot + t.SEQ]
                 needed = words[slot + t.SPENT] + words[slot + t.HELD] + ask.need
                 if not ask.more:
-                    needed = min(needed, words[slot + t.GRANTED])
-                sent[lease] = _Sent(slot, lease, seq)
+                    # What is given back is out of use before PostgreSQL hears of it.
+                    words[slot + t.GRANTED] = needed = min(needed, words[slot + t.GRANTED])
+                sent[lease] = Sent(slot, lease, seq)
                 rows.append((ask.line.budget.id, ask.line.window, lease, seq, needed, ask.more))
         return sent, msgspec.json.encode(rows).decode()
 
-    def _apply(self, sent: dict[int, _Sent], answers: Iterable[tuple[Any, ...]]) -> None:
+    def apply(self, sent: Mapping[int, Sent], answers: Iterable[tuple[Any, ...]]) -> None:
+        """Put the answers in the table, as far as nobody has asked again since."""
         words = self._books.table.words
         with self._books.table.locked():
             for lease, seq, granted, cap in answers:
