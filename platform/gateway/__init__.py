@@ -14,4 +14,6 @@ its generation.
     client.py   HTTP from callers        upstream.py  HTTP to engines
     routes.py   what is behind a path    exchange.py  one request, from key to settlement
     request.py  what a body may say      stream.py    events on their way out
+    way.py      where a request goes     router.py    who answers first, and pools.py who may
+    patrol.py   who still answers        suspects.py  what fells engines
 """

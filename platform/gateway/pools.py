@@ -75,13 +75,14 @@ class Pool:
         return ticket
 
     def usable(self, now: float, tried: Collection[str]) -> list[Lane]:
-        """Those that are not out and were not tried; or the one whose turn it is to be probed."""
+        """Those that are not out and were not tried; or one that only a request can prove well."""
         self._troubled = any(lane.standing.out for lane in self.lanes)
         fine = [lane for lane in self.lanes if not lane.standing.out and lane.id not in tried]
         if self._troubled and not tried:
             # The one request that decides goes there whatever the estimate says.
             for lane in self.lanes:
-                if lane.standing.out and lane.standing.may_probe(now, alone=not fine):
+                standing = lane.standing
+                if standing.out and lane.mute and standing.may_probe(now, alone=not fine):
                     return [lane]
         return fine
 
@@ -128,9 +129,29 @@ class Pool:
                 continue
             lane.standing.eject(now)
             self._troubled = True
-            if others:
-                stranded += lane.awaited()
+            stranded += [one for one in lane.awaited() if others or one.probe]
         return stranded
+
+    def doubtful(self, now: float) -> list[Lane]:
+        """Whose health no request shows: they are out, or owe whole answers and say nothing."""
+        alone = all(lane.standing.out for lane in self.lanes)
+        return [
+            lane
+            for lane in self.lanes
+            if not lane.mute
+            and not lane.standing.probing
+            and (
+                lane.standing.may_probe(now, alone=alone)
+                if lane.standing.out
+                else lane.unheard(now) > self._silent_s
+            )
+        ]
+
+    def probing(self, lane: Lane, now: float) -> Ticket:
+        """The ticket of a probe: one at a time."""
+        ticket = lane.dispatched(1, 1, now)
+        ticket.probe = lane.standing.probing = True
+        return ticket
 
 
 class Pools:
@@ -164,12 +185,17 @@ class Pools:
         lanes = (lane for pool in self._pools.values() for lane in pool.lanes)
         return sum(1 for lane in lanes if lane.standing.out)
 
-    def patrol(self, now: float) -> list[Ticket]:
-        return [ticket for pool in self._pools.values() for ticket in pool.patrol(now)]
+    def all(self) -> list[Pool]:
+        return list(self._pools.values())
 
     def keep(self, directory: Directory) -> None:
-        """Forget the endpoints that it lacks."""
+        """Follow the directory: forget the endpoints and replicas that it lacks."""
         if self._kept is not directory:
             self._kept = directory
-            for gone in self._pools.keys() - {one.id for one in directory.every_endpoint()}:
-                del self._pools[gone]
+            gone = set(self._pools)
+            for endpoint in directory.every_endpoint():
+                if endpoint.id in gone:
+                    gone.remove(endpoint.id)
+                    self.of(endpoint)
+            for endpoint_id in gone:
+                del self._pools[endpoint_id]

@@ -62,7 +62,7 @@ class Lane:
     __slots__ = (
         "_busy", "_bytes", "_bytes_seconds", "_bytes_squared", "_first_pace", "_free_at", "_known",
         "_last", "_pending", "_quiet", "_seconds", "_shift", "_weight", "heard", "heard_at", "id",
-        "in_flight", "named", "pace", "prefixes", "replica", "standing", "start_s",
+        "in_flight", "mute", "named", "pace", "prefixes", "replica", "standing", "start_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, capacity: int, pace: float = _PACE) -> None:
@@ -75,6 +75,7 @@ class Lane:
         self.pace = pace  # seconds a byte that is not cached
         self.prefixes = Prefixes(capacity)
         self.standing = Standing()
+        self.mute = False  # it answers no probe of ours: only real requests tell
         self.heard = False  # anything at all came from it since `patrol` looked
         self.heard_at = 0.0
         self._pending: dict[Ticket, None] = {}  # what is before its first byte, in order
@@ -189,6 +190,13 @@ class Lane:
                 since = max(ticket.at, self._last, self.heard_at)
                 return now - since, self.start_s + ticket.size * self.pace
         return 0.0, 0.0
+
+    def unheard(self, now: float) -> float:
+        """How long it has owed something without a sign of life, if no first byte is due."""
+        if not self.in_flight or any(ticket.visible for ticket in self._pending):
+            return 0.0
+        owed = [next(iter(some)).at for some in (self._quiet, self._pending) if some]
+        return now - max(self.heard_at, self._last, min(owed, default=0.0))
 
     def awaited(self) -> list[Ticket]:
         """What it has been sent, and of which nothing came back yet."""

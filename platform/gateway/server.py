@@ -20,6 +20,7 @@ from gateway.hold import Hold
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
+from gateway.patrol import Patrol
 from gateway.pools import Pools
 from gateway.routes import Routes
 from gateway.runs import Runs
@@ -79,6 +80,7 @@ class Server:
         self.port = 0
         self.metrics_port = 0
         self._routes = Routes(context)
+        self._patrol = Patrol(context.pools, context.engines, context.keeper)
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -155,6 +157,7 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self._patrol.stop()
         context.engines.close()
         if context.access is not None:
             await context.access.stop()
@@ -172,14 +175,7 @@ class Server:
             for connection in list(self.context.clients):
                 connection.sweep(now)
             self.context.engines.sweep(now)
-            self._patrol(now)
-
-    def _patrol(self, now: float) -> None:
-        pools = self.context.pools
-        pools.keep(self.context.keeper.current)
-        for ticket in pools.patrol(now):
-            if ticket.owner is not None:
-                ticket.owner.engine_silent()
+            self._patrol.round(now)
 
     def figures(self) -> bytes:
         """Our own, in Prometheus' text."""

@@ -25,6 +25,8 @@ def named(*ids: str) -> list[Replica]:
 def pool_of(count: int) -> Pool:
     pool = Pool()
     pool.adopt(named(*(f"r{number}" for number in range(count))))
+    for lane in pool.lanes:
+        lane.mute = True  # nobody probes here: requests do
     return pool
 
 
@@ -235,6 +237,31 @@ def test_when_all_are_out_it_says_when_to_come_again() -> None:
     assert sent(pool, 1, 11.1).probe
 
 
+def test_probes_go_to_who_is_out_and_to_who_owes_answers_in_silence() -> None:
+    pool = pool_of(3)
+    out, owing, idle = pool.lanes
+    for lane in pool.lanes:
+        lane.mute = False
+    fail(pool, out, 10.0)
+    owing.dispatched(100, 100, 10.0, visible=False)
+    assert pool.doubtful(10.5) == []
+    assert pool.doubtful(11.5) == [out]
+    request = sent(pool, 1, 11.5)
+    assert request.lane is idle  # no request has to try the one that is out
+    idle.end(request, 11.6)
+    probe = pool.probing(out, 11.5)
+    assert pool.doubtful(12.0) == []
+    owing.heard = True  # another answer came
+    pool.patrol(14.0)
+    assert pool.doubtful(16.0) == []
+    assert pool.doubtful(19.5) == [owing]
+    out.end(probe, 19.5)
+    assert not out.standing.out
+    other = pool.probing(owing, 19.5)
+    assert other in pool.patrol(19.5 + 70)  # a guess of a pace: more patience
+    assert owing.standing.out and not idle.standing.out
+
+
 def test_an_error_that_a_caller_may_have_earned_does_not_shut_the_last_one() -> None:
     pool = pool_of(2)
     for lane in pool.lanes:
@@ -383,6 +410,17 @@ class Anything(RuleBasedStateMachine):
     @rule(count=st.integers(0, 4))
     def the_directory_changes(self, count: int) -> None:
         self.pool.adopt(named(*(f"r{number}" for number in range(count))))
+
+    @rule()
+    def a_probe_goes_out(self) -> None:
+        for lane in self.pool.doubtful(self.now):
+            assert not lane.mute
+            self.open.append(self.pool.probing(lane, self.now))
+
+    @rule(mute=st.booleans())
+    def engines_of_another_kind(self, mute: bool) -> None:
+        for lane in self.pool.lanes:
+            lane.mute = mute
 
     @rule()
     def retry(self) -> None:

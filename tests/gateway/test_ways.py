@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def seen(engines: list[FakeEngine]) -> list[int]:
 def ask(rig: Rig, text: str, key: str = KEY, **fields: object) -> Response:
     messages = [{"role": "user", "content": text}]
     return rig.post(CHAT, {"model": "tiny", "messages": messages, **fields}, key=key)
+
+
+@contextmanager
+def preferred(rig: Rig, lane: Lane) -> Iterator[None]:
+    """The others look busy."""
+    others = [one for one in lanes(rig) if one is not lane]
+    for one in others:
+        one.in_flight += 1000
+    yield
+    for one in others:
+        one.in_flight -= 1000
 
 
 # --- prefixes ---------------------------------------------------------------------------
@@ -95,7 +107,7 @@ def test_the_answer_names_who_gave_it(rig: Rig) -> None:
 
 
 # --- outliers ---------------------------------------------------------------------------
-def test_a_replica_that_is_gone_is_left_alone_until_one_request_has_tried_it(rig: Rig) -> None:
+def test_a_replica_that_is_gone_is_left_alone_until_a_probe_was_answered(rig: Rig) -> None:
     engines = engines_of(rig, 2)
     rig.run(engines[0].stop())
     for _ in range(LOST + 5):
@@ -105,11 +117,8 @@ def test_a_replica_that_is_gone_is_left_alone_until_one_request_has_tried_it(rig
     assert gone.standing.failures == LOST  # the others did not even try
     assert rig.server.context.metrics.retries == LOST
     rig.run(engines[0].start())
-    gone.standing.until = 0.0
-    before = len(engines[0].seen)
-    assert rig.chat("tiny", stream=True).status == 200
-    assert len(engines[0].seen) == before + 1
-    assert not gone.standing.out
+    rig.until(lambda: not gone.standing.out)  # a probe found it well
+    assert [one.path for one in engines[0].seen] == ["/v1/completions"]
     assert rig.server.context.pools.out == 0
     assert alive.in_flight == gone.in_flight == 0
 
@@ -133,22 +142,37 @@ def test_a_replica_that_takes_requests_and_answers_none_is_out(
     impatient: Rig, stream: bool
 ) -> None:
     rig = impatient
-    engines = engines_of(rig, 2)
-    for _ in range(20):
-        assert rig.chat("tiny", stream=True, user="tokens=1").status == 200
-    bad, good = engines
+    bad = engines_of(rig, 2)[0]
+    for lane in lanes(rig):
+        with preferred(rig, lane):
+            while not lane.known:
+                assert rig.chat("tiny", stream=True, user="tokens=1").status == 200
     bad.wedged = True
-    for _ in range(4):
-        assert rig.chat("tiny", stream=True).status == 200
-        if lanes(rig)[0].standing.out:
-            break
+    with preferred(rig, lanes(rig)[0]):
+        assert rig.chat("tiny", stream=stream).status == 200  # by the other, in the end
     assert lanes(rig)[0].standing.out
-    bad_before, good_before = seen(engines)
-    for _ in range(3):
+    asked = [one for one in bad.seen if one.path == CHAT]
+    for _ in range(5):
         assert rig.chat("tiny", stream=stream).status == 200
-    # Probes aside, it is left alone.
-    assert len(good.seen) >= good_before + 2
-    assert len(bad.seen) <= bad_before + 2
+    assert [one for one in bad.seen if one.path == CHAT] == asked
+    bad.wedged = False
+    rig.until(lambda: not lanes(rig)[0].standing.out)
+
+
+def test_an_engine_that_knows_no_completions_is_tried_by_one_request(rig: Rig) -> None:
+    engines = engines_of(rig, 2)
+    engines[0].model = "another"  # it answers our probe with a 404
+    rig.run(engines[0].stop())
+    for _ in range(LOST + 1):
+        assert rig.chat("tiny").status == 200
+    gone = lanes(rig)[0]
+    rig.run(engines[0].start())
+    rig.until(lambda: gone.mute)
+    assert gone.standing.out
+    engines[0].model = "ep_tiny"
+    gone.standing.until = 0.0
+    assert rig.chat("tiny", stream=True).status == 200
+    assert not gone.standing.out
 
 
 def test_the_last_replica_is_not_shut_for_errors_that_it_answers(rig: Rig) -> None:
