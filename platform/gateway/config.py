@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway import trace_settings
 from gateway.table import COLUMNS
+from gateway.trace_settings import TraceSettings
 
 WORKERS_MAX = COLUMNS // 2  # at a reload, old and new ones count at the same time
 
@@ -50,6 +52,7 @@ class Config:
     certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
     log_level: str = "INFO"
     access_log: bool = False  # a line on standard output for each request
+    traces: TraceSettings | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Config":
@@ -82,6 +85,7 @@ class Config:
             certificate_ca=read.file("STOA_GATEWAY_CA"),
             log_level=read.text("STOA_LOG_LEVEL", "INFO").upper(),
             access_log=read.flag("STOA_GATEWAY_ACCESS_LOG", True),
+            traces=_traces(environ),
         )
         config._check()
         return config
@@ -102,6 +106,13 @@ class Config:
             raise ConfigError(
                 "STOA_GATEWAY_CERTIFICATE, STOA_GATEWAY_KEY and STOA_GATEWAY_CA: set all or none"
             )
+
+
+def _traces(environ: Mapping[str, str]) -> TraceSettings | None:
+    try:
+        return trace_settings.of(environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

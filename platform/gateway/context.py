@@ -18,6 +18,7 @@ from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.suspects import Suspects
+from gateway.tracer import Tracer
 from gateway.upstream import Engines
 from gateway.uses import Uses
 
@@ -48,6 +49,7 @@ class Context:
     learning: Learning = field(default_factory=Learning)
     suspects: Suspects = field(default_factory=Suspects)
     access: AccessLog | None = None
+    tracer: Tracer | None = None
     metrics: Metrics = field(default_factory=Metrics)
     ids: RequestIds = field(default_factory=RequestIds)
     clients: set[Connection] = field(default_factory=set)

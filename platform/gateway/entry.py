@@ -4,6 +4,7 @@ import time
 
 from gateway.access_log import Line
 from gateway.budgets import NO_RUN, Run
+from gateway.client import Request
 from gateway.context import Context
 from gateway.directory import Endpoint, Key
 from gateway.engine_times import EngineTimes
@@ -11,9 +12,11 @@ from gateway.errors import ApiError
 from gateway.gate import Pass, euro
 from gateway.records import Charge
 from gateway.request import Call
+from gateway.spans import Finished
 from gateway.spool import CloseRecord, OpenRecord
 from gateway.stream import Rewriter
-from gateway.timing import Split, Timing
+from gateway.timing import Split
+from gateway.trace import Trace
 from gateway.usage import Usage
 
 _NOTE_EVERY_US = 1_000_000
@@ -23,37 +26,22 @@ class Entry:
     """`settle` is the only way out; what was never opened is counted, and charged nothing."""
 
     __slots__ = (
-        "_call",
-        "_context",
-        "_key",
-        "_noted_us",
-        "code",
-        "endpoint",
-        "held",
-        "opened_us",
-        "replica_id",
-        "request_id",
-        "settled",
-        "split",
-        "timing",
-        "told",
+        "_call", "_context", "_id", "_key", "_noted_us", "_trace", "code", "endpoint", "held",
+        "opened_us", "replica_id", "request_id", "settled", "split", "timing", "told",
     )  # fmt: skip
 
     def __init__(
-        self,
-        context: Context,
-        request_id: str,
-        timing: Timing,
-        key: Key,
-        call: Call,
-        endpoint: Endpoint,
+        self, context: Context, request: Request, key: Key, call: Call, endpoint: Endpoint
     ) -> None:
         self._context = context
         self._key = key
         self._call = call
         self._noted_us = 0
-        self.request_id = request_id
-        self.timing = timing
+        tracer = context.tracer
+        self._trace = None if tracer is None else tracer.begin(request.headers)
+        self._id = request.id  # as client and engine have it
+        self.request_id = request.entry_id
+        self.timing = request.timing
         self.told: EngineTimes | None = None  # the engine's own account of it
         self.code = ""  # of the error that it ended with
         self.split: Split | None = None  # once it is settled
@@ -63,6 +51,11 @@ class Entry:
         self.replica_id = ""  # where it was last
         self.settled = False
         context.metrics.in_flight += 1
+
+    def identity(self) -> bytes:
+        """Header lines by which the engine's own log and spans can be found."""
+        lines = b"x-request-id: %b\r\n" % self._id.encode()
+        return lines if self._trace is None else lines + self._trace.header()
 
     def open(self, replica_id: str) -> None:
         """Raises SpoolFull: then nothing may be served."""
@@ -105,11 +98,13 @@ class Entry:
         context, call, timing = self._context, self._call, self.timing
         context.metrics.in_flight -= 1
         operation = call.operation.name
-        split = self.split = timing.split(now, self.told, decodes=call.operation.streams)
+        split = self.split = timing.split(now, self.told, decodes=call.operation.generates)
         series = context.metrics.of(operation, self.endpoint)
         series.count(status, finish, used, timing, split, now)
         if context.access is not None:
             context.access.add(self._line(now, status, finish, used, counted_by, split))
+        if self._trace is not None and self._trace.sampled:
+            self._tell(self._trace, now, status, used)
         charges, nano_eur, run = self._pay(used)
         if not self.opened_us:
             return
@@ -133,6 +128,24 @@ class Entry:
             key.organization_id, key.project_id, key.id,
             call.model, endpoint.id, self.replica_id, call.stream, finish, counted_by,
             used.input, used.cached, used.output, *split,
+        )  # fmt: skip
+
+    def _tell(self, trace: Trace, now: float, status: int, used: Usage) -> None:
+        moments, key, call, endpoint = self.timing, self._key, self._call, self.endpoint
+        offset = time.time() - now
+
+        def unix_ns(moment: float) -> int:
+            return int((moment + offset) * 1e9) if moment else 0
+
+        assert self._context.tracer is not None
+        self._context.tracer.add(
+            Finished(
+                trace, self.request_id, call.operation.path, call.operation.name, key.project_id,
+                endpoint.id, self.replica_id, call.model, endpoint.model, call.stream, call.choices,
+                status, self.code, used, unix_ns(moments.arrived), unix_ns(moments.asked),
+                unix_ns(moments.first), unix_ns(moments.last), unix_ns(now), moments.queue,
+                moments.wake,
+            )
         )  # fmt: skip
 
     def lines(self) -> bytes:

@@ -71,7 +71,7 @@ class Exchange:
         self._key = key
         self._call = call
         self._ask_for = ask
-        self._entry = Entry(context, request.entry_id, request.timing, key, call, endpoint)
+        self._entry = Entry(context, request, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
         self._loop = asyncio.get_running_loop()
@@ -198,7 +198,7 @@ class Exchange:
             self._entry.open(replica.id)
         except SpoolFull:
             raise errors.spool_full() from None
-        self._wire = post(self._call.operation.path, self._request.id, body)
+        self._wire = post(self._call.operation.path, self._entry.identity(), body)
         self._request.sent()
         self._call.fields.clear()
 

@@ -27,6 +27,9 @@ def of(context: Context) -> dict[str, float]:
     }
     if context.access is not None:
         ours["access_log_dropped_total"] = context.access.dropped
+    if context.tracer is not None:
+        ours["traces_dropped_total"] = context.tracer.dropped
+        ours["traces_lost_total"] = context.tracer.lost
     return {f"stoa_gateway_{name}": float(value) for name, value in ours.items()} | _process()
 
 

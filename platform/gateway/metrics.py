@@ -10,10 +10,10 @@ from gateway import series
 from gateway.directory import Endpoint
 from gateway.errors import ApiError
 from gateway.series import Histogram, Series
+from gateway.spans import GEN_AI_NAMES
 
 GONE = "gone"  # stands for all endpoints that the directory no longer has
 _NO_CODE = "none"
-_GEN_AI_NAMES = {"chat.completions": "chat", "completions": "text_completion"}
 
 Kept = tuple[str, str, Series]  # operation, endpoint
 
@@ -135,7 +135,7 @@ def _gen_ai(kept: Collection[Kept]) -> Iterator[str]:
             found: Histogram = getattr(one, attribute)
             if any(found.counts):
                 labels = (
-                    f'gen_ai_operation_name="{_GEN_AI_NAMES.get(operation, operation)}",'
+                    f'gen_ai_operation_name="{GEN_AI_NAMES.get(operation, operation)}",'
                     f'gen_ai_provider_name="stoa",'
                     f'gen_ai_request_model="{_escaped(one.model)}",endpoint="{endpoint}"'
                 )

@@ -26,6 +26,7 @@ from gateway.routes import Routes
 from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
+from gateway.tracer import Tracer
 from gateway.upstream import Engines
 from gateway.uses import Uses
 
@@ -61,6 +62,7 @@ def context(
         runs=Runs(config.pepper),
         pools=Pools(limits.silent_s),
         access=AccessLog() if config.access_log else None,
+        tracer=Tracer(config.traces) if config.traces is not None else None,
     )
 
 
@@ -114,6 +116,8 @@ class Server:
         self._sweeper = asyncio.create_task(self._sweep())
         if self.context.access is not None:
             self.context.access.start()
+        if self.context.tracer is not None:
+            self.context.tracer.start()
         if self._line is not None:
             self._line.ready()
 
@@ -161,6 +165,8 @@ class Server:
         context.engines.close()
         if context.access is not None:
             await context.access.stop()
+        if context.tracer is not None:
+            await asyncio.to_thread(context.tracer.stop)
         if self._line is not None:
             await self._line.stop()
 

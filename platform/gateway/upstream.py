@@ -20,12 +20,12 @@ class Unreachable(Exception):
     """No connection to the replica could be made."""
 
 
-def post(path: str, request_id: str, body: bytes) -> bytes:
-    """The bytes of a request."""
+def post(path: str, lines: bytes, body: bytes) -> bytes:
+    """The bytes of a request. `lines` are header lines with their ends."""
     return (
         b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-        b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-    ) % (path.encode(), request_id.encode(), len(body), body)
+        b"%bcontent-length: %d\r\n\r\n%b"
+    ) % (path.encode(), lines, len(body), body)
 
 
 class Listener(Protocol):

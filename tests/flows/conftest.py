@@ -29,13 +29,19 @@ def stoa(engine_environment: object) -> Iterator[Stoa]:
     """`make up`, with the first answer billed; Ctrl-C at the end, and nothing is left."""
     with (
         tempfile.TemporaryDirectory(prefix="stoa-flow-", dir="/tmp") as folder,
-        installation(Path(folder) / "var", **SETTINGS) as stoa,
+        installation(Path(folder) / "var", **SETTINGS, TMPDIR=_made(Path(folder) / "tmp")) as stoa,
     ):
         run_file = stoa.var / "run.json"
         assert stat.S_IMODE(run_file.stat().st_mode) == 0o600
         expected = {"gateway_url", "console_url", "api_key", "login", "password", "endpoint"}
         assert expected <= stoa.run.keys()
         yield stoa
+
+
+def _made(folder: Path) -> str:
+    """Where its processes put what is temporary: test_canary searches it."""
+    folder.mkdir()
+    return str(folder)
 
 
 OVER = ("stopped", "failed")

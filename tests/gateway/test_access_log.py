@@ -57,7 +57,7 @@ def test_a_request_is_one_line(rig: Rig, paper: Paper) -> None:
     (line,) = paper.lines
     assert line["request"] == reply.headers["x-request-id"]
     assert line["time"] > 1_700_000_000
-    assert line["ms"] >= line["prefill_ms"] + line["decode_ms"] >= 60
+    assert line["ms"] >= line["prefill_ms"] + line["decode_ms"] >= 50
     assert {name: line[name] for name in line if not name.endswith("ms")} == {
         "time": line["time"],
         "request": line["request"],

@@ -71,7 +71,7 @@ def test_an_engines_own_account_is_read_and_nothing_else() -> None:
 def test_a_whole_answer_tells_engine_from_gateway(tiny: Rig) -> None:
     found = durations(tiny.post(CHAT, {"model": "tiny", **SLOW}).headers["server-timing"])
     assert list(found) == ["queue", "wake", "inference", "gateway"]  # this engine tells no more
-    assert found["inference"] >= 20
+    assert found["inference"] >= 15
     assert found["queue"] == found["wake"] == 0
     assert 0 < found["gateway"] < OWN_MS
 
@@ -82,7 +82,7 @@ def test_an_engine_that_tells_more_splits_a_whole_answer(tiny: Rig) -> None:
     found = durations(reply.headers["server-timing"])
     assert list(found) == ["queue", "wake", "prefill", "decode", "gateway"]
     assert (found["queue"], found["decode"]) == (5.0, 20.0)
-    assert found["prefill"] >= 25
+    assert found["prefill"] >= 15
 
 
 def test_what_generates_nothing_has_no_decoding(tiny: Rig) -> None:
@@ -93,7 +93,7 @@ def test_what_generates_nothing_has_no_decoding(tiny: Rig) -> None:
 def test_a_stream_tells_at_its_head_and_at_its_end(tiny: Rig) -> None:
     reply = tiny.post(CHAT, {"model": "tiny", "stream": True, **SLOW})
     head = durations(reply.headers["server-timing"])
-    assert head["prefill"] >= 20
+    assert head["prefill"] >= 15
     (line,) = comments(reply)
     found = durations(line)
     assert list(found) == ["queue", "wake", "prefill", "decode", "gateway"]
