@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.rating import PriceVersion
+from billing.windows import window
 from gateway import rates, table
 from gateway.books import Books, Line, Reservation, Short, Worst
 from gateway.budgets import Budget
@@ -22,7 +23,6 @@ from gateway.prices import PriceList, TokenPrices
 from gateway.rates import Limited, Rates, Taken
 from gateway.table import Table, TableFull
 from gateway.usage import Usage
-from gateway.windows import window
 
 SECOND_NS = 1_000_000_000
 NOW_NS = 1_772_600_000 * SECOND_NS
