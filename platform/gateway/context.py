@@ -5,10 +5,10 @@ from typing import Protocol
 
 from gateway.access_log import AccessLog
 from gateway.activity import Activity
+from gateway.admission import Admission
 from gateway.config import Config
 from gateway.gate import Gate
 from gateway.guard import Learning
-from gateway.hold import Hold
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.metrics import Metrics
@@ -41,7 +41,7 @@ class Context:
     activity: Activity
     uses: Uses
     engines: Engines
-    hold: Hold
+    admission: Admission
     salts: Salts
     gate: Gate
     runs: Runs

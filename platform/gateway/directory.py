@@ -75,6 +75,8 @@ class Replica(msgspec.Struct, frozen=True, gc=False):
     id: str
     endpoint_id: str
     address: str
+    kv_tokens: int | None = None  # its cache holds so many; None: it did not say
+    max_num_seqs: int | None = None  # it runs so many sequences beside each other
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +93,9 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     max_model_len: int | None  # tokens; the smallest that a ready replica reported
     device_kind: str = ""  # decides which prices apply
     shared: bool = False  # the operator's, billed by the token; else one organization's
+    start_s: float | None = None  # the median of its last starts; None: there was none
+    queue_limit: int | None = None  # requests that may wait for it; None: the gateway's setting
+    queue_s: float | None = None  # for so long at most; None: the gateway's setting
 
 
 class Content(msgspec.Struct):

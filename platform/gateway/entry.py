@@ -76,15 +76,18 @@ class Entry:
         self.opened_us = self._noted_us = opened_us
         self._context.activity.began(endpoint.id)
 
-    def note(self, rewriter: Rewriter) -> None:
-        """What has been delivered so far, for the case that this process is killed."""
+    def note(self, rewriter: Rewriter) -> Usage | None:
+        """What has been delivered so far, for the case that this process is killed.
+
+        Once a second; None in between."""
         now_us = time.time_ns() // 1000
         if now_us - self._noted_us < _NOTE_EVERY_US:
-            return
+            return None
         self._noted_us = now_us
         used, _ = rewriter.delivered()
         args = (used.input, used.cached, used.output)
         self._context.spool.progress(self.request_id, now_us, *args)
+        return used
 
     def refuse(self, error: ApiError) -> None:
         """Nothing but the error will leave."""

@@ -186,8 +186,9 @@ def suspect(left_s: float) -> ApiError:
     return bad_request("request_suspect", message, None)
 
 
-def engine_overloaded(name: str) -> ApiError:
-    return _unavailable("engine_overloaded", f"The endpoint `{name}` is at its capacity.", 1)
+def engine_overloaded(name: str, retry_after_s: int = 1) -> ApiError:
+    message = f"The endpoint `{name}` is at its capacity."
+    return _unavailable("engine_overloaded", message, retry_after_s)
 
 
 def engine_gone() -> ApiError:

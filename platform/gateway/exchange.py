@@ -8,10 +8,9 @@ settles once: `_settle` is the only way out of a request that was opened.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 from gateway import (
-    authentication,
     engine_errors,
     engine_times,
     errors,
@@ -34,6 +33,7 @@ from gateway.gate import Ask, Pass
 from gateway.request import Call
 from gateway.sizes import Size
 from gateway.spool import SpoolFull
+from gateway.turn import Turn
 from gateway.upstream import Unreachable, Upstream, post
 from gateway.usage import NONE, Usage
 from gateway.way import Way
@@ -42,15 +42,15 @@ log = logging.getLogger(__name__)
 
 _WHOLE_MAX = 1 << 20  # a longer answer is relayed as it comes
 _TAIL = 8 << 10  # of which usage is read
-_RETRY_AFTER_START_S = 10
-_WAITING = b": waiting for the endpoint to start\n\n"
+_WAITING = b": waiting\n\n"
 
 
 class Exchange:
     __slots__ = (
         "_answer", "_ask_for", "_body", "_call", "_client", "_context", "_deaths",
-        "_engine_model", "_entry", "_headers", "_key", "_loop", "_need", "_paused", "_request",
-        "_rewriter", "_sent", "_size", "_stale", "_status", "_task", "_upstream", "_way", "_wire",
+        "_engine_model", "_entry", "_headers", "_loop", "_need", "_paused", "_request",
+        "_rewriter", "_sent", "_size", "_stale", "_status", "_task", "_turn", "_upstream",
+        "_way", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -68,15 +68,15 @@ class Exchange:
         self._context = context
         self._client = client
         self._request = request
-        self._key = key
         self._call = call
         self._ask_for = ask
-        self._entry = Entry(context, request, key, call, endpoint)
+        self._entry = entry = Entry(context, request, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
         self._loop = asyncio.get_running_loop()
         self._wire = b""
-        self._way = Way(context, key, call, endpoint, self)
+        self._way = way = Way(context, key, call, endpoint)
+        self._turn = Turn(context, client, request, key, call, engine_model, need, entry, way)
         self._paused = self._stale = False
         self._upstream: Upstream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -108,19 +108,7 @@ class Exchange:
 
     def _enter(self, held: Pass) -> None:
         self._entry.held = held
-        if not self._go():
-            self._spawn(self._hold())
-
-    def _go(self) -> bool:
-        """To the best replica; False when the endpoint has none."""
-        try:
-            replica = self._way.first(self._entry.endpoint, self._engine_model)
-            if replica is not None:
-                self._dispatch(replica)
-            return replica is not None
-        except ApiError as error:
-            self._fail(error, "refused")
-            return True
+        self._turn.come(self)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._task = self._loop.create_task(work)
@@ -131,50 +119,21 @@ class Exchange:
             log.error("%s failed", self._request.id, exc_info=error)
             self._client.abort()  # and so it settles
 
-    async def _hold(self) -> None:
-        hold, endpoint = self._context.hold, self._entry.endpoint
+    # --- its turn -----------------------------------------------------------------------
+    def go(self, replicas: Sequence[Replica]) -> None:
         try:
-            if not self._patience():
-                hold.knock(endpoint)
-                raise errors.endpoint_starting(self._call.model, _RETRY_AFTER_START_S)
-            hold.enter(endpoint, _RETRY_AFTER_START_S)
-            began = time.monotonic()
-            try:
-                self._entry.endpoint = await self._woken()
-            finally:
-                hold.leave(endpoint)
-                self._entry.timing.wake += time.monotonic() - began
-            # The wait may have been long: the key must still be good.
-            self._key = authentication.again(
-                self._context.keeper.current, self._request, time.time(), self._client,
-                endpoint, self._engine_model,
-            )  # fmt: skip
+            endpoint = self._entry.endpoint
+            self._dispatch(self._way.to(endpoint, self._engine_model, replicas, self))
         except ApiError as error:
-            self._fail(error, "refused")
-            return
-        self._go()
+            self.turned_away(error)
 
-    async def _woken(self) -> Endpoint:
-        limits, name = self._context.limits, self._call.model
-        until = self._loop.time() + self._patience()
-        while (left := until - self._loop.time()) > 0:
-            try:
-                async with asyncio.timeout(min(left, limits.hold_quiet_s)):
-                    key = self._key
-                    return await self._context.hold.ready(
-                        key.project_id, self._entry.endpoint.id, name
-                    )
-            except TimeoutError:
-                if self._call.stream and self._loop.time() < until:
-                    self._send(_WAITING)
-        raise errors.endpoint_starting(name, _RETRY_AFTER_START_S)
+    def still_waiting(self) -> None:
+        self._send(_WAITING)
 
-    def _patience(self) -> float:
-        """How long to wait, in seconds: the client may ask for less than we allow."""
-        limit = self._context.limits.hold_s
-        asked = self._request.headers.get(b"x-stoa-wait", b"")
-        return min(limit, int(asked)) if asked.isdigit() and len(asked) < 7 else limit
+    def turned_away(self, error: ApiError) -> None:
+        self._fail(error, "engine_gone" if self._entry.opened_us else "refused")
 
+    # --- to the engine ------------------------------------------------------------------
     def _dispatch(self, replica: Replica) -> None:
         context = self._context
         self._task = None
@@ -190,7 +149,7 @@ class Exchange:
     def _open(self, replica: Replica) -> None:
         """Raises ApiError."""
         context = self._context
-        salt = context.salts.of(self._key.organization_id)
+        salt = context.salts.of(self._turn.key.organization_id)
         body = self._call.wire(self._engine_model, salt)
         if refused_s := context.suspects.refused_for(body, self._loop.time()):
             raise errors.suspect(refused_s)
@@ -224,13 +183,8 @@ class Exchange:
     def _try_another(self) -> None:
         """Only before the first byte: a replica that was not tried yet, else 503."""
         self._way.leave()
-        replica = self._way.another()
-        if replica is None:
-            self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
-            return
-        self._context.metrics.retries += 1
         self._stale = False
-        self._dispatch(replica)
+        self._turn.come_again(self)
 
     # --- from the engine ------------------------------------------------------------------
     def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None:
@@ -325,7 +279,7 @@ class Exchange:
                 if self._entry.split and not self._answer.trails:
                     out = timing.comment(self._entry.split) + out
             else:
-                self._entry.note(rewriter)
+                self._turn.noted(self._entry.note(rewriter))
         if out:
             if not self._sent:
                 self._sent = True
@@ -407,7 +361,7 @@ class Exchange:
         entry, now = self._entry, time.monotonic()
         millis = (now - entry.timing.arrived) * 1000
         ours = b"openai-organization: %b\r\nopenai-processing-ms: %d\r\n" % (
-            self._key.organization_id.encode(), millis,
+            self._turn.key.organization_id.encode(), millis,
         )  # fmt: skip
         spent = timing.header(entry.split or entry.timing.split(now))
         full = b""
@@ -451,11 +405,11 @@ class Exchange:
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
         self._way.leave(served=finish == "complete")
-        if finish == "complete" and counted_by == "engine" and used.input:
-            self._context.learning.of(self._entry.endpoint.id).learn(self._need, used)
+        self._turn.ended(used, counted=finish == "complete" and counted_by == "engine")
         self._entry.settle(time.monotonic(), status, finish, used, counted_by)
 
     def _abandon(self) -> None:
+        self._turn.leave_queue()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

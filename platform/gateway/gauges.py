@@ -14,7 +14,7 @@ def of(context: Context) -> dict[str, float]:
     keys, endpoints, replicas = directory.sizes
     ours = {
         "connections": len(context.clients),
-        "held": context.hold.count,
+        "held": context.admission.waiting,
         "directory_generation": directory.generation,
         "directory_age_seconds": max(0.0, time.time() - context.keeper.contact_at),
         "directory_keys": keys,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gateway import sizes
 from gateway.directory import Endpoint
 from gateway.errors import ApiError, bad_request
+from gateway.loads import Place
 from gateway.request import Call
 from gateway.sizes import Size
 from gateway.usage import Usage
@@ -45,6 +46,10 @@ class Learned:
         """Tokens that one choice will probably take: few are longer."""
         usual = int(self.output + 3 * self.spread) + 16 if self.answers else _FIRST_OUTPUT
         return usual if size.asked is None else min(size.asked, usual)
+
+    def place(self, size: Size) -> Place:
+        sequences = size.choices * size.prompts
+        return Place(self.expected(size), self.output_of(size), sequences)
 
     def learn(self, size: Size, used: Usage) -> None:
         new = _NEW if self.answers else 1.0

@@ -1,61 +1,57 @@
-"""A request waits here for an endpoint that has no ready replica."""
+"""Endpoints at zero: what wakes them, and when they will be there. Times are on the loop's clock.
+
+A start is measured by the control plane (`Endpoint.start_s`); this process knows since when one
+is under way. Both together are an honest Retry-After.
+"""
 
 import asyncio
-from collections import Counter
+import math
 
-from gateway import errors
 from gateway.activity import Activity
 from gateway.directory import Endpoint
-from gateway.keeper import Keeper
 
 _KNOCK_S = 2.0  # long enough for the control plane to hear of it
+_UNKNOWN_START_S = 10.0  # of an endpoint that has never started yet
+_KEPT = 10_000
 
 
-class Hold:
-    """How many wait, by endpoint. A waiting request is what wakes an endpoint at zero."""
-
-    def __init__(self, keeper: Keeper, activity: Activity, limit: int) -> None:
-        self._keeper = keeper
+class Wakes:
+    def __init__(self, activity: Activity) -> None:
         self._activity = activity
-        self._limit = limit
-        self._waiting: Counter[str] = Counter()
-
-    def enter(self, endpoint: Endpoint, retry_after_s: int) -> None:
-        """Raises 503 when as many as may be wait already. Pair it with `leave`."""
-        if self._waiting[endpoint.id] >= self._limit:
-            raise errors.endpoint_starting(endpoint.name, retry_after_s)
-        self._waiting[endpoint.id] += 1
-        self._activity.waiting(endpoint.id, 1)
-
-    def leave(self, endpoint: Endpoint) -> None:
-        self._waiting[endpoint.id] -= 1
-        if not self._waiting[endpoint.id]:
-            del self._waiting[endpoint.id]
-        self._activity.waiting(endpoint.id, -1)
+        self._began: dict[str, float] = {}  # by endpoint: since when it is being started
+        self._knocks: dict[str, asyncio.TimerHandle] = {}
 
     def knock(self, endpoint: Endpoint) -> None:
         """Wake the endpoint for a request that will not wait: its client tries again later."""
-        if not self._waiting[endpoint.id]:
-            self._waiting[endpoint.id] += 1
+        self.begun(endpoint)
+        if endpoint.id not in self._knocks:
             self._activity.waiting(endpoint.id, 1)
-            asyncio.get_running_loop().call_later(_KNOCK_S, self.leave, endpoint)
+            loop = asyncio.get_running_loop()
+            self._knocks[endpoint.id] = loop.call_later(_KNOCK_S, self._left, endpoint.id)
 
-    @property
-    def count(self) -> int:
-        return self._waiting.total()
+    def _left(self, endpoint_id: str) -> None:
+        del self._knocks[endpoint_id]
+        self._activity.waiting(endpoint_id, -1)
 
-    async def ready(self, project_id: str, endpoint_id: str, name: str) -> Endpoint:
-        """The endpoint once it has a replica. Raises 404 or 503 once it is gone or stopped.
+    def begun(self, endpoint: Endpoint) -> None:
+        """Somebody wants it. A start that should be long over began anew, unseen by us."""
+        now = asyncio.get_running_loop().time()
+        began = self._began.get(endpoint.id)
+        if began is None or now - began > 3 * _usual(endpoint) + 60:
+            if began is None and len(self._began) >= _KEPT:
+                del self._began[next(iter(self._began))]
+            self._began[endpoint.id] = now
 
-        Nothing is awaited between a look at the directory and the wait for the next one, so no
-        change can slip through.
-        """
-        while True:
-            endpoint = self._keeper.current.endpoint(project_id, endpoint_id)
-            if endpoint is None:
-                raise errors.model_not_found(name)
-            if endpoint.stopped:
-                raise errors.endpoint_stopped(name)
-            if endpoint.replicas:
-                return endpoint
-            await self._keeper.changed()
+    def awake(self, endpoint_id: str) -> None:
+        self._began.pop(endpoint_id, None)
+
+    def retry_after(self, endpoint: Endpoint) -> int:
+        """Seconds until it will probably be ready; of an overdue start nobody knows."""
+        usual = _usual(endpoint)
+        began = self._began.get(endpoint.id)
+        left = usual - (asyncio.get_running_loop().time() - began if began is not None else 0.0)
+        return max(1, math.ceil(left if left > 0 else usual / 4))
+
+
+def _usual(endpoint: Endpoint) -> float:
+    return _UNKNOWN_START_S if endpoint.start_s is None else endpoint.start_s

@@ -24,8 +24,11 @@ class Limits:
     connect_s: float = 5.0
     engine_idle_s: float = 3.0  # vLLM closes an idle connection after 5 s: we are first
     hold_s: float = 120.0  # a request's longest wait for an endpoint at zero
+    queue_s: float = 120.0  # … and for room on its replicas
     hold_quiet_s: float = 10.0  # a waiting stream gets its status and a comment so often
     held_per_endpoint: int = 1000
+    held_bytes: int = 256 << 20  # bodies of all requests that wait
+    aging_s: float = 30.0  # so long a wait counts as one priority more
     drain_s: float = 30.0
 
     @classmethod

@@ -53,9 +53,11 @@ class Onward:
             raise errors.model_not_found(call.model)
         first = targets[0]
         if NO_CAPACITY in self._alias.fallback_on and not self._waits():
-            ready = next((one for one in targets if _ready(one[1])), first)
-            if ready is not first and not first[1].stopped:
-                self._context.hold.knock(first[1])  # the next ones shall find it
+            admission = self._context.admission
+            open_ones = (one for one in targets if _ready(one[1]) and not admission.crowded(one[1]))
+            ready = next(open_ones, first)
+            if ready is not first and not (first[1].stopped or first[1].replicas):
+                admission.wakes.knock(first[1])  # the next ones shall find it
             first = ready
         try:
             self._attempt(first, call)

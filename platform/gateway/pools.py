@@ -57,11 +57,12 @@ class Pool:
         *,
         visible: bool = True,
         tried: Collection[str] = (),
+        full: Collection[str] = (),
     ) -> Ticket | None:
-        """None when there is no replica, or none that is not out or was not tried."""
+        """None when there is no replica, or none that is not out or full or was not tried."""
         lanes = self.lanes
-        if self._troubled or tried:
-            lanes = self.usable(now, tried)
+        if self._troubled or tried or full:
+            lanes = self.usable(now, tried, full)
         if not lanes:
             return None
         if self._retries < _RETRIES_MAX:
@@ -74,17 +75,30 @@ class Pool:
             lane.standing.probing = ticket.probe = True
         return ticket
 
-    def usable(self, now: float, tried: Collection[str]) -> list[Lane]:
+    def usable(self, now: float, tried: Collection[str], full: Collection[str] = ()) -> list[Lane]:
         """Those that are not out and were not tried; or one that only a request can prove well."""
         self._troubled = any(lane.standing.out for lane in self.lanes)
-        fine = [lane for lane in self.lanes if not lane.standing.out and lane.id not in tried]
+        fine = [
+            lane
+            for lane in self.lanes
+            if not lane.standing.out and lane.id not in tried and lane.id not in full
+        ]
         if self._troubled and not tried:
             # The one request that decides goes there whatever the estimate says.
             for lane in self.lanes:
-                standing = lane.standing
-                if standing.out and lane.mute and standing.may_probe(now, alone=not fine):
+                if lane.id not in full and lane.due(now, alone=not fine):
                     return [lane]
         return fine
+
+    def shut(self, now: float, *, probing: bool) -> Collection[str]:
+        """Replicas that get nothing now though others do; `probing`: but for one that is due."""
+        if not self._troubled or all(lane.standing.out for lane in self.lanes):
+            return ()
+        return {
+            lane.id
+            for lane in self.lanes
+            if lane.standing.out and not (probing and lane.due(now, alone=False))
+        }
 
     def failed(self, ticket: Ticket, now: float, limit: int = LOST) -> None:
         """It ended by the replica's fault."""

@@ -94,6 +94,11 @@ class Lane:
     def known(self) -> bool:
         return self._known >= _KNOWN_AFTER
 
+    def due(self, now: float, *, alone: bool) -> bool:
+        """Whether the next request shall find out if it is well again."""
+        standing = self.standing
+        return standing.out and self.mute and standing.may_probe(now, alone=alone)
+
     def wait(self, now: float) -> float:
         """Seconds until a prompt that comes now gets its turn, decodes in flight included."""
         busy = self._busy * self.in_flight

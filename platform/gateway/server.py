@@ -11,12 +11,12 @@ from typing import Any
 from gateway import gauges, reply
 from gateway.access_log import AccessLog
 from gateway.activity import Activity
+from gateway.admission import Admission
 from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
 from gateway.gate import Gate
-from gateway.hold import Hold
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
@@ -48,6 +48,7 @@ def context(
     uses: Uses,
     gate: Gate,
 ) -> Context:
+    pools = Pools(limits.silent_s)
     return Context(
         config=config,
         limits=limits,
@@ -56,11 +57,11 @@ def context(
         activity=activity,
         uses=uses,
         engines=Engines(config, limits),
-        hold=Hold(keeper, activity, limits.held_per_endpoint),
+        admission=Admission(keeper, activity, pools, limits),
         salts=Salts(config.pepper),
         gate=gate,
         runs=Runs(config.pepper),
-        pools=Pools(limits.silent_s),
+        pools=pools,
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )

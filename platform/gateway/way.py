@@ -1,10 +1,12 @@
 """The way of one request to a replica, and what a failure there means for it and the next ones."""
 
 import asyncio
+from collections.abc import Collection, Sequence
 
 from gateway import errors, pools, prefixes
 from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica
+from gateway.loads import Place
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool
 from gateway.request import Call
@@ -18,51 +20,57 @@ class Way:
     """Holds at most one place in a replica's queue, and gives it back exactly once."""
 
     __slots__ = (
-        "_call", "_context", "_endpoint", "_key", "_keys", "_loop", "_owner", "_pool", "_ticket",
-        "_tried", "_visible", "lane",
+        "_call", "_context", "_endpoint", "_key", "_keys", "_loop", "_pool", "_ticket",
+        "_visible", "lane", "place", "tried",
     )  # fmt: skip
 
-    def __init__(
-        self, context: Context, key: Key, call: Call, endpoint: Endpoint, owner: Owner
-    ) -> None:
-        """`owner` is told when the replica that has the request falls silent."""
+    def __init__(self, context: Context, key: Key, call: Call, endpoint: Endpoint) -> None:
         self._context = context
         self._key = key
         self._call = call
         self._endpoint = endpoint
-        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._pool: Pool | None = None
         self._ticket: Ticket | None = None
         self.lane: Lane | None = None  # where it is, or was last
-        self._tried: tuple[str, ...] = ()
+        self.tried: tuple[str, ...] = ()
+        self.place = Place(0, 0)  # what it takes there
         self._keys: list[int] = []
         # A whole answer comes when its last token does: its first byte tells little.
         self._visible = call.stream or not call.operation.generates
 
-    def first(self, endpoint: Endpoint, engine_model: str) -> Replica | None:
-        """None: it has no replica. Raises ApiError when all that it has are out."""
+    def to(
+        self, endpoint: Endpoint, engine_model: str, roomy: Sequence[Replica], owner: Owner
+    ) -> Replica:
+        """The best of its replicas that have room. Raises ApiError when all that it has are out.
+
+        `owner` is told when the replica falls silent."""
         self._endpoint = endpoint
         pool = self._pool = self._context.pools.of(endpoint)
-        if len(pool.lanes) > 1 and self._call.size >= prefixes.BLOCK:
+        if not self.tried and len(pool.lanes) > 1 and self._call.size >= prefixes.BLOCK:
             self._keys = self._prefix(engine_model)
-        replica = self._take(pool)
-        if replica is None and pool.lanes:
+        full: Collection[str] = ()
+        if len(roomy) < len(endpoint.replicas):
+            full = {one.id for one in endpoint.replicas}.difference(one.id for one in roomy)
+        replica = self._take(pool, full, owner)
+        if replica is None:
             retry_after_s = pool.retry_after_s(self._loop.time())
             raise errors.engine_unavailable(self._call.model, retry_after_s)
         return replica
 
-    def another(self) -> Replica | None:
-        """One that was not tried yet, if there is one and the budget of retries allows it."""
+    def onward(self) -> Endpoint | None:
+        """The endpoint, if it has a replica that was not tried and the budget of retries allows
+        it; asked once for each try."""
         endpoint_id, directory = self._endpoint.id, self._context.keeper.current
         endpoint = directory.endpoint(self._key.project_id, endpoint_id)
         if endpoint is None:
             return None
         pool = self._pool = self._context.pools.of(endpoint)
         now = self._loop.time()
-        if not pool.usable(now, self._tried) or not pool.may_retry(now):
+        if not pool.usable(now, self.tried) or not pool.may_retry(now):
             return None
-        return self._take(pool)
+        self._endpoint = endpoint
+        return endpoint
 
     def _prefix(self, engine_model: str) -> list[int]:
         fields, operation = self._call.fields, self._call.operation
@@ -76,15 +84,21 @@ class Way:
         salt = self._context.salts.of(self._key.organization_id)
         return prefixes.keys(text, salt, engine_model)
 
-    def _take(self, pool: Pool) -> Replica | None:
+    def _take(self, pool: Pool, full: Collection[str], owner: Owner) -> Replica | None:
         ticket = self._ticket = pool.dispatch(
-            self._call.size, self._keys, self._loop.time(), visible=self._visible, tried=self._tried
+            self._call.size,
+            self._keys,
+            self._loop.time(),
+            visible=self._visible,
+            tried=self.tried,
+            full=full,
         )
         if ticket is None:
             return None
-        ticket.owner = self._owner
+        ticket.owner = owner
         lane = self.lane = ticket.lane
-        self._tried += (lane.id,)
+        self.tried += (lane.id,)
+        self._context.admission.take(lane.replica, self.place)
         return lane.replica
 
     # --- what came of it ------------------------------------------------------------------
@@ -105,6 +119,7 @@ class Way:
             served = served and self._call.operation.counts
             ticket.owner = None
             ticket.lane.end(ticket, self._loop.time(), served=served)
+            self._context.admission.give(self._endpoint.id, ticket.lane.id, self.place)
 
     def failed(self, status: int = 0) -> None:
         """The replica could not be reached, went away, fell silent (0), or answered 5xx."""
@@ -112,6 +127,7 @@ class Way:
         if ticket is None or self._pool is None:
             return
         ticket.owner = None
+        self._context.admission.give(self._endpoint.id, ticket.lane.id, self.place)
         now = self._loop.time()
         if status and (status < 500 or status in _BUSY):
             ticket.lane.end(ticket, now, served=False)

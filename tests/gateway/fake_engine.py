@@ -9,6 +9,7 @@ The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5
     fill    letters in one token (3)       idle   close the connection after the answer
     stall   say no more after so many events      trail  leave the body without its end
     times   report so many ms in its queue and of decoding, such as 5/20
+    gate    answer only once the engine's gate is open
 """
 
 import asyncio
@@ -59,6 +60,7 @@ class FakeEngine:
     connections: int = 0
     faults: str = ""  # of this engine, whatever a request says
     wedged: bool = False  # takes requests and answers none
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -109,6 +111,15 @@ class FakeEngine:
         if "silent" in how or self.wedged:
             await reader.read(1)
             raise ConnectionError
+        if "gate" in how:
+            gone = asyncio.ensure_future(reader.read(1))
+            opened = asyncio.ensure_future(self.gate.wait())
+            await asyncio.wait((gone, opened), return_when=asyncio.FIRST_COMPLETED)
+            opened.cancel()
+            if gone.done():
+                raise ConnectionError
+            gone.cancel()
+            await asyncio.sleep(0)
         known = (self.model, *self.adapters)
         if "error" in how:
             message = {

@@ -72,7 +72,7 @@ def test_who_would_rather_wait_for_the_first_does(rig: Rig) -> None:
     with rig.connect() as connection:
         body = {"model": "gpt-4o", "messages": []}
         connection.post(CHAT, body, key=KEY, headers={"x-stoa-wait": "5"})
-        rig.until(lambda: rig.server.context.hold.count == 1)
+        rig.until(lambda: rig.server.context.admission.waiting == 1)
         rig.change("big", replicas=rig.replicas("big", rig.engines[:1]))
         assert answered(connection.response()) == "big"
 
@@ -83,7 +83,7 @@ def test_when_none_is_ready_the_first_is_waited_for(rig: Rig) -> None:
     alias(rig, "big", "small")
     with rig.connect() as connection:
         connection.post(CHAT, {"model": "gpt-4o", "messages": []}, key=KEY)
-        rig.until(lambda: rig.server.context.hold.count == 1)
+        rig.until(lambda: rig.server.context.admission.waiting == 1)
         rig.change("small", replicas=rig.replicas("small", rig.engines[1:]))
         # Its patience for the first is over, and by now the second is there.
         assert answered(connection.response()) == "small"

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import engine_errors, guard, operations, request, sizes
@@ -37,6 +37,7 @@ def endpoint(window: int | None = WINDOW) -> Endpoint:
 texts = st.text(max_size=200)
 
 
+@settings(deadline=None)
 @given(st.lists(texts, min_size=1, max_size=5))
 def test_a_prompt_has_no_more_tokens_than_its_upper_bound_and_no_fewer_than_its_lower(
     contents: list[str],
@@ -102,6 +103,7 @@ def test_the_expectation_is_learned_from_what_engines_report() -> None:
     assert learned.output_of(size) >= 1000
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**5))),
     st.integers(0, 10**7),

@@ -30,7 +30,7 @@ def wake(rig: Rig) -> None:
 
 
 def waits(rig: Rig, count: int = 1) -> None:
-    rig.until(lambda: rig.server.context.hold.count == count)
+    rig.until(lambda: rig.server.context.admission.waiting == count)
 
 
 def test_a_request_wakes_an_endpoint_and_is_served(sleepy: Rig) -> None:

@@ -116,7 +116,7 @@ def test_a_key_that_lost_a_model_while_its_request_waits(rig: Rig) -> None:
     engine = rig.engine("ep_sleepy")
     with rig.connect() as connection:
         connection.post(CHAT, {"model": "sleepy", "messages": []}, key=KEY)
-        rig.until(lambda: rig.server.context.hold.count == 1)
+        rig.until(lambda: rig.server.context.admission.waiting == 1)
         rig.key(models=frozenset({"other"}))
         rig.change("sleepy", replicas=rig.replicas("sleepy", [engine]))
         reply = connection.response()

@@ -156,7 +156,7 @@ def test_the_wait_for_a_start_is_not_our_own_time(rig: Rig) -> None:
     engine = rig.engine("ep_sleepy")
     with rig.connect() as connection:
         connection.post(CHAT, {"model": "sleepy", **SLOW}, key=KEY)
-        rig.until(lambda: rig.server.context.hold.count == 1)
+        rig.until(lambda: rig.server.context.admission.waiting == 1)
         rig.change("sleepy", replicas=rig.replicas("sleepy", [engine]))
         found = durations(connection.response().headers["server-timing"])
     assert found["wake"] > 0
