@@ -42,7 +42,7 @@ class Probe:
             return
         self._upstream = upstream
         path = operations.COMPLETIONS.path
-        upstream.send(self, post(path, "probe", _ASK % endpoint_id.encode()))
+        upstream.send(self, post(path, b"x-request-id: probe\r\n", _ASK % endpoint_id.encode()))
 
     def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._status = status
