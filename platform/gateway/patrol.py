@@ -5,6 +5,7 @@ page, and whoever waits for a whole answer cannot see whether it still works.
 """
 
 import asyncio
+import logging
 
 from gateway import operations, tasks
 from gateway.keeper import Keeper
@@ -13,6 +14,9 @@ from gateway.pools import Pool, Pools
 from gateway.router import Lane
 from gateway.upstream import Engines, Unreachable, Upstream, post
 
+log = logging.getLogger(__name__)
+
+_NAME = b"x-request-id: probe\r\n"
 _ASK = b'{"model":"%b","prompt":"a","max_tokens":1}'
 
 
@@ -42,7 +46,7 @@ class Probe:
             return
         self._upstream = upstream
         path = operations.COMPLETIONS.path
-        upstream.send(self, post(path, b"x-request-id: probe\r\n", _ASK % endpoint_id.encode()))
+        upstream.send(self, post(path, _NAME, _ASK % endpoint_id.encode()))
 
     def engine_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._status = status
@@ -97,10 +101,15 @@ class Patrol:
                     ticket.owner.engine_silent()
             for lane in pool.doubtful(now):
                 probe = Probe(self._engines, pool, lane)
-                task = asyncio.create_task(probe.send())
-                self._probes[task] = probe
-        for task in [task for task, probe in self._probes.items() if probe.over and task.done()]:
-            del self._probes[task]
+                self._probes[asyncio.create_task(probe.send())] = probe
+        for task, probe in list(self._probes.items()):
+            if not task.done():
+                continue
+            if (error := task.exception()) is not None:
+                log.error("a probe failed", exc_info=error)
+                probe.close()
+            if probe.over:
+                del self._probes[task]
 
     async def stop(self) -> None:
         for probe in self._probes.values():

@@ -8,6 +8,7 @@ from gateway.outliers import LOST
 from gateway.router import Lane, Ticket, choose
 
 _CAPACITY = 2000  # blocks of text in one replica's cache: about a million tokens
+_CAPACITY_ALL = 500_000  # of all replicas together: some 50 MB
 _SILENT_S = 5.0  # without a sign of life, beyond _PATIENCE times what a prompt was to take …
 _PATIENCE = 4.0
 _UNSURE = 12.0  # … all so many times where the pace is a guess, or nothing else is left
@@ -213,3 +214,12 @@ class Pools:
                     self.of(endpoint)
             for endpoint_id in gone:
                 del self._pools[endpoint_id]
+            self._share()
+
+    def _share(self) -> None:
+        """Memory for the prefixes of many replicas is what that of some can have, and no more."""
+        several = [pool.lanes for pool in self._pools.values() if len(pool.lanes) > 1]
+        share = min(_CAPACITY, _CAPACITY_ALL // max(1, sum(map(len, several))))
+        for lanes in several:
+            for lane in lanes:
+                lane.prefixes.resize(share)

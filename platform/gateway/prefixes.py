@@ -8,12 +8,16 @@ own keyed hash (a new secret in each process) is the cheapest that nobody outsid
 from collections.abc import Sequence
 
 BLOCK = 2048  # bytes of a body: about 512 tokens of English
+_LONGEST = 1024  # blocks that are looked at: the rest of a longer prompt changes no choice
 
 
 def keys(prompt: bytes, *salt: str) -> list[int]:
-    """One for each whole block; `salt` is the organization's, and what else parts caches."""
+    """One for each whole block, of the first many.
+
+    `salt` is the organization's, and what else parts caches.
+    """
     chain: list[int] = []
-    size = len(prompt)
+    size = min(len(prompt), BLOCK * _LONGEST)
     if size < BLOCK:
         return chain
     key = hash(salt)
@@ -26,16 +30,21 @@ def keys(prompt: bytes, *salt: str) -> list[int]:
 class Prefixes:
     """The keys that were seen last. Two generations: what is used moves to the young one.
 
-    It remembers at least the last `capacity / 2` keys and at most `capacity`, at a fraction of
-    the cost of an exact order, which an engine's cache does not keep either.
+    It remembers the last two thirds of `capacity` for certain and twice as many at most, at a
+    fraction of the cost of an exact order, which an engine's cache does not keep either.
     """
 
     __slots__ = ("_half", "_old", "_young")
 
     def __init__(self, capacity: int) -> None:
-        self._half = max(1, capacity * 2 // 3)
         self._young: set[int] = set()
         self._old: set[int] = set()
+        self.resize(capacity)
+
+    def resize(self, capacity: int) -> None:
+        self._half = max(1, capacity * 2 // 3)
+        if len(self._old) > self._half:
+            self._old = set()
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old - self._young)

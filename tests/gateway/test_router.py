@@ -94,6 +94,27 @@ def test_the_index_is_bounded_and_knows_what_came_last(
             assert index.match(earlier) == len(earlier)
 
 
+def test_many_replicas_share_what_memory_there_is() -> None:
+    pools, everybody = Pools(), []
+    for number in range(500):
+        one = endpoint("a", "b", id=f"ep_{number}")
+        everybody.append(one)
+        for lane in pools.of(one).lanes:
+            lane.prefixes.add(range(1300))
+            lane.prefixes.add(range(1300, 1400))
+    pools.keep(directory(*everybody))
+    lane = pools.of(everybody[0]).lanes[0]
+    for start in range(0, 9000, 30):
+        lane.prefixes.add(range(start, start + 30))
+        assert lane.prefixes.match(range(start, start + 30)) == 30
+    assert len(lane.prefixes) <= 2 * (500 * 2 // 3 + 30)
+    assert len(pools.of(everybody[1]).lanes[0].prefixes) <= 1400
+
+
+def test_of_an_endless_prompt_the_beginning_counts() -> None:
+    assert len(prefixes.keys(b"x" * (BLOCK * 3000), "salt")) == 1024
+
+
 # --- the estimate -----------------------------------------------------------------------
 def test_a_prompt_goes_where_its_prefix_is() -> None:
     pool = pool_of(4)
@@ -160,9 +181,9 @@ def test_whole_answers_spread_by_what_is_in_flight() -> None:
     assert [lane.in_flight for lane in pool.lanes] == [10] * 4
 
 
-def endpoint(*ids: str) -> Endpoint:
+def endpoint(*ids: str, id: str = "ep") -> Endpoint:
     return Endpoint(
-        id="ep", project_id="prj", organization_id="org", region="eu", name="tiny", model="m",
+        id=id, project_id="prj", organization_id="org", region="eu", name="tiny", model="m",
         adapters=frozenset(), stopped=False, created=1, replicas=tuple(named(*ids)),
         max_model_len=None,
     )  # fmt: skip
