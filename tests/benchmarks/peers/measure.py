@@ -15,7 +15,7 @@ from tests.benchmarks.peers.wrk import Request
 
 SHORT = "hello"
 WARM_S = 2.0
-STREAMS_WITHIN_S = 120.0
+STREAMS_WITHIN_S = 60.0
 SETTLE_S = 1.0
 
 Say = Callable[[str], None]
@@ -76,8 +76,9 @@ class Bench:
         # The same arrivals for both, so that the difference is the thing's.
         direct = openloop.run(self.upstream_port, raw, top / 2, long_s, seed=number)
         through = openloop.run(thing.port, raw, top / 2, long_s, seed=number)
-        if through.errors > len(through.seconds) // 100:
-            raise PeerError(f"{through.errors} errors at {top / 2:.0f} requests a second")
+        if through.errors * 20 > through.answers:
+            self.say(f"{thing.name}: {through.errors} errors at {top / 2:.0f} requests/s")
+            return
         for percent in (50, 99):
             added = through.percentile_ms(percent) - direct.percentile_ms(percent)
             self.found.add(f"added_p{percent}_ms", thing.name, added)

@@ -127,7 +127,7 @@ def litellm(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
     )
     version = install.LITELLM.partition("==")[2]
     bearer = {"Authorization": f"Bearer {SECRET}"}
-    return Thing("litellm", version, port, program, bearer, connections=16, least_s=10).wait()
+    return Thing("litellm", version, port, program, bearer, connections=16, least_s=6).wait()
 
 
 def portkey(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
