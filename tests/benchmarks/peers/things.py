@@ -91,14 +91,23 @@ def nginx(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
     return Thing("nginx", install.version([NGINX, "-v"]), port, program).wait()
 
 
-def vllm_router(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
-    """With prefix routing over the four replicas, as ours."""
+def vllm_router(
+    upstream: Upstream, folder: Path, screen: Screen, policy: str = "cache_aware"
+) -> Thing:
+    """With its own default, prefix routing over the four replicas: as ours."""
     binary, port = install.python(install.VLLM_ROUTER, screen) / "vllm-router", free_port()
-    command = [str(binary), "--host", "127.0.0.1", "--port", str(port), "--policy", "cache_aware"]
+    command = [str(binary), "--host", "127.0.0.1", "--port", str(port), "--policy", policy]
     command += ["--log-level", "error", "--prometheus-port", str(free_port()), "--worker-urls"]
     command += [f"http://127.0.0.1:{each}" for each in upstream.ports]
-    program = Program.start(command, folder / "vllm-router.log")
+    program = Program.start(command, folder / f"vllm-router.{policy}.log")
     return Thing("vllm-router", install.VLLM_ROUTER.partition("==")[2], port, program).wait()
+
+
+def vllm_router_in_turn(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
+    """Without prefix routing: the least that it can do."""
+    thing = vllm_router(upstream, folder, screen, "round_robin")
+    thing.name = "vllm-router-round-robin"
+    return thing
 
 
 def litellm(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
@@ -147,6 +156,7 @@ def portkey(upstream: Upstream, folder: Path, screen: Screen) -> Thing:
 PEERS: dict[str, Starter] = {
     "nginx": nginx,
     "vllm-router": vllm_router,
+    "vllm-router-round-robin": vllm_router_in_turn,
     "portkey": portkey,
     "litellm": litellm,
 }
