@@ -6,11 +6,12 @@ import os
 import signal
 import ssl
 import sys
+from dataclasses import replace
 
 import uvloop
 
 from gateway import config as configuration
-from gateway import disk, inherited, server, table, tls
+from gateway import crowd, disk, inherited, server, table, tls
 from gateway.activity import Activity
 from gateway.books import Books
 from gateway.config import Config, ConfigError
@@ -45,6 +46,7 @@ async def run(
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGHUP, leaving.set)  # others serve in our place
+    limits = replace(limits, connections=crowd.room(limits.connections))
     disk.private_folder(config.folder)
     spool_folder = config.folder / "spool"
     store = Store(config.database_url)

@@ -410,6 +410,14 @@ class Client(asyncio.Protocol):
         forwarded = headers.get(b"x-forwarded-for", b"")
         return addresses.origin(host, forwarded, self._context.config.trusted_proxies)
 
+    @property
+    def spare(self) -> bool:
+        return not (self.busy or self._queue or (self._reading is not None and self._in_body))
+
+    @property
+    def asking(self) -> bool:
+        return self._reading is not None
+
     # --- ends -------------------------------------------------------------------------
     def _gone(self) -> None:
         running, self.running = self.running, None

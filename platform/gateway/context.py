@@ -26,6 +26,12 @@ from gateway.uses import Uses
 class Connection(Protocol):
     """A client's connection, as the server sees it."""
 
+    deadline: float
+
+    @property
+    def spare(self) -> bool: ...  # nobody would miss it
+    @property
+    def asking(self) -> bool: ...  # a request has begun to come
     def sweep(self, now: float) -> None: ...
     def drain(self) -> None: ...
     def cut(self) -> None: ...

@@ -13,6 +13,7 @@ class Limits:
     """Sizes in bytes, times in seconds."""
 
     body_bytes: int = 10 << 20
+    connections: int = 20_000  # of clients, at one process
     header_bytes: int = 64 << 10
     header_s: float = 15.0  # from the first byte of a request to its empty line
     body_s: float = 60.0  # from there to the body's last byte

@@ -24,6 +24,7 @@ class Metrics:
         self.waiting = 0
         self.retries = 0
         self.unrecorded = 0
+        self.turned_away = 0  # clients for whom there was no room
         self.upstream_errors: Counter[str] = Counter()  # by what went wrong, of a few words
         self._answered: Counter[tuple[str, int]] = Counter()  # without an endpoint
         self._refusals: Counter[str] = Counter()
@@ -64,6 +65,7 @@ class Metrics:
             "stoa_gateway_waiting": self.waiting,
             "stoa_gateway_retries_total": self.retries,
             "stoa_gateway_unrecorded_total": self.unrecorded,
+            "stoa_gateway_turned_away_total": self.turned_away,
         }
         for name, value in {**own, **gauges}.items():
             kind = "counter" if name.endswith("_total") else "gauge"

@@ -8,7 +8,7 @@ import ssl
 import time
 from typing import Any
 
-from gateway import gauges, reply
+from gateway import crowd, gauges, reply
 from gateway.access_log import AccessLog
 from gateway.activity import Activity
 from gateway.admission import Admission
@@ -90,10 +90,13 @@ class Server:
     async def start(self) -> None:
         """Raises OSError when a port is taken."""
         config, loop = self.context.config, asyncio.get_running_loop()
-        routes = self._routes
+        context, routes, most = self.context, self._routes, self.context.limits.connections
 
-        def accept() -> Client:
-            return Client(self.context, routes.screen, routes.serve)
+        def accept() -> asyncio.Protocol:
+            if crowd.admit(context.clients, most):
+                return Client(context, routes.screen, routes.serve)
+            context.metrics.turned_away += 1
+            return crowd.Refused()
 
         ours = self._inherited
         if ours.channel is not None:
