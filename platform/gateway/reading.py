@@ -35,11 +35,12 @@ _ALIASES = "SELECT project_id, name, targets, fallback_on FROM gateway.aliases W
 _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations WHERE region = %s"
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
-       extract(epoch FROM created_at)::int8, device_kind
+       extract(epoch FROM created_at)::int8, device_kind,
+       start_s, queue_limit, queue_s
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
-SELECT r.replica_id, r.endpoint_id, r.address, r.max_model_len
+SELECT r.replica_id, r.endpoint_id, r.address, r.max_model_len, r.kv_tokens, r.max_num_seqs
 FROM gateway.replicas r JOIN gateway.endpoints e USING (endpoint_id)
 WHERE e.region = %s AND r.address <> '' ORDER BY r.replica_id
 """
@@ -146,20 +147,26 @@ async def _endpoints(
 ) -> list[Endpoint]:
     replicas: dict[str, list[Replica]] = {}
     lengths: dict[str, int] = {}
-    async for replica_id, endpoint_id, address, length in _rows(
+    async for replica_id, endpoint_id, address, length, kv_tokens, sequences in _rows(
         connection, "replicas", _REPLICAS, region
     ):
-        replicas.setdefault(endpoint_id, []).append(Replica(replica_id, endpoint_id, address))
+        replicas.setdefault(endpoint_id, []).append(
+            Replica(replica_id, endpoint_id, address, kv_tokens, sequences)
+        )
+        if kv_tokens and length is not None:
+            length = min(length, kv_tokens)  # what no cache holds, no window holds
         if length is not None:
             lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
-        endpoint_id, project, organization, name, model, adapters, stopped, created, kind = row
+        endpoint_id, project, organization, name, model, adapters, stopped, *more = row
+        created, kind, start_s, queue_limit, queue_s = more
         ready = tuple(replicas.get(endpoint_id, ()))
         endpoints.append(
             Endpoint(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
                 stopped, created, ready, lengths.get(endpoint_id), kind,
+                start_s=start_s, queue_limit=queue_limit, queue_s=queue_s,
             )
         )  # fmt: skip
     return endpoints

@@ -6,6 +6,7 @@ CPU = """\
 stoa 06:41:40 the engine starts
 (APIServer pid=25491) INFO 11-23 06:41:41 [api_utils.py:347]        █     █     █▄   ▄█
 (APIServer pid=25491) INFO 11-23 06:41:41 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0
+(APIServer pid=25491) INFO 11-23 06:41:41 [api_utils.py:290] non-default args: {'model_tag': '/m', 'block_size': 32, 'max_num_seqs': 32}
 (APIServer pid=25491) INFO 11-23 06:41:41 [model.py:2152] Using max model len 4096
 (EngineCore pid=25497) INFO 11-23 06:41:42 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', max_seq_len=4096
 (EngineCore pid=25497) INFO 11-23 06:41:42 [weight_utils.py:1108] Filesystem type for checkpoints: EXT4. Checkpoint size: 0.00 GiB. Available RAM: 22.19 GiB.
@@ -32,6 +33,7 @@ def test_reads_a_start_on_a_cpu() -> None:
         kv_cache_tokens=524_288,
         max_concurrency=128.0,
         max_model_len=4096,
+        max_num_seqs=32,
     )
 
 

@@ -35,6 +35,10 @@ def test_create_look_scale_stop_start_delete(alice: House) -> None:
     assert [one["id"] for one in listed["data"]] == [shown["id"]]
     scaled = client.patch(path, {"max_replicas": 3}, content_type="application/json")
     assert scaled.json()["max_replicas"] == 3
+    assert (scaled.json()["queue_limit"], scaled.json()["queue_s"]) == (None, None)
+    queue = {"queue_limit": 20, "queue_s": 0}
+    queued = client.patch(path, queue, content_type="application/json").json()
+    assert {name: queued[name] for name in queue} == queue
     assert client.post(f"{path}/stop").json()["status"] == "stopped"
     assert client.post(f"{path}/start").json()["status"] in ("pending", "scaled_to_zero")
     assert client.delete(path).status_code == 204

@@ -39,6 +39,20 @@ def test_each_arc_is_timed(world: World, node: Node) -> None:
     assert (row.reason, row.detail) == ("node_report", "loading")
 
 
+def test_starts_are_measured_and_the_newest_are_kept(world: World, node: Node) -> None:
+    endpoint = world.endpoint()
+    for number in range(12):
+        replica = world.replica(endpoint, node, State.PROBING)
+        created = Replica.objects.get(id=replica.id).created_at
+        now = created + timedelta(seconds=number)
+        assert move(replica, State.READY, world, now=now)
+        assert move(replica, State.UNREACHABLE, world, now=now)
+        assert move(replica, State.READY, world, now=now)  # that is no start
+        assert move(replica, State.FAILED, world, now=now, released=True)
+    endpoint.refresh_from_db()
+    assert endpoint.start_seconds == [float(number) for number in range(3, 12)]
+
+
 def test_late_and_repeated_movers_change_nothing(world: World, node: Node) -> None:
     replica = world.replica(world.endpoint(), node)
     assert move(replica, State.STARTING, world)

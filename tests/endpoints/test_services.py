@@ -78,6 +78,8 @@ def test_a_wish_is_written_audited_and_hinted(
         ({"max_replicas": 0, "min_replicas": 0}, "max_replicas"),
         ({"max_replicas": 101}, "max_replicas"),
         ({"idle_timeout_s": 0}, "idle_timeout_s"),
+        ({"queue_limit": -1}, "queue_limit"),
+        ({"queue_s": 3601}, "queue_s"),
         ({"device_count": 0}, "device_count"),
         ({"device_count": 3}, "device_count"),
         ({"device_kind": "nvidia-h200"}, "device_kind"),

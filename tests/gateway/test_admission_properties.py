@@ -295,6 +295,31 @@ Crowds.TestCase.settings = settings(max_examples=60, stateful_step_count=30, dea
 TestCrowds = Crowds.TestCase
 
 
+def test_five_thousand_at_zero_do_not_crush_the_first_replica() -> None:
+    crowd = Crowds()
+    crowd.begin(None, None)
+    crowd.admission._limits = Limits(held_per_endpoint=4990)
+    crowd.replicas = []
+    crowd.publish()
+    for number in range(5000):
+        crowd.ask(PROJECTS[number % 3], 0, 10, 10, 1, 1000.0, False, False)
+    assert len(crowd.those("waiting")) == 4990
+    assert len(crowd.those("refused")) == 10
+    waiting = crowd.those("waiting")
+    crowd.replicas = [Replica("rep_first", EP, "unix:/x", 10_000, 256)]
+    crowd.publish()
+    while running := crowd.those("running"):
+        crowd.loop.settle()
+        crowd.never_above_capacity()
+        assert len(crowd.those("running")) <= 256
+        for _ in running[:64]:
+            crowd.end(0, False)
+    assert all(asker.state == "ended" for asker in waiting)
+    assert crowd.activity.balance("waiting") == 0
+    asyncio.set_event_loop(None)
+    crowd.loop.close()
+
+
 class Stub:
     def __init__(self, project: str, priority: int, since: float) -> None:
         self.project, self.priority, self.since = project, priority, since

@@ -48,9 +48,15 @@ def seconds_until(holds: Callable[[], object]) -> float:
 
 def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, config: Config) -> None:
     key = house.key(SECRET, allowed_models=["chat"], expires_at=NOW + timedelta(days=1))
-    endpoint = house.endpoint(adapters=[{"name": "b", "path": "/b"}, {"name": "a", "path": "/a"}])
-    house.replica(endpoint, "unix:/run/1", engine_report={"max_model_len": 4096})
-    house.replica(endpoint, "relay:10.0.0.1:9443", engine_report={"max_model_len": 2048})
+    endpoint = house.endpoint(
+        adapters=[{"name": "b", "path": "/b"}, {"name": "a", "path": "/a"}],
+        start_seconds=[10.0, 13.0, 90.0, 4.0],
+        queue_limit=50,
+    )
+    report = {"max_model_len": 4096, "kv_cache_tokens": 6000, "max_concurrency": 2.0}
+    house.replica(endpoint, "unix:/run/1", engine_report=report)
+    smaller = {"max_model_len": 2048, "max_num_seqs": 32}
+    house.replica(endpoint, "relay:10.0.0.1:9443", engine_report=smaller)
     with keeping(beat, config) as keeper:
         directory = keeper.current
     found = directory.key(SECRET.encode())
@@ -68,6 +74,9 @@ def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, confi
     assert (there.model, there.stopped, there.max_model_len) == ("org/model", False, 2048)
     assert there.created == int(NOW.timestamp())
     assert [replica.address for replica in there.replicas] == ["unix:/run/1", "relay:10.0.0.1:9443"]
+    assert [replica.kv_tokens for replica in there.replicas] == [8192, None]
+    assert [replica.max_num_seqs for replica in there.replicas] == [None, 32]
+    assert (there.start_s, there.queue_limit, there.queue_s) == (11.5, 50, None)
     assert directory.endpoints(house.project.id) == [there]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.directory import Replica
 from gateway.limits import Limits
 from tests.gateway.rig import KEY, Rig
 
@@ -128,4 +129,59 @@ def test_a_key_that_is_revoked_while_its_request_waits(sleepy: Rig) -> None:
         del sleepy.keys[KEY]
         wake(sleepy)
         assert connection.response().error["code"] == "invalid_api_key"
+    assert sleepy.engines[0].seen == []
+
+
+def test_the_time_to_come_back_is_that_of_its_starts(sleepy: Rig) -> None:
+    sleepy.change("sleepy", start_s=40.0)
+    no_wait = {"x-stoa-wait": "0"}
+    first = sleepy.post(CHAT, BODY, headers=no_wait)
+    assert int(first.headers["retry-after"]) == 40
+    # Half a minute into the start it is the rest of it; once overdue, a guess.
+    began = sleepy.server.context.admission.wakes._began
+    began["ep_sleepy"] -= 30
+    assert 9 <= int(sleepy.post(CHAT, BODY, headers=no_wait).headers["retry-after"]) <= 10
+    began["ep_sleepy"] -= 30
+    assert int(sleepy.post(CHAT, BODY, headers=no_wait).headers["retry-after"]) == 10
+
+
+def test_an_endpoint_says_itself_how_many_wait_and_how_long(sleepy: Rig) -> None:
+    sleepy.change("sleepy", queue_limit=1, queue_s=30)
+    with sleepy.connect() as connection:
+        connection.post(CHAT, BODY, key=KEY)
+        waits(sleepy)
+        assert sleepy.post(CHAT, BODY).error["code"] == "endpoint_starting"
+        wake(sleepy)
+        assert connection.response().status == 200
+    sleepy.change("sleepy", replicas=(), queue_s=0)
+    assert sleepy.post(CHAT, BODY).error["code"] == "endpoint_starting"
+    sleepy.change("sleepy", queue_limit=0, queue_s=30)
+    assert sleepy.post(CHAT, BODY).error["code"] == "endpoint_starting"
+
+
+def test_a_herd_is_one_wake_and_served_in_order_as_there_is_room(sleepy: Rig) -> None:
+    """The engine answers one at a time, so that their order shows."""
+    herd = [sleepy.connect() for _ in range(3)]
+    for number, connection in enumerate(herd):
+        connection.post(CHAT, {**BODY, "seed": number}, key=KEY)
+        waits(sleepy, number + 1)
+    (plain,) = sleepy.replicas("sleepy", sleepy.engines)
+    one = Replica(plain.id, plain.endpoint_id, plain.address, max_num_seqs=1)
+    sleepy.change("sleepy", replicas=(one,))
+    assert [connection.response().status for connection in herd] == [200] * 3
+    for connection in herd:
+        connection.close()
+    assert [seen.body["seed"] for seen in sleepy.engines[0].seen] == [0, 1, 2]
+    assert sleepy.activity.balance("waiting") == 0
+
+
+def test_a_prompt_that_cannot_fit_is_refused_once_the_window_is_known(sleepy: Rig) -> None:
+    sleepy.change("sleepy", max_model_len=None)
+    with sleepy.connect() as connection:
+        connection.post("/v1/completions", {"model": "sleepy", "prompt": [1] * 99}, key=KEY)
+        waits(sleepy)
+        (replica,) = sleepy.replicas("sleepy", sleepy.engines)
+        sleepy.change("sleepy", replicas=(replica,), max_model_len=64)
+        reply = connection.response()
+    assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
     assert sleepy.engines[0].seen == []

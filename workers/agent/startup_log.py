@@ -19,6 +19,7 @@ _KV_BYTES = re.compile(r"Available KV cache memory: ([\d.]+) GiB")
 _KV_BYTES_SET = re.compile(r"(?:set|Auto set) \(([\d.]+)/[\d.]+\) GiB for KV cache")
 _KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+_SEQUENCES = re.compile(r"non-default args: .*'max_num_seqs': (\d+)")
 _LENGTH = re.compile(r"Using max model len (\d+)")
 
 # What vLLM puts before each line of one of its processes, and its logger before that.
@@ -45,6 +46,8 @@ def parse(lines: Iterable[str]) -> wire.EngineReport:
             report.kv_cache_bytes = _bytes(found[1])
         elif found := _LENGTH.search(line):
             report.max_model_len = int(found[1])
+        elif found := _SEQUENCES.search(line):
+            report.max_num_seqs = int(found[1])
         if found := _KV_TOKENS.search(line):
             report.kv_cache_tokens = _count(found[1])
         if found := _CONCURRENCY.search(line):

@@ -108,6 +108,8 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "min_replicas",
             "max_replicas",
             "idle_timeout_s",
+            "queue_limit",
+            "queue_s",
             "created_at",
             "stopped_at",
             "retry_at",
@@ -150,12 +152,16 @@ class EndpointBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
     idle_timeout_s = serializers.IntegerField(default=3600)
+    queue_limit = serializers.IntegerField(default=None, allow_null=True)
+    queue_s = serializers.IntegerField(default=None, allow_null=True)
 
 
 class ScaleBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(required=False)
     max_replicas = serializers.IntegerField(required=False)
     idle_timeout_s = serializers.IntegerField(required=False)
+    queue_limit = serializers.IntegerField(required=False)
+    queue_s = serializers.IntegerField(required=False)
 
 
 class LogView(serializers.Serializer[Any]):

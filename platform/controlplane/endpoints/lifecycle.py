@@ -20,13 +20,14 @@ from controlplane.endpoints.models import (
     ServingInterval,
     Transition,
 )
-from controlplane.endpoints.states import ARCS, LIVE, Reason, State
+from controlplane.endpoints.states import ARCS, LIVE, START_ORDER, Reason, State
 from controlplane.fleet.models import Node
 
 # Columns that a mover may set together with the state.
 _FACTS = frozenset(
     {"node_id", "address", "start_tier", "engine_report", "phase_seconds", "log_tail"}
 )
+_STARTS_KEPT = 9
 # After these arcs the node's list of wishes reads differently.
 _CHANGES_WISH = frozenset({State.PLACED, State.DRAINING, State.STOPPED, State.FAILED})
 # Its node was not there to say until when it served: the last it said is what counts.
@@ -45,6 +46,7 @@ class _Was:
 
     state: State
     state_at: datetime
+    created_at: datetime
     endpoint_id: str
     node_id: str | None
     organization_id: str
@@ -99,6 +101,8 @@ def advance(
         if to not in LIVE and (released or node_id is None):
             _let_go(replica_id, now)
         _count_failures(was.endpoint_id, to, reason, now)
+        if to is State.READY and was.state in START_ORDER:
+            _note_start(was, now)
         _record(replica_id, was, to, reason, node_id, now)
         notify.changed(was.endpoint_id, *([node_id] if node_id else []))
         if to not in LIVE:
@@ -124,6 +128,7 @@ def _read(replica_id: str) -> _Was | None:
         .values_list(
             "state",
             "state_at",
+            "created_at",
             "endpoint_id",
             "node_id",
             "endpoint__project__organization_id",
@@ -195,6 +200,14 @@ def _count_failures(endpoint_id: str, to: State, reason: Reason, now: datetime) 
         failures = endpoint.values_list("failures", flat=True).get()
         wait_s = delay_s(failures, settings.RETRY_BASE_S, settings.RETRY_MAX_S)
         endpoint.update(retry_at=now + timedelta(seconds=wait_s))
+
+
+def _note_start(was: _Was, now: datetime) -> None:
+    """How long it took from the wish to ready: what a gateway tells who asks meanwhile."""
+    endpoint = Endpoint.objects.filter(id=was.endpoint_id)
+    took = max(0.0, (now - was.created_at).total_seconds())
+    newest = endpoint.values_list("start_seconds", flat=True).get()[1 - _STARTS_KEPT :]
+    endpoint.update(start_seconds=[*newest, round(took, 3)])
 
 
 def _record(

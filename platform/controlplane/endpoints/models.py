@@ -32,6 +32,10 @@ class Endpoint(models.Model):
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
     idle_timeout_s = models.PositiveIntegerField(default=3600)
+    # Of requests that wait for it, how many and how long; null: as the gateway is set.
+    queue_limit = models.PositiveIntegerField(null=True)
+    queue_s = models.PositiveIntegerField(null=True)
+    start_seconds = models.JSONField(default=list)  # its newest starts, from wish to ready
     generation = models.PositiveIntegerField(default=1)  # rises when a replica must be replaced
     created_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True)

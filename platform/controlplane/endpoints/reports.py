@@ -160,7 +160,7 @@ def _facts(to: State, said: wire.ReplicaReport) -> dict[str, Any]:
 def _engine(said: wire.EngineReport) -> dict[str, str | int | float]:
     """Only what fits the columns that others read it into; a node's numbers are not trusted."""
     kept: dict[str, str | int | float] = {"version": logs.clean(said.version)[:64]}
-    bounds = {"max_model_len": 2**31, "max_concurrency": 10**9}
+    bounds = {"max_model_len": 2**31, "max_concurrency": 10**9, "max_num_seqs": 2**31}
     for name, value in msgspec.to_builtins(said).items():
         if isinstance(value, int | float) and 0 <= value < bounds.get(name, 2**62):
             kept[name] = value

@@ -48,6 +48,8 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
         idle_timeout_s=spec.idle_timeout_s,
+        queue_limit=spec.queue_limit,
+        queue_s=spec.queue_s,
         created_at=now,
     )
     with transaction.atomic():
@@ -66,6 +68,8 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
             "min_replicas": spec.min_replicas,
             "max_replicas": spec.max_replicas,
             "idle_timeout_s": spec.idle_timeout_s,
+            "queue_limit": spec.queue_limit,
+            "queue_s": spec.queue_s,
         } | ({} if path else {"model": spec.model})
         _wished(
             endpoint,
@@ -86,12 +90,16 @@ def update(
     min_replicas: int | None = None,
     max_replicas: int | None = None,
     idle_timeout_s: int | None = None,
+    queue_limit: int | None = None,
+    queue_s: int | None = None,
 ) -> Endpoint:
     """Change the bounds; what is None stays. Raises Invalid, NotFound."""
     asked = {
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
         "idle_timeout_s": idle_timeout_s,
+        "queue_limit": queue_limit,
+        "queue_s": queue_s,
     }
     with transaction.atomic():
         endpoint = _locked(endpoint)
@@ -105,6 +113,7 @@ def update(
         for one in change:
             setattr(endpoint, one.path, one.after)
         specs.bounds(endpoint.min_replicas, endpoint.max_replicas, endpoint.idle_timeout_s)
+        specs.queue(endpoint.queue_limit, endpoint.queue_s)
         endpoint.save(update_fields=[one.path for one in change])
         _wished(endpoint, actor, "endpoint.scale", now, change=change)
     return endpoint

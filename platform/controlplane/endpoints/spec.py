@@ -16,6 +16,8 @@ from controlplane.tenancy.models import Organization
 MAX_REPLICAS = 100
 MAX_ADAPTERS = 64
 IDLE_S = range(10, 7 * 86_400 + 1)
+QUEUE_S = range(3600 + 1)
+MAX_QUEUE = 100_000
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -39,6 +41,8 @@ class EndpointSpec:
     min_replicas: int = 1
     max_replicas: int = 1
     idle_timeout_s: int = 3600
+    queue_limit: int | None = None  # requests that may wait; None: as the gateway is set
+    queue_s: int | None = None  # for so long
 
 
 def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:
@@ -52,6 +56,7 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     if spec.engine != "vllm":
         raise _invalid("engine", f"{_shown(spec.engine)} is no engine here; there is `vllm`")
     bounds(spec.min_replicas, spec.max_replicas, spec.idle_timeout_s)
+    queue(spec.queue_limit, spec.queue_s)
     if not 1 <= spec.device_count <= 64:
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
     _source("model", spec.model, spec.revision)
@@ -77,6 +82,14 @@ def bounds(min_replicas: int, max_replicas: int, idle_timeout_s: int) -> None:
     if idle_timeout_s not in IDLE_S:
         message = f"expected {IDLE_S.start} to {IDLE_S.stop - 1} seconds, not {idle_timeout_s}"
         raise _invalid("idle_timeout_s", message)
+
+
+def queue(limit: int | None, seconds: int | None) -> None:
+    """Invalid unless both are sensible; 0 is: then nobody waits."""
+    if limit is not None and not 0 <= limit <= MAX_QUEUE:
+        raise _invalid("queue_limit", f"expected 0 to {MAX_QUEUE} requests, not {limit}")
+    if seconds is not None and seconds not in QUEUE_S:
+        raise _invalid("queue_s", f"expected 0 to {QUEUE_S.stop - 1} seconds, not {seconds}")
 
 
 def _source(place: str, model: str, revision: str = "") -> None:

@@ -148,6 +148,7 @@ class EngineReport(Message):
     kv_cache_bytes: int | None = None
     kv_cache_tokens: int | None = None
     max_concurrency: float | None = None
+    max_num_seqs: int | None = None
     max_model_len: int | None = None
 
 
