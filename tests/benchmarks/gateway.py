@@ -59,6 +59,8 @@ def main() -> None:
     if asked.quick:
         asked.rounds, asked.seconds = 1, 2.0
     peers = asked.only.split(",") if asked.only else list(PEERS)
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
     _many_files()
     screen = Screen()
     try:
@@ -144,8 +146,7 @@ def growth(bench: Bench, few: Ours, asked: argparse.Namespace) -> None:
 
 # --- what is said ------------------------------------------------------------------------
 def report(found: Findings, versions: dict[str, str]) -> None:
-    things = [name for name in ("direct", "nginx", "ours", *PEERS) if name in versions]
-    things = list(dict.fromkeys(things))
+    things = [name for name in dict.fromkeys(("nginx", "ours", *PEERS)) if name in versions]
     rows = []
     for name in things:
         cells = [number(found.median(measure, name)) for measure in COLUMNS]
