@@ -11,7 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import httptools
 
@@ -20,7 +20,9 @@ from gateway.access_log import Line
 from gateway.context import Context
 from gateway.directory import Directory, Key
 from gateway.errors import ApiError
+from gateway.intake import Intake
 from gateway.operations import Operation, Shape
+from gateway.running import Onward, Running
 from gateway.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -32,28 +34,13 @@ _OFFER = (b"upgrade", b"http2-settings")
 PROBE = "probe"  # what a balancer asks every second
 
 
-class Running(Protocol):
-    """An answer under way; the connection tells it what happens to the client."""
-
-    def client_gone(self) -> None: ...
-    def client_slow(self) -> None: ...
-    def client_ready(self) -> None: ...
-    def gateway_leaves(self) -> None: ...
-    def timed_out(self) -> None: ...
-
-
-class Onward(Protocol):
-    """Where a request goes whose attempt has failed."""
-
-    def next(self, error: ApiError, *, booked: bool) -> bool: ...
-
-
 class Request:
     """One request. `refusal` is set as soon as it is clear that it will be refused."""
 
     __slots__ = (
         "alias", "base", "directory", "entry_id", "expects", "headers", "id", "keep_alive", "key",
         "method", "old", "onward", "operation", "path", "pieces", "refusal", "size", "timing",
+        "upload",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
@@ -75,6 +62,7 @@ class Request:
         self.keep_alive = False
         self.old = False  # HTTP/1.0: no chunks
         self.expects = False  # waits for 100 Continue
+        self.upload: Intake | None = None  # takes the body as it comes, in the pieces' place
 
     @property
     def anthropic(self) -> bool:
@@ -230,7 +218,7 @@ class Client(asyncio.Protocol):
         request.keep_alive = parser.should_keep_alive()
         request.old = version != "1.1"
         self._screen(self, request)
-        self._fatal = framing.refusal(method, target, version, headers, limits.body_bytes)
+        self._fatal = framing.refusal(method, target, version, headers, self._limit(request))
         if self._fatal is not None:
             return
         if parser.should_upgrade():
@@ -250,8 +238,15 @@ class Client(asyncio.Protocol):
         self._grew = True
         self._unread = 0
         request.size += len(data)
-        if request.size > self._context.limits.body_bytes:
-            self._fatal = errors.body_too_large(self._context.limits.body_bytes)
+        limit = self._limit(request)
+        if request.size > limit:
+            self._fatal = errors.body_too_large(limit)
+        elif request.upload is not None:
+            try:
+                if request.upload.take(data, free=self._free):
+                    self._begin(request)
+            except ApiError as error:
+                self._fatal = error
         elif request.refusal is None:
             request.pieces.append(data)
 
@@ -260,6 +255,8 @@ class Client(asyncio.Protocol):
         if self._upgrading or self._fatal is not None or request is None or closing:
             return
         self._reading = None
+        if request.upload is not None and request.upload.whole():
+            return
         if self.busy or self.paused:
             if len(self._queue) == _AHEAD:
                 self._fatal = errors.too_far_ahead(_AHEAD)
@@ -270,6 +267,14 @@ class Client(asyncio.Protocol):
         self._begin(request)
 
     # --- reading ----------------------------------------------------------------------
+    def _limit(self, request: Request) -> int:
+        limits = self._context.limits
+        return limits.body_bytes if request.upload is None else limits.upload_bytes
+
+    @property
+    def _free(self) -> bool:
+        return not (self.busy or self.paused or self._queue)
+
     def _answer_expectation(self, request: Request) -> None:
         """The client waits: tell it to send the body, or at once why it need not."""
         if not request.expects:
@@ -373,6 +378,9 @@ class Client(asyncio.Protocol):
         elif self._reading is not None:
             self.touch(limits.body_s)
             self._answer_expectation(self._reading)
+            upload = self._reading.upload
+            if upload is not None and upload.starts(free=self._free):
+                self._begin(self._reading)
             if self._fatal is not None:
                 self._refuse(self._fatal)
         else:
@@ -392,6 +400,12 @@ class Client(asyncio.Protocol):
         never sees why.
         """
         self._deaf = True
+        reading = self._reading
+        if reading is not None and reading.upload is not None and reading.upload.begun:
+            reading.upload.spoil(error)
+            if not self.busy:
+                self.transport.abort()  # it was answered before its body was complete
+            return
         if self.busy or self._queue:
             return  # what came before is answered first
         request = self._reading or Request(time.monotonic(), self._context.ids.new())

@@ -14,9 +14,11 @@ class Limits:
 
     body_bytes: int = 10 << 20
     connections: int = 20_000  # of clients, at one process
+    upload_bytes: int = 32 << 20  # of a form with a file; vLLM takes files up to 25 MiB
     header_bytes: int = 64 << 10
     header_s: float = 15.0  # from the first byte of a request to its empty line
     body_s: float = 60.0  # from there to the body's last byte
+    upload_s: float = 300.0  # the same of a form with a file; its pieces within `body_s`
     idle_s: float = 75.0  # between two requests on one connection
     write_s: float = 60.0  # a reader that takes nothing for so long is gone
     linger_s: float = 10.0  # reading on after a refusal, so that the refusal is read

@@ -75,8 +75,8 @@ class Onward:
             self._booked += 1
             asked.entry_id = f"{asked.id}.{self._booked}"
         event = _EVENTS.get(error.code or "")
-        if event not in self._alias.fallback_on:
-            return False
+        if event not in self._alias.fallback_on or asked.upload is not None:
+            return False  # a body that is on its way cannot be sent elsewhere
         for target in self._targets(self._at + 1):
             if event == NO_CAPACITY and not _ready(target[1]):
                 continue

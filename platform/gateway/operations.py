@@ -112,10 +112,28 @@ DETOKENIZE = Operation(
     counts=False,
     salted=False,
 )
+TRANSCRIPTIONS = Operation(
+    "audio.transcriptions",
+    "/v1/audio/transcriptions",
+    ("prompt",),
+    streams=True,
+    salted=False,
+    form=True,
+    output_limits=("max_completion_tokens",),
+)
+TRANSLATIONS = Operation(
+    "audio.translations",
+    "/v1/audio/translations",
+    ("prompt",),
+    streams=True,
+    salted=False,
+    form=True,
+    output_limits=("max_completion_tokens",),
+)
 
 ALL = (
     CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES, COUNT_TOKENS, RERANK, SCORE, TOKENIZE,
-    DETOKENIZE,
+    DETOKENIZE, TRANSCRIPTIONS, TRANSLATIONS,
 )  # fmt: skip
 
 BY_PATH = {path: one for one in ALL for path in (one.path, *one.aliases)}

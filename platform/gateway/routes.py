@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from gateway import (
     authentication,
     errors,
+    forms,
     guard,
     models_api,
     operations,
@@ -21,9 +22,11 @@ from gateway.context import Context
 from gateway.directory import Endpoint
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
+from gateway.intake import Intake
 from gateway.onward import Onward
 from gateway.operations import Operation
 from gateway.request import Call
+from gateway.upload_exchange import UploadExchange
 
 _MODELS = "/v1/models"
 _OPEN = ("/healthz", "/readyz")
@@ -47,6 +50,8 @@ class Routes:
             if self.context.keeper.stale(now):
                 raise errors.directory_stale()
             self._authenticate(client, asked, now)
+            if asked.operation is not None and asked.operation.form:
+                asked.upload = self._upload(client, asked)
         except ApiError as error:
             asked.refusal = error
 
@@ -56,6 +61,24 @@ class Routes:
             directory, asked.headers, now, client, anthropic=asked.anthropic
         )
         self.context.uses.noted[key.secret_id] = now
+
+    def _upload(self, client: Client, asked: Request) -> Intake:
+        """Raises ApiError for a body that is no form."""
+        mark = forms.boundary(asked.headers.get(b"content-type", b""))
+        upload = Intake(mark, client, asked, self.context.limits)
+        if asked.base:
+            upload.admit = lambda model: self._same(asked, model)
+        return upload
+
+    def _same(self, asked: Request, model: str) -> None:
+        """Raises ApiError for a model that is named too late to change anything."""
+        key, directory = asked.key, asked.directory
+        assert key is not None
+        assert directory is not None
+        meant = authentication.resolve_at(directory, key, asked.base, asked.base)
+        if authentication.resolve_at(directory, key, asked.base, model) != meant:
+            message = "`model` must come before the file, for it is not the endpoint's own."
+            raise errors.bad_request("model_after_file", message, "model")
 
     def _known(self, asked: Request) -> None:
         path, method = asked.path, asked.method
@@ -103,7 +126,10 @@ class Routes:
     def _relay(self, client: Client, asked: Request, operation: Operation) -> None:
         key = asked.key
         assert key is not None  # or it had been refused
-        call = request.read(asked.body(), operation, asked.base)
+        if asked.upload is not None:
+            call = asked.upload.call(operation, asked.base)
+        else:
+            call = request.read(asked.body(), operation, asked.base)
         directory = self.context.keeper.current
         if asked.base:
             found = authentication.resolve_at(directory, key, asked.base, call.model)
@@ -125,11 +151,13 @@ class Routes:
         if endpoint.stopped:
             raise errors.endpoint_stopped(call.model)
         size = sizes.measure(call)
+        size.media += call.operation.form
         guard.check(call, endpoint, size)
         context = self.context
         run = context.runs.of(key.project_id, asked.headers, call.fields.get("metadata"))
         ask = context.gate.ask(directory, key, endpoint, run, call, size)
-        Exchange(context, client, asked, key, call, endpoint, engine_model, size, ask).start()
+        kind = Exchange if asked.upload is None else UploadExchange
+        kind(context, client, asked, key, call, endpoint, engine_model, size, ask).start()
 
     def _page(self, asked: Request) -> bytes:
         if asked.path in _OPEN:

@@ -36,12 +36,20 @@ class Listener(Protocol):
     def engine_lost(self, why: str) -> None: ...
 
 
+class Source(Protocol):
+    """What sends a request's body piece by piece. Its connection is not used a second time."""
+
+    def engine_slow(self) -> None: ...
+    def engine_ready(self) -> None: ...
+    def detach(self) -> None: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection to one replica, serving one request at a time."""
 
     __slots__ = (
         "_ended", "_engines", "_framed", "_head", "_headers", "_lasting", "_parser", "_paused",
-        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused",
+        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused", "source",
         "transport",
     )  # fmt: skip
 
@@ -52,6 +60,7 @@ class Upstream(asyncio.Protocol):
         self.replica_id = replica.id
         self.address = replica.address
         self.listener: Listener | None = None
+        self.source: Source | None = None
         self.reused = False
         self.idle_since = 0.0
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -66,9 +75,14 @@ class Upstream(asyncio.Protocol):
         self._ended = self._head = False
         self.transport.write(data)
 
+    def write(self, data: bytes) -> None:
+        """More of a request whose body comes in pieces."""
+        self.transport.write(data)
+
     def abandon(self) -> None:
         """Give the answer up: the closed connection is what makes an engine stop generating."""
         self.listener = None
+        self._detach()
         self.transport.abort()
 
     def pause(self) -> None:
@@ -120,6 +134,14 @@ class Upstream(asyncio.Protocol):
         else:
             self._lose("the connection was closed")
 
+    def pause_writing(self) -> None:
+        if self.source is not None:
+            self.source.engine_slow()
+
+    def resume_writing(self) -> None:
+        if self.source is not None:
+            self.source.engine_ready()
+
     # --- httptools --------------------------------------------------------------------
     def on_message_begin(self) -> None:
         if self._ended:
@@ -149,14 +171,22 @@ class Upstream(asyncio.Protocol):
         self.listener = None
         self._status = 0
         self.resume()
-        if self._lasting and not self.transport.is_closing():
+        if self._lasting and not self._detach() and not self.transport.is_closing():
             self._engines.keep(self)
         else:
             self.transport.close()
         listener.engine_data(body, True)
 
+    def _detach(self) -> bool:
+        """Whether there was a body in pieces, of which some may not have been sent."""
+        source, self.source = self.source, None
+        if source is not None:
+            source.detach()
+        return source is not None
+
     def _lose(self, why: str) -> None:
         listener, self.listener = self.listener, None
+        self._detach()
         self.transport.abort()
         if listener is not None:
             listener.engine_lost(why)

@@ -1,5 +1,6 @@
 """Tokens: read from what an engine reported, never guessed in silence."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ _TEXT = re.compile(
     rb'"(?:content|text|arguments|reasoning|reasoning_content|thinking)": ?"((?:[^"\\]|\\.)*)"'
 )
 _LETTERS = 4  # of a token, where nobody counted: about that of English
+_HEARD = 50  # tokens of a second of sound: what Whisper and its kin make of one
 
 
 class _Details(msgspec.Struct):
@@ -40,7 +42,17 @@ class _Whole(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Seconds(msgspec.Struct):
+    seconds: float = 0.0
+
+
+class _Heard(msgspec.Struct):
+    usage: _Seconds | None = None
+    duration: float = 0.0  # of a verbose transcription
+
+
 _DECODER = msgspec.json.Decoder(_Reported)
+_HEARD_DECODER = msgspec.json.Decoder(_Heard, strict=False)
 _WHOLE = msgspec.json.Decoder(_Whole)
 
 
@@ -102,9 +114,26 @@ def whole(body: bytes) -> Usage | None:
 
 
 def guess(prompt_bytes: int, body: bytes = b"") -> Usage:
-    """For an engine that counts nothing: by the letters. Who books it says so (`counted_by`)."""
+    """For an engine that counts no tokens: by the letters, and the seconds of what was heard.
+
+    Whoever books it says so (`counted_by`).
+    """
     letters = sum(len(text) for text in _TEXT.findall(body))
-    return Usage(max(1, -(-prompt_bytes // _LETTERS)), 0, -(-letters // _LETTERS))
+    if body and not body.startswith(b"{"):
+        letters = len(body)  # a transcription as plain text
+    tokens = -(-prompt_bytes // _LETTERS) + math.ceil(_seconds(body) * _HEARD)
+    return Usage(max(1, tokens), 0, -(-letters // _LETTERS))
+
+
+def _seconds(body: bytes) -> float:
+    if b'"seconds"' not in body and b'"duration"' not in body:
+        return 0.0
+    try:
+        found = _HEARD_DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0.0
+    seconds = found.usage.seconds if found.usage is not None else found.duration
+    return seconds if 0 < seconds < 1e6 else 0.0
 
 
 def counted(

@@ -16,6 +16,8 @@ _COUNT = msgspec.json.Decoder(int | None)
 
 def worst(call: Call, size: Size, max_model_len: int | None, prices: TokenPrices) -> Worst:
     """Raises 400 for a bound that is none."""
+    if not call.operation.counts:
+        return Worst(0, 0, 1, prices)
     choices = max(1, size.choices, _count(call, "best_of") or 1) * size.prompts
     prompt = size.most
     if max_model_len is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway import fake_shapes
+from tests.gateway.fake_forms import Ear
 from tests.gateway.fake_shapes import CACHED_TOKENS, PROMPT_TOKENS
 
 __all__ = ["CACHED_TOKENS", "PROMPT_TOKENS", "FakeEngine"]
@@ -61,6 +62,7 @@ class FakeEngine:
     faults: str = ""  # of this engine, whatever a request says
     wedged: bool = False  # takes requests and answers none
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    ear: Ear = field(default_factory=Ear)
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -91,9 +93,17 @@ class FakeEngine:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 line, *rest = head.strip().split("\r\n")
                 headers = {name.lower(): value for name, value in (h.split(": ", 1) for h in rest)}
-                raw = await reader.readexactly(int(headers["content-length"]))
+                early: int | None = None
+                if "content-length" in headers:
+                    raw = await reader.readexactly(int(headers["content-length"]))
+                else:
+                    raw, early = await self.ear.hear(headers, reader, writer)
                 seen = Seen(line.split(" ")[1], headers, raw)
                 self.seen.append(seen)
+                if early is not None:
+                    _json(writer, early, {"detail": "Not Found"})
+                    await writer.drain()
+                    raise HangUp
                 try:
                     await self._answer(seen, reader, writer)
                 except ConnectionError:

@@ -32,6 +32,8 @@ def whole(path: str, body: dict[str, Any], tokens: int) -> dict[str, Any] | None
     if path == "/score":
         data = [{"index": 0, "object": "score", "score": 0.5}]
         return {"model": body["model"], "data": data, "usage": {"total_tokens": PROMPT_TOKENS}}
+    if path.startswith("/v1/audio/"):
+        return {"text": text, "usage": {"type": "duration", "seconds": 4}}
     if path == "/tokenize":
         return {"count": 2, "max_model_len": 64, "tokens": [1, 2], "token_strs": None}
     if path == "/detokenize":

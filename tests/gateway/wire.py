@@ -53,6 +53,9 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def timeout(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
