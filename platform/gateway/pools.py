@@ -5,9 +5,10 @@ from collections.abc import Collection, Sequence
 
 from gateway.directory import Directory, Endpoint, Replica
 from gateway.outliers import LOST
+from gateway.prefixes import BLOCK, TOKEN_BYTES
 from gateway.router import Lane, Ticket, choose
 
-_CAPACITY = 2000  # blocks of text in one replica's cache: about a million tokens
+_CAPACITY = 2000  # blocks of text in a replica's cache, if it did not say: a million tokens
 _CAPACITY_ALL = 500_000  # of all replicas together: some 50 MB
 _SILENT_S = 5.0  # without a sign of life, beyond _PATIENCE times what a prompt was to take …
 _PATIENCE = 4.0
@@ -22,6 +23,12 @@ def named(endpoint: Endpoint, replica: str = "") -> bytes:
     """The header lines that say who answers."""
     lines = f"x-stoa-endpoint: {endpoint.name}\r\nx-stoa-region: {endpoint.region}\r\n"
     return (f"{lines}x-stoa-replica: {replica}\r\n" if replica else lines).encode()
+
+
+def _blocks(replica: Replica) -> int:
+    """How many of the router's blocks its cache holds."""
+    tokens = replica.kv_tokens
+    return _CAPACITY if tokens is None else max(1, tokens * TOKEN_BYTES // BLOCK)
 
 
 class Pool:
@@ -46,7 +53,8 @@ class Pool:
         for replica in replicas:
             lane = known.get(replica.id)
             if lane is None or lane.replica.address != replica.address:
-                lane = Lane(replica, _CAPACITY, *usual)
+                lane = Lane(replica, _blocks(replica), *usual)
+            lane.replica = replica  # what is said of it may be newer
             self._known[replica.id] = lane
         self.lanes = list(self._known.values())
 
@@ -219,7 +227,7 @@ class Pools:
     def _share(self) -> None:
         """Memory for the prefixes of many replicas is what that of some can have, and no more."""
         several = [pool.lanes for pool in self._pools.values() if len(pool.lanes) > 1]
-        share = min(_CAPACITY, _CAPACITY_ALL // max(1, sum(map(len, several))))
+        share = _CAPACITY_ALL // max(1, sum(map(len, several)))
         for lanes in several:
             for lane in lanes:
-                lane.prefixes.resize(share)
+                lane.prefixes.resize(min(share, _blocks(lane.replica)))

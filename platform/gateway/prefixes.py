@@ -7,7 +7,8 @@ own keyed hash (a new secret in each process) is the cheapest that nobody outsid
 
 from collections.abc import Sequence
 
-BLOCK = 2048  # bytes of a body: about 512 tokens of English
+TOKEN_BYTES = 4  # of text, as a rule of thumb
+BLOCK = 512 * TOKEN_BYTES  # bytes of a body
 _LONGEST = 1024  # blocks that are looked at: the rest of a longer prompt changes no choice
 
 

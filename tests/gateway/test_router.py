@@ -111,6 +111,16 @@ def test_many_replicas_share_what_memory_there_is() -> None:
     assert len(pools.of(everybody[1]).lanes[0].prefixes) <= 1400
 
 
+def test_what_is_remembered_of_a_replica_is_what_its_cache_holds() -> None:
+    pool = Pool()
+    pool.adopt([Replica("small", "ep", "unix:/s", 30 * 512), Replica("other", "ep", "unix:/o")])
+    for start in range(0, 9000, 10):
+        for lane in pool.lanes:
+            lane.prefixes.add(range(start, start + 10))
+    small, other = (len(lane.prefixes) for lane in pool.lanes)
+    assert 20 <= small <= 60 < 1300 <= other
+
+
 def test_of_an_endless_prompt_the_beginning_counts() -> None:
     assert len(prefixes.keys(b"x" * (BLOCK * 3000), "salt")) == 1024
 
