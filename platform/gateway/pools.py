@@ -78,7 +78,7 @@ class Pool:
             self._retries += _RETRIES_SHARE
         lane, work = choose(lanes, size, keys, now)
         if keys:
-            lane.prefixes.add(keys)
+            lane.cached(keys, work, now)
         ticket = lane.dispatched(size, work, now, visible=visible)
         if lane.standing.out:
             lane.standing.probing = ticket.probe = True

@@ -35,7 +35,7 @@ class Prefixes:
     fraction of the cost of an exact order, which an engine's cache does not keep either.
     """
 
-    __slots__ = ("_half", "_old", "_young")
+    __slots__ = ("_half", "_old", "_young", "capacity")
 
     def __init__(self, capacity: int) -> None:
         self._young: set[int] = set()
@@ -43,6 +43,7 @@ class Prefixes:
         self.resize(capacity)
 
     def resize(self, capacity: int) -> None:
+        self.capacity = capacity
         self._half = max(1, capacity * 2 // 3)
         if len(self._old) > self._half:
             self._old = set()

@@ -6,6 +6,7 @@ any one unit (the gateway's is bytes of the prompt), and so is the rate that is 
 """
 
 from collections.abc import Sequence
+from math import exp
 from typing import Protocol
 
 from gateway.directory import Replica
@@ -20,6 +21,7 @@ _KNOWN_AFTER = 5  # first bytes, until a rate is more than a guess
 _BUSY = 0.005  # of a request's usual duration: what one in flight costs the next one's start
 _UNCACHED = 1.25  # a prompt that is read again also delays whoever comes next …
 _UNCACHED_MAX = 8.0  # … and the more, the longer the queues: + 1 a second of the shortest
+_WRITTEN_S = 300.0  # what was cached within about so long is what a new block drives out
 
 
 class Owner(Protocol):
@@ -61,8 +63,9 @@ class Lane:
 
     __slots__ = (
         "_busy", "_bytes", "_bytes_seconds", "_bytes_squared", "_first_pace", "_free_at", "_known",
-        "_last", "_pending", "_quiet", "_seconds", "_shift", "_weight", "heard", "heard_at", "id",
-        "in_flight", "mute", "named", "pace", "prefixes", "replica", "standing", "start_s",
+        "_last", "_pending", "_quiet", "_seconds", "_shift", "_weight", "_written", "_written_at",
+        "heard", "heard_at", "id", "in_flight", "mute", "named", "pace", "prefixes", "replica",
+        "standing", "start_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, capacity: int, pace: float = _PACE) -> None:
@@ -85,6 +88,7 @@ class Lane:
         self._shift = 0.0  # how far all that is due has moved
         self._known = 0
         self._busy = 0.001
+        self._written = self._written_at = 0.0  # blocks, of late
         # What the line through (bytes, seconds) is drawn from.
         self._first_pace = pace
         self._weight = self._bytes = self._seconds = 0.0
@@ -114,6 +118,17 @@ class Lane:
             del pending[head]  # it is through, as far as anybody can tell
             self._quiet[head] = None
         return busy
+
+    def pressure(self, now: float) -> float:
+        """The share of its cache that was written of late, and would be driven out too early."""
+        written = self._written * exp((self._written_at - now) / _WRITTEN_S)
+        return written / self.prefixes.capacity
+
+    def cached(self, keys: Sequence[int], work: float, now: float) -> None:
+        """It will have this in its cache; `work` of it was not there."""
+        written = self._written * exp((self._written_at - now) / _WRITTEN_S)
+        self._written, self._written_at = written + work / BLOCK, now
+        self.prefixes.add(keys)
 
     def dispatched(self, size: float, work: float, now: float, *, visible: bool = True) -> Ticket:
         pending = self._pending
@@ -223,7 +238,7 @@ def choose(lanes: Sequence[Lane], size: int, keys: Sequence[int], now: float) ->
     weight = min(_UNCACHED_MAX, _UNCACHED + min(waits))
     for lane, wait in zip(lanes, waits, strict=True):
         left = max(1, size - BLOCK * lane.prefixes.match(keys))
-        cost = wait + lane.start_s + weight * left * lane.pace
+        cost = wait + lane.start_s + (weight + lane.pressure(now)) * left * lane.pace
         if cost < least:
             best, least, work = lane, cost, left
     return best, work

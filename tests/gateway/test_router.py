@@ -174,6 +174,17 @@ def test_what_leaves_unanswered_is_waited_for_no_more() -> None:
     assert last.due == pytest.approx(105.0)
 
 
+def test_a_shared_beginning_does_not_crowd_one_cache() -> None:
+    pool, now, begin = pool_of(2), 1000.0, list(range(2))
+    for number in range(100, 1000):
+        keys = [*begin, *range(number * 100, number * 100 + 20)]
+        ticket = sent(pool, len(keys) * BLOCK, now, keys)
+        ticket.lane.first_byte(ticket, now + 0.5)
+        ticket.lane.end(ticket, now + 1)
+        now += 2
+    assert min(len(lane.prefixes) for lane in pool.lanes) > 1000
+
+
 def test_a_rate_is_learned_from_first_bytes() -> None:
     pool = pool_of(3)
     taught(pool)
