@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F, FloatField, Q
-from django.db.models.functions import Extract, Floor, Least
 
-from billing import errors, services, usage
+from billing import errors, reserving, services, usage
 from billing.models import Basis, Meter, UsageInbox
-from controlplane.endpoints import serving
+from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import Endpoint, ServingInterval
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,6 @@ INBOX_KEPT = timedelta(days=30)
 _WHOLE = frozenset({"", "complete"})
 _EXACT = frozenset({"", "engine"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ELAPSED_S = Extract(F("ended_at") - F("started_at"), "epoch", output_field=FloatField())
 
 
 class _Unbookable(Exception):
@@ -75,9 +72,8 @@ def retry_problems() -> int:
 
 def meter_replicas(now: datetime) -> int:
     """Turns seconds that replicas served into usage, minute by minute; returns the new events."""
-    unmetered = Q(ended_at=None) | Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S)))
     written = 0
-    for interval in ServingInterval.objects.filter(unmetered).order_by("id"):
+    for interval in ServingInterval.objects.filter(funding.UNMETERED).order_by("id"):
         if not _slices(interval, now):
             continue
         try:
@@ -192,6 +188,12 @@ def _meter(interval_id: str, now: datetime) -> int:
         if interval is None or not due:
             return 0
         written = usage.record(_replica_events(interval, due))
+        devices = interval.replica.endpoint.device_count
+        reserving.settle(
+            interval.replica_id,
+            funding.payer(interval.replica.endpoint),
+            [(piece.at, piece.seconds * devices) for piece in due],
+        )
         interval.metered_s += sum(piece.seconds for piece in due)
         interval.save(update_fields=["metered_s"])
     return written

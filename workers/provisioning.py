@@ -11,7 +11,16 @@ from datetime import datetime
 from django.db import connection, transaction
 from django.utils import timezone
 
-from controlplane.endpoints import lifecycle, notify, observe, placing, pulse, signals
+from compliance import ids
+from controlplane.endpoints import (
+    funding,
+    lifecycle,
+    notify,
+    observe,
+    placing,
+    pulse,
+    signals,
+)
 from controlplane.endpoints import reconcile as thinking
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.observe import Picture, Pictures
@@ -65,7 +74,7 @@ def sweep(*, now: datetime | None = None) -> int:
 
 def _sweep(now: datetime) -> int:
     pulse.beat(pulse.SWEEP, now=now, gap_s=observe.pulse_gap_s())
-    pictures = observe.pictures(now=now)
+    pictures = observe.pictures(now=now, unfunded=funding.renew(now=now))
     done = 0
     for picture in pictures.each:
         try:
@@ -137,7 +146,8 @@ def _create(endpoint_id: str, now: datetime) -> int:
             )
             for action in actions:
                 if isinstance(action, Create):
-                    _request(endpoint_id, action, now)
+                    if not _request(endpoint_id, action, now):
+                        break
                     made += 1
         if made:
             notify.changed(endpoint_id)
@@ -145,8 +155,13 @@ def _create(endpoint_id: str, now: datetime) -> int:
         return made
 
 
-def _request(endpoint_id: str, create: Create, now: datetime) -> None:
+def _request(endpoint_id: str, create: Create, now: datetime) -> bool:
+    """False where no budget pays for it."""
+    replica_id = ids.new("rep")
+    if not funding.fund(replica_id, endpoint_id, now=now):
+        return False
     replica = Replica.objects.create(
+        id=replica_id,
         endpoint_id=endpoint_id,
         generation=create.generation,
         state=State.REQUESTED,
@@ -157,3 +172,4 @@ def _request(endpoint_id: str, create: Create, now: datetime) -> None:
     Transition.objects.create(
         replica=replica, to_state=State.REQUESTED, reason=create.reason, at=now
     )
+    return True

@@ -3,6 +3,7 @@
 from django.utils import timezone
 
 from compliance import exports, partitions
+from controlplane.endpoints import funding
 from workers import metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
 
@@ -27,6 +28,7 @@ def meter() -> None:
         if metering.book_requests(timezone.now(), limit=_BATCH) < _BATCH:
             break
     metering.meter_replicas(timezone.now())
+    funding.close_ended(timezone.now())
 
 
 @app.task

@@ -52,6 +52,7 @@ ADVICE: dict[Reason, str] = {
     Reason.NODE_UNREACHABLE: "The node is silent: check its network and its agent.",
     Reason.NODE_LOST: "The node was given up: a replica is made elsewhere if there is room.",
     Reason.ENGINE_MISSING: "The engine ended while its node was not looking; it is started again.",
+    Reason.BUDGET_EXHAUSTED: "A budget does not pay for its devices: raise it, or await its reset.",
     Reason.WALLS_MISSING: "The node cannot isolate tenants: run its agent with the rights for it.",
 }
 
@@ -70,6 +71,7 @@ def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
             _ready(endpoint, live, ready, message),
             _scheduled(endpoint, live),
             _healthy(endpoint, ended),
+            _funded(endpoint),
         ),
     )
 
@@ -92,6 +94,8 @@ def _status(
         return Status.STARTING, f"a replica is {started[0].state}"
     if coming:
         return Status.PENDING, coming[0].detail or "waiting for devices"
+    if endpoint.unfunded_at is not None:
+        return Status.PENDING, ADVICE[Reason.BUDGET_EXHAUSTED]
     if endpoint.failures and last is not None and last.state == State.FAILED:
         return Status.FAILED, _failure(last)
     if endpoint.min_replicas == 0:
@@ -125,6 +129,14 @@ def _scheduled(endpoint: Endpoint, live: list[Replica]) -> Condition:
         return Condition("Scheduled", "True", "", "", since)
     oldest = min(waiting, key=lambda r: r.state_at)
     return Condition("Scheduled", "False", oldest.reason, oldest.detail, oldest.state_at)
+
+
+def _funded(endpoint: Endpoint) -> Condition:
+    """False while a budget refuses to pay for a replica."""
+    if endpoint.unfunded_at is None:
+        return Condition("Funded", "True", "", "", endpoint.created_at)
+    reason = Reason.BUDGET_EXHAUSTED
+    return Condition("Funded", "False", reason, ADVICE[reason], endpoint.unfunded_at)
 
 
 def _healthy(endpoint: Endpoint, ended: list[Replica]) -> Condition:

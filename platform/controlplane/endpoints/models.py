@@ -43,6 +43,7 @@ class Endpoint(models.Model):
     wake_requested_at = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True)  # back-off after a failed start
     failures = models.PositiveSmallIntegerField(default=0)  # failed starts in a row
+    unfunded_at = models.DateTimeField(null=True)  # when a budget last refused to pay for it
 
     class Meta:
         ordering = ("-id",)

@@ -1,18 +1,19 @@
 """Loads the pictures that `reconcile.plan` reads: a few queries for any number of endpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
-from controlplane.endpoints import pulse
+from controlplane.endpoints import funding, pulse
 from controlplane.endpoints.models import Activity, Endpoint, Replica
 from controlplane.endpoints.reconcile import EndpointView, Limits, NodeView, ReplicaView
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet.models import Node
 
+_UNFUNDED = timedelta(seconds=funding.RETRY_S)
 # Those that live, and those that are over but still hold devices.
 HELD = Q(state__in=LIVE) | Q(released_at=None, node__isnull=False)
 
@@ -37,8 +38,13 @@ def pulse_gap_s() -> float:
     return max(5.0 * settings.SWEEP_EVERY_S, settings.NODE_LEASE_S / 2)
 
 
-def pictures(*, now: datetime, ids: Iterable[str] | None = None) -> Pictures:
-    """Of these endpoints, or of every one that may need something; oldest first."""
+def pictures(
+    *, now: datetime, ids: Iterable[str] | None = None, unfunded: Collection[str] = ()
+) -> Pictures:
+    """Of these endpoints, or of every one that may need something; oldest first.
+
+    `unfunded`: replicas that no budget pays for.
+    """
     limits = _limits(now)
     wanted = Endpoint.objects.order_by("id")
     if ids is not None:
@@ -59,6 +65,7 @@ def pictures(*, now: datetime, ids: Iterable[str] | None = None) -> Pictures:
                 state_at=replica.state_at,
                 reason=Reason(replica.reason),
                 node=nodes.of(replica.node),
+                funded=replica.id not in unfunded,
             )
         )
     return Pictures(now, limits, list(each.values()))
@@ -99,6 +106,7 @@ def _view(endpoint: Endpoint, needed: datetime | None) -> EndpointView:
         on=endpoint.stopped_at is None and endpoint.deleted_at is None,
         needed_at=max(asked, default=None),
         retry_at=endpoint.retry_at,
+        unfunded_until=endpoint.unfunded_at and endpoint.unfunded_at + _UNFUNDED,
     )
 
 

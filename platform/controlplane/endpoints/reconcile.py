@@ -38,6 +38,7 @@ class EndpointView:
     on: bool  # neither stopped nor deleted
     needed_at: datetime | None = None
     retry_at: datetime | None = None
+    unfunded_until: datetime | None = None  # nobody pays for another replica before
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ReplicaView:
     state_at: datetime
     reason: Reason = Reason.SCALE_UP
     node: NodeView | None = None
+    funded: bool = True  # a budget pays for it, or none bounds it
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,22 @@ def plan(
     lost = [action for replica in replicas if (action := _lost(replica, now, limits))]
     failed = {action.replica_id for action in lost if isinstance(action, Fail)}
     live = [r for r in replicas if r.state in LIVE and r.id not in failed]
-    serving = [r for r in live if r.state is not State.DRAINING]
+    broke = [r for r in live if r.state is not State.DRAINING and not r.funded]
+    serving = [r for r in live if r.state is not State.DRAINING and r.funded]
     wanted, too_many = _wanted(endpoint, serving, now)
     stay = _least_useful_first(r for r in serving if _stays(r, endpoint))
     leave = _least_useful_first(r for r in serving if not _stays(r, endpoint))
     surplus = max(0, len(stay) - wanted)
     kept = stay[surplus:]
-    going = _handed_over(leave, kept, wanted, draining=len(live) > len(serving))
+    going = _handed_over(leave, kept, wanted, draining=len(live) > len(serving) + len(broke))
     return [
         *lost,
+        *(Stop(r.id, r.state, Reason.BUDGET_EXHAUSTED) for r in broke if endpoint.on),
+        *(Stop(r.id, r.state, Reason.STOP_REQUESTED) for r in broke if not endpoint.on),
         *(Stop(r.id, r.state, too_many) for r in stay[:surplus]),
         *(Stop(r.id, r.state, _why(r, endpoint) if wanted else too_many) for r in going),
         *(Place(r.id) for r in sorted(kept, key=lambda r: r.id) if r.state is State.REQUESTED),
-        *([] if failed else _create(endpoint, wanted - len(kept), leave, now)),
+        *([] if failed or broke else _create(endpoint, wanted - len(kept), leave, now)),
     ]
 
 
@@ -237,7 +242,9 @@ def _why(replica: ReplicaView, endpoint: EndpointView) -> Reason:
 def _create(
     endpoint: EndpointView, missing: int, leave: Sequence[ReplicaView], now: datetime
 ) -> list[Create]:
-    if missing <= 0 or (endpoint.retry_at is not None and now < endpoint.retry_at):
+    if missing <= 0:
+        return []
+    if any(at is not None and now < at for at in (endpoint.retry_at, endpoint.unfunded_until)):
         return []
     reason = Reason.WAKE if endpoint.min_replicas == 0 else Reason.SCALE_UP
     if leave:

@@ -80,4 +80,5 @@ class Reason(StrEnum):
     NODE_UNREACHABLE = "node_unreachable"
     NODE_LOST = "node_lost"  # quiet for longer than the grace
     ENGINE_MISSING = "engine_missing"  # the node says that no such engine runs
+    BUDGET_EXHAUSTED = "budget_exhausted"  # a hard budget does not pay for its devices
     WALLS_MISSING = "walls_missing"  # the node cannot isolate tenants and the pool is shared

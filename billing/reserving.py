@@ -1,0 +1,235 @@
+"""What replicas cost is reserved ahead from the books that gateways ask too, and settled once.
+
+A dedicated endpoint's seconds are paid by the budgets in euro of its organization and project.
+Its replica is the holder of their leases: `reserve` before it is made and while it serves,
+`settle` in the transaction that meters it, `close` when all that it served is settled.
+"""
+
+import json
+import math
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+
+from django.db import connection, transaction
+from django.db.models import F, Q
+
+from billing import prices, rating, windows
+from billing.models import Budget, Lease, Meter, Subject, Unit
+
+HOLDER = "rep_"
+_EPOCH = "replica"  # a replica's leases end with it, one by one
+_NANO = 10**9
+_MICROSECOND = timedelta(microseconds=1)
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Payer:
+    """Whose budgets pay, and for what: so many devices of a kind."""
+
+    organization_id: str
+    project_id: str
+    device_kind: str
+    devices: int
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What one window's counter must have beyond what is settled."""
+
+    budget: Budget
+    window: str
+    least: int
+    full: int
+
+
+def payable(payers: Iterable[Payer]) -> dict[tuple[str, str], list[Budget]]:
+    """The live budgets in euro of each (organization, project)."""
+    pairs = {(payer.organization_id, payer.project_id) for payer in payers}
+    organizations, projects = {one for one, _ in pairs}, {one for _, one in pairs}
+    live = Budget.objects.filter(
+        Q(subject=Subject.ORGANIZATION, subject_id__in=organizations)
+        | Q(subject=Subject.PROJECT, subject_id__in=projects),
+        unit=Unit.NANO_EUR,
+        deleted_at=None,
+    )
+    of: defaultdict[str, list[Budget]] = defaultdict(list)
+    for budget in live:
+        of[budget.subject_id].append(budget)
+    return {pair: [*of[pair[0]], *of[pair[1]]] for pair in pairs}
+
+
+def reserve(
+    holder: str,
+    payer: Payer,
+    budgets: Sequence[Budget],
+    *,
+    since: datetime,
+    least: datetime,
+    until: datetime,
+) -> bool:
+    """Hold what serving from `since` (all before it is settled) to `until` costs, on every hard
+    budget or on none; False where one has not even what it costs to `least`.
+
+    What was held before for a longer time than is asked now is given back.
+    """
+    hard = [budget for budget in budgets if budget.hard]
+    if not hard:
+        return True
+    price = _dearest(prices.versions("EUR"), payer, since, until)
+    if price is None:
+        return True  # what has no price yet cannot be bounded; accruing says so aloud
+    needs = [
+        _Need(budget, window, _cost(price, payer, short), _cost(price, payer, long))
+        for budget in hard
+        for window, short, long in _spans(budget, since, least, until)
+    ]
+    with transaction.atomic():
+        short = _hold(holder, needs)
+        if not short:
+            return True
+        transaction.set_rollback(True)
+    with connection.cursor() as cursor:
+        # The refusal told gateways to give back what they do not use, and was rolled back.
+        payloads = [[f"{need.budget.id} {need.window}"] for need in short]
+        cursor.executemany("SELECT pg_notify('stoa_leases', %s)", payloads)
+    return False
+
+
+def covered(holders: Collection[str], budgets: Iterable[Budget]) -> dict[tuple[str, str, str], int]:
+    """What each (holder, budget, window) has beyond what is settled."""
+    rows = Lease.objects.filter(
+        holder__in=holders, budget__in=[one.id for one in budgets], closed_at=None
+    )
+    return {(one.holder, one.budget_id, one.window): one.granted - one.settled for one in rows}
+
+
+def lasts(
+    holder: str,
+    payer: Payer,
+    budgets: Sequence[Budget],
+    held: dict[tuple[str, str, str], int],
+    versions: Sequence[rating.PriceVersion],
+    *,
+    since: datetime,
+    until: datetime,
+) -> bool:
+    """Whether what is held pays for serving from `since` to `until`."""
+    price = _dearest(versions, payer, since, until)
+    return price is None or all(
+        held.get((holder, budget.id, window), 0) >= _cost(price, payer, seconds)
+        for budget in budgets
+        if budget.hard
+        for window, seconds, _ in _spans(budget, since, until, until)
+    )
+
+
+def settle(holder: str, payer: Payer, served: Iterable[tuple[datetime, int]]) -> None:
+    """Spend what the replica served: (when, device-seconds) each, in the caller's transaction.
+
+    Every budget counts it; a hard one from the replica's lease, where it has one.
+    """
+    pieces = list(served)
+    found = payable([payer])[payer.organization_id, payer.project_id] if pieces else []
+    if not found:
+        return
+    versions = prices.versions("EUR")
+    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for at, seconds in pieces:
+        price = _price(versions, payer, at)
+        cost = 0 if price is None else math.ceil(rating.exact_amount(seconds, price) * _NANO)
+        for budget in found:
+            sums[budget.id, _window(budget, at).id] += cost
+    rows = [(*key, sums[key]) for key in sorted(sums) if sums[key]]
+    with connection.cursor() as cursor:
+        # Windows in their order, then leases: as everybody who takes both.
+        cursor.executemany(
+            'INSERT INTO billing_budgetwindow AS w (budget_id, "window", spent, calls)'
+            ' VALUES (%s, %s, %s, 0) ON CONFLICT (budget_id, "window")'
+            " DO UPDATE SET spent = w.spent + excluded.spent, last_at = now()",
+            rows,
+        )
+    for budget_id, window, amount in rows:
+        mine = Lease.objects.filter(holder=holder, budget=budget_id, window=window, closed_at=None)
+        mine.update(settled=F("settled") + amount)
+
+
+def holders() -> list[str]:
+    """Replicas that hold something."""
+    mine = Lease.objects.filter(holder__startswith=HOLDER, closed_at=None)
+    return list(mine.order_by().values_list("holder", flat=True).distinct())
+
+
+def close(gone: Collection[str], *, now: datetime) -> int:
+    """All that these replicas served is settled: they hold nothing any more."""
+    return Lease.objects.filter(holder__in=gone, closed_at=None).update(closed_at=now)
+
+
+def _hold(holder: str, needs: Sequence[_Need]) -> list[_Need]:
+    """Ask for all of them; those that got less than their least."""
+    known = {
+        (one.budget_id, one.window): one
+        for one in Lease.objects.filter(holder=holder, closed_at=None)
+    }
+    asks, of = [], {}
+    for need in needs:
+        lease = known.get((need.budget.id, need.window))
+        settled, seq = (lease.settled, lease.seq) if lease else (0, 0)
+        id = lease.id if lease else secrets.randbits(62) + 1
+        asks.append([need.budget.id, need.window, id, seq + 1, settled + need.full, False])
+        of[id] = (need, settled + need.least)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT lease, granted FROM billing_lease(%s, %s, 1, %s::jsonb)",
+            [holder, _EPOCH, json.dumps(asks)],
+        )
+        granted = dict(cursor.fetchall())
+    return [need for id, (need, least) in of.items() if granted.get(id, 0) < least]
+
+
+def _spans(
+    budget: Budget, since: datetime, least: datetime, until: datetime
+) -> Iterator[tuple[str, Fraction, Fraction]]:
+    """Each window from `since` on, with the seconds in it up to `least` and up to `until`."""
+    at = since
+    while at < until:
+        window = _window(budget, at)
+        end = until
+        if window.ends_us < windows.ALWAYS_US:
+            end = min(until, _UNIX + window.ends_us * _MICROSECOND)
+        yield window.id, _seconds(at, min(max(least, at), end)), _seconds(at, end)
+        at = end
+
+
+def _seconds(start: datetime, end: datetime) -> Fraction:
+    return Fraction((end - start) // _MICROSECOND, 1_000_000)
+
+
+def _window(budget: Budget, at: datetime) -> windows.Window:
+    return windows.window(budget.window, budget.time_zone, (at - _UNIX) // _MICROSECOND)
+
+
+def _price(
+    versions: Sequence[rating.PriceVersion], payer: Payer, at: datetime
+) -> rating.PriceVersion | None:
+    return rating.price_at(versions, Meter.DEVICE_SECONDS, payer.device_kind, at, "EUR")
+
+
+def _dearest(
+    versions: Sequence[rating.PriceVersion], payer: Payer, since: datetime, until: datetime
+) -> rating.PriceVersion | None:
+    """Of the prices in force at some time in between."""
+    turns = [one.valid_from for one in versions if since < one.valid_from < until]
+    found = [_price(versions, payer, at) for at in (since, *turns)]
+    return max((one for one in found if one), key=lambda one: one.amount, default=None)
+
+
+def _cost(price: rating.PriceVersion, payer: Payer, seconds: Fraction) -> int:
+    """Nanoeuro, rounded up as `settle` does for each minute."""
+    whole = math.ceil(seconds)
+    exact = rating.exact_amount(whole * payer.devices, price) * _NANO
+    return math.ceil(exact) + whole // 60 + 2

@@ -1,0 +1,251 @@
+"""Scaling pays from the budgets: nothing is made or kept that a hard budget does not pay for."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.db.models import Sum
+
+from billing import budgets, prices
+from billing.budgets import Owner
+from billing.models import Budget, BudgetWindow, Lease, UsageEvent
+from compliance import audit
+from controlplane.endpoints import funding
+from controlplane.endpoints.conditions import Status, summarize
+from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
+from controlplane.endpoints.states import LIVE, Reason, State
+from controlplane.fleet import wire
+from controlplane.fleet.models import Node
+from tests.endpoints.world import START, World, said
+from workers import metering, provisioning
+
+HOUR = 120_000_000  # nanoeuro of a CPU at list price
+PER_S = HOUR / 3600
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def price_list(db: None) -> None:
+    prices.publish_defaults(actor=audit.SYSTEM, now=START)
+
+
+def budget(world: World, amount: int, subject: str = "organization", **facts: Any) -> Budget:
+    organization = world.project.organization
+    of = organization.id if subject == "organization" else world.project.id
+    wanted: dict[str, Any] = {"unit": "nano_eur", "window": "total", **facts}
+    return budgets.create(
+        actor=audit.SYSTEM,
+        owner=Owner(organization.id, organization.region_code, subject, of),
+        amount=amount,
+        now=world.now,
+        **wanted,
+    )
+
+
+def raise_to(budget: Budget, amount: int, world: World) -> None:
+    who = {"actor": audit.SYSTEM, "region": "eu-de-1", "now": world.now}
+    budgets.update(budget=budget, amount=amount, **who)
+
+
+def sweep(world: World) -> None:
+    provisioning.sweep(now=world.now)
+
+
+def live(endpoint: Endpoint) -> list[Replica]:
+    return list(Replica.objects.filter(endpoint=endpoint, state__in=LIVE).order_by("id"))
+
+
+def serve(world: World, node: Node, seconds: int, ready: dict[str, float], step: int = 5) -> None:
+    """Time passes: the node serves and drains as it is told, minutes are metered, all is swept."""
+    for _ in range(seconds // step):
+        world.later(step)
+        reports = []
+        for replica in Replica.objects.filter(node=node, released_at=None):
+            if replica.state == State.DRAINING or replica.state not in LIVE:
+                reports.append(said(replica.id, wire.Phase.STOPPED, ready_s=ready[replica.id]))
+                continue
+            ready[replica.id] = ready.get(replica.id, -step) + step
+            reports.append(said(replica.id, wire.Phase.READY, ready_s=ready[replica.id]))
+        world.report(node, *reports)
+        metering.meter_replicas(world.now)
+        funding.close_ended(world.now)
+        sweep(world)
+
+
+def spent(budget: Budget) -> int:
+    return BudgetWindow.objects.filter(budget=budget).aggregate(all=Sum("spent"))["all"] or 0
+
+
+def held(budget: Budget) -> int:
+    rows = Lease.objects.filter(budget=budget, closed_at=None)
+    return sum(row.granted - row.settled for row in rows)
+
+
+def owed() -> float:
+    """Nanoeuro of all usage there is, at list price."""
+    seconds = UsageEvent.objects.filter(meter="device_seconds").aggregate(all=Sum("quantity"))
+    return (seconds["all"] or 0) * PER_S
+
+
+def condition(endpoint: Endpoint) -> tuple[str, str]:
+    endpoint.refresh_from_db()
+    summary = summarize(endpoint, live(endpoint))
+    (funded,) = [one for one in summary.conditions if one.type == "Funded"]
+    return funded.status, funded.reason
+
+
+def test_what_cannot_be_paid_for_is_not_made(world: World, node: Node) -> None:
+    enough = int(PER_S * settings.RESERVE_S) + 100
+    small = budget(world, enough // 2)
+    endpoint = world.endpoint()
+    sweep(world)
+    assert live(endpoint) == []
+    assert condition(endpoint) == ("False", "budget_exhausted")
+    assert summarize(endpoint, []).status is Status.PENDING
+    assert not Lease.objects.exists()  # what was granted of it went back
+    raise_to(small, enough, world)
+    world.later(funding.RETRY_S - 1)
+    sweep(world)
+    assert live(endpoint) == []  # not asked again at once
+    world.later(1)
+    world.heartbeat(node)
+    sweep(world)
+    assert [replica.state for replica in live(endpoint)] == [State.PLACED]
+    assert condition(endpoint) == ("True", "")
+    assert enough - 100 <= held(small) <= enough
+
+
+def test_one_of_two_is_made_where_one_can_be_paid(world: World, node: Node) -> None:
+    budget(world, int(PER_S * settings.RESERVE_S * 1.5), "project")
+    endpoint = world.endpoint(min_replicas=2, max_replicas=2)
+    sweep(world)
+    assert len(live(endpoint)) == 1
+    assert condition(endpoint) == ("False", "budget_exhausted")
+
+
+def test_serving_ends_within_the_budget_and_everything_is_settled(world: World, node: Node) -> None:
+    amount = int(PER_S * 900)
+    small, warns = budget(world, amount), budget(world, 1, "project", hard=False, window="day")
+    endpoint = world.endpoint()
+    ready: dict[str, float] = {}
+    sweep(world)
+    serve(world, node, 600, ready)
+    (replica,) = live(endpoint)
+    assert replica.state == State.READY
+    serve(world, node, 600, ready)
+    assert live(endpoint) == []
+    replica.refresh_from_db()
+    stopped = replica.transitions.get(to_state=State.DRAINING)
+    assert stopped.reason == Reason.BUDGET_EXHAUSTED
+    assert condition(endpoint) == ("False", "budget_exhausted")
+    # Each minute is rounded up to a whole nanoeuro.
+    assert owed() <= spent(small) <= owed() + 60
+    assert amount - PER_S * settings.RESERVE_S / 5 <= spent(small) <= amount
+    assert spent(warns) == spent(small)
+    assert held(small) == 0
+    assert not Lease.objects.filter(closed_at=None).exists()
+    metering.meter_replicas(world.now)
+    assert owed() <= spent(small) <= owed() + 60  # nothing is settled twice
+
+
+def test_scaling_and_gateways_share_one_book(world: World, node: Node) -> None:
+    reserve = int(PER_S * settings.RESERVE_S)
+    small = budget(world, 2 * reserve)
+    ask = [[small.id, "total", 7, 1, reserve + reserve // 2, False]]
+    statement = "SELECT granted FROM billing_lease('gw-1', 'e', 1, %s::jsonb)"
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [json.dumps(ask)])
+    endpoint = world.endpoint()
+    sweep(world)
+    assert live(endpoint) == []
+    ask = [[small.id, "total", 7, 2, 0, False]]  # it gives everything back
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [json.dumps(ask)])
+    world.later(funding.RETRY_S)
+    sweep(world)
+    assert len(live(endpoint)) == 1
+    ask = [[small.id, "total", 7, 3, 2 * reserve, False]]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [json.dumps(ask)])
+        assert cursor.fetchone()[0] <= reserve
+
+
+def test_a_new_budget_bounds_what_serves_already(world: World, node: Node) -> None:
+    endpoint = world.endpoint()
+    ready: dict[str, float] = {}
+    sweep(world)
+    serve(world, node, 120, ready)
+    assert not Lease.objects.exists()  # nothing bounded it
+    small = budget(world, int(PER_S * 10))
+    serve(world, node, 10, ready)
+    assert live(endpoint) == []
+    serve(world, node, 60, ready)
+    assert held(small) == 0
+
+
+def test_minutes_are_settled_in_the_window_that_they_are_of(world: World, node: Node) -> None:
+    """A day of Auckland ends at 11:00 UTC in March."""
+    world.later(22 * 3600 + 57 * 60)  # 10:57 UTC
+    world.heartbeat(node)
+    daily = budget(world, int(PER_S * 3600), window="day", time_zone="Pacific/Auckland")
+    world.endpoint()
+    ready: dict[str, float] = {}
+    sweep(world)
+    windows = set(Lease.objects.values_list("window", flat=True))
+    assert windows == {"2026-03-05", "2026-03-06"}  # five minutes ahead reach into the next day
+    serve(world, node, 600, ready)
+    counted = dict(BudgetWindow.objects.filter(budget=daily).values_list("window", "spent"))
+    assert counted.keys() == windows
+    assert 100 * PER_S < counted["2026-03-05"] <= 180 * PER_S + 10
+    assert owed() <= sum(counted.values()) <= owed() + 60
+
+
+def test_an_endpoint_that_nobody_asks_for_forgets_the_refusal(world: World, node: Node) -> None:
+    budget(world, 0)
+    endpoint = world.endpoint(min_replicas=0)
+    Endpoint.objects.update(wake_requested_at=world.now)
+    sweep(world)
+    assert condition(endpoint) == ("False", "budget_exhausted")
+    Endpoint.objects.update(wake_requested_at=None)
+    world.later(4 * funding.RETRY_S)
+    sweep(world)
+    assert condition(endpoint) == ("True", "")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_happens_spending_stays_within_and_nothing_leaks(
+    world: World, node: Node, seed: int
+) -> None:
+    """Replicas come and go, budgets are edited upwards, sweeps and meters are missed."""
+    chance = random.Random(seed)
+    amount = int(PER_S * chance.randint(400, 1500))
+    small = budget(world, amount, allowance=int(PER_S * chance.randint(0, 100)))
+    endpoint = world.endpoint(min_replicas=2, max_replicas=2)
+    ready: dict[str, float] = {}
+    sweep(world)
+    for _ in range(30):
+        match chance.randrange(6):
+            case 0:
+                Endpoint.objects.filter(id=endpoint.id).update(stopped_at=world.now)
+            case 1:
+                Endpoint.objects.filter(id=endpoint.id).update(stopped_at=None)
+            case 2 if chance.random() < 0.3:
+                amount += int(PER_S * 100)
+                raise_to(small, amount, world)
+            case 3:
+                world.later(5)  # nobody sweeps
+                world.heartbeat(node)
+        serve(world, node, chance.choice((5, 20, 60)), ready)
+        small.refresh_from_db()
+        assert spent(small) + held(small) <= small.amount + small.allowance
+    Endpoint.objects.filter(id=endpoint.id).update(stopped_at=world.now)
+    serve(world, node, 120, ready)
+    assert live(endpoint) == []
+    assert held(small) == 0
+    assert not ServingInterval.objects.filter(funding.UNMETERED).exists()
+    assert owed() <= spent(small) <= owed() + UsageEvent.objects.count()
+    assert spent(small) <= small.amount + small.allowance
