@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import DecimalField, F, Q, QuerySet, Sum
 from django.db.models.functions import Cast, Greatest
 
@@ -18,6 +18,20 @@ THRESHOLDS = (80, 100)  # percent
 _TOLD = [each for each in Subject.values if each != Subject.RUN]
 _RECENT = timedelta(days=1)  # longer than this task is ever away
 _NOTHING = (0, 0)
+_BATCH = 5_000
+_OLD_LEASES = """
+DELETE FROM billing_lease WHERE id IN (
+    SELECT l.id FROM billing_budgetwindow w
+    JOIN billing_lease l ON l.budget_id = w.budget_id AND l."window" = w."window"
+    WHERE w.last_at < %s AND (l.closed_at IS NOT NULL OR l.granted <= l.settled)
+    LIMIT %s)"""
+_OLD_COUNTERS = """
+DELETE FROM billing_budgetwindow WHERE id IN (
+    SELECT w.id FROM billing_budgetwindow w
+    WHERE w.last_at < %s AND w."window" LIKE '%%/%%' AND NOT EXISTS (
+        SELECT 1 FROM billing_lease l
+        WHERE l.budget_id = w.budget_id AND l."window" = w."window")
+    LIMIT %s)"""
 _WIDE = DecimalField(max_digits=30, decimal_places=0)  # a hundred times an amount leaves 64 bits
 _WIDE_AMOUNT = Cast("budget__amount", _WIDE)
 _WIDE_SPENT = Cast("spent", _WIDE)
@@ -121,6 +135,23 @@ def note(row: BudgetWindow, percent: int, *, region: str, now: datetime) -> bool
             ],
         )
     return True
+
+
+def prune(before: datetime) -> int:
+    """Removes what nobody counts any more: counters of runs and agents untouched since `before`,
+    and leases without anything outstanding in windows as old. Returns the rows removed.
+
+    A gateway that asks for such a lease again gets a new one; a run that goes on starts anew.
+    """
+    removed = 0
+    with connection.cursor() as cursor:
+        for statement in (_OLD_LEASES, _OLD_COUNTERS):
+            while True:
+                cursor.execute(statement, [before, _BATCH])
+                removed += cursor.rowcount
+                if cursor.rowcount < _BATCH:
+                    break
+    return removed
 
 
 def _either(pairs: Iterable[tuple[str, str]]) -> Q:

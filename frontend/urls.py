@@ -3,6 +3,7 @@
 from django.urls import path
 
 from frontend import (
+    budget_views,
     cost_views,
     create_views,
     endpoint_views,
@@ -29,6 +30,8 @@ urlpatterns = [
     path("keys", key_views.index, name="keys"),
     path("keys/<str:id>/revoke", key_views.revoke, name="key-revoke"),
     path("costs", cost_views.index, name="costs"),
+    path("budgets", budget_views.index, name="budgets"),
+    path("budgets/<str:id>/delete", budget_views.delete, name="budget-delete"),
     path("evidence", evidence_views.index, name="evidence"),
     path("evidence/exports", evidence_views.exports_table, name="exports"),
     path("nodes", node_views.index, name="nodes"),

@@ -59,6 +59,7 @@ NO_VERBS = {
     counters.statuses: "looks",
     counters.outstanding: "looks",
     counters.crossed: "looks",
+    counters.prune: "forgets runs that are over",
     leases.open_leases: "looks",
     leases.holdings: "looks",
     prices.versions: "looks",

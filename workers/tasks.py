@@ -37,6 +37,11 @@ def accrue() -> None:
 
 
 @app.task
+def note_budgets() -> None:
+    upkeep.note_budgets(timezone.now())
+
+
+@app.task
 def build_exports() -> None:
     exports.build_waiting(timezone.now())
 
@@ -52,3 +57,4 @@ def hourly_upkeep() -> None:
     partitions.ensure_all(now)
     metering.prune(now)
     upkeep.prune_logs(now)
+    upkeep.prune_counters(now)

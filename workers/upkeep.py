@@ -2,9 +2,12 @@
 
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
+from billing import counters
 from controlplane.endpoints.models import Activity, LogLine
+from controlplane.tenancy.models import Organization
 
 ACTIVITY_KEPT = timedelta(minutes=5)
 LOGS_KEPT = timedelta(days=7)
@@ -20,6 +23,22 @@ def prune_activity(now: datetime) -> int:
     old = Activity.objects.filter(at__lt=now - ACTIVITY_KEPT)
     removed, _ = old.filter(~_BUSY | Exists(newer)).delete()
     return removed
+
+
+def prune_counters(now: datetime) -> int:
+    """What runs and agents spent, once they have been over for long."""
+    return counters.prune(now - timedelta(seconds=settings.RUNS_KEPT_S))
+
+
+def note_budgets(now: datetime) -> int:
+    """Writes to their organizations' logs which budgets are nearly, or wholly, spent."""
+    found = counters.crossed(now)
+    ids = {row.budget.organization_id for row, _ in found}
+    regions = dict(Organization.objects.filter(id__in=ids).values_list("id", "region_code"))
+    return sum(
+        counters.note(row, percent, region=regions.get(row.budget.organization_id, ""), now=now)
+        for row, percent in found
+    )
 
 
 def prune_logs(now: datetime) -> int:

@@ -75,6 +75,16 @@ def spent(amount: str, exact: str, currency: str) -> str:
 
 
 @register.filter
+def budgeted(amount: int, unit: str) -> str:
+    """An amount of a budget: nanoeuro as euro to the cent, the rest as whole units."""
+    if unit != "nano_eur":
+        return f"{amount:,} {unit}"
+    euro = Decimal(amount).scaleb(-9)
+    cents = euro.quantize(Decimal("0.01"))
+    return spent(str(cents), str(euro), "EUR")
+
+
+@register.filter
 def quantity(count: int, of: str = "") -> str:
     """Units of a meter: device-seconds as hours and minutes, the rest with thin groups."""
     return duration(count) if of == "device_seconds" else f"{count:,}"

@@ -252,6 +252,26 @@ def test_what_a_lost_gateway_held_is_freed_by_who_says_so(sql: Sql) -> None:
     assert "gw-1" in text.getvalue()
 
 
+def test_runs_that_are_over_for_long_are_forgotten(sql: Sql) -> None:
+    runs, whole = make(owner("run"), window="total"), make(window="total")
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    for run in ("old", "held", "new"):
+        spend(runs, EURO, window=f"total/{run}")
+    spend(whole, EURO, window="total")
+    lease(sql, runs, 1, EURO, "total/old")
+    lease(sql, runs, 2, 3 * EURO, "total/held")
+    spend(runs, EURO, window="total/old", lease=1)
+    lease(sql, runs, 3, EURO, "total/new")
+    lease(sql, whole, 4, EURO, "total")
+    leases.open_leases().filter(id=4).update(closed_at=long_ago)
+    BudgetWindow.objects.exclude(window="total/new").update(last_at=long_ago)
+    assert counters.prune(datetime.now(UTC) - timedelta(days=90)) == 3
+    # What a gateway holds may still be spent; a whole project's total is never forgotten.
+    left = BudgetWindow.objects.order_by("id").values_list("window", flat=True)
+    assert list(left) == ["total/held", "total/new", "total"]
+    assert list(Lease.objects.order_by("id").values_list("id", flat=True)) == [2, 3]
+
+
 def test_the_models_are_what_the_migrations_make() -> None:
     call_command("makemigrations", "--check", "--dry-run", stdout=(out := StringIO()))
     assert "No changes" in out.getvalue()

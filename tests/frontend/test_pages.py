@@ -9,6 +9,7 @@ from django.urls import URLPattern
 from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import House, signed_in
+from tests.api.test_strangers import budget as house_budget
 from tests.frontend.reading import read
 
 OPERATORS = {"nodes", "node-enrol", "node-act"}
@@ -17,7 +18,13 @@ OPEN = {"sign-in", "sign-out", "home"}
 
 def address(route: str, house: House, verb: str = "cordon") -> str:
     """A route of this room with the ids of `house` in it."""
-    ids = {"endpoints": house.endpoint.id, "keys": house.key_id, "nodes": house.node.id}
+    budget = house_budget(house)
+    ids = {
+        "budgets": budget,
+        "endpoints": house.endpoint.id,
+        "keys": house.key_id,
+        "nodes": house.node.id,
+    }
     thing = ids.get(route.split("/")[0], "")
     return "/" + route.replace("<str:id>", thing).replace("<str:verb>", verb)
 
@@ -95,6 +102,7 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
         ("/switch", {"place": alice.organization.id}),
         ("/endpoints/new", {"project": alice.project.id, "name": "x"}),
         ("/keys", {"project": alice.project.id, "name": "x", "scopes": "inference"}),
+        ("/budgets", {"project": alice.project.id, "whose": "project", "amount": "1"}),
         ("/evidence", {"organization": alice.organization.id, "reason": "x"}),
     ):
         assert client.post(path, body).status_code == 404, path
@@ -107,7 +115,15 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
 
 def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
     client = signed_in(mallory.owner)
-    for path in ("/endpoints", "/keys", "/costs?by=project", "/evidence", "/endpoints/new"):
+    house_budget(alice)
+    for path in (
+        "/endpoints",
+        "/keys",
+        "/budgets",
+        "/costs?by=project",
+        "/evidence",
+        "/endpoints/new",
+    ):
         text = client.get(path).content.decode()
         assert "mallory" in text, path
         assert "alice" not in text, path

@@ -47,8 +47,9 @@ def budget(world: World, amount: int, subject: str = "organization", **facts: An
 
 
 def raise_to(budget: Budget, amount: int, world: World) -> None:
-    who = {"actor": audit.SYSTEM, "region": "eu-de-1", "now": world.now}
-    budgets.update(budget=budget, amount=amount, **who)
+    budgets.update(
+        actor=audit.SYSTEM, budget=budget, region="eu-de-1", now=world.now, amount=amount
+    )
 
 
 def sweep(world: World) -> None:
