@@ -263,8 +263,7 @@ class Admission:
 
     def roomy(self, endpoint: Endpoint, place: Place, avoid: Collection[str]) -> Sequence[Replica]:
         """Its replicas that have room, but for some; whoever waits notwithstanding."""
-        room = self.loads.room
-        roomy = [one for one in endpoint.replicas if room(one, place) and one.id not in avoid]
+        roomy = self.loads.roomy(endpoint.replicas, place, avoid)
         if roomy and (shut := self._pools.of(endpoint).shut(self._time(), probing=not avoid)):
             return [one for one in roomy if one.id not in shut]
         return roomy

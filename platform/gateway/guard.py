@@ -5,8 +5,6 @@ certain to refuse it too: then it wakes nothing and waits for nobody. Everything
 by a guess that gets better with every answer.
 """
 
-from dataclasses import dataclass
-
 from gateway import sizes
 from gateway.directory import Endpoint
 from gateway.errors import ApiError, bad_request
@@ -24,46 +22,47 @@ _MARGIN = 1.15
 _KEPT = 10_000
 
 
-@dataclass(slots=True)
 class Learned:
     """What the answers of one endpoint's engines were like, the newest weighing most."""
 
-    prompt_tokens: float = 0.0
-    prompt_bytes: float = 0.0
-    output: float = 0.0
-    spread: float = 0.0  # of it, around that mean
-    answers: int = 0
+    __slots__ = ("_answers", "_bytes", "_output", "_rate", "_spread", "_tokens", "_usual")
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._tokens = self._bytes = 0.0  # of prompts
+        self._output = self._spread = 0.0  # tokens of an answer, and around that mean
+        self._rate = _FIRST_RATIO * _MARGIN
+        self._usual = _FIRST_OUTPUT
 
     def expected(self, size: Size) -> int:
         """Tokens of the prompts together, rather a little too many than too few."""
+        most = size.most
         if size.token_ids:
-            return size.most
-        ratio = self.prompt_tokens / self.prompt_bytes if self.prompt_bytes else _FIRST_RATIO
-        guess = size.prompt_bytes * ratio * _MARGIN + (size.most - size.prompt_bytes) / 8
-        return min(size.most, int(guess) + 1)
+            return most
+        guess = int(size.prompt_bytes * self._rate + (most - size.prompt_bytes) / 8) + 1
+        return guess if guess < most else most
 
     def output_of(self, size: Size) -> int:
         """Tokens that one choice will probably take: few are longer."""
-        usual = int(self.output + 3 * self.spread) + 16 if self.answers else _FIRST_OUTPUT
-        return usual if size.asked is None else min(size.asked, usual)
+        asked = size.asked
+        return self._usual if asked is None or asked > self._usual else asked
+
+    def learn(self, size: Size, used: Usage) -> None:
+        new = _NEW if self._answers else 1.0
+        self._answers += 1
+        if size.prompt_bytes and not size.media and not size.token_ids and used.input:
+            self._tokens += new * (used.input - self._tokens)
+            self._bytes += new * (size.prompt_bytes - self._bytes)
+            self._rate = self._tokens / self._bytes * _MARGIN
+        output = used.output / (size.choices * size.prompts)
+        distance = abs(output - self._output) if self._answers > 1 else output
+        self._output += new * (output - self._output)
+        self._spread += new * (distance - self._spread)
+        self._usual = int(self._output + 3 * self._spread) + 16
 
     def place(self, size: Size) -> Place:
         sequences = size.choices * size.prompts
         return Place(self.expected(size), self.output_of(size), sequences)
-
-    def learn(self, size: Size, used: Usage) -> None:
-        new = _NEW if self.answers else 1.0
-        self.answers += 1
-        if not size.media and not size.token_ids and used.input:
-            self.prompt_tokens += new * (used.input - self.prompt_tokens)
-            self.prompt_bytes += new * (size.prompt_bytes - self.prompt_bytes)
-        output = used.output / (size.choices * size.prompts)
-        distance = abs(output - self.output)
-        self.output += new * (output - self.output)
-        if self.answers > 1:
-            self.spread += new * (distance - self.spread)
-        else:
-            self.spread = output
 
 
 class Learning:

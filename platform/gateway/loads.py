@@ -4,6 +4,7 @@ One gateway process counts its own requests. Where several share a replica, its 
 what they admit too much together.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from gateway.directory import Replica
@@ -50,16 +51,26 @@ class Loads:
         load = self._loads.get(replica_id)
         return load.sequences if load else 0
 
+    def roomy(
+        self, replicas: Sequence[Replica], place: Place, avoid: Collection[str] = ()
+    ) -> list[Replica]:
+        """Those where it can start at once. An idle one takes anything: its engine knows best."""
+        found, loads = [], self._loads
+        tokens, sequences = place.tokens, place.sequences
+        for replica in replicas:
+            load = loads.get(replica.id)
+            if load is not None:
+                most, held = replica.max_num_seqs, replica.kv_tokens
+                if most is not None and load.sequences + min(sequences, most) > most:
+                    continue
+                if held is not None and load.tokens + min(tokens, int(held * SAFE)) > held * SAFE:
+                    continue
+            if replica.id not in avoid:
+                found.append(replica)
+        return found
+
     def room(self, replica: Replica, place: Place) -> bool:
-        """Whether it can start at once. An idle replica takes anything: its engine knows best."""
-        load = self._loads.get(replica.id)
-        if load is None or not load.sequences:
-            return True
-        most = replica.max_num_seqs
-        if most is not None and load.sequences + min(place.sequences, most) > most:
-            return False
-        limit = capacity(replica)
-        return limit is None or load.tokens + min(place.tokens, limit) <= limit
+        return bool(self.roomy((replica,), place))
 
     def take(self, replica: Replica, place: Place) -> None:
         load = self._loads.get(replica.id)

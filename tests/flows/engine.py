@@ -1,7 +1,7 @@
 """An engine's own counters, read where only its node can: on its unix socket."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -14,6 +14,7 @@ class Counters:
     generation_tokens: int
     running: int
     succeeded: int
+    steps: int = field(default=0, compare=False)  # forward passes, each of all sequences that run
 
 
 def counters(socket: str) -> Counters:
@@ -29,4 +30,5 @@ def counters(socket: str) -> Counters:
         generation_tokens=round(sums["generation_tokens_total"]),
         running=round(sums["num_requests_running"] + sums["num_requests_waiting"]),
         succeeded=round(sums["request_success_total"]),
+        steps=round(sums["iteration_tokens_total_count"]),
     )
