@@ -4,6 +4,7 @@ A `Directory` is one consistent snapshot of schema `gateway`, for one region, in
 uses the one that was current when it arrived. `reading` makes it, `keeper` keeps it current.
 """
 
+import copy
 import hmac
 import itertools
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from gateway.prices import PriceList
 
 T = TypeVar("T")
 
-_PIECE = 2000  # things encoded at once: the event loop gets its turn between the pieces
+_PIECE = 500  # things encoded at once: the event loop gets its turn between the pieces
 
 
 class RateLimits(msgspec.Struct, frozen=True, gc=False):
@@ -117,8 +118,8 @@ class Directory:
     """An immutable snapshot. `read_at` is Unix seconds, `generation` rises with every change."""
 
     __slots__ = (
-        "_by_id", "_by_name", "_endpoints", "_keys", "_organizations", "_pepper", "_projects",
-        "budgets", "generation", "prices", "read_at",
+        "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_pieces", "_projects",
+        "budgets", "generation", "keys", "prices", "read_at", "snapshot",
     )  # fmt: skip
 
     def __init__(
@@ -135,7 +136,9 @@ class Directory:
         read_at: float,
     ) -> None:
         self._pepper = pepper
-        self._keys = keys
+        self.keys = keys  # by hash
+        self._pieces: list[bytes] | None = None  # the keys, encoded
+        self.snapshot = ""  # PostgreSQL's name for it; empty: not read, but loaded or made up
         self._by_id: dict[str, Endpoint] = {}
         self._by_name: dict[tuple[str, str], Endpoint] = {}
         self._endpoints: dict[str, list[Endpoint]] = {}  # by project
@@ -152,7 +155,7 @@ class Directory:
 
     def key(self, secret: bytes) -> Key | None:
         """The key whose whole text (`sk-stoa-…`) is `secret`."""
-        return self._keys.get(hmac.digest(self._pepper, secret, "sha256"))
+        return self.keys.get(hmac.digest(self._pepper, secret, "sha256"))
 
     def project(self, project_id: str) -> Project | None:
         """A key's project is there: one snapshot holds both."""
@@ -182,7 +185,7 @@ class Directory:
     def sizes(self) -> tuple[int, int, int]:
         """How many keys, endpoints and ready replicas there are."""
         ready = sum(len(endpoint.replicas) for endpoint in self._by_id.values())
-        return len(self._keys), len(self._by_id), ready
+        return len(self.keys), len(self._by_id), ready
 
     def endpoints(self, project_id: str) -> list[Endpoint]:
         """A project's endpoints, oldest first."""
@@ -192,10 +195,27 @@ class Directory:
         """All endpoints of the region: what keeps connections to replicas follows this."""
         return list(self._by_id.values())
 
+    def with_keys(
+        self, keys: dict[bytes, Key], generation: int, read_at: float, snapshot: str
+    ) -> "Directory":
+        """The same with other keys."""
+        made = copy.copy(self)
+        made.keys, made.generation, made.read_at = keys, generation, read_at
+        made.snapshot, made._pieces = snapshot, None
+        made.take_pieces(self)
+        return made
+
+    def take_pieces(self, before: "Directory") -> None:
+        """The same keys need not be encoded twice."""
+        if self.keys is before.keys:
+            self._pieces = before._pieces
+
     def encode(self, region: str) -> bytes:
+        if self._pieces is None:
+            self._pieces = _pieces(self.keys.items())
         content = Content(
             region,
-            _pieces(self._keys.items()),
+            self._pieces,
             _pieces(self._by_id.values()),
             _pieces(self._projects.values()),
             _pieces(self._organizations.values()),

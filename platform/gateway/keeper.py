@@ -1,7 +1,7 @@
 """Keeps a gateway's directory current, and a copy of it on disk.
 
-The directory is read again whenever PostgreSQL says that something changed; the copy is for a
-start while PostgreSQL is away.
+Whenever PostgreSQL says that something changed, that is read; all of it is read anew over each
+new connection and now and then. The copy is for a start while PostgreSQL is away.
 """
 
 import asyncio
@@ -19,11 +19,14 @@ log = logging.getLogger(__name__)
 
 _CHANNEL = "stoa_directory"
 _CONTACT_S = 1.0  # between two signs of life of PostgreSQL; also finds a lost notification
-_READ_ANYWAY_S = 60.0  # for what changes without a notification
+_READ_ANYWAY_S = 60.0  # all of it, for what changes without a notification …
+_READ_ANYWAY_SHARE = 0.01  # … but not for more than this share of the time
 _COALESCE_S = 0.02  # notifications that come this close share one reading
 _COALESCE_MAX_S = 0.4  # with a directory that takes long to read, we read at most half the time
 _START_WAIT_S = 3.0  # for PostgreSQL, before the copy on disk is tried
 _READ_TIMEOUT_S = 30.0
+_SAVE_SHARE = 0.25  # of the time, with a directory that takes long to save …
+_SAVE_WAIT_S = 1.0  # … but no longer than this in between
 _TOUCH_S = 15.0  # how exact the age of the copy on disk is, at most
 
 
@@ -43,6 +46,8 @@ class Keeper:
         self._contact_clock = 0.0  # the same moment as contact_at, on the monotonic clock
         self._floor = 0
         self._read_s = 0.0  # how long the last reading took
+        self._whole_at = self._whole_s = 0.0  # when all was read (monotonic), and how long it took
+        self._unexplained = -1  # a generation that no change was found for
         self._next: asyncio.Future[Directory] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._tried = asyncio.Event()  # PostgreSQL has been asked once
@@ -93,7 +98,7 @@ class Keeper:
                 try:
                     for channel in (_CHANNEL, *self.listeners):
                         await connection.execute(f"LISTEN {channel}")
-                    await self._read(connection)
+                    await self._read(connection, whole=True)
                     if away:
                         log.info("PostgreSQL is back: generation %d", self.current.generation)
                     away = False
@@ -118,18 +123,25 @@ class Keeper:
             with store.deadline(connection, store.QUERY_TIMEOUT_S):
                 generation = await reading.generation(connection)
             self._contact()
-            overdue = self.contact_at - self.current.read_at > _READ_ANYWAY_S
+            wait_s = max(_READ_ANYWAY_S, self._whole_s / _READ_ANYWAY_SHARE)
+            overdue = time.monotonic() - self._whole_at > wait_s
             if generation != self.current.generation or overdue:
-                await self._read(connection)
+                # Once it may be of a change that is being committed; twice, nobody noted it.
+                unexplained = generation == self._unexplained
+                await self._read(connection, whole=overdue or unexplained)
+                self._unexplained = generation
             elif self.contact_at - self._touched_at > self._touch_s:
                 self._to_save.set()
 
-    async def _read(self, connection: store.Connection) -> None:
-        began = time.monotonic()
+    async def _read(self, connection: store.Connection, *, whole: bool = False) -> None:
+        began, config = time.monotonic(), self._config
         with store.deadline(connection, _READ_TIMEOUT_S):
-            config = self._config
-            directory = await reading.read(connection, config.region, config.pepper, time.time())
+            directory = await reading.read(
+                connection, config.region, config.pepper, time.time(), self.current, whole=whole
+            )
         self._read_s = time.monotonic() - began
+        if whole:
+            self._whole_at, self._whole_s = began, self._read_s
         if directory.generation < max(self._floor, self.current.generation):
             # The database is the authority: a restored backup brings its older counter along.
             log.warning(
@@ -201,9 +213,12 @@ class Keeper:
         failing = False
         while True:
             await self._to_save.wait()
+            began = time.monotonic()
             try:
                 await self._save_once()
                 failing = False
+                took_s = time.monotonic() - began
+                await asyncio.sleep(min(_SAVE_WAIT_S, took_s * (1 / _SAVE_SHARE - 1)))
             except OSError as error:
                 if not failing:
                     log.error("the directory cannot be saved in %s: %s", self._config.folder, error)

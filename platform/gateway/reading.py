@@ -1,6 +1,8 @@
 """One consistent snapshot of schema `gateway`, read from PostgreSQL for one region."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -19,15 +21,24 @@ from gateway.directory import (
     Replica,
 )
 
-_ROWS = 2000  # read at once: the event loop gets its turn between the batches
+_ROWS = 500  # read at once: the event loop gets its turn between the batches
+
+_LOOKED_AT = 5000  # keys in memory, likewise
+_MANY = 1000  # keys that changed: reading all of them costs no more
 
 _GENERATION = "SELECT last_value FROM gateway.directory_generation"
+_SNAPSHOT = "SELECT pg_current_snapshot()::text"
+_CHANGES = """
+SELECT DISTINCT kind, subject FROM gateway.changes
+WHERE NOT pg_visible_in_snapshot(xid, %s::pg_snapshot)
+"""
 _LIMITS = "requests_per_minute, input_tokens_per_minute, output_tokens_per_minute, concurrency"
 _KEYS = f"""
 SELECT hash, key_id, secret_id, project_id, organization_id, scopes, allowed_models,
        extract(epoch FROM expires_at)::float8, priority, networks, {_LIMITS}
 FROM gateway.keys WHERE region = %s
 """
+_SOME_KEYS = f"{_KEYS} AND key_id = ANY(%s)"
 _PROJECTS = f"""
 SELECT project_id, organization_id, {_LIMITS} FROM gateway.projects WHERE region = %s
 """
@@ -63,9 +74,16 @@ async def generation(connection: psycopg.AsyncConnection[Any]) -> int:
 
 
 async def read(
-    connection: psycopg.AsyncConnection[Any], region: str, pepper: bytes, read_at: float
+    connection: psycopg.AsyncConnection[Any],
+    region: str,
+    pepper: bytes,
+    read_at: float,
+    before: Directory | None = None,
+    *,
+    whole: bool = True,
 ) -> Directory:
-    """One snapshot, in one REPEATABLE READ transaction. Raises psycopg.Error.
+    """One snapshot, in one REPEATABLE READ transaction: all of it, or only what changed since
+    `before`, which then was read over the same connection. Raises psycopg.Error.
 
     The generation is read first: it may then be newer than the rows (its change is announced
     when it commits, and read again), never older.
@@ -74,8 +92,20 @@ async def read(
     await connection.set_read_only(True)
     async with connection.transaction():
         number = await generation(connection)
-        alike = _Alike()
-        keys = await _keys(connection, region, alike)
+        row = await (await connection.execute(_SNAPSHOT)).fetchone()
+        assert row is not None
+        snapshot, alike = str(row[0]), _Alike()
+        changes = None
+        if before is not None and not whole:
+            changes = await _changes(connection, before)
+        if before is None or changes is None:
+            keys = await _keys(connection, region, alike, before.keys if before else {})
+        else:
+            keys = await _changed(connection, region, alike, before, changes.keys)
+            if not changes.rest:
+                # A generation that is drawn, and whose change has not been committed, is not ours.
+                reached = number if changes.keys else before.generation
+                return before.with_keys(keys, reached, read_at, snapshot)
         aliases = await _aliases(connection, region)
         projects = [
             Project(project_id, organization, alike.limits(limits), aliases.get(project_id, {}))
@@ -92,10 +122,53 @@ async def read(
         endpoints = await _endpoints(connection, region, alike)
         budgets = [Budget(*row) async for row in _rows(connection, "budgets", _BUDGETS, region)]
         prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
-    return Directory(
+    made = Directory(
         pepper, keys, endpoints, projects=projects, organizations=organizations,
         budgets=budgets, prices=prices, generation=number, read_at=read_at,
     )  # fmt: skip
+    made.snapshot = snapshot
+    if before is not None:
+        made.take_pieces(before)
+    return made
+
+
+@dataclass(frozen=True)
+class _Changes:
+    keys: list[str]  # ids
+    rest: bool  # anything else
+
+
+async def _changes(connection: psycopg.AsyncConnection[Any], before: Directory) -> _Changes | None:
+    """What `before` could not see. None: everything must be read."""
+    rows = await (await connection.execute(_CHANGES, (before.snapshot,))).fetchall()
+    keys = [subject for kind, subject in rows if kind == "key"]
+    kinds = {kind for kind, _ in rows}
+    if "all" in kinds or len(keys) > _MANY:
+        return None
+    return _Changes(keys, "rest" in kinds)
+
+
+async def _changed(
+    connection: psycopg.AsyncConnection[Any],
+    region: str,
+    alike: "_Alike",
+    before: Directory,
+    ids: list[str],
+) -> dict[bytes, Key]:
+    """The keys of `before` (they themselves when none changed), with those of `ids` anew."""
+    if not ids:
+        return before.keys
+    gone, digests = set(ids), []
+    for at, (digest, key) in enumerate(before.keys.items()):
+        if key.id in gone:
+            digests.append(digest)
+        if not at % _LOOKED_AT:
+            await asyncio.sleep(0)
+    keys = before.keys.copy()
+    for digest in digests:
+        del keys[digest]
+    keys.update(await _keys(connection, region, alike, {}, ids))
+    return keys
 
 
 class _Alike:
@@ -120,16 +193,25 @@ class _Alike:
 
 
 async def _keys(
-    connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike
+    connection: psycopg.AsyncConnection[Any],
+    region: str,
+    alike: _Alike,
+    known: dict[bytes, Key],
+    ids: list[str] | None = None,
 ) -> dict[bytes, Key]:
+    """All, or those of `ids`. What is known already is taken from there: to let go of 100,000
+    keys at once would hold up the event loop."""
     keys: dict[bytes, Key] = {}
-    async for row in _rows(connection, "keys", _KEYS, region):
+    query, more_arguments = (_KEYS, ()) if ids is None else (_SOME_KEYS, (ids,))
+    async for row in _rows(connection, "keys", query, region, *more_arguments):
         digest, key_id, secret_id, project, organization, scopes, models, expires, *more = row
         priority, networks, *limits = more
-        keys[digest] = Key(
+        key = Key(
             key_id, project, organization, alike.words(scopes), alike.words(models), expires,
             alike.limits(limits), priority, alike.texts(networks), secret_id,
         )  # fmt: skip
+        old = known.get(digest)
+        keys[digest] = old if old == key else key
     return keys
 
 
@@ -173,10 +255,10 @@ async def _endpoints(
 
 
 async def _rows(
-    connection: psycopg.AsyncConnection[Any], name: str, query: str, region: str
+    connection: psycopg.AsyncConnection[Any], name: str, query: str, *arguments: object
 ) -> AsyncIterator[tuple[Any, ...]]:
     async with connection.cursor(name=name) as cursor:
-        await cursor.execute(query, (region,), binary=True)
+        await cursor.execute(query, arguments, binary=True)
         while rows := await cursor.fetchmany(_ROWS):
             for row in rows:
                 yield row

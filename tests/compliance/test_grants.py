@@ -63,6 +63,7 @@ def refused(statement: str) -> None:
     "view",
     [
         "keys",
+        "changes",
         "projects",
         "aliases",
         "organizations",
