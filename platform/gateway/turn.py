@@ -75,8 +75,13 @@ class Turn:
         if found is None:
             whose.turned_away(errors.engine_unavailable(self._call.model))
             return
-        self._context.metrics.retries += 1
         self._entry.endpoint = found
+        try:
+            self._authenticate(found)
+        except ApiError as error:
+            whose.turned_away(error)
+            return
+        self._context.metrics.retries += 1
         replicas = self._context.admission.roomy(found, self._way.place, self._way.tried)
         if replicas:
             whose.go(replicas)
@@ -102,6 +107,13 @@ class Turn:
             whose.turned_away(error)
             return
         self._ticket, self._whose = ticket, whose
+
+    def _authenticate(self, endpoint: Endpoint) -> None:
+        """Time has passed: the key must still be good. Raises ApiError."""
+        self.key = authentication.again(
+            self._context.keeper.current, self._request, time.time(), self._client,
+            endpoint, self._engine_model,
+        )  # fmt: skip
 
     def leave_queue(self) -> None:
         ticket = self._ticket
@@ -132,10 +144,7 @@ class Turn:
         whose, entry = self._over(), self._entry
         entry.endpoint = endpoint
         try:
-            self.key = authentication.again(
-                self._context.keeper.current, self._request, time.time(), self._client,
-                endpoint, self._engine_model,
-            )  # fmt: skip
+            self._authenticate(endpoint)
             if not entry.opened_us:
                 guard.check(self._call, endpoint, self._need)
         except ApiError as error:

@@ -122,3 +122,16 @@ def test_a_key_that_lost_a_model_while_its_request_waits(rig: Rig) -> None:
         reply = connection.response()
     assert (reply.status, reply.error["code"]) == (404, "model_not_found")
     assert engine.seen == []
+
+
+def test_a_key_that_is_revoked_before_a_second_try(rig: Rig) -> None:
+    engines = [rig.engine("ep_two"), rig.engine("ep_two")]
+    rig.endpoint("two", engines)
+    with rig.connect() as connection:
+        body = {"model": "two", "messages": [], "user": "delay=0.5;die=0"}
+        connection.post(CHAT, body, key=KEY)
+        rig.until(lambda: any(engine.seen for engine in engines))
+        rig.keys.clear()
+        rig.publish()
+        assert connection.response().error["code"] == "invalid_api_key"
+    assert sum(len(engine.seen) for engine in engines) == 1
