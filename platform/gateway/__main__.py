@@ -84,6 +84,8 @@ async def run(
         await shipper.stop()
         await spool.stop()
         await store.stop()
+        counters.release(spool.name)
+        counters.close()
 
 
 def _worker(config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLContext | None) -> int:

@@ -63,6 +63,8 @@ class FakeEngine:
     wedged: bool = False  # takes requests and answers none
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     ear: Ear = field(default_factory=Ear)
+    at_once: int = 0  # requests that are being answered
+    most_at_once: int = 0
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -104,11 +106,15 @@ class FakeEngine:
                     _json(writer, early, {"detail": "Not Found"})
                     await writer.drain()
                     raise HangUp
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
                 try:
                     await self._answer(seen, reader, writer)
                 except ConnectionError:
                     seen.aborted = True
                     raise
+                finally:
+                    self.at_once -= 1
         self._writers.discard(writer)
         writer.close()
 
