@@ -14,7 +14,7 @@ FORWARD = """
 -- on top, so that it need not ask for each request; without, what it has beyond is given back.
 -- Asks are numbered, so that one that comes late changes nothing.
 CREATE FUNCTION billing_lease(p_holder text, p_epoch text, p_hosts int, p_asks jsonb)
-RETURNS TABLE (lease bigint, seq bigint, granted bigint, cap bigint)
+RETURNS TABLE (lease bigint, seq bigint, granted bigint, cap bigint, others bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 DECLARE
     ask record;
@@ -67,6 +67,7 @@ BEGIN
             PERFORM pg_notify('stoa_leases', ask.budget || ' ' || ask.window_id);
         END IF;
         lease := ask.lease; seq := ask.seq; granted := v_granted; cap := v_cap;
+        others := v_others;
         RETURN NEXT;
     END LOOP;
 END $$;

@@ -65,6 +65,8 @@ class Short:
     line: Line
     need: int
     rest: int
+    more: bool  # PostgreSQL has more for this host
+    elsewhere: bool  # other hosts hold some of it, and may give it back
 
 
 class Reservation:
@@ -120,7 +122,8 @@ class Books:
             if line.budget.hard:
                 rest = words[slot + t.GRANTED] - words[slot + t.SPENT] - words[slot + t.HELD]
                 if need > rest:
-                    return Short(line, need, rest)
+                    more = words[slot + t.CAP] > words[slot + t.GRANTED]
+                    return Short(line, need, rest, more, words[slot + t.OTHERS] > 0)
                 if rest < 3 * need and words[slot + t.CAP] > words[slot + t.GRANTED]:
                     taken.low.append(line)
             taken.slots.append(slot)

@@ -3,7 +3,9 @@
 `Pass` is what a request holds while it runs; `settle` takes it back, once.
 """
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +24,8 @@ from gateway.table import Table, TableFull
 from gateway.usage import Usage
 from gateway.worst import clamp, worst
 
-_FREE = TokenPrices()
+_TRIES = 6
+_GIVE_BACK_S = 0.1
 
 
 @dataclass(slots=True)
@@ -127,10 +130,14 @@ class Gate:
 
         Raises 429 when they buy no token, 503 when PostgreSQL cannot be asked for the rest.
         """
-        asked: set[str] = set()
+        asked: Counter[str] = Counter()
         while True:
-            if short.line.name not in asked:
-                asked.add(short.line.name)
+            tries = asked[short.line.name]
+            # Others may have taken what an ask has brought, and hosts need a moment to give back.
+            if not tries or (tries < _TRIES and (short.more or short.elsewhere)):
+                asked[short.line.name] += 1
+                if tries and not short.more:
+                    await asyncio.sleep(_GIVE_BACK_S)
                 try:
                     await self.leases.raise_to(short.line, short.need)
                 except Away:

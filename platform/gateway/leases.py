@@ -2,9 +2,9 @@
 
 PostgreSQL is the authority (`billing_lease`). A counter asks when a request finds its lease too
 small, and ahead of that when it runs low; what has been idle is given back, and at once when
-another host lacks it or the budget was edited. Asks are numbered in the shared table: an answer
-counts only while no later ask of any process is under way, so what stands in the table never
-exceeds what PostgreSQL has granted. Giving back lowers the table first.
+another host lacks it or the budget was edited. Asks are numbered in the shared table. An ask for
+more never lowers; giving back lowers the table first, and an answer to what was asked before
+counts no longer: so what stands in the table never exceeds what PostgreSQL has granted.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _IDLE_US = 30_000_000
 _LOOK_S = 5.0
 _ASK_TIMEOUT_S = 2.0
-_ASK = "SELECT lease, seq, granted, cap FROM billing_lease(%s, %s, %s, %s)"
+_ASK = "SELECT lease, seq, granted, cap, others FROM billing_lease(%s, %s, %s, %s)"
 
 
 class Away(Exception):
@@ -45,8 +45,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Sent:
     slot: int
-    lease: int
-    seq: int
+    name: str
 
 
 class Leases:
@@ -154,6 +153,13 @@ class Leases:
                 failing = True
                 await asyncio.sleep(0.2)
 
+    def _again(self, ask: Wanted) -> None:
+        """Something was given back while this was asked for: who waits has got nothing yet."""
+        again = self._ask(ask.line)
+        again.need += ask.need
+        again.more = True
+        again.waiting += ask.waiting
+
     async def _send(self) -> None:
         self._due.clear()
         asks, self._asks = self._asks, {}
@@ -171,8 +177,11 @@ class Leases:
                     if not waiter.done():
                         waiter.set_exception(Away(type(error).__name__))
             raise
-        self.apply(sent, answers)
+        overtaken = self.apply(sent, answers)
         for ask in asks.values():
+            if ask.line.name in overtaken and ask.waiting:
+                self._again(ask)
+                continue
             for waiter in ask.waiting:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -189,21 +198,29 @@ class Leases:
                 needed = words[slot + t.SPENT] + words[slot + t.HELD] + ask.need
                 if not ask.more:
                     # What is given back is out of use before PostgreSQL hears of it.
+                    words[slot + t.LOWERED] = seq
                     words[slot + t.GRANTED] = needed = min(needed, words[slot + t.GRANTED])
-                sent[lease] = Sent(slot, lease, seq)
+                sent[lease] = Sent(slot, name)
                 rows.append((ask.line.budget.id, ask.line.window, lease, seq, needed, ask.more))
         return sent, msgspec.json.encode(rows).decode()
 
-    def apply(self, sent: Mapping[int, Sent], answers: Iterable[tuple[Any, ...]]) -> None:
-        """Put the answers in the table, as far as nobody has asked again since."""
-        words = self._books.table.words
+    def apply(self, sent: Mapping[int, Sent], answers: Iterable[tuple[Any, ...]]) -> set[str]:
+        """Put the answers in the table. Returns whose answer was overtaken: by something that
+        was given back after it was asked for, so that less may be granted now than it says."""
+        words, overtaken = self._books.table.words, set()
         with self._books.table.locked():
-            for lease, seq, granted, cap in answers:
+            for lease, seq, granted, cap, others in answers:
                 one = sent[lease]
-                current = words[one.slot + t.LEASE] == lease and words[one.slot + t.SEQ] == seq
-                if current and one.seq == seq:
+                if words[one.slot + t.LEASE] != lease or seq < words[one.slot + t.LOWERED]:
+                    overtaken.add(one.name)
+                    continue
+                # Asks for more only ever raise: the answer of an earlier one is no less true.
+                if seq > words[one.slot + t.LOWERED]:
+                    granted = max(granted, words[one.slot + t.GRANTED])
                     words[one.slot + t.GRANTED] = granted
-                    words[one.slot + t.CAP] = cap
+                words[one.slot + t.CAP] = max(cap, words[one.slot + t.GRANTED])
+                words[one.slot + t.OTHERS] = others
+        return overtaken
 
     # --- Giving back ------------------------------------------------------------------
     async def _look(self) -> None:

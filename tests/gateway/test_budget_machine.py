@@ -317,7 +317,7 @@ class BudgetMachine(RuleBasedStateMachine):
 def billing_lease(host: Host, rows: str) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT lease, seq, granted, cap FROM billing_lease(%s, %s, 2, %s)",
+            "SELECT lease, seq, granted, cap, others FROM billing_lease(%s, %s, 2, %s)",
             [host.name, host.epoch, rows],
         )
         answers: list[tuple[Any, ...]] = cursor.fetchall()

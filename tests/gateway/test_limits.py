@@ -98,9 +98,7 @@ def test_a_rate_limit_holds_over_processes(gateways: Hosts) -> None:
     assert passed.headers["x-ratelimit-reset-requests"][-1] == "s"
 
 
-def test_requests_at_once_are_bounded_over_processes(
-    engine: FakeEngine, gateways: list[Process]
-) -> None:
+def test_requests_at_once_are_bounded_over_processes(engine: FakeEngine, gateways: Hosts) -> None:
     ApiKey.objects.update(concurrency=6)  # three for each host
     gateways.start(1)
     replies = crowd(gateways[:1], 12, how="tokens=3;delay=0.1")
@@ -109,9 +107,7 @@ def test_requests_at_once_are_bounded_over_processes(
     assert refused and "requests at once" in refused[0].error["message"]
 
 
-def test_parallel_calls_on_two_hosts_never_overrun_a_budget(
-    house: House, gateways: list[Process]
-) -> None:
+def test_parallel_calls_on_two_hosts_never_overrun_a_budget(house: House, gateways: Hosts) -> None:
     key = ApiKey.objects.get()
     row = budget("key", key.id, "calls", 30)
     gateways.start()
@@ -180,9 +176,7 @@ def test_a_run_has_a_budget_of_its_own(gateways: Hosts) -> None:
     assert BudgetWindow.objects.filter(budget=row).count() == 3
 
 
-def test_an_answer_is_cut_to_what_the_budget_buys(
-    engine: FakeEngine, gateways: list[Process]
-) -> None:
+def test_an_answer_is_cut_to_what_the_budget_buys(engine: FakeEngine, gateways: Hosts) -> None:
     budget("key", ApiKey.objects.get().id, "tokens", 2000)
     gateways.start()
     assert ask(gateways[0], max_tokens=100_000).status == 200
@@ -191,9 +185,7 @@ def test_an_answer_is_cut_to_what_the_budget_buys(
     assert "max_tokens" not in engine.seen[0].body
 
 
-def test_a_killed_worker_frees_what_its_requests_held(
-    engine: FakeEngine, gateways: list[Process]
-) -> None:
+def test_a_killed_worker_frees_what_its_requests_held(engine: FakeEngine, gateways: Hosts) -> None:
     gateway = gateways[0]
     row = budget("key", ApiKey.objects.get().id, "calls", 12)
     gateways.start()

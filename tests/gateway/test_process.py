@@ -62,6 +62,8 @@ class Process:
             Connection(self.port).close()
         except ConnectionRefusedError:
             return False
+        except ConnectionResetError:
+            return True  # it is just closing
         return True
 
     def end(self, how: signal.Signals) -> int:
