@@ -119,6 +119,7 @@ def main() -> None:
     logging.basicConfig(
         level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    disk.forbid_dumps()
     state = inherited.load(int(state_at)) if state_at else None
     sizes = {_TABLE: table.SIZE}
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 
 
@@ -10,6 +11,13 @@ def private_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)
+
+
+def forbid_dumps() -> None:
+    """No core of this process and its children: prompts are in their memory."""
+    # 1 and not 0: with zero the kernel still pipes a dump to a crash handler, if there is one.
+    with contextlib.suppress(OSError, ValueError):  # a lower limit is in force
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def sync_folder(path: Path) -> None:

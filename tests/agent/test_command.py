@@ -56,6 +56,7 @@ def test_a_cpu_engine_gets_the_cpus_defaults() -> None:
         "--served-model-name=ep_1",
         "--uds=/run/s/rep_1/engine.sock",
         "--enable-prompt-tokens-details",
+        "--enable-per-request-metrics",
         "--no-enable-log-requests",
         "--disable-uvicorn-access-log",
         "--shutdown-timeout=10",

@@ -45,14 +45,16 @@ def test_later_only_numbers_and_the_codes_own_words(said: io.StringIO) -> None:
     serve(said)
     secret = "-".join(["a", "canary"])
     log.warning("Throughput: %.1f tokens/s of %s, %r", 3.14, secret, {"prompt": secret})
-    log.warning("Shutting down")
+    log.warning("Shutting down, which takes two pieces")
+    log.warning("It is %s", "over")
     log.warning(f"Bad request: {secret}")
     log.warning("Bad request: " + secret)
     log.warning("%(a)s and %(b)d", {"a": secret, "b": 2})
     log.warning(secret)
     assert said.getvalue().splitlines() == [
         "WARNING Throughput: 3.1 tokens/s of …, …",
-        "WARNING Shutting down",
+        "WARNING Shutting down, which takes two pieces",
+        "WARNING It is over",
         "WARNING (a message about a request)",
         "WARNING (a message about a request)",
         "WARNING … and 2",

@@ -127,6 +127,18 @@ def test_a_request_is_answered_and_its_usage_arrives_once(gateway: Process) -> N
     assert KEY not in gateway.log
 
 
+def test_the_log_has_a_line_and_no_core_is_left(gateway: Process) -> None:
+    chat(gateway)
+    eventually(lambda: '"operation":"chat.completions","status":200' in gateway.log)
+    assert gateway.process is not None
+    master = gateway.process.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    for pid in (master, *children):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        (core,) = (line.split()[-3:-1] for line in limits if line.startswith("Max core file size"))
+        assert core == ["1", "1"]
+
+
 def test_a_revoked_key_is_refused_within_a_second(gateway: Process) -> None:
     chat(gateway)
     ApiKey.objects.update(revoked_at=NOW)

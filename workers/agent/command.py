@@ -72,7 +72,8 @@ def arguments(
     if device_kind != "cpu" and len(spec.device_indexes) > 1:
         chosen.setdefault("tensor_parallel_size", len(spec.device_indexes))
     argv = [str(model), f"--served-model-name={spec.served_name}", f"--uds={socket}"]
-    argv += ["--enable-prompt-tokens-details", "--no-enable-log-requests"]
+    argv += ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]
+    argv += ["--no-enable-log-requests"]
     argv += ["--disable-uvicorn-access-log", f"--shutdown-timeout={max(0, round(drain_s))}"]
     for name, value in sorted(chosen.items()):
         argv += _flag(name, value)

@@ -23,7 +23,7 @@ import msgspec
 
 from controlplane.fleet import wire
 from workers.agent import command, kin, startup_log, walls
-from workers.agent.environment import Environment
+from workers.agent.environment import LAUNCHER, Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
 
@@ -249,7 +249,7 @@ def _request(
     )
     network = place.survey.network
     reach = [place.environment.root, place.environment.base, place.model, directory, home]
-    reach += place.adapters.values()
+    reach += [LAUNCHER / "quiet.py", *place.adapters.values()]
     isolation = Isolation(uid, network, tuple(str(path) for path in reach))
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {

@@ -5,9 +5,11 @@ those of exceptions. Until it serves nobody has said anything yet, and its words
 that failed; from then on only its own words pass: a message's template and its numbers, an
 exception's type and where it was raised. A file and a line say where to look.
 
-Standard library alone. It works in each process that is forked afterwards.
+Standard library alone. It works in each process that is forked afterwards; as a program it is
+`vllm`, and works in what that spawns too.
 """
 
+import ast
 import logging
 import sys
 import threading
@@ -62,9 +64,10 @@ def hush(record: logging.LogRecord) -> None:
     """Leave of a record what the code that made it says, whoever it was about."""
     if record.args:
         if isinstance(record.args, dict):
-            record.args = {name: _shown(value) for name, value in record.args.items()}
+            known = record.args.items()
+            record.args = {name: _shown(value, record.pathname) for name, value in known}
         else:
-            record.args = tuple(_shown(value) for value in record.args)
+            record.args = tuple(_shown(value, record.pathname) for value in record.args)
     elif not _literal(record.pathname, str(record.msg)):
         record.msg = "(a message about a request)"
     if record.exc_info:
@@ -73,22 +76,28 @@ def hush(record: logging.LogRecord) -> None:
         record.exc_text = _told(error, trace) if error is not None else None
 
 
-def _shown(value: Any) -> Any:
-    return value if isinstance(value, _SHOWN) else HIDDEN
+def _shown(value: Any, path: str) -> Any:
+    """A number, or a word of the code's own."""
+    if isinstance(value, _SHOWN) or (isinstance(value, str) and _literal(path, value)):
+        return value
+    return HIDDEN
 
 
 @cache
-def _source(path: str) -> str:
+def _texts(path: str) -> frozenset[str]:
+    """The strings that stand in a file's code, each as it is when the code runs."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError):
-        return ""
+        with open(path, "rb") as file:
+            nodes = ast.walk(ast.parse(file.read()))
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    found = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return frozenset(value for value in found if isinstance(value, str))
 
 
 def _literal(path: str, message: str) -> bool:
     """Whether a message stands in the code as it is; one that was put together does not."""
-    return bool(message) and "{" not in message and f'"{message}"' in _source(path)
+    return message in _texts(path)
 
 
 def _told(error: BaseException, trace: TracebackType | None) -> str:
@@ -111,3 +120,12 @@ def install() -> None:
     logging.setLogRecordFactory(quiet.record)
     sys.excepthook = quiet.died
     threading.excepthook = quiet.thread_died
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the latter: a process that an engine spawns
+    install()
+
+if __name__ == "__main__":
+    from vllm.entrypoints.cli.main import main
+
+    main()

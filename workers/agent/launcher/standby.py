@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import engine, preload
+from . import engine, preload, quiet
 
 # How long nobody must have asked for a fork before idle imports go on: a new engine needs the
 # processor more than we do.
@@ -175,6 +175,7 @@ def _become_engine(request: dict[str, Any], inherited: tuple[socket.socket, ...]
         engine.prepare(request)
         gc.enable()
         random.seed()
+        quiet.install()
         _serve_stock(request["argv"])
         status = 0
     except KeyboardInterrupt:
