@@ -8,6 +8,7 @@ import re
 
 import msgspec
 
+_NAME = b'"metrics":'
 # The same holds as for usage.OBJECT: this cannot match in generated text.
 _OBJECT = re.compile(rb'"metrics": ?(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
@@ -24,8 +25,16 @@ _DECODER = msgspec.json.Decoder(EngineTimes)
 
 def last(data: bytes) -> EngineTimes | None:
     """What stands last in `data`; None where nothing does."""
-    at = data.rfind(b'"metrics":')
-    found = _OBJECT.match(data, at) if at >= 0 else None
+    at = data.rfind(_NAME)
+    if at < 0:
+        return None
+    begin = at + len(_NAME)
+    try:
+        # Nothing is nested in it as a rule, and then its end is the next brace.
+        return _DECODER.decode(data[begin : data.find(b"}", begin) + 1])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    found = _OBJECT.match(data, at)
     if found is None:
         return None
     try:
