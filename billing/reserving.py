@@ -22,6 +22,7 @@ from billing.models import Budget, Lease, Meter, Subject, Unit
 
 HOLDER = "rep_"
 _EPOCH = "replica"  # a replica's leases end with it, one by one
+_SHARERS = 10**9  # a replica wants no cushion beyond what it needs
 _NANO = 10**9
 _MICROSECOND = timedelta(microseconds=1)
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
@@ -178,14 +179,15 @@ def _hold(holder: str, needs: Sequence[_Need]) -> list[_Need]:
     asks, of = [], {}
     for need in needs:
         lease = known.get((need.budget.id, need.window))
-        settled, seq = (lease.settled, lease.seq) if lease else (0, 0)
-        id = lease.id if lease else secrets.randbits(62) + 1
-        asks.append([need.budget.id, need.window, id, seq + 1, settled + need.full, False])
+        lease = lease or Lease(id=secrets.randbits(62) + 1, granted=0, settled=0, seq=0)
+        id, settled, full = lease.id, lease.settled, lease.settled + need.full
+        more = full > lease.granted  # else it gives back
+        asks.append([need.budget.id, need.window, id, lease.seq + 1, full, more])
         of[id] = (need, settled + need.least)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT lease, granted FROM billing_lease(%s, %s, 1, %s::jsonb)",
-            [holder, _EPOCH, json.dumps(asks)],
+            "SELECT lease, granted FROM billing_lease(%s, %s, %s, %s::jsonb)",
+            [holder, _EPOCH, _SHARERS, json.dumps(asks)],
         )
         granted = dict(cursor.fetchall())
     return [need for id, (need, least) in of.items() if granted.get(id, 0) < least]

@@ -29,7 +29,7 @@ ANSWER_TIMEOUT_S = 3.0  # beyond the second that a worker lets the broker wait f
 PRUNE_EVERY_S = 300.0
 ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
-NOTE_EVERY_S = 20.0
+BUDGETS_EVERY_S = 20.0
 UPKEEP_EVERY_S = 3600.0
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -87,7 +87,7 @@ app.conf.update(
         "sweep": _every("sweep", settings.SWEEP_EVERY_S),
         "meter": _every("meter", settings.METER_EVERY_S),
         "accrue": _every("accrue", ACCRUE_EVERY_S),
-        "note_budgets": _every("note_budgets", NOTE_EVERY_S),
+        "tend_budgets": _every("tend_budgets", BUDGETS_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),

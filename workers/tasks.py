@@ -28,7 +28,6 @@ def meter() -> None:
         if metering.book_requests(timezone.now(), limit=_BATCH) < _BATCH:
             break
     metering.meter_replicas(timezone.now())
-    funding.close_ended(timezone.now())
 
 
 @app.task
@@ -37,8 +36,10 @@ def accrue() -> None:
 
 
 @app.task
-def note_budgets() -> None:
-    upkeep.note_budgets(timezone.now())
+def tend_budgets() -> None:
+    now = timezone.now()
+    upkeep.note_budgets(now)
+    funding.close_ended(now)
 
 
 @app.task

@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models import F
 
 from billing import budgets, counters, errors, leases, pseudonyms
 from billing.budgets import COUNTERS_MAX, PER_RUN_MAX, PER_SUBJECT_MAX, Owner
@@ -59,8 +60,8 @@ def spend(budget: Budget, amount: int, *, window: str = "2026-03", lease: int = 
 
 
 def lease(sql: Sql, budget: Budget, id: int, needed: int, window: str = "2026-03") -> int:
-    asks = json.dumps([[budget.id, window, id, 1, needed, False]])
-    statement = "SELECT granted FROM billing_lease('gw-1', 'epoch-1', 1, %s::jsonb)"
+    asks = json.dumps([[budget.id, window, id, 1, needed, True]])
+    statement = "SELECT granted FROM billing_lease('gw-1', 'epoch-1', 1000000000, %s::jsonb)"
     return int(sql(statement, asks)[0][0])
 
 
@@ -261,6 +262,7 @@ def test_runs_that_are_over_for_long_are_forgotten(sql: Sql) -> None:
     lease(sql, runs, 1, EURO, "total/old")
     lease(sql, runs, 2, 3 * EURO, "total/held")
     spend(runs, EURO, window="total/old", lease=1)
+    leases.open_leases().filter(id=1).update(granted=F("settled"))  # given back
     lease(sql, runs, 3, EURO, "total/new")
     lease(sql, whole, 4, EURO, "total")
     leases.open_leases().filter(id=4).update(closed_at=long_ago)

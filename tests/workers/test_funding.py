@@ -8,11 +8,13 @@ import pytest
 from django.conf import settings
 from django.db import connection
 from django.db.models import Sum
+from django.utils import timezone
 
 from billing import budgets, prices
 from billing.budgets import Owner
 from billing.models import Budget, BudgetWindow, Lease, UsageEvent
 from compliance import audit
+from compliance.models import AuditEvent
 from controlplane.endpoints import funding
 from controlplane.endpoints.conditions import Status, summarize
 from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
@@ -20,7 +22,7 @@ from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
 from tests.endpoints.world import START, World, said
-from workers import metering, provisioning
+from workers import metering, provisioning, upkeep
 
 HOUR = 120_000_000  # nanoeuro of a CPU at list price
 PER_S = HOUR / 3600
@@ -147,6 +149,11 @@ def test_serving_ends_within_the_budget_and_everything_is_settled(world: World, 
     assert owed() <= spent(small) <= owed() + 60
     assert amount - PER_S * settings.RESERVE_S / 5 <= spent(small) <= amount
     assert spent(warns) == spent(small)
+    assert upkeep.note_budgets(timezone.now()) == 2
+    told = AuditEvent.objects.filter(action="budget.threshold")
+    assert set(told.values_list("target_id", flat=True)) == {small.id, warns.id}
+    assert set(told.values_list("region", flat=True)) == {"eu-de-1"}
+    assert upkeep.note_budgets(timezone.now()) == 0
     assert held(small) == 0
     assert not Lease.objects.filter(closed_at=None).exists()
     metering.meter_replicas(world.now)
@@ -156,7 +163,7 @@ def test_serving_ends_within_the_budget_and_everything_is_settled(world: World, 
 def test_scaling_and_gateways_share_one_book(world: World, node: Node) -> None:
     reserve = int(PER_S * settings.RESERVE_S)
     small = budget(world, 2 * reserve)
-    ask = [[small.id, "total", 7, 1, reserve + reserve // 2, False]]
+    ask = [[small.id, "total", 7, 1, reserve + reserve // 2, True]]
     statement = "SELECT granted FROM billing_lease('gw-1', 'e', 1, %s::jsonb)"
     with connection.cursor() as cursor:
         cursor.execute(statement, [json.dumps(ask)])
@@ -169,7 +176,7 @@ def test_scaling_and_gateways_share_one_book(world: World, node: Node) -> None:
     world.later(funding.RETRY_S)
     sweep(world)
     assert len(live(endpoint)) == 1
-    ask = [[small.id, "total", 7, 3, 2 * reserve, False]]
+    ask = [[small.id, "total", 7, 3, 2 * reserve, True]]
     with connection.cursor() as cursor:
         cursor.execute(statement, [json.dumps(ask)])
         assert cursor.fetchone()[0] <= reserve

@@ -62,7 +62,7 @@ def fund(replica_id: str, endpoint_id: str, *, now: datetime) -> bool:
 def renew(*, now: datetime) -> set[str]:
     """Reserve further for every replica that is kept; the ids of those that nobody pays for."""
     replicas = list(
-        Replica.objects.filter(state__in=_PAID)
+        Replica.objects.filter(state__in=_PAID, released_at=None)  # by the index of those
         .select_related("endpoint__project")
         .defer("log_tail", "engine_report")
         .order_by("id")
