@@ -6,7 +6,9 @@ every request has to arrive in PostgreSQL once.
 """
 
 import argparse
+import contextlib
 import os
+import stat
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -48,10 +50,20 @@ class Watch:
         self.rss.append((hour, thing.program.rss_bytes() / 1024))
         pids = family([thing.program.process.pid])
         self.files.append(sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids))
-        self.spool.append(sum(file.stat().st_size for file in spool.iterdir()))
+        self.spool.append(size_of(spool))
 
     def kb_per_hour(self) -> float:
         return slope(self.rss[len(self.rss) // 3 :])
+
+
+def size_of(folder: Path) -> int:
+    """Bytes on disk of all files below; some go while they are counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            total += 0 if stat.S_ISDIR(found.st_mode) else found.st_blocks * 512
+    return total
 
 
 def run(minutes: float, turn_s: float = TURN_S) -> None:
