@@ -120,18 +120,19 @@ def test_a_client_that_leaves_while_it_sends(tiny: Rig) -> None:
     ],
 )
 def test_what_is_wrong_late_ends_it(tiny: Rig, late: bytes, status: int, param: str) -> None:
-    broken = tiny.engines[0].ear.broken
+    ear = tiny.engines[0].ear
+    heard, broken = len(ear.arriving), ear.broken
     data = form(file(b"x" * 300_000), late)
     with tiny.connect() as connection:
         begin(connection, len(data), path=f"/e/tiny{PATH}")
         connection.send(data[:200_000])
-        tiny.until(lambda: bool(tiny.spool.opened))
+        tiny.until(lambda: len(ear.arriving) > heard)
         connection.send(data[200_000:])
         reply = connection.response()
         assert (reply.status, reply.error["param"]) == (status, param)
     (record,) = tiny.closed()
     assert (record.status, record.finish) == (status, "refused")
-    tiny.until(lambda: tiny.engines[0].ear.broken > broken)
+    tiny.until(lambda: ear.broken > broken)
 
 
 def test_broken_chunks_end_it(tiny: Rig) -> None:
