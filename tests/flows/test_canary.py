@@ -89,6 +89,7 @@ def served(http: httpx.Client, words: dict[str, str], model: str) -> None:
     reply = http.post("/v1/chat/completions", json=body | echo(words))
     assert reply.status_code == 200, reply.text
     assert words["echo"] in reply.text
+    assert "decode;dur=" in reply.headers["server-timing"]  # the engine tells both parts
     streamed = http.post("/v1/chat/completions", json=body | {"stream": True})
     assert streamed.status_code == 200
     assert streamed.text.rstrip().endswith("data: [DONE]")
