@@ -7,9 +7,9 @@ All budgets of a request are reserved or none is. What a counter may spend is it
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from billing.windows import Window, window
+from billing.windows import ALWAYS_US, Window, window
 from gateway import table as t
-from gateway.budgets import CALLS, NANO_EUR, Budget, measure
+from gateway.budgets import CALLS, NANO_EUR, TOKENS, Budget
 from gateway.prices import TokenPrices
 from gateway.records import Charge
 from gateway.table import Table
@@ -28,10 +28,14 @@ class Worst:
     choices: int
     prices: TokenPrices
 
-    def of(self, budget: Budget) -> int:
-        if budget.unit == NANO_EUR:
-            return self.prices.most(self.prompt, self.output)
-        return 1 if budget.unit == CALLS else self.prompt + self.output
+    @property
+    def money(self) -> int:
+        """Nanoeuro."""
+        return self.prices.most(self.prompt, self.output)
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.output
 
     def affordable(self, budget: Budget, rest: int) -> int | None:
         """Output tokens a choice that `rest` of the unit pays for; None: as many as you like,
@@ -52,10 +56,14 @@ class Line:
     budget: Budget
     window: str  # its id, with the run or agent that it is for
     ends_us: int
+    name: str = ""  # of the counter
+    unit: str = ""
+    hard: bool = True
 
-    @property
-    def name(self) -> str:
-        return f"{self.budget.id}/{self.window}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.budget.id}/{self.window}")
+        object.__setattr__(self, "unit", self.budget.unit)
+        object.__setattr__(self, "hard", self.budget.hard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +107,30 @@ class Books:
         self.table = table
         self._windows: dict[tuple[str, str], Window] = {}
 
-    def lines(self, found: Sequence[tuple[Budget, str]], now_us: int) -> list[Line]:
-        lines = []
+    def lines(self, found: Sequence[tuple[Budget, str]], now_us: int) -> tuple[list[Line], int]:
+        """The counters of these budgets, and until when they are the ones."""
+        lines, until_us = [], ALWAYS_US
         for budget, suffix in found:
             kind = budget.window, budget.time_zone
             current = self._windows.get(kind)
             if current is None or not current.starts_us <= now_us < current.ends_us:
                 current = self._windows[kind] = window(*kind, now_us)
             ends_us = current.ends_us
+            until_us = min(until_us, ends_us)
             if suffix and current.id == "total":
                 ends_us = now_us + _RUN_IDLE_US
             lines.append(Line(budget, current.id + suffix, ends_us + _GRACE_US))
-        return lines
+        return lines, until_us
 
     def reserve(self, lines: Sequence[Line], worst: Worst, now_us: int) -> Reservation | Short:
         """Hold the worst case on every line, or on none. Raises TableFull."""
         table, taken = self.table, Reservation(lines)
-        words = table.words
+        words, column = table.words, t.COLUMN + table.column
+        needs = {NANO_EUR: worst.money, TOKENS: worst.tokens, CALLS: 1}
         for line in lines:
             slot = table.find(line.name, line.ends_us, now_us)
-            need = worst.of(line.budget)
-            if line.budget.hard:
+            need = needs[line.unit]
+            if line.hard:
                 rest = words[slot + t.GRANTED] - words[slot + t.SPENT] - words[slot + t.HELD]
                 if need > rest:
                     more = words[slot + t.CAP] > words[slot + t.GRANTED]
@@ -129,7 +140,8 @@ class Books:
             taken.slots.append(slot)
             taken.held.append(need)
         for line, slot, need in zip(lines, taken.slots, taken.held, strict=True):
-            table.hold(slot, need)
+            words[slot + t.HELD] += need
+            words[slot + column] += need
             words[slot + t.USED_US] = now_us
             if words[slot + t.ENDS_US] < line.ends_us:
                 words[slot + t.ENDS_US] = line.ends_us  # a run goes on
@@ -139,16 +151,18 @@ class Books:
     def settle(self, taken: Reservation, used: Usage, nano_eur: int) -> tuple[Charge, ...]:
         """Give the reservation back and spend what was used; the charges for the close record."""
         table, charges = self.table, []
-        words = table.words
+        words, column = table.words, t.COLUMN + table.column
+        amounts = {NANO_EUR: nano_eur, TOKENS: used.input + used.output, CALLS: 1}
         for line, slot, lease, held in zip(
             taken.lines, taken.slots, taken.leases, taken.held, strict=True
         ):
-            amount = measure(line.budget.unit, used, nano_eur)
+            amount = amounts[line.unit]
             if amount:
                 # Spent before it is given back: death in between is too careful, no more.
                 words[slot + t.SPENT] += amount
-                charges.append(Charge(line.budget.id, line.window, lease, line.budget.unit, amount))
-            table.let_go(slot, held)
+                charges.append(Charge(line.budget.id, line.window, lease, line.unit, amount))
+            words[slot + t.HELD] -= held
+            words[slot + column] -= held
         return tuple(charges)
 
     def give_back(self, taken: Reservation) -> None:

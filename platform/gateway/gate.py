@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway import errors, rates
+from gateway import errors
 from gateway.books import Books, Line, Reservation, Short, Worst
 from gateway.budgets import CALLS, NANO_EUR, NO_RUN, RUN, TOKENS, Budget, Run
-from gateway.directory import UNLIMITED, Directory, Endpoint, Key, RateLimits
+from gateway.directory import UNLIMITED, Directory, Endpoint, Key
 from gateway.errors import ApiError
 from gateway.leases import Away, Leases
 from gateway.prices import TokenPrices
-from gateway.rates import Limited, Rates, Taken
+from gateway.rates import Bound, Limited, Rates, Taken, bound
 from gateway.records import CHARGES_MAX, Charge, CloseRecord
 from gateway.request import Call
 from gateway.sizes import Size
@@ -24,6 +24,8 @@ from gateway.table import Table, TableFull
 from gateway.usage import Usage
 from gateway.worst import clamp, worst
 
+_KNOWN_MAX = 20_000
+_KNOWN_NS = 60_000_000_000
 _TRIES = 6
 _GIVE_BACK_S = 0.1
 
@@ -33,10 +35,17 @@ class Ask:
     """What a request wants to pass the gate with."""
 
     lines: list[Line]
-    limits: list[tuple[str, str, RateLimits]]  # whose, of what id, which
+    limits: list[Bound]
     prices: TokenPrices
     run: Run = NO_RUN
     worst: Worst | None = None  # None: nothing depends on how much the request may use
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    lines: list[Line]
+    limits: list[Bound]
+    until_ns: int
 
 
 class Pass:
@@ -63,8 +72,12 @@ class Gate:
         self.table = table
         self.books = books
         self.leases = leases
-        self._rates = Rates(table, hosts)
+        self._rates = Rates(table)
+        self._hosts = hosts
         self._clock = clock
+        # What counts for whom, as long as the directory stays and no window ends.
+        self._directory: Directory | None = None
+        self._known: dict[tuple[str, bool, Run], _Known] = {}
 
     def ask(
         self, directory: Directory, key: Key, endpoint: Endpoint, run: Run, call: Call, size: Size
@@ -72,27 +85,36 @@ class Gate:
         """Raises 400 where more budgets count than a request can carry, and for bounds that are
         none."""
         now_ns = self._clock()
+        if directory is not self._directory or len(self._known) > _KNOWN_MAX:
+            self._directory, self._known = directory, {}
+        name = key.id, endpoint.shared, run
+        known = self._known.get(name)
+        if known is None or now_ns >= known.until_ns:
+            known = self._known[name] = self._look_up(directory, key, endpoint, run, now_ns)
+        prices = directory.prices.at(endpoint.device_kind, now_ns / 1e9)
+        ask = Ask(known.lines, known.limits, prices, run)
+        if known.lines or known.limits:
+            ask.worst = worst(call, size, endpoint.max_model_len, prices)
+        return ask
+
+    def _look_up(
+        self, directory: Directory, key: Key, endpoint: Endpoint, run: Run, now_ns: int
+    ) -> "_Known":
         organization = directory.organization(key.organization_id)
         project = directory.project(key.project_id)
-        limits: list[tuple[str, str, RateLimits]] = []
-        if organization is not None and organization.rate_limits != UNLIMITED:
-            limits.append(("organization", organization.id, organization.rate_limits))
-        if project is not None and project.rate_limits != UNLIMITED:
-            limits.append(("project", project.id, project.rate_limits))
-        if key.rate_limits != UNLIMITED:
-            limits.append(("key", key.id, key.rate_limits))
+        limits = [
+            bound(whose, one.id, one.rate_limits, self._hosts)
+            for whose, one in (("organization", organization), ("project", project), ("key", key))
+            if one is not None and one.rate_limits != UNLIMITED
+        ]
         found = directory.budgets.of(
             key.organization_id, key.project_id, key.id, run, shared=endpoint.shared
         )
         if len(found) > CHARGES_MAX:
             message = f"More than {CHARGES_MAX} budgets count this request: its run is too deep."
             raise errors.bad_request("run_too_deep", message)
-        lines = self.books.lines(found, now_ns // 1000) if found else []
-        prices = directory.prices.at(endpoint.device_kind, now_ns / 1e9)
-        ask = Ask(lines, limits, prices, run)
-        if lines or limits:
-            ask.worst = worst(call, size, endpoint.max_model_len, prices)
-        return ask
+        lines, until_us = self.books.lines(found, now_ns // 1000)
+        return _Known(lines, limits, min(until_us * 1000, now_ns + _KNOWN_NS))
 
     def enter(self, ask: Ask) -> "Pass | Short | Limited":
         """Take and hold everything, or nothing. Raises 503 when the shared table is full."""
@@ -203,12 +225,13 @@ class Gate:
         """x-ratelimit-* as OpenAI sends them, and what the run's budgets have left."""
         lines = b""
         if held.taken is not None:
-            requests, prompt, output = self._rates.left(held.taken, self._clock())
+            requests, prompt, output = held.taken.left
             tokens = prompt if output is None else output
-            if prompt is not None and output is not None and prompt.remaining < output.remaining:
+            if prompt is not None and output is not None and prompt[1] < output[1]:
                 tokens = prompt
-            lines += _limit(b"requests", requests) + _limit(b"tokens", tokens)
-            lines += _limit(b"input-tokens", prompt) + _limit(b"output-tokens", output)
+            lines = _limit(b"requests", requests) + _limit(b"tokens", tokens)
+            if prompt is not None and output is not None:
+                lines += _limit(b"input-tokens", prompt) + _limit(b"output-tokens", output)
         run = held.ask.run
         if run.refs:
             lines += b"x-stoa-run-id: %b\r\n" % run.refs[-1].encode()
@@ -217,12 +240,13 @@ class Gate:
         return lines
 
 
-def _limit(what: bytes, left: rates.Left | None) -> bytes:
+def _limit(what: bytes, left: tuple[int, int, int] | None) -> bytes:
     if left is None:
         return b""
+    limit, remaining, reset_ns = left
     return (
         b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
-    ) % (what, left.limit, what, left.remaining, what, duration(left.reset_ns))
+    ) % (what, limit, what, remaining, what, duration(reset_ns))
 
 
 _UNITS = {NANO_EUR: b"eur", TOKENS: b"tokens", CALLS: b"calls"}

@@ -23,8 +23,8 @@ WORDS = 32  # of a slot
 _KEY, _KEY2, ENDS_US, LEASE = 0, 1, 2, 3
 GRANTED, SPENT, HELD, SEQ, CAP, USED_US, OTHERS, LOWERED = 4, 5, 6, 7, 8, 9, 10, 11
 REQUESTS, INPUT, OUTPUT = 4, 5, 7  # when each bucket is full again, in nanoseconds
-_COLUMNS = 16  # from here on: what each process holds
-COLUMNS = WORDS - _COLUMNS
+COLUMN = 16  # from here on: what each process holds
+COLUMNS = WORDS - COLUMN
 
 _WAYS = 32  # slots that a name may stand in
 _HEADER = 64  # words; 0: format, 1: slots, 2 and 3: epoch, from 16: who has which column
@@ -145,17 +145,17 @@ class Table:
         return free
 
     def _idle(self, offset: int) -> bool:
-        return not any(self.words[offset + _COLUMNS : offset + WORDS])
+        return not any(self.words[offset + COLUMN : offset + WORDS])
 
     def hold(self, offset: int, amount: int) -> None:
         words = self.words
         words[offset + HELD] += amount
-        words[offset + _COLUMNS + self.column] += amount
+        words[offset + COLUMN + self.column] += amount
 
     def let_go(self, offset: int, amount: int) -> None:
         words = self.words
         words[offset + HELD] -= amount
-        words[offset + _COLUMNS + self.column] -= amount
+        words[offset + COLUMN + self.column] -= amount
 
     # --- Columns ----------------------------------------------------------------------
     def _take(self, owner: int) -> int:
@@ -182,9 +182,9 @@ class Table:
         words = self.words
         for offset in range(_HEADER, _HEADER + self._slots * WORDS, WORDS):
             if words[offset]:
-                words[offset + _COLUMNS + column] = 0
+                words[offset + COLUMN + column] = 0
                 # Its death may have come between the total and the column: count anew.
-                words[offset + HELD] = sum(words[offset + _COLUMNS : offset + WORDS])
+                words[offset + HELD] = sum(words[offset + COLUMN : offset + WORDS])
 
 
 def _digest(name: str) -> tuple[int, int]:

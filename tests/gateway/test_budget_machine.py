@@ -109,7 +109,7 @@ class BudgetMachine(RuleBasedStateMachine):
         return Process(name, books, leases)
 
     def lines(self, process: Process) -> list[Line]:
-        lines = process.books.lines([(budget, "") for budget in self.budgets], self.now_us)
+        lines, _ = process.books.lines([(budget, "") for budget in self.budgets], self.now_us)
         for line in lines:
             key = line.budget.id, line.window
             limit = line.budget.amount + line.budget.allowance

@@ -20,7 +20,7 @@ from gateway.budgets import Budget
 from gateway.directory import RateLimits
 from gateway.gate import duration, euro
 from gateway.prices import PriceList, TokenPrices
-from gateway.rates import Limited, Rates, Taken
+from gateway.rates import Bound, Limited, Rates, Taken, bound
 from gateway.table import Table, TableFull
 from gateway.usage import Usage
 
@@ -116,9 +116,9 @@ def test_the_price_in_force_is_the_devices_own_and_changes_on_time() -> None:
 
 
 # --- Rate limits --------------------------------------------------------------------------
-def taking(limits: RateLimits, hosts: int = 1) -> tuple[Rates, list[tuple[str, str, RateLimits]]]:
+def taking(limits: RateLimits, hosts: int = 1) -> tuple[Rates, list[Bound]]:
     shared = Table(table.create(64), "me")
-    return Rates(shared, hosts), [("key", "key_1", limits)]
+    return Rates(shared), [bound("key", "key_1", limits, hosts)]
 
 
 def test_a_minute_holds_what_the_limit_says_and_fills_again() -> None:
@@ -138,8 +138,7 @@ def test_what_was_not_used_is_put_back() -> None:
     assert isinstance(taken, Taken)
     assert isinstance(rates_.take(subjects, 0, 1, NOW_NS), Limited)
     rates_.put_back(taken, 0, 100)
-    left = rates_.left(taken, NOW_NS)[2]
-    assert left is not None and left.remaining == 900
+    assert taken.left == [None, None, (1000, 0, 60 * SECOND_NS)]
     assert isinstance(rates_.take(subjects, 0, 900, NOW_NS), Taken)
     assert isinstance(rates_.take(subjects, 0, 1, NOW_NS), Limited)
 
@@ -163,11 +162,17 @@ def test_requests_at_once_are_counted_until_they_end() -> None:
     assert isinstance(rates_.take(subjects, 0, 0, NOW_NS), Taken)
 
 
+def test_hosts_share_a_limit() -> None:
+    rates_, subjects = taking(RateLimits(requests_per_minute=30, concurrency=30), hosts=3)
+    found = [rates_.take(subjects, 0, 0, NOW_NS) for _ in range(11)]
+    assert [isinstance(one, Taken) for one in found] == [True] * 10 + [False]
+
+
 def test_all_limits_or_none() -> None:
     shared = Table(table.create(64), "me")
     rates_ = Rates(shared)
     wide, narrow = RateLimits(requests_per_minute=10), RateLimits(requests_per_minute=1)
-    both = [("project", "prj", wide), ("key", "key", narrow)]
+    both = [bound("project", "prj", wide), bound("key", "key", narrow)]
     assert isinstance(rates_.take(both, 0, 0, NOW_NS), Taken)
     for _ in range(20):
         refused = rates_.take(both, 0, 0, NOW_NS)
