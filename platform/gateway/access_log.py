@@ -1,7 +1,7 @@
 """One line of JSON on standard output for each request: ids and figures, no content.
 
 What a client names itself, its `user`, `metadata`, run and agent, is personal data and stays out.
-Lines are made and written by a thread, many at once: a full pipe never stops the event loop, and
+Lines are written by a thread, many at once: a full pipe never stops the event loop, and
 what does not fit in memory any more is dropped and counted.
 """
 
@@ -62,8 +62,9 @@ class AccessLog:
         self.dropped = 0
         self._write = write
         self._encoder = msgspec.json.Encoder()
-        self._lines: list[Line] = []
-        self._batches: queue.SimpleQueue[list[Line] | None] = queue.SimpleQueue()
+        self._lines = bytearray()
+        self._count = 0  # lines in it
+        self._batches: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
         self._handed = 0  # lines, to the thread
         self._done = 0  # … by the thread
         self._timer: asyncio.TimerHandle | None = None
@@ -83,11 +84,13 @@ class AccessLog:
         await asyncio.to_thread(thread.join, _STOP_S)
 
     def add(self, line: Line) -> None:
-        lines = self._lines
-        if self._handed - self._done + len(lines) >= _PENDING:
+        if self._handed - self._done + self._count >= _PENDING:
             self.dropped += 1
             return
-        lines.append(line)
+        # At once, while all of it is in the processor's cache: later it takes twice as long.
+        self._encoder.encode_into(line, self._lines, -1)
+        self._lines += b"\n"
+        self._count += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._flush)
 
@@ -96,16 +99,18 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         if self._lines:
-            lines, self._lines = self._lines, []
-            self._handed += len(lines)
-            self._batches.put(lines)
+            batch = self._lines, self._count
+            self._lines, self._count = bytearray(), 0
+            self._handed += batch[1]
+            self._batches.put(batch)
 
     def _run(self) -> None:
-        while (lines := self._batches.get()) is not None:
-            data = self._encoder.encode_lines(lines)
+        while (batch := self._batches.get()) is not None:
+            data, count = bytes(batch[0]), batch[1]
             with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
-                while data:
-                    end = data.rfind(b"\n", 0, _PIECE) + 1 or data.find(b"\n") + 1
-                    self._write(data[:end])
-                    data = data[end:]
-            self._done += len(lines)
+                at = 0
+                while at < len(data):
+                    end = data.rfind(b"\n", at, at + _PIECE) + 1 or data.find(b"\n", at) + 1
+                    self._write(data[at:end])
+                    at = end
+            self._done += count

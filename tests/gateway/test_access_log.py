@@ -4,6 +4,7 @@ import json
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway import access_log
@@ -139,7 +140,8 @@ def test_lines_of_several_processes_cannot_mix() -> None:
     log = AccessLog(paper.write)
     line = Line(1.0, "req_1", "chat.completions", 200, 1.0, model="m" * 100)
     log.start()
-    log._batches.put([line] * 1000)
+    text = msgspec.json.encode(line) + b"\n"
+    log._batches.put((bytearray(text * 1000), 1000))
     log._batches.put(None)
     assert log._thread is not None
     log._thread.join(10)
