@@ -302,3 +302,20 @@ class Lease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.holder} {self.budget_id} {self.window}"
+
+
+class RunStop(models.Model):
+    """A run was stopped, or resumed: gateways refuse a stopped one for a day."""
+
+    project_id = models.CharField(max_length=31)
+    run = models.CharField(max_length=31)  # its reference
+    at = models.DateTimeField(db_default=Now())
+    stopped = models.BooleanField()
+    key_id = models.CharField(max_length=31, blank=True, db_default="")  # whose request it was
+    gateway_id = models.CharField(max_length=64, blank=True, db_default="")
+
+    class Meta:
+        indexes = (models.Index(fields=("at",), name="runstop_at"),)
+
+    def __str__(self) -> str:
+        return f"{self.run} {'stopped' if self.stopped else 'resumed'}"

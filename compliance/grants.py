@@ -20,6 +20,7 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("input_tokens", "cached_tokens", "output_tokens"),
         *("nano_eur", "run", "agent", "charges"),
     ),
+    "billing_runstop": ("project_id", "run", "key_id", "gateway_id", "stopped"),
     "endpoints_activity": ("endpoint_id", "gateway_id", "in_flight", "waiting"),
     "tenancy_secretuse": ("secret_id", "gateway_id", "used_at"),
 }

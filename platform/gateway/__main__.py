@@ -24,6 +24,7 @@ from gateway.limits import Limits
 from gateway.master import Master
 from gateway.shipping import Shipper
 from gateway.spool import Spool
+from gateway.stops import Stops
 from gateway.store import Store
 from gateway.table import Table
 from gateway.uses import Uses
@@ -59,15 +60,19 @@ async def run(
     keeper.listeners["stoa_leases"] = leases.wanted
     keeper.watchers.append(lambda old, new: leases.edited(old.budgets.all, new.budgets.all))
     uses = Uses(store, config.gateway_id, config.activity_every_s)
+    stops = Stops(store, config.gateway_id)
+    keeper.listeners["stoa_runs"] = stops.heard
+    keeper.watchers.append(stops.read)
     epochs = Epochs(config.folder, spool_folder, config.gateway_id)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
-    shared = server.context(config, limits, keeper, spool, activity, uses, gate)
+    shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops)
     serving = server.Server(shared, ours, secure)
     await spool.start()
     await shipper.start()
     await activity.start()
     await uses.start()
     await leases.start()
+    await stops.start()
     await keeper.start()
     try:
         await serving.start()
@@ -77,6 +82,7 @@ async def run(
     finally:
         # In this order: what still runs is settled, spooled, shipped.
         await serving.drain(hurry=stopping)
+        await stops.stop_telling()
         await leases.stop()
         await keeper.stop()
         await activity.stop()

@@ -17,6 +17,7 @@ from gateway.request_ids import RequestIds
 from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
+from gateway.stops import Stops
 from gateway.suspects import Suspects
 from gateway.tracer import Tracer
 from gateway.upstream import Engines
@@ -52,6 +53,7 @@ class Context:
     gate: Gate
     runs: Runs
     pools: Pools
+    stops: Stops
     learning: Learning = field(default_factory=Learning)
     suspects: Suspects = field(default_factory=Suspects)
     access: AccessLog | None = None

@@ -99,6 +99,16 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     queue_s: float | None = None  # for so long at most; None: the gateway's setting
 
 
+class StoppedRun(msgspec.Struct, frozen=True, gc=False):
+    """The last word about a run: it was stopped, or resumed. The highest `id` is the newest."""
+
+    project_id: str
+    run: str  # its reference
+    id: int
+    at: float  # Unix seconds
+    stopped: bool
+
+
 class Content(msgspec.Struct):
     """What goes to disk: hashes of keys, never keys.
 
@@ -112,6 +122,7 @@ class Content(msgspec.Struct):
     organizations: list[bytes]  # each a list[Organization]
     budgets: list[bytes]  # each a list[Budget]
     prices: list[bytes]  # each a list[PriceVersion], of tokens
+    stopped_runs: list[bytes]  # each a list[StoppedRun]
 
 
 class Directory:
@@ -119,7 +130,7 @@ class Directory:
 
     __slots__ = (
         "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_pieces", "_projects",
-        "budgets", "generation", "keys", "prices", "read_at", "snapshot",
+        "budgets", "generation", "keys", "prices", "read_at", "snapshot", "stopped_runs",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +143,7 @@ class Directory:
         organizations: Iterable[Organization] = (),
         budgets: Iterable[Budget] = (),
         prices: Iterable[PriceVersion] = (),
+        stopped_runs: Iterable[StoppedRun] = (),
         generation: int,
         read_at: float,
     ) -> None:
@@ -146,6 +158,7 @@ class Directory:
         self._organizations = {one.id: one for one in organizations}
         self.budgets = Budgets(budgets)
         self.prices = PriceList(prices)
+        self.stopped_runs = tuple(stopped_runs)
         self.generation = generation
         self.read_at = read_at
         for endpoint in endpoints:
@@ -221,6 +234,7 @@ class Directory:
             _pieces(self._organizations.values()),
             _pieces(self.budgets.all),
             _pieces(self.prices.versions),
+            _pieces(self.stopped_runs),
         )
         return msgspec.msgpack.encode(content)
 
@@ -242,6 +256,7 @@ class Directory:
                 organizations=_whole(content.organizations, Organization),
                 budgets=_whole(content.budgets, Budget),
                 prices=_whole(content.prices, PriceVersion),
+                stopped_runs=_whole(content.stopped_runs, StoppedRun),
                 generation=generation,
                 read_at=read_at,
             )

@@ -254,6 +254,11 @@ def _amount(amount: int, unit: str) -> str:
     return f"{euro}.{nano:09d}".rstrip("0").rstrip(".") + " EUR"
 
 
+def run_stopped() -> ApiError:
+    message = "The run of this request, or one above it, has been stopped."
+    return ApiError(403, "run_stopped", message, type="permission_error", lines=_NO_RETRY)
+
+
 def directory_stale() -> ApiError:
     message = "This gateway has been without its directory for too long to serve."
     return _unavailable("directory_stale", message, 5)

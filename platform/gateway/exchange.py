@@ -90,6 +90,8 @@ class Exchange:
     # --- to the engine ------------------------------------------------------------------
     def start(self) -> None:
         self._client.running = self
+        if self._ask_for.run.refs:
+            self._context.stops.running.add(self)
         outcome = self._context.gate.enter(self._ask_for)
         if isinstance(outcome, Pass):
             self._enter(outcome)
@@ -404,6 +406,8 @@ class Exchange:
         return NONE, "delivered"
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
+        if self._ask_for.run.refs:
+            self._context.stops.running.discard(self)
         self._way.leave(served=finish == "complete")
         self._turn.ended(used, counted=finish == "complete" and counted_by == "engine")
         self._entry.settle(time.monotonic(), status, finish, used, counted_by)
@@ -425,11 +429,21 @@ class Exchange:
             self._settle(499, "client_gone", used, counted_by)
 
     def gateway_leaves(self) -> None:
+        self._leave(errors.draining(), "gateway_gone")
+
+    def _leave(self, error: ApiError, finish: str) -> None:
         self._abandon()
         if self._sent:
-            self._cut(errors.draining(), "gateway_gone")
+            self._cut(error, finish)
         else:
-            self._fail(errors.draining(), "gateway_gone")
+            self._fail(error, finish)
+
+    # --- from its run ---------------------------------------------------------------------
+    def belongs(self, project_id: str, ref: str) -> bool:
+        return ref in self._ask_for.run.refs and project_id == self._turn.key.project_id
+
+    def stopped(self) -> None:
+        self._leave(errors.run_stopped(), "run_stopped")
 
     def client_slow(self) -> None:
         self._paused = True

@@ -19,6 +19,7 @@ from gateway.directory import (
     Project,
     RateLimits,
     Replica,
+    StoppedRun,
 )
 
 _ROWS = 500  # read at once: the event loop gets its turn between the batches
@@ -65,6 +66,9 @@ _PRICES = """
 SELECT price_id, meter, amount, valid_from, device_kind, currency
 FROM gateway.token_prices WHERE currency = 'EUR' OR %s = ''
 """
+_STOPPED_RUNS = (
+    "SELECT project_id, run, id, at, stopped FROM gateway.stopped_runs WHERE region = %s"
+)
 
 
 async def generation(connection: psycopg.AsyncConnection[Any]) -> int:
@@ -121,10 +125,13 @@ async def read(
         ]
         endpoints = await _endpoints(connection, region, alike)
         budgets = [Budget(*row) async for row in _rows(connection, "budgets", _BUDGETS, region)]
+        stopped = [
+            StoppedRun(*row) async for row in _rows(connection, "stops", _STOPPED_RUNS, region)
+        ]
         prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
     made = Directory(
         pepper, keys, endpoints, projects=projects, organizations=organizations,
-        budgets=budgets, prices=prices, generation=number, read_at=read_at,
+        budgets=budgets, prices=prices, stopped_runs=stopped, generation=number, read_at=read_at,
     )  # fmt: skip
     made.snapshot = snapshot
     if before is not None:

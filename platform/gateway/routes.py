@@ -14,6 +14,7 @@ from gateway import (
     operations,
     reply,
     request,
+    runs_api,
     sizes,
     timing,
 )
@@ -93,6 +94,8 @@ class Routes:
             raise errors.not_stored()
         elif path == _MODELS or (path.startswith(f"{_MODELS}/") and path != f"{_MODELS}/"):
             expected = "GET"
+        elif runs_api.named(path):
+            expected = "POST"
         else:
             raise errors.unknown_route(method, path)
         if method != expected:
@@ -109,6 +112,10 @@ class Routes:
             if operation is not None:
                 label = operation.name
                 self._relay(client, asked, operation)
+                return
+            if asked.path.startswith(runs_api.BASE):
+                label = "runs"
+                runs_api.RunCommand(self.context, client, asked).start()
                 return
             label = "models" if asked.path.startswith(_MODELS) else PROBE
             body = self._page(asked)
@@ -155,6 +162,8 @@ class Routes:
         guard.check(call, endpoint, size)
         context = self.context
         run = context.runs.of(key.project_id, asked.headers, call.fields.get("metadata"))
+        if run.refs:
+            context.stops.check(key.project_id, run)
         ask = context.gate.ask(directory, key, endpoint, run, call, size)
         kind = Exchange if asked.upload is None else UploadExchange
         kind(context, client, asked, key, call, endpoint, engine_model, size, ask).start()

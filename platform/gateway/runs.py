@@ -60,6 +60,12 @@ class Runs:
         )
         return Run(refs, pseudonyms.agent(self._key, project_id, agent) if agent else "")
 
+    def named(self, project_id: str, path: str) -> str:
+        """The reference of the run at `path`. Raises 400 for a name that is none."""
+        if not path.isascii():
+            _check("", "x-stoa-run")
+        return self._make(project_id, path, "").refs[-1]
+
     def run_ref(self, project_id: str, path: str) -> str:
         """What a run is called in budgets, usage and reports: `run_…`."""
         return pseudonyms.run(self._key, project_id, path)

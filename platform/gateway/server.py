@@ -26,6 +26,7 @@ from gateway.routes import Routes
 from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
+from gateway.stops import Stops
 from gateway.tracer import Tracer
 from gateway.upstream import Engines
 from gateway.uses import Uses
@@ -47,6 +48,7 @@ def context(
     activity: Activity,
     uses: Uses,
     gate: Gate,
+    stops: Stops,
 ) -> Context:
     pools = Pools(limits.silent_s)
     return Context(
@@ -62,6 +64,7 @@ def context(
         gate=gate,
         runs=Runs(config.pepper),
         pools=pools,
+        stops=stops,
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )

@@ -36,6 +36,7 @@ from gateway.leases import Leases
 from gateway.limits import Limits
 from gateway.routes import Routes
 from gateway.spool import Spool
+from gateway.stops import Stops
 from gateway.store import Store
 from gateway.table import Table
 from gateway.upstream import Upstream
@@ -96,7 +97,7 @@ class Bench:
         gate = Gate(self.table, Leases(self.books, store, "gw"), self.books)
         uses, activity = Uses(store, "gw", 5.0), Activity(store, "gw", 5.0)
         self.context = server.context(
-            config, Limits(), self.keeper, self.spool, activity, uses, gate
+            config, Limits(), self.keeper, self.spool, activity, uses, gate, Stops(store, "gw")
         )
         self.directory = everything()
         self.keeper.put(self.directory)

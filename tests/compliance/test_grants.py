@@ -23,6 +23,10 @@ ACTIVITY = (
     " VALUES ('e', 'g', 1, 1)"
 )
 
+STOP = (
+    "INSERT INTO billing_runstop (project_id, run, key_id, gateway_id, stopped)"
+    " VALUES ('prj_1', 'run_1', 'key_1', 'gw-1', true)"
+)
 USE = "INSERT INTO tenancy_secretuse (secret_id, gateway_id, used_at) VALUES ('sec_1', 'g', now())"
 
 
@@ -70,6 +74,7 @@ def refused(statement: str) -> None:
         "endpoints",
         "replicas",
         "budgets",
+        "stopped_runs",
         "token_prices",
         "directory_generation",
     ],
@@ -83,6 +88,7 @@ def test_the_gateway_reports_requests_and_activity(gateway: None) -> None:
         execute(INBOX)
     execute(ACTIVITY)
     execute(USE)
+    execute(STOP)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,7 @@ def test_the_gateway_reports_requests_and_activity(gateway: None) -> None:
         "UPDATE billing_usageinbox SET output_tokens = 0",
         "DELETE FROM billing_usageinbox",
         "SELECT * FROM endpoints_activity",
+        "SELECT * FROM billing_runstop",
         "SELECT * FROM tenancy_apikey",
         "SELECT * FROM tenancy_user",
         "SELECT * FROM compliance_auditevent",

@@ -25,6 +25,7 @@ from gateway.leases import Leases
 from gateway.limits import Limits
 from gateway.records import CloseRecord, OpenRecord
 from gateway.spool import Spool, SpoolFull
+from gateway.stops import Stops
 from gateway.store import Store
 from gateway.table import Table
 from gateway.uses import Uses
@@ -131,7 +132,14 @@ class Rig:
         self.gate = Gate(shared, Leases(books, Store(config.database_url), "gw"), books)
         self.server = server.Server(
             server.context(
-                config, self.limits, self.keeper, self.spool, self.activity, self.uses, self.gate
+                config,
+                self.limits,
+                self.keeper,
+                self.spool,
+                self.activity,
+                self.uses,
+                self.gate,
+                Stops(Store(config.database_url), "gw"),
             ),
             tls=tls.for_clients(config),
         )
