@@ -22,7 +22,7 @@ from gateway import channel, inherited, master
 from gateway.config import Config
 from gateway.master import Master
 
-master._STOP_EXTRA_S = 0.5
+master._STOP_EXTRA_S = {patience_s}
 
 def serve(ours):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -43,11 +43,15 @@ sys.exit(Master(config, serve, {{"books": 4096}}, state).run())
 
 
 class Program:
-    def __init__(self, folder: Path, worker: str, before: str = "") -> None:
+    def __init__(self, folder: Path, worker: str, before: str, patience_s: float) -> None:
         self._folder = folder
         (folder / "workers").write_text("2")
         (folder / "program.py").write_text(
-            _PROGRAM.format(before=before, worker=textwrap.indent(textwrap.dedent(worker), "    "))
+            _PROGRAM.format(
+                before=before,
+                worker=textwrap.indent(textwrap.dedent(worker), "    "),
+                patience_s=patience_s,
+            )
         )
         with (folder / "log").open("wb") as log:
             command = [sys.executable, str(folder / "program.py"), str(folder / "workers")]
@@ -70,8 +74,8 @@ class Program:
 def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     begun = []
 
-    def begin(worker: str, before: str = "") -> Program:
-        begun.append(Program(tmp_path, worker, before))
+    def begin(worker: str, before: str = "", patience_s: float = 60.0) -> Program:
+        begun.append(Program(tmp_path, worker, before, patience_s))
         return begun[-1]
 
     yield begin
@@ -114,7 +118,8 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly(
     assert all(gap >= 0.2 * 2**n for n, gap in enumerate(gaps)), gaps
     assert "ended (3)" in program.log
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(10) == 0
+    # The one that dies may do so just then, which a master that stops counts as a failure.
+    assert program.process.wait(10) in (0, 1)
 
 
 def test_a_first_start_that_fails_is_the_masters_end(start: Callable[..., Program]) -> None:
@@ -146,6 +151,7 @@ def test_who_does_not_leave_is_killed(start: Callable[..., Program]) -> None:
         "time.sleep(3600)",
         before="signal.signal(signal.SIGHUP, signal.SIG_IGN);"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True)",
+        patience_s=0.5,
     )
     program.says("begun", 2)
     first = set(program.workers)
