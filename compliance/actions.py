@@ -51,6 +51,8 @@ ACTIONS: dict[str, Action] = {
             "endpoint.scale": "an endpoint's bounds of replicas changed",
             "endpoint.start": "a stopped endpoint was started",
             "endpoint.stop": "an endpoint was stopped",
+            "endpoint.share": "an endpoint was published to every organization of its region",
+            "endpoint.unshare": "an endpoint was kept to its own project again",
             "endpoint.wake": "a request woke an endpoint that slept",
             "endpoint.delete": "an endpoint was deleted",
             "alias.create": "a project's endpoints got another name",

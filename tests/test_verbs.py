@@ -200,6 +200,8 @@ class Walk:
         alias = self.do(aliases.update_alias, "alias.update", alias=alias, fallback_on=[])
         self.do(aliases.delete_alias, "alias.delete", alias=alias)
         self.do(endpoints.update, "endpoint.scale", endpoint=endpoint, max_replicas=2)
+        self.do(endpoints.share, "endpoint.share", endpoint=endpoint)
+        self.do(endpoints.unshare, "endpoint.unshare", endpoint=endpoint)
         self.do(endpoints.stop, "endpoint.stop", endpoint=endpoint)
         self.do(endpoints.start, "endpoint.start", endpoint=endpoint)
         Endpoint.objects.update(wake_requested_at=None)

@@ -15,6 +15,7 @@ from billing import errors, reserving, services, usage
 from billing.models import Basis, Meter, UsageInbox
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import Endpoint, ServingInterval
+from controlplane.tenancy.models import Organization, Project
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,12 @@ def book_requests(now: datetime, limit: int = 2000) -> int:
             .order_by("received_at")[:limit]
         )
         endpoints = _endpoints(row.endpoint_id for row in rows)
+        projects = _projects(row.project_id for row in rows)
         events: dict[str, list[usage.Event]] = {}
         problems: dict[str, str] = {}
         for row in rows:
             try:
-                events[row.request_id] = _request_events(row, endpoints, now)
+                events[row.request_id] = _request_events(row, endpoints, projects, now)
             except _Unbookable as reason:
                 problems[row.request_id] = str(reason)
         problems |= _record(events)
@@ -110,15 +112,40 @@ def _endpoints(ids: Iterable[str]) -> dict[str, Endpoint]:
     return Endpoint.objects.select_related("project__organization").in_bulk(set(ids))
 
 
+def _projects(ids: Iterable[str]) -> dict[str, Project]:
+    return Project.objects.select_related("organization").in_bulk(set(ids))
+
+
+def _caller(row: UsageInbox, endpoint: Endpoint, projects: Mapping[str, Project]) -> Organization:
+    """Whose request it was. Raises _Unbookable where they may not have called the endpoint."""
+    if endpoint.project_id == row.project_id:
+        return endpoint.project.organization
+    project = projects.get(row.project_id)
+    shared = (
+        project is not None
+        and project.organization.region_code == endpoint.region_code
+        and endpoint.shared_at is not None
+        and endpoint.shared_at - CLOCK_SKEW <= row.closed_at
+        and (endpoint.unshared_at is None or row.opened_at <= endpoint.unshared_at + CLOCK_SKEW)
+    )
+    if project is None or not shared:
+        raise _Unbookable(f"endpoint {endpoint.id} is not of project {row.project_id!r}")
+    return project.organization
+
+
 def _request_events(
-    row: UsageInbox, endpoints: Mapping[str, Endpoint], now: datetime
+    row: UsageInbox,
+    endpoints: Mapping[str, Endpoint],
+    projects: Mapping[str, Project],
+    now: datetime,
 ) -> list[usage.Event]:
-    """The tokens of one request; they only attribute what a dedicated endpoint's seconds cost."""
+    """The tokens of one request. On a shared endpoint other organizations owe for them; to whom
+    an endpoint belongs they only attribute what its seconds cost."""
     endpoint = endpoints.get(row.endpoint_id)
     if endpoint is None:
         raise _Unbookable(f"no endpoint {row.endpoint_id!r}")
-    if endpoint.project_id != row.project_id:
-        raise _Unbookable(f"endpoint {endpoint.id} is not of project {row.project_id!r}")
+    organization = _caller(row, endpoint, projects)
+    owed = organization.id != endpoint.project.organization_id
     counts = (row.input_tokens, row.cached_tokens, row.output_tokens)
     if min(counts) < 0 or max(counts) > ABSURD_TOKENS:
         raise _Unbookable(f"no such token counts: {counts}")
@@ -134,7 +161,7 @@ def _request_events(
         usage.Event(
             id=f"{row.request_id}:{meter.value}",
             at=row.closed_at,
-            account_id=endpoint.project.organization.account_id,
+            account_id=organization.account_id,
             project_id=row.project_id,
             key_id=row.key_id,
             endpoint_id=row.endpoint_id,
@@ -143,7 +170,7 @@ def _request_events(
             region=endpoint.region_code,
             device_kind=endpoint.device_kind,
             meter=meter.value,
-            basis=Basis.ATTRIBUTION.value,
+            basis=(Basis.CHARGE if owed else Basis.ATTRIBUTION).value,
             quantity=quantity,
             flags=_flags(row),
         )

@@ -130,7 +130,8 @@ class Directory:
 
     __slots__ = (
         "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_pieces", "_projects",
-        "budgets", "generation", "keys", "prices", "read_at", "snapshot", "stopped_runs",
+        "_shared", "budgets", "generation", "keys", "prices", "read_at", "snapshot",
+        "stopped_runs",
     )  # fmt: skip
 
     def __init__(
@@ -152,6 +153,7 @@ class Directory:
         self._pieces: list[bytes] | None = None  # the keys, encoded
         self.snapshot = ""  # PostgreSQL's name for it; empty: not read, but loaded or made up
         self._by_id: dict[str, Endpoint] = {}
+        self._shared: dict[str, Endpoint] = {}  # by name
         self._by_name: dict[tuple[str, str], Endpoint] = {}
         self._endpoints: dict[str, list[Endpoint]] = {}  # by project
         self._projects = {project.id: project for project in projects}
@@ -163,6 +165,8 @@ class Directory:
         self.read_at = read_at
         for endpoint in endpoints:
             self._by_id[endpoint.id] = endpoint
+            if endpoint.shared:
+                self._shared[endpoint.name] = endpoint
             self._by_name[endpoint.project_id, endpoint.name] = endpoint
             self._endpoints.setdefault(endpoint.project_id, []).append(endpoint)
 
@@ -183,11 +187,12 @@ class Directory:
         return self._organizations.get(organization_id)
 
     def endpoint(self, project_id: str, name_or_id: str) -> Endpoint | None:
-        """A project's endpoint by its name or its `ep_…` id; None for another project's."""
-        found = self._by_name.get((project_id, name_or_id))
+        """A project's endpoint by its name or its `ep_…` id, or a shared one; None for another
+        project's. What a project calls by a name is its own first."""
+        found = self._by_name.get((project_id, name_or_id)) or self._shared.get(name_or_id)
         if found is None:
             found = self._by_id.get(name_or_id)
-            if found is not None and found.project_id != project_id:
+            if found is not None and found.project_id != project_id and not found.shared:
                 return None
         return found
 
@@ -201,8 +206,11 @@ class Directory:
         return len(self.keys), len(self._by_id), ready
 
     def endpoints(self, project_id: str) -> list[Endpoint]:
-        """A project's endpoints, oldest first."""
-        return list(self._endpoints.get(project_id, ()))
+        """What a project may call: its own endpoints, and the shared ones that none of its own
+        hides. Oldest first."""
+        own = self._endpoints.get(project_id, [])
+        names = {endpoint.name for endpoint in own}
+        return own + [one for one in self._shared.values() if one.name not in names]
 
     def every_endpoint(self) -> list[Endpoint]:
         """All endpoints of the region: what keeps connections to replicas follows this."""

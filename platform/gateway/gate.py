@@ -87,10 +87,12 @@ class Gate:
         now_ns = self._clock()
         if directory is not self._directory or len(self._known) > _KNOWN_MAX:
             self._directory, self._known = directory, {}
-        name = key.id, endpoint.shared, run
+        # Whose endpoint it is pays for its seconds; others, on a shared one, pay for tokens.
+        by_token = endpoint.shared and endpoint.organization_id != key.organization_id
+        name = key.id, by_token, run
         known = self._known.get(name)
         if known is None or now_ns >= known.until_ns:
-            known = self._known[name] = self._look_up(directory, key, endpoint, run, now_ns)
+            known = self._known[name] = self._look_up(directory, key, run, now_ns, by_token)
         prices = directory.prices.at(endpoint.device_kind, now_ns / 1e9)
         ask = Ask(known.lines, known.limits, prices, run)
         if known.lines or known.limits:
@@ -98,7 +100,7 @@ class Gate:
         return ask
 
     def _look_up(
-        self, directory: Directory, key: Key, endpoint: Endpoint, run: Run, now_ns: int
+        self, directory: Directory, key: Key, run: Run, now_ns: int, by_token: bool
     ) -> "_Known":
         organization = directory.organization(key.organization_id)
         project = directory.project(key.project_id)
@@ -108,7 +110,7 @@ class Gate:
             if one is not None and one.rate_limits != UNLIMITED
         ]
         found = directory.budgets.of(
-            key.organization_id, key.project_id, key.id, run, shared=endpoint.shared
+            key.organization_id, key.project_id, key.id, run, shared=by_token
         )
         if len(found) > CHARGES_MAX:
             message = f"More than {CHARGES_MAX} budgets count this request: its run is too deep."

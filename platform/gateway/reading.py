@@ -48,7 +48,7 @@ _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations 
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
        extract(epoch FROM created_at)::int8, device_kind,
-       start_s, queue_limit, queue_s
+       start_s, queue_limit, queue_s, shared
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
@@ -249,13 +249,13 @@ async def _endpoints(
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
         endpoint_id, project, organization, name, model, adapters, stopped, *more = row
-        created, kind, start_s, queue_limit, queue_s = more
+        created, kind, start_s, queue_limit, queue_s, shared = more
         ready = tuple(replicas.get(endpoint_id, ()))
         endpoints.append(
             Endpoint(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
                 stopped, created, ready, lengths.get(endpoint_id), kind,
-                start_s=start_s, queue_limit=queue_limit, queue_s=queue_s,
+                start_s=start_s, queue_limit=queue_limit, queue_s=queue_s, shared=shared,
             )
         )  # fmt: skip
     return endpoints

@@ -147,3 +147,24 @@ def test_a_body_that_is_too_long_is_refused(alice: House) -> None:
     answer = post(with_key(alice.secret), "/endpoints", body(alice, model="x" * 2_000_000))
     assert answer.status_code == 413
     assert answer.json()["code"] == "too_large"
+
+
+def test_an_operator_shares_an_endpoint_of_their_own(alice: House, mallory: House) -> None:
+    client = signed_in(alice.owner)
+    path = f"/api/v1/endpoints/{alice.endpoint.id}"
+    assert post(client, f"/endpoints/{alice.endpoint.id}/share").status_code == 403
+    type(alice.owner).objects.filter(id=alice.owner.id).update(is_operator=True)
+    client = signed_in(alice.owner)
+    shared = post(client, f"/endpoints/{alice.endpoint.id}/share")
+    assert shared.status_code == 200 and shared.json()["shared"]
+    # One of a name in a region.
+    type(mallory.owner).objects.filter(id=mallory.owner.id).update(is_operator=True)
+    taken = post(signed_in(mallory.owner), f"/endpoints/{mallory.endpoint.id}/share")
+    assert taken.status_code == 409, taken.content
+    # It gives no sight of it: others call it, and that is all.
+    assert signed_in(mallory.owner).get(path).status_code == 404
+    assert post(client, f"/endpoints/{alice.endpoint.id}/unshare").json()["shared"] is False
+    events = AuditEvent.objects.filter(target_id=alice.endpoint.id)
+    assert {"endpoint.share", "endpoint.unshare"} <= {event.action for event in events}
+    free = post(signed_in(mallory.owner), f"/endpoints/{mallory.endpoint.id}/share")
+    assert free.json()["shared"]

@@ -48,6 +48,37 @@ def test_a_request_becomes_three_events_that_only_attribute() -> None:
     assert metering.book_requests(LATER) == 0
 
 
+def test_on_a_shared_endpoint_others_owe_for_their_tokens() -> None:
+    endpoint, other = served.endpoint("ours"), served.endpoint("theirs")
+    endpoint.shared_at = MONTH
+    endpoint.save()
+    served.request(endpoint, 1)
+    served.request(endpoint, 2, project_id=other.project_id)
+    assert metering.book_requests(LATER) == 2
+    owed = UsageEvent.objects.filter(basis="charge")
+    assert {event.request_id for event in owed} == {"req_2"}
+    assert {event.account_id for event in owed} == {other.project.organization.account_id}
+    assert {event.endpoint_id for event in UsageEvent.objects.all()} == {endpoint.id}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"shared_at": None},
+        {"shared_at": NOON + timedelta(hours=1)},
+        {"shared_at": MONTH, "unshared_at": NOON - timedelta(hours=1)},
+        {"shared_at": MONTH, "region_code": "eu-fr-1"},
+    ],
+)
+def test_who_may_not_call_an_endpoint_is_not_booked(fields: dict[str, Any]) -> None:
+    endpoint, other = served.endpoint("ours"), served.endpoint("theirs")
+    type(endpoint).objects.filter(id=endpoint.id).update(**fields)
+    served.request(endpoint, 1, project_id=other.project_id)
+    assert metering.book_requests(LATER) == 0
+    assert "is not of project" in UsageInbox.objects.get().problem
+    assert not UsageEvent.objects.exists()
+
+
 def test_what_was_cut_off_or_estimated_says_so() -> None:
     endpoint = served.endpoint()
     served.request(endpoint, finish="client_gone", counted_by="delivered")

@@ -17,6 +17,7 @@ from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import LIVE
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
+from controlplane.tenancy.errors import Forbidden
 
 RECENT_REPLICAS = 10
 
@@ -85,6 +86,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
     message = serializers.SerializerMethodField()
     conditions = serializers.SerializerMethodField()
     replicas = serializers.SerializerMethodField()
+    shared = serializers.BooleanField(read_only=True)
 
     class Meta:
         model = Endpoint
@@ -108,6 +110,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "min_replicas",
             "max_replicas",
             "idle_timeout_s",
+            "shared",
             "queue_limit",
             "queue_s",
             "created_at",
@@ -229,12 +232,33 @@ class Endpoints(HouseViewSet):
         stopped = services.stop(actor=self.principal.actor, endpoint=endpoint, now=self.now)
         return Response(EndpointView(stopped).data)
 
+    @extend_schema(request=None, responses=EndpointView)
+    @action(detail=True, methods=["post"])
+    def share(self, request: Request, pk: str) -> Response:
+        """For every organization of the region, by the token: the operator's to do."""
+        endpoint = self._operators(pk)
+        shared = services.share(actor=self.principal.actor, endpoint=endpoint, now=self.now)
+        return Response(EndpointView(shared).data)
+
+    @extend_schema(request=None, responses=EndpointView)
+    @action(detail=True, methods=["post"])
+    def unshare(self, request: Request, pk: str) -> Response:
+        endpoint = self._operators(pk)
+        kept = services.unshare(actor=self.principal.actor, endpoint=endpoint, now=self.now)
+        return Response(EndpointView(kept).data)
+
     @extend_schema(responses=TransitionView(many=True))
     @action(detail=True, methods=["get"])
     def transitions(self, request: Request, pk: str) -> Response:
         endpoint = self._endpoint(pk, Permission.READ)
         rows = Transition.objects.filter(replica__endpoint=endpoint).select_related("replica")
         return self.page(rows, TransitionView)
+
+    def _operators(self, pk: str) -> Endpoint:
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        if not self.principal.is_operator:
+            raise Forbidden("only an operator may share an endpoint")
+        return endpoint
 
     def _endpoint(self, pk: str, need: Permission) -> Endpoint:
         return endpoint_access.endpoint(self.principal, pk, need)

@@ -44,12 +44,20 @@ class Endpoint(models.Model):
     retry_at = models.DateTimeField(null=True)  # back-off after a failed start
     failures = models.PositiveSmallIntegerField(default=0)  # failed starts in a row
     unfunded_at = models.DateTimeField(null=True)  # when a budget last refused to pay for it
+    # Published to every organization of the region, billed by the token, from then until then.
+    shared_at = models.DateTimeField(null=True)
+    unshared_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ("-id",)
         constraints = (
             models.UniqueConstraint(
                 fields=("project", "name"), condition=Q(deleted_at=None), name="endpoint_name"
+            ),
+            models.UniqueConstraint(
+                fields=("region_code", "name"),
+                condition=Q(deleted_at=None, shared_at__isnull=False, unshared_at=None),
+                name="endpoint_shared_name",
             ),
             models.CheckConstraint(
                 condition=Q(max_replicas__gte=1) & Q(min_replicas__lte=models.F("max_replicas")),
@@ -59,6 +67,10 @@ class Endpoint(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def shared(self) -> bool:
+        return self.shared_at is not None and self.unshared_at is None
 
 
 class Replica(models.Model):

@@ -148,6 +148,32 @@ def start(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> Endpoint:
     return endpoint
 
 
+def share(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> Endpoint:
+    """Publish it to every organization of its region, by the token; the operator's to do.
+
+    Raises NotFound, NameTaken where the region has a shared endpoint of that name.
+    """
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        if not endpoint.shared:
+            endpoint.shared_at, endpoint.unshared_at = now, None
+            with _name_taken(endpoint.name), transaction.atomic():
+                endpoint.save(update_fields=["shared_at", "unshared_at"])
+            _wished(endpoint, actor, "endpoint.share", now)
+    return endpoint
+
+
+def unshare(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> Endpoint:
+    """Keep it to its own project again; what others asked for is answered. Raises NotFound."""
+    with transaction.atomic():
+        endpoint = _locked(endpoint)
+        if endpoint.shared:
+            endpoint.unshared_at = now
+            endpoint.save(update_fields=["unshared_at"])
+            _wished(endpoint, actor, "endpoint.unshare", now)
+    return endpoint
+
+
 def delete(*, actor: audit.Actor, endpoint: Endpoint, now: datetime) -> None:
     """Stop it for good; its name is free at once, its record and its usage stay.
 
@@ -204,9 +230,12 @@ def _name_taken(name: str) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        if "endpoint_name" not in str(error):
+        if "endpoint_shared_name" in str(error):
+            message = f"the region has a shared endpoint {name} already"
+        elif "endpoint_name" in str(error):
+            message = f"the project has an endpoint {name} already"
+        else:
             raise
-        message = f"the project has an endpoint {name} already"
         raise NameTaken(message, field="name") from None
 
 
