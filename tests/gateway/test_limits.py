@@ -130,6 +130,20 @@ def test_parallel_calls_on_two_hosts_never_overrun_a_budget(house: House, gatewa
     assert all(lease.granted == lease.settled for lease in Lease.objects.filter(budget=row))
 
 
+def test_of_two_hundred_calls_at_once_one_passes_a_budget_of_one(
+    engine: FakeEngine, gateways: Hosts
+) -> None:
+    row = budget("key", ApiKey.objects.get().id, "calls", 1)
+    gateways.start()
+    with ThreadPoolExecutor(64) as pool:
+        turns = [gateways[n % 2] for n in range(200)]
+        replies = list(pool.map(ask, turns))
+    assert Counter(reply.status for reply in replies) == {200: 1, 429: 199}
+    assert len(engine.seen) == 1
+    settled(gateways)
+    assert BudgetWindow.objects.get(budget=row).spent == 1
+
+
 def test_money_is_charged_exactly(engine: FakeEngine, gateways: Hosts) -> None:
     for meter, amount in (
         ("input_tokens", "0.1"),
