@@ -90,7 +90,7 @@ class Client(asyncio.Protocol):
     __slots__ = (
         "_context", "_deaf", "_discarded", "_fatal", "_grew", "_in_body", "_loop", "_parser",
         "_queue", "_reading", "_screen", "_serve", "_target", "_unread", "_upgrading", "busy",
-        "deadline", "paused", "running", "transport",
+        "deadline", "paused", "running", "seen", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -114,6 +114,8 @@ class Client(asyncio.Protocol):
         self.running: Running | None = None  # … by this
         self.paused = False
         self.deadline = 0.0
+        # Who sent the last request: the header that said so, and in which directory it was found.
+        self.seen: tuple[bytes, Directory, Key] | None = None
 
     # --- asyncio ----------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
