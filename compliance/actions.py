@@ -31,6 +31,8 @@ ACTIONS: dict[str, Action] = {
             "membership.delete": "a person left an organization",
             "api_key.create": "an API key was issued; its secret was shown once",
             "api_key.update": "an API key's limits, networks, priority or models changed",
+            "run.stop": "a run was stopped: gateways end what is under way of it",
+            "run.resume": "a stopped run may go on",
             "api_key.rotate": "an API key got a new secret; the ones before it end",
             "api_key.revoke": "an API key stopped being valid",
         },

@@ -30,7 +30,7 @@ from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
 from controlplane.fleet import silence, wire
-from controlplane.tenancy import limits
+from controlplane.tenancy import limits, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
 from tests.test_layout import ROOT
@@ -39,7 +39,7 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, fleet, silence, endpoints, aliases),
+    *(tenancy, limits, running, fleet, silence, endpoints, aliases),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -144,6 +144,8 @@ class Walk:
         key, _ = self.do(tenancy.rotate_key, "api_key.rotate", key=key, overlap_s=60)
         self.do(limits.update_key, "api_key.update", key=key, requests_per_minute=60)
         self.do(limits.update_project, "project.update", project=kept.project, concurrency=8)
+        self.do(running.stop_run, "run.stop", project=kept.project, run="night/one")
+        self.do(running.resume_run, "run.resume", project=kept.project, run="night/one")
         self.do(limits.update_organization, "organization.update", **place, concurrency=8)
         self.do(tenancy.revoke_key, "api_key.revoke", key=key)
 

@@ -59,3 +59,4 @@ def hourly_upkeep() -> None:
     metering.prune(now)
     upkeep.prune_logs(now)
     upkeep.prune_counters(now)
+    upkeep.prune_stops(now)

@@ -6,10 +6,12 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
 from billing import counters
+from billing.models import RunStop
 from controlplane.endpoints.models import Activity, LogLine
 from controlplane.tenancy.models import Organization
 
 ACTIVITY_KEPT = timedelta(minutes=5)
+STOPS_KEPT = timedelta(days=7)
 LOGS_KEPT = timedelta(days=7)
 
 _BUSY = Q(in_flight__gt=0) | Q(waiting__gt=0)
@@ -28,6 +30,12 @@ def prune_activity(now: datetime) -> int:
 def prune_counters(now: datetime) -> int:
     """What runs and agents spent, once they have been over for long."""
     return counters.prune(now - timedelta(seconds=settings.RUNS_KEPT_S))
+
+
+def prune_stops(now: datetime) -> int:
+    """Gateways look back for a day."""
+    removed, _ = RunStop.objects.filter(at__lt=now - STOPS_KEPT).delete()
+    return removed
 
 
 def note_budgets(now: datetime) -> int:

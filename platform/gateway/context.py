@@ -6,6 +6,7 @@ from typing import Protocol
 from gateway.access_log import AccessLog
 from gateway.activity import Activity
 from gateway.admission import Admission
+from gateway.brake import Brake
 from gateway.config import Config
 from gateway.gate import Gate
 from gateway.guard import Learning
@@ -54,6 +55,7 @@ class Context:
     runs: Runs
     pools: Pools
     stops: Stops
+    brake: Brake = field(default_factory=Brake)
     learning: Learning = field(default_factory=Learning)
     suspects: Suspects = field(default_factory=Suspects)
     access: AccessLog | None = None

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from billing.rating import PriceVersion
+from gateway.brake import DEFAULT, RunPolicy
 from gateway.budgets import Budget, Budgets
 from gateway.prices import PriceList
 
@@ -50,6 +51,7 @@ class Project(msgspec.Struct, frozen=True):
     organization_id: str
     rate_limits: RateLimits = UNLIMITED
     aliases: dict[str, Alias] = {}
+    run_policy: RunPolicy = DEFAULT
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):

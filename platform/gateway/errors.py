@@ -259,6 +259,17 @@ def run_stopped() -> ApiError:
     return ApiError(403, "run_stopped", message, type="permission_error", lines=_NO_RETRY)
 
 
+def run_paused(why: str, wait_s: float) -> ApiError:
+    wait = max(1, math.ceil(wait_s))
+    message = f"The run is paused for {wait} s: {why}."
+    return ApiError(429, "run_paused", message, type="requests", retry_after_s=wait)
+
+
+def run_limit(why: str) -> ApiError:
+    message = f"The run {why}, and its project does not let it."
+    return ApiError(403, "run_limit", message, type="permission_error", lines=_NO_RETRY)
+
+
 def directory_stale() -> ApiError:
     message = "This gateway has been without its directory for too long to serve."
     return _unavailable("directory_stale", message, 5)

@@ -92,6 +92,19 @@ class Exchange:
         self._client.running = self
         if self._ask_for.run.refs:
             self._context.stops.running.add(self)
+            if self._ask_for.delay_s:
+                self._spawn(self._slowed(self._ask_for.delay_s))
+                return
+        self._come()
+
+    async def _slowed(self, seconds: float) -> None:
+        """The runaway brake says so."""
+        self._client.touch(seconds + self._context.limits.engine_s)
+        await asyncio.sleep(seconds)
+        self._entry.timing.queue += seconds
+        self._come()
+
+    def _come(self) -> None:
         outcome = self._context.gate.enter(self._ask_for)
         if isinstance(outcome, Pass):
             self._enter(outcome)
@@ -406,11 +419,15 @@ class Exchange:
         return NONE, "delivered"
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
-        if self._ask_for.run.refs:
-            self._context.stops.running.discard(self)
         self._way.leave(served=finish == "complete")
         self._turn.ended(used, counted=finish == "complete" and counted_by == "engine")
-        self._entry.settle(time.monotonic(), status, finish, used, counted_by)
+        now = time.monotonic()
+        self._entry.settle(now, status, finish, used, counted_by)
+        run, held = self._ask_for.run, self._entry.held
+        if run.refs:
+            self._context.stops.running.discard(self)
+            if held is not None and held.cost:
+                self._context.brake.paid(run, held.cost, now)
 
     def _abandon(self) -> None:
         self._turn.leave_queue()

@@ -38,6 +38,8 @@ class Ask:
     limits: list[Bound]
     prices: TokenPrices
     run: Run = NO_RUN
+    warning: str = ""  # of the runaway brake
+    delay_s: float = 0.0  # … which slows it down
     worst: Worst | None = None  # None: nothing depends on how much the request may use
 
 
@@ -237,6 +239,8 @@ class Gate:
         run = held.ask.run
         if run.refs:
             lines += b"x-stoa-run-id: %b\r\n" % run.refs[-1].encode()
+            if held.ask.warning:
+                lines += b"x-stoa-warning: run: %b\r\n" % held.ask.warning.encode()
             if held.reserved is not None:
                 lines += _remaining(self.books.left(held.reserved))
         return lines

@@ -1,13 +1,16 @@
 """One consistent snapshot of schema `gateway`, read from PostgreSQL for one region."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psycopg
 
 from billing.rating import PriceVersion
+from gateway.brake import DEFAULT, RunPolicy
 from gateway.budgets import Budget
 from gateway.directory import (
     UNLIMITED,
@@ -21,6 +24,8 @@ from gateway.directory import (
     Replica,
     StoppedRun,
 )
+
+log = logging.getLogger(__name__)
 
 _ROWS = 500  # read at once: the event loop gets its turn between the batches
 
@@ -41,7 +46,7 @@ FROM gateway.keys WHERE region = %s
 """
 _SOME_KEYS = f"{_KEYS} AND key_id = ANY(%s)"
 _PROJECTS = f"""
-SELECT project_id, organization_id, {_LIMITS} FROM gateway.projects WHERE region = %s
+SELECT project_id, organization_id, run_policy, {_LIMITS} FROM gateway.projects WHERE region = %s
 """
 _ALIASES = "SELECT project_id, name, targets, fallback_on FROM gateway.aliases WHERE region = %s"
 _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations WHERE region = %s"
@@ -110,13 +115,7 @@ async def read(
                 # A generation that is drawn, and whose change has not been committed, is not ours.
                 reached = number if changes.keys else before.generation
                 return before.with_keys(keys, reached, read_at, snapshot)
-        aliases = await _aliases(connection, region)
-        projects = [
-            Project(project_id, organization, alike.limits(limits), aliases.get(project_id, {}))
-            async for project_id, organization, *limits in _rows(
-                connection, "projects", _PROJECTS, region
-            )
-        ]
+        projects = await _projects(connection, region, alike)
         organizations = [
             Organization(organization_id, alike.limits(limits))
             async for organization_id, *limits in _rows(
@@ -220,6 +219,31 @@ async def _keys(
         old = known.get(digest)
         keys[digest] = old if old == key else key
     return keys
+
+
+def _policy(project_id: str, kept: object) -> RunPolicy:
+    if kept is None:
+        return DEFAULT
+    try:
+        return msgspec.convert(kept, RunPolicy)
+    except msgspec.ValidationError as error:  # one project's policy must not stop the reading
+        log.error("the run policy of %s is not understood: %s", project_id, error)
+        return DEFAULT
+
+
+async def _projects(
+    connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike
+) -> list[Project]:
+    aliases = await _aliases(connection, region)
+    return [
+        Project(
+            project_id, organization, alike.limits(limits), aliases.get(project_id, {}),
+            _policy(project_id, policy),
+        )
+        async for project_id, organization, policy, *limits in _rows(
+            connection, "projects", _PROJECTS, region
+        )
+    ]  # fmt: skip
 
 
 async def _aliases(

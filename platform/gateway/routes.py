@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from gateway import (
     authentication,
+    braking,
     errors,
     forms,
     guard,
@@ -172,8 +173,12 @@ class Routes:
         context = self.context
         run = context.runs.of(key.project_id, asked.headers, call.fields.get("metadata"))
         if run.refs:
-            context.stops.check(key.project_id, run)
+            warning, delay_s = braking.look(context, directory, key, run, call)
+        else:
+            warning, delay_s = "", 0.0
         ask = context.gate.ask(directory, key, endpoint, run, call, size)
+        if warning:
+            ask.warning, ask.delay_s = warning, delay_s
         kind = Exchange if asked.upload is None else UploadExchange
         kind(context, client, asked, key, call, endpoint, engine_model, size, ask).start()
 

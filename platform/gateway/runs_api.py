@@ -7,13 +7,13 @@ from urllib.parse import unquote
 
 import msgspec
 
+from billing import pseudonyms
 from gateway import errors, reply, timing
 from gateway.client import Client, Request
 from gateway.context import Context
 
 BASE = "/v1/runs/"
 _PATH = re.compile(rf"{BASE}(.+)/(stop|resume)")
-_REF = re.compile(r"run_[0-9a-f]{20}")
 _TELL_S = 1.5
 _UNTOLD = (
     "PostgreSQL cannot be reached: only the worker that answered you knows. The others are told"
@@ -44,7 +44,7 @@ class RunCommand:
         assert found is not None
         name, stops = unquote(found[1]), self._context.stops
         ref = name
-        if not _REF.fullmatch(name):
+        if not pseudonyms.RUN_REF.fullmatch(name):
             ref = self._context.runs.named(key.project_id, name)
         stopped = found[2] == "stop"
         ended = 0

@@ -136,6 +136,12 @@ class Stops:
             return False
         return True
 
+    def announce(self, project_id: str, ref: str, key_id: str) -> None:
+        """Stop it here, and tell the others when there is time."""
+        self.stop(project_id, ref)
+        self._untold.append((project_id, ref, key_id, True))
+        self._due.set()
+
     async def _tell(self) -> None:
         async with self._telling:
             told = self._untold[:]

@@ -27,6 +27,7 @@ from billing import rating
 from gateway import server, table
 from gateway.activity import Activity
 from gateway.books import Books
+from gateway.brake import RunPolicy, Steps
 from gateway.budgets import Budget
 from gateway.client import Client
 from gateway.config import Config
@@ -120,6 +121,10 @@ class Bench:
             words[slot + table.GRANTED], words[slot + table.CAP] = PLENTY // 10, PLENTY
 
 
+# What asks as fast as this would be warned.
+_CALM = RunPolicy(calls_per_minute=Steps(), eur_per_minute=Steps(), repeats=Steps())
+
+
 def everything() -> Directory:
     key = Key(
         id="key_1",
@@ -148,7 +153,7 @@ def everything() -> Directory:
         PEPPER,
         {hmac.digest(PEPPER, SECRET.encode(), "sha256"): key},
         [endpoint],
-        projects=[Project("prj_1", "org_1", _LIMITS)],
+        projects=[Project("prj_1", "org_1", _LIMITS, run_policy=_CALM)],
         organizations=[Organization("org_1", _LIMITS)],
         budgets=[
             Budget("bud_1", "organization", "org_1", "tokens", PLENTY, "month", "UTC", True),

@@ -7,15 +7,16 @@ from typing import Any
 from urllib.parse import quote
 
 from billing.models import RunStop
+from controlplane.tenancy.models import Project
 from gateway.budgets import Run
 from gateway.errors import ApiError
 from gateway.stops import TTL_S, Stops
 from gateway.store import Store
 from tests.gateway.fake_engine import FakeEngine
-from tests.gateway.house import Road, eventually
+from tests.gateway.house import House, Road, eventually
 from tests.gateway.rig import KEY, OTHER_KEY, Rig
 from tests.gateway.test_limits import Hosts, gateways
-from tests.gateway.test_process import CHAT, engine
+from tests.gateway.test_process import CHAT, Process, engine
 from tests.gateway.wire import Connection, Response
 
 __all__ = ["engine", "gateways"]  # fixtures
@@ -188,6 +189,31 @@ def test_a_stop_is_heard_by_every_worker_of_every_host(
             return client.response().status == 200
 
         eventually(served)
+
+
+def test_the_brake_stops_a_run_everywhere(house: House, gateways: Hosts) -> None:
+    house.project.run_policy = {"repeats": {"stop": 3}}
+    house.project.save()
+    gateways.start()
+
+    def stopped(gateway: Process) -> bool:
+        with Connection(gateway.port) as client:
+            begin(client, "loop", how="tokens=1")
+            return client.response().status == 403
+
+    assert not stopped(gateways[0])
+    eventually(lambda: stopped(gateways[0]))
+    eventually(lambda: stopped(gateways[1]))
+    assert RunStop.objects.filter(stopped=True).exists()
+    # The policy may change while they serve.
+    Project.objects.update(run_policy=None)
+
+    def goes_on() -> bool:
+        with Connection(gateways[1].port) as client:
+            assert command(client, "loop", "resume").json["told_everywhere"] is True
+        return not any(stopped(gateways[n % 2]) for n in range(8))
+
+    eventually(goes_on)
 
 
 def test_a_stop_without_postgresql_is_told_later(gateways: Hosts, road: Road) -> None:

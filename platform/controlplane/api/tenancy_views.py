@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
-from controlplane.tenancy import access, limits, services
+from controlplane.tenancy import access, limits, running, services
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import (
@@ -57,11 +57,24 @@ class ProjectView(serializers.ModelSerializer[Project]):
 
     class Meta:
         model = Project
-        fields = ("id", "object", "organization", "name", *limits.RATES, "created_at")
+        fields = ("id", "object", "organization", "name", *limits.PROJECT_SETTINGS, "created_at")
+
+
+class ProjectSettingsBody(RatesBody):
+    run_policy = serializers.JSONField(
+        required=False, allow_null=True, help_text="See the page on the gateway; null: its default."
+    )
 
 
 class ProjectBody(Named):
     organization = serializers.CharField()
+
+
+class RunStopView(serializers.Serializer[Any]):
+    object = serializers.CharField(default="run")
+    id = serializers.CharField(help_text="The run's reference.")
+    project = serializers.CharField()
+    stopped = serializers.BooleanField()
 
 
 class MemberView(serializers.ModelSerializer[Membership]):
@@ -180,14 +193,32 @@ class Projects(HouseViewSet):
     def retrieve(self, request: Request, pk: str) -> Response:
         return Response(ProjectView(access.project(self.principal, pk, Permission.READ)).data)
 
-    @extend_schema(request=RatesBody, responses=ProjectView)
+    @extend_schema(request=ProjectSettingsBody, responses=ProjectView)
     def partial_update(self, request: Request, pk: str) -> Response:
         found = access.project(self.principal, pk, Permission.MANAGE_PROJECTS)
-        body = self.checked(request, RatesBody)
+        body = self.checked(request, ProjectSettingsBody)
         changed = limits.update_project(
             actor=self.principal.actor, project=found, now=self.now, **body
         )
         return Response(ProjectView(changed).data)
+
+    @extend_schema(request=None, responses=RunStopView)
+    @action(detail=True, methods=["post"], url_path="runs/(?P<run>.+)/stop")
+    def stop_run(self, request: Request, pk: str, run: str) -> Response:
+        """By its name or its reference; all that is below it, too. Gateways refuse it for a day."""
+        return self._run(pk, run, stopped=True)
+
+    @extend_schema(request=None, responses=RunStopView)
+    @action(detail=True, methods=["post"], url_path="runs/(?P<run>.+)/resume")
+    def resume_run(self, request: Request, pk: str, run: str) -> Response:
+        return self._run(pk, run, stopped=False)
+
+    def _run(self, pk: str, run: str, *, stopped: bool) -> Response:
+        found = access.project(self.principal, pk, Permission.MANAGE_ENDPOINTS)
+        verb = running.stop_run if stopped else running.resume_run
+        row = verb(actor=self.principal.actor, project=found, run=run, now=self.now)
+        shown = {"object": "run", "id": row.run, "project": found.id, "stopped": stopped}
+        return Response(shown)
 
     @extend_schema(request=ProjectBody, responses={201: ProjectView})
     @idempotent

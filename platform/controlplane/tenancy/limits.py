@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Model, QuerySet
 
 from compliance import audit
-from controlplane.tenancy import names
+from controlplane.tenancy import names, run_policies
 from controlplane.tenancy.errors import Conflict, Invalid
 from controlplane.tenancy.models import ApiKey, Organization, Project
 
@@ -22,6 +22,7 @@ RATES = (
     "output_tokens_per_minute",
     "concurrency",
 )
+PROJECT_SETTINGS = (*RATES, "run_policy")
 MAX_RATE = 2**31 - 1
 MAX_PRIORITY = 100  # and -100
 MAX_NETWORKS = 100
@@ -53,7 +54,7 @@ def update_project(
     *, actor: audit.Actor, project: Project, now: datetime, **settings: Any
 ) -> Project:
     """Raises Invalid."""
-    wanted = checked(settings, RATES)
+    wanted = checked(settings, PROJECT_SETTINGS)
     with transaction.atomic():
         project = _locked(Project.objects.select_related("organization"), project)
         _change(project, wanted, actor, "project", project.organization, now)
@@ -148,3 +149,4 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "allowed_models": _allowed_models,
 }
 KEY_SETTINGS = tuple(_CHECKS)
+_CHECKS["run_policy"] = run_policies.checked

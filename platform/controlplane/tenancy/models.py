@@ -42,6 +42,7 @@ class Project(RateLimited):
         Organization, on_delete=models.PROTECT, related_name="projects"
     )
     name = models.CharField(max_length=100)
+    run_policy = models.JSONField(null=True)  # tenancy.run_policies; null: the gateway's default
     created_at = models.DateTimeField()
 
     class Meta:
