@@ -1,7 +1,7 @@
 """Hands finished requests to an OpenTelemetry collector: OTLP over HTTP, in JSON.
 
-Our own and not OpenTelemetry's SDK, which takes longer for one span than we do for the request,
-and brings protobuf and another HTTP client. A thread tells many at once; a collector that is away
+Our own and not OpenTelemetry's SDK, which brings protobuf and another HTTP client for what is a
+page of JSON here. A thread tells many at once; a collector that is away
 or slow holds up nothing, and what does not fit in memory any more is dropped and counted.
 """
 

@@ -6,22 +6,20 @@ never reached an engine is not booked at all.
 """
 
 import signal
-import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from billing.models import UsageInbox
 from tests.gateway.fake_engine import CACHED_TOKENS, PROMPT_TOKENS, FakeEngine
-from tests.gateway.house import Beat, House, Road, eventually
-from tests.gateway.test_process import CHAT, KEY, Process
+from tests.gateway.house import Road, eventually
+from tests.gateway.test_process import CHAT, KEY, Process, engine
 from tests.gateway.wire import Connection
+
+__all__ = ["engine"]  # a fixture
 
 CLIENTS = 12
 KILLS = 3
@@ -87,18 +85,6 @@ class Crowd:
             while data := client.chunk():
                 got.delivered += data.count(b'"delta"')
         got.complete = True
-
-
-@pytest.fixture
-def engine(beat: Beat, house: House) -> Iterator[FakeEngine]:
-    with tempfile.TemporaryDirectory(prefix="gw-") as folder:
-        endpoint = house.endpoint("tiny")
-        engine = FakeEngine(Path(folder) / "engine", endpoint.id)
-        beat.run(engine.start())
-        house.key(KEY)
-        house.replica(endpoint, engine.address)
-        yield engine
-        beat.run(engine.stop())
 
 
 def test_the_books_after_kills_under_load(engine: FakeEngine, road: Road, tmp_path: Path) -> None:

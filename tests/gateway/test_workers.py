@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import ssl
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,25 +16,14 @@ import pytest
 from billing.models import UsageInbox
 from tests.gateway import certificates
 from tests.gateway.fake_engine import FakeEngine
-from tests.gateway.house import Beat, House, Road, eventually
-from tests.gateway.test_process import CHAT, KEY, Process, chat
+from tests.gateway.house import Road, eventually
+from tests.gateway.test_process import CHAT, KEY, Process, chat, engine
 from tests.gateway.wire import Connection
 from workers.local.embedded import free_port
 
+__all__ = ["engine"]  # a fixture
+
 CLIENTS = 6
-
-
-@pytest.fixture
-def engine(beat: Beat, house: House) -> Iterator[FakeEngine]:
-    # A short path: the name of a unix socket has 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="gw-") as folder:
-        endpoint = house.endpoint("tiny")
-        engine = FakeEngine(Path(folder) / "engine", endpoint.id)
-        beat.run(engine.start())
-        house.key(KEY)
-        house.replica(endpoint, engine.address)
-        yield engine
-        beat.run(engine.stop())
 
 
 class Gateway(Process):
