@@ -161,6 +161,10 @@ class Entry:
             lines += b"x-stoa-cost: %b\r\n" % euro(held.cost)
         return lines
 
+    def remark(self) -> bytes:
+        """The cost of a stream, whose head has left: a comment among its events."""
+        return b": x-stoa-cost: %b\n" % euro(self.held.cost) if self.held is not None else b""
+
     def _pay(self, used: Usage) -> tuple[tuple[Charge, ...], int, Run]:
         """Before the close is written: a death in between makes counters too careful, no more."""
         held = self.held

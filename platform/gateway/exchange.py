@@ -293,6 +293,7 @@ class Exchange:
                 self._settle(200, finish, used, counted_by)
                 if self._entry.split and not self._answer.trails:
                     out = timing.comment(self._entry.split) + out
+                out = self._entry.remark() + out
             else:
                 self._turn.noted(self._entry.note(rewriter))
         if out:

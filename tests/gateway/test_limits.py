@@ -161,6 +161,8 @@ def test_money_is_charged_exactly(engine: FakeEngine, gateways: Hosts) -> None:
     fresh = PROMPT_TOKENS - CACHED_TOKENS
     nano = -(-(fresh * 100 + CACHED_TOKENS * 50 + 7 * 400) // 1)
     assert reply.headers["x-stoa-cost"] == f"0.{nano:09d}"
+    streamed = ask(gateways[0], "tokens=7", stream=True)
+    assert f": x-stoa-cost: 0.{nano:09d}\n".encode() in streamed.body
     settled(gateways)
     rows = UsageInbox.objects.filter(charges__contains=[[row.id]])
     assert BudgetWindow.objects.get(budget=row).spent == sum(one.nano_eur for one in rows) > 0
