@@ -5,7 +5,7 @@ All budgets of a request are reserved or none is. What a counter may spend is it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from billing.windows import ALWAYS_US, Window, window
 from gateway import table as t
@@ -56,14 +56,16 @@ class Line:
     budget: Budget
     window: str  # its id, with the run or agent that it is for
     ends_us: int
-    name: str = ""  # of the counter
-    unit: str = ""
-    hard: bool = True
+    name: str = field(init=False)  # of the counter
+    unit: str = field(init=False)
+    hard: bool = field(init=False)
+    allowance: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.budget.id}/{self.window}")
         object.__setattr__(self, "unit", self.budget.unit)
         object.__setattr__(self, "hard", self.budget.hard)
+        object.__setattr__(self, "allowance", self.budget.allowance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,12 @@ class Books:
             need = needs[line.unit]
             if line.hard:
                 rest = words[slot + t.GRANTED] - words[slot + t.SPENT] - words[slot + t.HELD]
+                more = words[slot + t.CAP] > words[slot + t.GRANTED]
+                if line.allowance and words[slot + t.CAP] - line.allowance <= words[slot + t.SPENT]:
+                    rest, more = 0, False  # the amount is spent: the allowance is for what runs
                 if need > rest:
-                    more = words[slot + t.CAP] > words[slot + t.GRANTED]
                     return Short(line, need, rest, more, words[slot + t.OTHERS] > 0)
-                if rest < 3 * need and words[slot + t.CAP] > words[slot + t.GRANTED]:
+                if more and rest < 3 * need:
                     taken.low.append(line)
             taken.slots.append(slot)
             taken.held.append(need)

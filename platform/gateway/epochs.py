@@ -7,7 +7,6 @@ disk was lost) is never closed from here: an operator writes it off.
 """
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,9 +51,6 @@ class Epochs:
         # Whoever is faster: both have told the same.
         self._write(_Known(known.epoch))
         return True
-
-    def older(self) -> Sequence[str]:
-        return self._read().older
 
     def _read(self) -> _Known:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):

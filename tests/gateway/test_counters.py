@@ -249,6 +249,24 @@ def test_processes_share_a_lease_and_a_death_frees_what_it_held() -> None:
         assert isinstance(Books(ours).reserve([one], worst(60), NOW_US), Reservation)
 
 
+def test_the_allowance_is_for_what_runs_and_begins_nothing() -> None:
+    shared = Table(table.create(64), "me")
+    books, one = Books(shared), Line(budget(allowance=50), "total", NOW_US + 10**9)
+    slot = lend(shared, one, 150)
+    shared.words[slot + table.CAP] = 150
+    with shared.locked():
+        first = books.reserve([one], worst(90), NOW_US)
+        # The amount is not spent yet: this one may run into the allowance.
+        second = books.reserve([one], worst(60), NOW_US)
+        assert isinstance(first, Reservation)
+        assert isinstance(second, Reservation)
+        books.settle(first, Usage(90, 0, 0), 0)
+        books.settle(second, Usage(10, 0, 0), 0)
+        refused = books.reserve([one], worst(1), NOW_US)
+    assert isinstance(refused, Short)
+    assert (refused.rest, refused.more) == (0, False)
+
+
 def test_a_column_is_taken_again_after_a_death_and_there_are_not_more_than_fit() -> None:
     memory = table.create(64)
     tables = [Table(memory, f"p{n}") for n in range(table.COLUMNS)]
