@@ -70,7 +70,6 @@ def hasty() -> Iterator[Rig]:
         test_http.test_a_half_sent_request_behind_does_not_hide_that_the_client_left,
         test_abuse.test_who_asks_far_ahead_is_answered_in_order_and_then_closed,
         test_abuse.test_who_asks_on_and_reads_nothing_is_not_answered_on,
-        test_abuse.test_offers_of_another_protocol_one_behind_the_other,
         test_cut.test_an_engine_that_dies_in_a_stream,
     ],
 )
