@@ -33,7 +33,8 @@ def look(
         context.stops.announce(key.project_id, run.refs[0], key.id)
         raise errors.run_stopped()
     if verdict.step == PAUSE:
-        raise errors.run_paused(verdict.why, verdict.wait_s)
+        lines = context.gate.rate_lines(directory, key)
+        raise errors.run_paused(verdict.why, verdict.wait_s, lines)
     if verdict.step == SLOW:
         return f"{verdict.why}; slowed down", policy.slow_s
     return verdict.why, 0.0

@@ -219,8 +219,9 @@ def budget_unavailable(subject: str) -> ApiError:
 _NO_RETRY = b"x-should-retry: false\r\n"  # OpenAI's SDKs retry a 429 otherwise
 
 
-def rate_limited(whose: str, what: str, limit: int, wait_ns: int) -> ApiError:
-    """Too fast: 429 with the seconds until the same request would pass."""
+def rate_limited(whose: str, what: str, limit: int, wait_ns: int, lines: bytes = b"") -> ApiError:
+    """Too fast: 429 with the seconds until the same request would pass. `lines`, of each 429:
+    the limits' header lines."""
     words = {"requests": "requests a minute", "concurrency": "requests at once"}
     unit = words.get(what, what.replace("_", " ") + " a minute")
     millis = -(-wait_ns // 1_000_000)
@@ -230,12 +231,12 @@ def rate_limited(whose: str, what: str, limit: int, wait_ns: int) -> ApiError:
         f"The {whose}'s limit of {limit} {unit} is reached; try again in {millis / 1000:g} s.",
         type="requests" if what in words else "tokens",
         retry_after_s=max(1, -(-millis // 1000)),
-        lines=b"retry-after-ms: %d\r\n" % millis,
+        lines=b"retry-after-ms: %d\r\n%b" % (millis, lines),
     )
 
 
 def budget_exceeded(
-    subject: str, unit: str, amount: int, window: str, need: int, rest: int
+    subject: str, unit: str, amount: int, window: str, need: int, rest: int, lines: bytes = b""
 ) -> ApiError:
     """The budget is spent: 429, and trying again does not help before its window ends."""
     window = window.partition("/")[0]
@@ -244,7 +245,8 @@ def budget_exceeded(
         f"The {subject} budget of {_amount(amount, unit)} {until} does not cover this request:"
         f" it may take {_amount(need, unit)}, and {_amount(max(0, rest), unit)} are left."
     )
-    return ApiError(429, "budget_exceeded", message, type="insufficient_quota", lines=_NO_RETRY)
+    lines = _NO_RETRY + lines
+    return ApiError(429, "budget_exceeded", message, type="insufficient_quota", lines=lines)
 
 
 def _amount(amount: int, unit: str) -> str:
@@ -259,10 +261,11 @@ def run_stopped() -> ApiError:
     return ApiError(403, "run_stopped", message, type="permission_error", lines=_NO_RETRY)
 
 
-def run_paused(why: str, wait_s: float) -> ApiError:
+def run_paused(why: str, wait_s: float, lines: bytes = b"") -> ApiError:
     wait = max(1, math.ceil(wait_s))
     message = f"The run is paused for {wait} s: {why}."
-    return ApiError(429, "run_paused", message, type="requests", retry_after_s=wait)
+    lines = b"retry-after-ms: %d\r\n%b" % (wait * 1000, lines)
+    return ApiError(429, "run_paused", message, type="requests", retry_after_s=wait, lines=lines)
 
 
 def run_limit(why: str) -> ApiError:

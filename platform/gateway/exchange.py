@@ -14,7 +14,6 @@ from gateway import (
     engine_errors,
     engine_times,
     errors,
-    gate,
     guard,
     reply,
     stream,
@@ -111,7 +110,7 @@ class Exchange:
         elif isinstance(outcome, Short):
             self._spawn(self._fund(outcome))
         else:
-            self._fail(gate.refusal(outcome), "refused")
+            self._fail(self._context.gate.refusal(self._ask_for, outcome), "refused")
 
     async def _fund(self, short: Short) -> None:
         try:

@@ -16,7 +16,7 @@ from gateway.directory import UNLIMITED, Directory, Endpoint, Key
 from gateway.errors import ApiError
 from gateway.leases import Away, Leases
 from gateway.prices import TokenPrices
-from gateway.rates import Bound, Limited, Rates, Taken, bound
+from gateway.rates import CONCURRENCY, Bound, Left, Limited, Rates, Taken, bound
 from gateway.records import CHARGES_MAX, Charge, CloseRecord
 from gateway.request import Call
 from gateway.sizes import Size
@@ -104,13 +104,6 @@ class Gate:
     def _look_up(
         self, directory: Directory, key: Key, run: Run, now_ns: int, by_token: bool
     ) -> "_Known":
-        organization = directory.organization(key.organization_id)
-        project = directory.project(key.project_id)
-        limits = [
-            bound(whose, one.id, one.rate_limits, self._hosts)
-            for whose, one in (("organization", organization), ("project", project), ("key", key))
-            if one is not None and one.rate_limits != UNLIMITED
-        ]
         found = directory.budgets.of(
             key.organization_id, key.project_id, key.id, run, shared=by_token
         )
@@ -118,7 +111,17 @@ class Gate:
             message = f"More than {CHARGES_MAX} budgets count this request: its run is too deep."
             raise errors.bad_request("run_too_deep", message)
         lines, until_us = self.books.lines(found, now_ns // 1000)
+        limits = self._limits(directory, key)
         return _Known(lines, limits, min(until_us * 1000, now_ns + _KNOWN_NS))
+
+    def _limits(self, directory: Directory, key: Key) -> list[Bound]:
+        organization = directory.organization(key.organization_id)
+        project = directory.project(key.project_id)
+        return [
+            bound(whose, one.id, one.rate_limits, self._hosts)
+            for whose, one in (("organization", organization), ("project", project), ("key", key))
+            if one is not None and one.rate_limits != UNLIMITED
+        ]
 
     def enter(self, ask: Ask) -> "Pass | Short | Limited":
         """Take and hold everything, or nothing. Raises 503 when the shared table is full."""
@@ -172,7 +175,7 @@ class Gate:
                 self._shorten(ask, call, short)
             outcome = self.enter(ask)
             if isinstance(outcome, Limited):
-                raise refusal(outcome)
+                raise self.refusal(ask, outcome)
             if isinstance(outcome, Pass):
                 return outcome
             short = outcome
@@ -182,11 +185,11 @@ class Gate:
         assert ask.worst is not None
         output = ask.worst.affordable(short.line.budget, short.rest)
         if output is None or output < 1 or not call.operation.output_limits:
-            raise refusal(short)
+            raise self.refusal(ask, short)
         most = ask.worst.output // ask.worst.choices
         ask.worst = clamp(call, ask.worst, min(output, most - 1))
         if most <= 1:
-            raise refusal(short)
+            raise self.refusal(ask, short)
 
     def settle(self, held: Pass, used: Usage) -> tuple[Charge, ...]:
         """The charges, for the close record. `held` is over with this."""
@@ -227,15 +230,7 @@ class Gate:
 
     def headers(self, held: Pass) -> bytes:
         """x-ratelimit-* as OpenAI sends them, and what the run's budgets have left."""
-        lines = b""
-        if held.taken is not None:
-            requests, prompt, output = held.taken.left
-            tokens = prompt if output is None else output
-            if prompt is not None and output is not None and prompt[1] < output[1]:
-                tokens = prompt
-            lines = _limit(b"requests", requests) + _limit(b"tokens", tokens)
-            if prompt is not None and output is not None:
-                lines += _limit(b"input-tokens", prompt) + _limit(b"output-tokens", output)
+        lines = _rate_lines(held.taken.left) if held.taken is not None else b""
         run = held.ask.run
         if run.refs:
             lines += b"x-stoa-run-id: %b\r\n" % run.refs[-1].encode()
@@ -245,8 +240,43 @@ class Gate:
                 lines += _remaining(self.books.left(held.reserved))
         return lines
 
+    def refusal(self, ask: Ask, short: Short | Limited) -> ApiError:
+        """429: it is the caller's own bound."""
+        lines = self._left(ask.limits)
+        if isinstance(short, Limited):
+            if short.what == CONCURRENCY:
+                lines += _limit(b"concurrency", (short.limit, 0, short.wait_ns))
+            return errors.rate_limited(short.whose, short.what, short.limit, short.wait_ns, lines)
+        budget = short.line.budget
+        return errors.budget_exceeded(
+            budget.subject, budget.unit, budget.amount, short.line.window, short.need, short.rest,
+            lines,
+        )  # fmt: skip
 
-def _limit(what: bytes, left: tuple[int, int, int] | None) -> bytes:
+    def rate_lines(self, directory: Directory, key: Key) -> bytes:
+        """x-ratelimit-* of a request that is refused for another reason."""
+        return self._left(self._limits(directory, key))
+
+    def _left(self, limits: Sequence[Bound]) -> bytes:
+        try:
+            with self.table.locked():
+                return _rate_lines(self._rates.left(limits, self._clock()))
+        except TableFull:
+            return b""
+
+
+def _rate_lines(left: Sequence[Left | None]) -> bytes:
+    requests, prompt, output = left
+    tokens = prompt if output is None else output
+    if prompt is not None and output is not None and prompt[1] < output[1]:
+        tokens = prompt
+    lines = _limit(b"requests", requests) + _limit(b"tokens", tokens)
+    if prompt is not None and output is not None:
+        lines += _limit(b"input-tokens", prompt) + _limit(b"output-tokens", output)
+    return lines
+
+
+def _limit(what: bytes, left: Left | None) -> bytes:
     if left is None:
         return b""
     limit, remaining, reset_ns = left
@@ -284,13 +314,3 @@ def duration(nanoseconds: int) -> bytes:
     if millis < 60_000:
         return b"%gs" % (millis / 1000)
     return b"%dm%ds" % divmod(-(-millis // 1000), 60)
-
-
-def refusal(short: Short | Limited) -> ApiError:
-    """429: it is the caller's own bound."""
-    if isinstance(short, Limited):
-        return errors.rate_limited(short.whose, short.what, short.limit, short.wait_ns)
-    budget = short.line.budget
-    return errors.budget_exceeded(
-        budget.subject, budget.unit, budget.amount, short.line.window, short.need, short.rest
-    )

@@ -61,11 +61,15 @@ class Limited:
     wait_ns: int  # until the same request would pass
 
 
+# Of one limit: how much it is, what remains, nanoseconds until all of it is there again.
+Left = tuple[int, int, int]
+
+
 class Taken:
     """What one request took of its limits.
 
     `left` is for x-ratelimit headers: of requests, input and output tokens, what the tightest
-    limit has left as (limit, remaining, nanoseconds until all of it is there again), or None.
+    limit has left.
     """
 
     __slots__ = ("bounds", "input", "left", "output", "slots")
@@ -75,7 +79,7 @@ class Taken:
         self.slots: list[int] = []
         self.input = input
         self.output = output
-        self.left: list[tuple[int, int, int] | None] = [None, None, None]
+        self.left: list[Left | None] = [None, None, None]
 
 
 class Rates:
@@ -125,6 +129,19 @@ class Rates:
             if one.at_once is not None:
                 table.hold(slot, 1)
         return taken
+
+    def left(self, bounds: Sequence[Bound], now_ns: int) -> list[Left | None]:
+        """As `Taken.left`, of who takes nothing. Raises TableFull."""
+        found: list[Left | None] = [None, None, None]
+        for one in bounds:
+            slot = self._table.find(one.id, (now_ns + _MINUTE_NS) // 1000, now_ns // 1000)
+            for word, unit_ns, limit, index in one.rates:
+                reset_ns = max(0, self._table.words[slot + word] - now_ns)
+                remaining = max(0, _MINUTE_NS - reset_ns) // unit_ns
+                best = found[index]
+                if best is None or remaining < best[1]:
+                    found[index] = limit, remaining, reset_ns
+        return found
 
     def put_back(self, taken: Taken, input: int, output: int) -> None:
         """The request ended and used so much: the rest of what it took is there again."""

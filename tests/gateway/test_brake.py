@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway import brake
 from gateway.brake import LIMIT, NONE, PAUSE, SLOW, STOP, WARN, Brake, RunPolicy, Steps
 from gateway.budgets import Run
-from gateway.directory import Project
+from gateway.directory import Project, RateLimits
 from tests.gateway.rig import KEY, ORGANIZATION, PROJECT, Rig
 
 RUN = Run(("run_root", "run_leaf"))
@@ -157,7 +157,7 @@ def chat(rig: Rig, run: str, text: str = "again") -> tuple[int, dict[str, str], 
 
 
 def test_a_runaway_run_is_warned_slowed_paused_and_stopped(rig: Rig) -> None:
-    rig.key()
+    rig.key(rate_limits=RateLimits(requests_per_minute=1000))
     rig.endpoint("tiny", [rig.engine("ep_tiny")])
     policy = RunPolicy(slow_s=0.2, repeats=Steps(warn=1.5, slow=2.5, pause=3.5, stop=4.5))
     rig.projects[PROJECT] = Project(PROJECT, ORGANIZATION, run_policy=policy)
@@ -171,6 +171,8 @@ def test_a_runaway_run_is_warned_slowed_paused_and_stopped(rig: Rig) -> None:
     assert (status, headers["x-stoa-warning"]) == (200, "run: the same prompt 3 times; slowed down")
     status, headers, code = chat(rig, "loop")
     assert (status, code) == (429, "run_paused") and int(headers["retry-after"]) >= 1
+    assert headers["retry-after-ms"] == headers["retry-after"] + "000"
+    assert headers["x-ratelimit-limit-requests"] == "1000"
     for run in ("loop", "loop", "loop/other"):
         status, _, code = chat(rig, run, "again" if run == "loop" else "something else")
         assert (status, code) == (403, "run_stopped")

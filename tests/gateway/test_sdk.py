@@ -1,10 +1,13 @@
 """The official OpenAI client against the gateway: nothing changes but base_url and the key."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
+from gateway.directory import RateLimits
 from tests.gateway.fake_engine import PROMPT_TOKENS
 from tests.gateway.rig import KEY, Rig
 
@@ -99,3 +102,55 @@ def test_the_client_tries_again_by_itself(tiny: Rig) -> None:
         client.chat.completions.create(model="tiny", messages=[])
     tiny.spool.full = False
     assert full.value.response.headers["retry-after"] == "5"
+
+
+def refused(rig: Rig, limits: RateLimits) -> Mapping[str, str]:
+    """The headers of the SDK's exception for a request beside one of 50 tokens that runs."""
+    rig.endpoint("tiny", [rig.engine("ep_tiny")])
+    rig.key(rate_limits=limits)
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{rig.port}/v1", api_key=KEY, max_retries=0
+    ) as client:
+
+        def ask() -> openai.Stream[ChatCompletionChunk]:
+            return client.chat.completions.create(
+                model="tiny",
+                messages=[{"role": "user", "content": "hi"}],
+                user="tokens=50;stall=1",
+                max_tokens=50,
+                stream=True,
+            )
+
+        with ask(), pytest.raises(openai.RateLimitError) as caught:
+            ask()
+    headers = caught.value.response.headers
+    assert caught.value.code == "rate_limit_exceeded"
+    # The SDK waits by the first of these.
+    assert 0 < int(headers["retry-after-ms"]) <= 60_000
+    assert int(headers["retry-after"]) == -(-int(headers["retry-after-ms"]) // 1000)
+    return headers
+
+
+def rates(headers: Mapping[str, str], what: str) -> tuple[str, ...]:
+    return tuple(headers[f"x-ratelimit-{each}-{what}"] for each in ("limit", "remaining", "reset"))
+
+
+def test_a_429_tells_the_limits_as_openai_does(rig: Rig) -> None:
+    headers = refused(rig, RateLimits(requests_per_minute=1, output_tokens_per_minute=500))
+    assert rates(headers, "requests")[:2] == ("1", "0")
+    assert re.fullmatch(r"(59|60)(\.\d+)?s|1m0s", headers["x-ratelimit-reset-requests"])
+    limit, remaining, _ = rates(headers, "tokens")
+    assert limit == "500" and 450 <= int(remaining) < 500  # what is refused takes nothing
+
+
+def test_a_429_for_tokens_says_how_many_are_left(rig: Rig) -> None:
+    headers = refused(rig, RateLimits(requests_per_minute=9, output_tokens_per_minute=80))
+    assert rates(headers, "requests")[:2] == ("9", "8")
+    limit, remaining, _ = rates(headers, "tokens")
+    assert limit == "80" and 30 <= int(remaining) < 50
+
+
+def test_a_429_for_requests_at_once_tells_the_limits_too(rig: Rig) -> None:
+    headers = refused(rig, RateLimits(requests_per_minute=60, concurrency=1))
+    assert rates(headers, "concurrency") == ("1", "0", "1s")
+    assert rates(headers, "requests")[:2] == ("60", "59")
