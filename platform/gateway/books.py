@@ -184,10 +184,11 @@ class Books:
                 words[slot + t.SPENT] += charge.amount
 
     def left(self, taken: Reservation) -> list[tuple[Budget, int]]:
-        """What each hard budget has left, as far as this host knows: for the reply's headers."""
+        """What each hard budget has left, as far as this host knows: for the reply's headers.
+        Below 0 where its allowance is being spent."""
         words = self.table.words
         return [
-            (line.budget, words[slot + t.CAP] - words[slot + t.SPENT])
+            (line.budget, words[slot + t.CAP] - words[slot + t.SPENT] - line.allowance)
             for line, slot in zip(taken.lines, taken.slots, strict=True)
             if line.budget.hard
         ]

@@ -173,7 +173,7 @@ def test_money_is_charged_exactly(engine: FakeEngine, gateways: Hosts) -> None:
 
 def test_a_run_has_a_budget_of_its_own(gateways: Hosts) -> None:
     project = ApiKey.objects.get().project_id
-    row = budget("run", project, "calls", 3)
+    row = budget("run", project, "calls", 3, allowance=2)  # of which headers say nothing
     first = {"x-stoa-run": "research/summaries", "x-stoa-agent": "writer"}
     gateways.start(1)
     replies = [ask(gateways[0], headers=first) for _ in range(4)]
