@@ -20,13 +20,15 @@ from billing import errors, pseudonyms
 from billing.models import Budget, Period, Subject, Unit
 from compliance import audit
 
-# A gateway's record of a request has room for so many: four budgets of each subject, and two
-# for its run and for each of the three runs above it. A deeper run is refused where it asks.
-COUNTERS_MAX = 24
+# A gateway's record of a request has room for so many: four budgets of each subject, two for its
+# run and for each of the three runs above it, and the root's. A deeper run is refused where it
+# asks.
+COUNTERS_MAX = 25
 PER_SUBJECT_MAX = 4
 PER_RUN_MAX = 2
 AMOUNT_MAX = 10**18  # sums of two stay far within 64 bits
-OF_PROJECTS = (Subject.PROJECT, Subject.AGENT, Subject.RUN)  # whose subject_id is a project's
+# Whose subject_id is a project's.
+OF_PROJECTS = (Subject.PROJECT, Subject.AGENT, Subject.RUN, Subject.ROOT)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,23 @@ def delete(*, actor: audit.Actor, budget: Budget, region: str, now: datetime) ->
         budget.save(update_fields=["deleted_at"])
         _record(budget, "delete", actor, region, now, ())
     return budget
+
+
+def limit_calls(*, actor: audit.Actor, owner: Owner, calls: int | None, now: datetime) -> None:
+    """How many calls each run of the owner's project may make, all below it counted in; None: as
+    many as it likes. One at a time for one project. Raises errors.BudgetRefused."""
+    found = Budget.objects.filter(
+        subject=Subject.ROOT, subject_id=owner.subject_id, deleted_at=None
+    ).first()
+    if calls is None:
+        if found is not None:
+            delete(actor=actor, budget=found, region=owner.region, now=now)
+    elif found is not None:
+        update(actor=actor, budget=found, region=owner.region, now=now, amount=calls)
+    else:
+        create(
+            actor=actor, owner=owner, unit=Unit.CALLS, amount=calls, window=Period.TOTAL, now=now
+        )
 
 
 @contextmanager

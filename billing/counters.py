@@ -15,7 +15,7 @@ from compliance import audit
 
 THRESHOLDS = (80, 100)  # percent
 # Each run has a counter: its owner hears from its replies, not from the organization's log.
-_TOLD = [each for each in Subject.values if each != Subject.RUN]
+_TOLD = [each for each in Subject.values if each not in (Subject.RUN, Subject.ROOT)]
 _RECENT = timedelta(days=1)  # longer than this task is ever away
 _NOTHING = (0, 0)
 _BATCH = 5_000
@@ -57,7 +57,7 @@ def current(budgets: Iterable[Budget], now: datetime) -> dict[str, Status]:
     single = {
         budget.id: (budget, windows.window(budget.window, budget.time_zone, now_us).id)
         for budget in budgets
-        if budget.subject not in (Subject.AGENT, Subject.RUN)
+        if budget.subject not in (Subject.AGENT, Subject.RUN, Subject.ROOT)
     }
     pairs = [(id, window) for id, (_, window) in single.items()]
     found = BudgetWindow.objects.filter(_either(pairs)) if pairs else BudgetWindow.objects.none()

@@ -204,6 +204,7 @@ class Subject(models.TextChoices):
     KEY = "key"
     AGENT = "agent"
     RUN = "run"
+    ROOT = "root"  # a run with all that is below it: a project's limit of calls
 
 
 class Unit(models.TextChoices):

@@ -10,7 +10,9 @@ from gateway.usage import Usage
 NANO_EUR, TOKENS, CALLS = "nano_eur", "tokens", "calls"
 # Whose spending a budget bounds. `subject_id` is an organization's, project's or key's id; budgets
 # of agents and runs belong to a project, and every agent and every run has a counter of its own.
+# A root is a run with all that is below it: only the topmost run has a counter.
 ORGANIZATION, PROJECT, KEY, AGENT, RUN = "organization", "project", "key", "agent", "run"
+ROOT = "root"
 
 
 class Budget(msgspec.Struct, frozen=True, gc=False):
@@ -89,4 +91,5 @@ class Budgets:
         if run.refs:
             for budget in find.get((RUN, project_id), ()):
                 found += [(budget, f"/{ref}") for ref in run.refs]
+            found += [(budget, f"/{run.refs[0]}") for budget in find.get((ROOT, project_id), ())]
         return found

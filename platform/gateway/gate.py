@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway import errors
 from gateway.books import Books, Line, Reservation, Short, Worst
-from gateway.budgets import CALLS, NANO_EUR, NO_RUN, RUN, TOKENS, Budget, Run
+from gateway.budgets import CALLS, NANO_EUR, NO_RUN, ROOT, RUN, TOKENS, Budget, Run
 from gateway.directory import UNLIMITED, Directory, Endpoint, Key
 from gateway.errors import ApiError
 from gateway.leases import Away, Leases
@@ -170,7 +170,9 @@ class Gate:
                 try:
                     await self.leases.raise_to(short.line, short.need)
                 except Away:
-                    raise errors.budget_unavailable(short.line.budget.subject) from None
+                    subject = short.line.budget.subject
+                    whose = RUN if subject == ROOT else subject
+                    raise errors.budget_unavailable(whose) from None
             else:
                 self._shorten(ask, call, short)
             outcome = self.enter(ask)
@@ -241,13 +243,15 @@ class Gate:
         return lines
 
     def refusal(self, ask: Ask, short: Short | Limited) -> ApiError:
-        """429: it is the caller's own bound."""
+        """429: it is the caller's own bound; 403 for a run that has made all of its calls."""
         lines = self._left(ask.limits)
         if isinstance(short, Limited):
             if short.what == CONCURRENCY:
                 lines += _limit(b"concurrency", (short.limit, 0, short.wait_ns))
             return errors.rate_limited(short.whose, short.what, short.limit, short.wait_ns, lines)
         budget = short.line.budget
+        if budget.subject == ROOT:
+            return errors.run_limit(f"makes more than {budget.amount} calls")
         return errors.budget_exceeded(
             budget.subject, budget.unit, budget.amount, short.line.window, short.need, short.rest,
             lines,
@@ -292,7 +296,7 @@ def _remaining(left: Sequence[tuple[Budget, int]]) -> bytes:
     """What the tightest budget of the run, or of a run above it, has left in each unit."""
     least: dict[str, int] = {}
     for budget, rest in left:
-        if budget.subject == RUN:
+        if budget.subject in (RUN, ROOT):
             least[budget.unit] = min(rest, least.get(budget.unit, rest))
     return b"".join(
         b"x-stoa-run-remaining-%b: %b\r\n"

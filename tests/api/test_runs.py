@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing.models import RunStop
+from billing.models import Budget, RunStop
 from compliance.models import AuditEvent
 from controlplane.tenancy import run_policies
 from controlplane.tenancy.errors import Invalid
@@ -59,11 +59,33 @@ def test_a_policy_is_set_told_and_taken_away(alice: House) -> None:
     assert patch(client, alice, None).json()["run_policy"] is None
 
 
+def test_a_limit_of_calls_is_a_budget_that_the_policy_alone_sets(alice: House) -> None:
+    client = signed_in(alice.owner)
+
+    def limits() -> list[tuple[Any, ...]]:
+        live = Budget.objects.filter(subject_id=alice.project.id, deleted_at=None)
+        return list(live.values_list("subject", "unit", "window", "amount", "hard"))
+
+    for calls in (500, 800):
+        assert patch(client, alice, {"max_calls": calls}).json()["run_policy"]["max_calls"] == calls
+        assert limits() == [("root", "calls", "total", calls, True)]
+    one = Budget.objects.get(deleted_at=None)
+    assert client.get("/api/v1/budgets").json()["data"] == []
+    assert client.delete(f"/api/v1/budgets/{one.id}").status_code == 404
+    assert patch(client, alice, {"max_depth": 2}).status_code == 200
+    assert limits() == []
+    assert patch(client, alice, {"max_calls": 5}).status_code == 200
+    assert patch(client, alice, None).status_code == 200
+    assert limits() == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         [],
-        {"max_calls": 3},
+        {"max_tokens": 3},
+        {"max_calls": 0},
+        {"max_calls": 2.5},
         {"max_depth": 0},
         {"max_depth": 1.5},
         {"max_seconds": "60"},
@@ -83,5 +105,6 @@ def test_what_is_no_policy_is_refused(wrong: Any) -> None:
 
 def test_gateway_and_house_mean_the_same() -> None:
     fields = {*run_policies.LIMITS, *run_policies.MEASURES}
-    assert set(RunPolicy.__struct_fields__) == fields
+    # Calls are counted by a budget.
+    assert {*RunPolicy.__struct_fields__, "max_calls"} == fields
     assert Steps.__struct_fields__ == run_policies.STEPS

@@ -130,6 +130,8 @@ def test_no_request_meets_more_budgets_than_its_record_holds() -> None:
     assert made == {**dict.fromkeys(places, PER_SUBJECT_MAX), "run": PER_RUN_MAX}
     with pytest.raises(errors.BudgetConflict):
         make(owner("agent"), unit="calls", agent="planner")
+    for calls in (7, 9):
+        budgets.limit_calls(actor=audit.SYSTEM, owner=owner("root", PROJECT), calls=calls, now=NOW)
     with connection.cursor() as cursor:
         cursor.execute(
             'SELECT budget_id, subject, subject_id, unit, amount, "window", time_zone, hard,'
@@ -137,6 +139,9 @@ def test_no_request_meets_more_budgets_than_its_record_holds() -> None:
         )
         index = Budgets(gateway_budgets.Budget(*row) for row in cursor.fetchall())
     run = Run(refs=("run_1", "run_2", "run_3", "run_4"), agent="agt_1")
+    assert ("root", "/run_1") in {
+        (budget.subject, suffix) for budget, suffix in index.of(ORG, PROJECT, KEY, run, shared=True)
+    }
     found = index.of(ORG, PROJECT, KEY, run, shared=True)
     assert len(found) == CHARGES_MAX == COUNTERS_MAX
 

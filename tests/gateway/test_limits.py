@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from billing.models import Budget, BudgetWindow, Lease, Price, UsageInbox
+from compliance import audit
+from controlplane.tenancy.limits import update_project
 from controlplane.tenancy.models import ApiKey
 from tests.gateway.fake_engine import CACHED_TOKENS, PROMPT_TOKENS, FakeEngine
 from tests.gateway.house import NOW, House, Road, eventually
@@ -190,6 +192,37 @@ def test_a_run_has_a_budget_of_its_own(gateways: Hosts) -> None:
     assert used.keys() == {0, 1}
     assert "research" not in used[1].run and used[1].agent.startswith("agt_")
     assert BudgetWindow.objects.filter(budget=row).count() == 3
+
+
+def test_a_run_makes_no_more_calls_than_its_project_lets_it(house: House, gateways: Hosts) -> None:
+    policy = {"max_calls": 12, "calls_per_minute": {}, "repeats": {}}
+    update_project(actor=audit.SYSTEM, project=house.project, now=NOW, run_policy=policy)
+    row = Budget.objects.get()
+    gateways.start()
+    runs = ("night", "night/a", "night/b", "night/b/c")
+
+    def crowd_of(run: str) -> list[Response]:
+        return crowd(gateways, 8, headers={"x-stoa-run": run})
+
+    with ThreadPoolExecutor(4) as pool:
+        replies = [reply for some in pool.map(crowd_of, runs) for reply in some]
+    statuses = Counter(reply.status for reply in replies)
+    assert statuses.keys() <= {200, 403} and statuses[403] >= 20
+    refused = next(reply for reply in replies if reply.status == 403)
+    assert refused.error["code"] == "run_limit" and "more than 12 calls" in refused.error["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    eventually(
+        lambda: all(
+            ask(gateways[n % 2], headers={"x-stoa-run": run}).status == 403
+            for n, run in enumerate((*runs, *runs))
+        ),
+        within_s=20,
+    )
+    fresh = ask(gateways[0], headers={"x-stoa-run": "other"})
+    assert fresh.headers["x-stoa-run-remaining-calls"] == "11"
+    settled(gateways)
+    spent = BudgetWindow.objects.filter(budget=row).values_list("spent", flat=True)
+    assert sorted(spent) == [1, 12]
 
 
 def test_an_answer_is_cut_to_what_the_budget_buys(engine: FakeEngine, gateways: Hosts) -> None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from django.db import transaction
 from django.db.models import Model, QuerySet
 
+from billing import budgets
+from billing.models import Subject
 from compliance import audit
 from controlplane.tenancy import names, run_policies
 from controlplane.tenancy.errors import Conflict, Invalid
@@ -58,6 +60,12 @@ def update_project(
     with transaction.atomic():
         project = _locked(Project.objects.select_related("organization"), project)
         _change(project, wanted, actor, "project", project.organization, now)
+        if "run_policy" in wanted:
+            # A budget, so that it holds over all gateways and workers.
+            calls = (wanted["run_policy"] or {}).get("max_calls")
+            home = project.organization
+            owner = budgets.Owner(home.id, home.region_code, Subject.ROOT, project.id)
+            budgets.limit_calls(actor=actor, owner=owner, calls=calls, now=now)
     return project
 
 

@@ -5,7 +5,13 @@ from typing import Any
 
 from controlplane.tenancy.errors import Invalid
 
-LIMITS = {"max_depth": (1, 8), "max_seconds": (1, 30 * 86_400), "slow_s": (0.1, 30)}
+LIMITS = {
+    "max_calls": (1, 1e9),
+    "max_depth": (1, 8),
+    "max_seconds": (1, 30 * 86_400),
+    "slow_s": (0.1, 30),
+}
+WHOLE = ("max_calls", "max_depth")
 MEASURES = ("calls_per_minute", "eur_per_minute", "depth", "repeats")
 STEPS = ("warn", "slow", "pause", "stop")
 VALUE_MAX = 1e9
@@ -23,8 +29,9 @@ def checked(policy: Mapping[str, Any] | None, field: str = "run_policy") -> dict
     for name, (least, most) in LIMITS.items():
         if name in policy and policy[name] is not None:
             kept[name] = _number(policy[name], least, most, f"{field}.{name}")
-    if not isinstance(kept.get("max_depth", 1), int):
-        raise _invalid(f"{field}.max_depth", "a whole number")
+    for name in WHOLE:
+        if not isinstance(kept.get(name, 1), int):
+            raise _invalid(f"{field}.{name}", "a whole number")
     for name in MEASURES:
         if name in policy:
             kept[name] = _steps(policy[name], f"{field}.{name}")

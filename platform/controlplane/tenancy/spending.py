@@ -31,8 +31,11 @@ def owner(principal: Principal, subject: str, subject_id: str, need: Permission)
 
 
 def budgets(principal: Principal) -> QuerySet[Budget]:
-    """People see those of their organizations, a key those of its project and of its keys."""
-    live = Budget.objects.filter(deleted_at=None)
+    """People see those of their organizations, a key those of its project and of its keys.
+
+    Not a project's limit of its runs' calls: its run policy says that.
+    """
+    live = Budget.objects.filter(deleted_at=None).exclude(subject=Subject.ROOT)
     if principal.project_id is None:
         seen = [
             one
