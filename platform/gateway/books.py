@@ -16,6 +16,8 @@ from gateway.table import Table
 from gateway.usage import Usage
 
 _GRACE_US = 3_600_000_000  # a counter outlives its window, for what is settled late
+WARN_PERCENT = 80
+_TOLD_US = 5_000_000  # what others spend of a budget that only warns is asked for so often
 _RUN_IDLE_US = 3_600_000_000  # a run's counter may go once its lease was given back this long ago
 
 
@@ -60,12 +62,15 @@ class Line:
     unit: str = field(init=False)
     hard: bool = field(init=False)
     allowance: int = field(init=False)
+    warns_at: int = field(init=False)  # so much left, with the allowance, is worth a word
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.budget.id}/{self.window}")
         object.__setattr__(self, "unit", self.budget.unit)
         object.__setattr__(self, "hard", self.budget.hard)
         object.__setattr__(self, "allowance", self.budget.allowance)
+        spare = self.budget.amount * (100 - WARN_PERCENT) // 100
+        object.__setattr__(self, "warns_at", spare + self.budget.allowance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Reservation:
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self.lines = lines
-        self.low: list[Line] = []  # of these: leases that should be topped up
+        self.low: list[Line] = []  # PostgreSQL should be asked about these
         self.slots: list[int] = []
         self.leases: list[int] = []
         self.held: list[int] = []
@@ -141,6 +146,8 @@ class Books:
                     return Short(line, need, rest, more, words[slot + t.OTHERS] > 0)
                 if more and rest < 3 * need:
                     taken.low.append(line)
+            elif now_us - words[slot + t.TOLD_US] > _TOLD_US:
+                taken.low.append(line)
             taken.slots.append(slot)
             taken.held.append(need)
         for line, slot, need in zip(lines, taken.slots, taken.held, strict=True):
@@ -192,3 +199,15 @@ class Books:
             for line, slot in zip(taken.lines, taken.slots, strict=True)
             if line.budget.hard
         ]
+
+    def nearly_spent(self, taken: Reservation) -> list[tuple[int, Line]]:
+        """The budgets of which `WARN_PERCENT` or more is spent, as far as this host knows, with
+        the percentage."""
+        words, found = self.table.words, []
+        for line, slot in zip(taken.lines, taken.slots, strict=True):
+            rest = words[slot + t.CAP] + words[slot + t.OTHERS] - words[slot + t.SPENT]
+            if rest <= line.warns_at and words[slot + t.TOLD_US]:
+                amount = line.budget.amount
+                spent = amount + line.allowance - rest
+                found.append((spent * 100 // amount if amount else 100, line))
+        return found

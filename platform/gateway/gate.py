@@ -28,6 +28,7 @@ _KNOWN_MAX = 20_000
 _KNOWN_NS = 60_000_000_000
 _TRIES = 6
 _GIVE_BACK_S = 0.1
+_WARNINGS_MAX = 4
 
 
 @dataclass(slots=True)
@@ -231,7 +232,8 @@ class Gate:
         self.table.release(owner)
 
     def headers(self, held: Pass) -> bytes:
-        """x-ratelimit-* as OpenAI sends them, and what the run's budgets have left."""
+        """x-ratelimit-* as OpenAI sends them, what the run's budgets have left, and which budgets
+        are nearly spent."""
         lines = _rate_lines(held.taken.left) if held.taken is not None else b""
         run = held.ask.run
         if run.refs:
@@ -240,6 +242,8 @@ class Gate:
                 lines += b"x-stoa-warning: run: %b\r\n" % held.ask.warning.encode()
             if held.reserved is not None:
                 lines += _remaining(self.books.left(held.reserved))
+        if held.reserved is not None and (spent := self.books.nearly_spent(held.reserved)):
+            lines += _warning(spent)
         return lines
 
     def refusal(self, ask: Ask, short: Short | Limited) -> ApiError:
@@ -303,6 +307,20 @@ def _remaining(left: Sequence[tuple[Budget, int]]) -> bytes:
         % (_UNITS[unit], euro(max(0, rest)) if unit == NANO_EUR else b"%d" % max(0, rest))
         for unit, rest in least.items()
     )
+
+
+def _warning(spent: Sequence[tuple[int, Line]]) -> bytes:
+    """A list in RFC 8941's form, of the budgets of which most is spent."""
+    worst = sorted(spent, key=lambda one: -one[0])[:_WARNINGS_MAX]
+    return b"x-stoa-budget-warning: %b\r\n" % ", ".join(_spent(*one) for one in worst).encode()
+
+
+def _spent(percent: int, line: Line) -> str:
+    whose = RUN if line.budget.subject == ROOT else line.budget.subject
+    said = f"{whose};budget={line.budget.id};percent={percent}"
+    reference = line.window.partition("/")[2]
+    said += f";of={reference}" if reference else ""
+    return f"{said};hard" if line.hard else said
 
 
 def euro(nano: int) -> bytes:

@@ -96,9 +96,11 @@ class Leases:
         await waiter
 
     def top_up(self, lines: Iterable[Line]) -> None:
-        """Their leases run low: ask in the background."""
+        """Their leases run low: ask in the background. Of a budget that only warns nothing is
+        leased; it asks what is spent elsewhere."""
         for line in lines:
-            self._ask(line).more = True
+            ask = self._ask(line)
+            ask.more = ask.more or line.hard
 
     def give_back(self, lines: Iterable[Line], *, idle_us: int = 0) -> None:
         """Lower each lease to what is spent and held, if it was not used for `idle_us`."""
@@ -207,7 +209,7 @@ class Leases:
     def apply(self, sent: Mapping[int, Sent], answers: Iterable[tuple[Any, ...]]) -> set[str]:
         """Put the answers in the table. Returns whose answer was overtaken: by something that
         was given back after it was asked for, so that less may be granted now than it says."""
-        words, overtaken = self._books.table.words, set()
+        words, overtaken, now_us = self._books.table.words, set(), self._clock()
         with self._books.table.locked():
             for lease, seq, granted, cap, others in answers:
                 one = sent[lease]
@@ -218,8 +220,10 @@ class Leases:
                 if seq > words[one.slot + t.LOWERED]:
                     granted = max(granted, words[one.slot + t.GRANTED])
                     words[one.slot + t.GRANTED] = granted
-                words[one.slot + t.CAP] = max(cap, words[one.slot + t.GRANTED])
+                granted = words[one.slot + t.GRANTED]
+                words[one.slot + t.CAP] = max(cap, granted) if granted else cap
                 words[one.slot + t.OTHERS] = others
+                words[one.slot + t.TOLD_US] = now_us
         return overtaken
 
     # --- Giving back ------------------------------------------------------------------

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 WORDS = 32  # of a slot
 # Words of a slot. A slot is either a budget's window or a set of rate limits.
 _KEY, _KEY2, ENDS_US, LEASE = 0, 1, 2, 3
-GRANTED, SPENT, HELD, SEQ, CAP, USED_US, OTHERS, LOWERED = 4, 5, 6, 7, 8, 9, 10, 11
+GRANTED, SPENT, HELD, SEQ, CAP, USED_US, OTHERS, LOWERED, TOLD_US = 4, 5, 6, 7, 8, 9, 10, 11, 12
 REQUESTS, INPUT, OUTPUT = 4, 5, 7  # when each bucket is full again, in nanoseconds
 COLUMN = 16  # from here on: what each process holds
 COLUMNS = WORDS - COLUMN

@@ -182,6 +182,10 @@ def test_a_run_has_a_budget_of_its_own(gateways: Hosts) -> None:
     assert [reply.status for reply in replies] == [200, 200, 200, 429]
     left = [reply.headers["x-stoa-run-remaining-calls"] for reply in replies[:3]]
     assert left == ["2", "1", "0"]
+    ref = replies[2].headers["x-stoa-run-id"]
+    (above, own) = replies[2].headers["x-stoa-budget-warning"].split(", ")
+    assert own == f"run;budget={row.id};percent=100;of={ref};hard" and ref not in above
+    assert "x-stoa-budget-warning" not in replies[1].headers
     # The run above it has spent it too; another run has not.
     assert ask(gateways[0], headers={"x-stoa-run": "research"}).status == 429
     other = ask(gateways[0], headers={"x-stoa-run": "other"})
@@ -192,6 +196,30 @@ def test_a_run_has_a_budget_of_its_own(gateways: Hosts) -> None:
     assert used.keys() == {0, 1}
     assert "research" not in used[1].run and used[1].agent.startswith("agt_")
     assert BudgetWindow.objects.filter(budget=row).count() == 3
+
+
+def test_a_budget_that_only_warns_says_so_on_answers(gateways: Hosts) -> None:
+    row = budget("key", ApiKey.objects.get().id, "calls", 10, hard=False)
+    gateways.start()
+
+    def warned(gateway: Process, **how: Any) -> str | None:
+        reply = ask(gateway, **how)
+        assert reply.status == 200
+        return reply.headers.get("x-stoa-budget-warning")
+
+    assert warned(gateways[0]) is None
+    eventually(lambda: Lease.objects.filter(budget=row).exists())
+    assert [warned(gateways[0]) for _ in range(6)] == [None] * 6
+    said = [warned(gateways[0]) for _ in range(2)]
+    assert said == [f"key;budget={row.id};percent={spent}" for spent in (80, 90)]
+    # A stream's head counts what was spent before it.
+    slow = {"how": "tokens=4;delay=0.1", "stream": True}
+    assert warned(gateways[0], **slow) == f"key;budget={row.id};percent=90"
+    # Another host hears of it too, and nobody is refused or holds any of it.
+    eventually(lambda: BudgetWindow.objects.get(budget=row).spent == 10)
+    eventually(lambda: (warned(gateways[1]) or "").startswith(f"key;budget={row.id};percent=1"))
+    settled(gateways)
+    assert all(lease.granted == 0 for lease in Lease.objects.filter(budget=row))
 
 
 def test_a_run_makes_no_more_calls_than_its_project_lets_it(house: House, gateways: Hosts) -> None:
