@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from django.db.models import Count, F, Max, Min, Q, Sum, Value
+from django.db.models import Count, F, Max, Min, Q, QuerySet, Sum, Value
+from django.db.models.expressions import Combinable
 from django.db.models.functions import StrIndex, Substr
 
 from billing.models import UsageInbox
@@ -42,21 +43,52 @@ def used(
 ) -> list[Used]:
     """The dearest first. `within`: a run's or an agent's reference: only its own, and for a run
     what the runs below it used."""
+    rows = _rows(project_id, start, end, within)
+    if grouping == "agent":
+        return _summed(rows.exclude(agent=""), F("agent"), limit, skip)
+    key = Substr("run", 1, _ROOT_LENGTH) if grouping == "root" else F("run")
+    return _summed(rows.exclude(run=""), key, limit, skip)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of a run with all that is below it: in all, and the dearest first."""
+
+    whole: Used
+    agents: list[Used]  # an empty key: of no agent
+    runs: list[Used]
+
+
+def summary(
+    project_id: str, run: str, *, start: datetime, end: datetime, limit: int = 100
+) -> Summary | None:
+    """`run`: its reference. None where it used nothing."""
+    rows = _rows(project_id, start, end, run)
+    whole = _summed(rows, Value(run), 1)
+    if not whole:
+        return None
+    return Summary(
+        whole[0],
+        _summed(rows, F("agent"), limit),
+        _summed(rows, F("run"), limit),
+    )
+
+
+def _rows(project_id: str, start: datetime, end: datetime, within: str) -> QuerySet[UsageInbox]:
     rows = UsageInbox.objects.filter(
         ~Q(run="") | ~Q(agent=""), project_id=project_id, closed_at__gte=start, closed_at__lt=end
     )
     if within.startswith("agt_"):
-        rows = rows.filter(agent=within)
-    elif within:
-        rows = rows.annotate(at=StrIndex("run", Value(within))).filter(at__gt=0)
-    if grouping == "agent":
-        keyed = rows.exclude(agent="").annotate(key=F("agent"))
-    elif grouping == "root":
-        keyed = rows.exclude(run="").annotate(key=Substr("run", 1, _ROOT_LENGTH))
-    else:
-        keyed = rows.exclude(run="").annotate(key=F("run"))
+        return rows.filter(agent=within)
+    if within:
+        return rows.annotate(at=StrIndex("run", Value(within))).filter(at__gt=0)
+    return rows
+
+
+def _summed(rows: QuerySet[UsageInbox], key: Combinable, limit: int, skip: int = 0) -> list[Used]:
     sums = (
-        keyed.values("key")
+        rows.annotate(key=key)
+        .values("key")
         .annotate(
             cost=Sum("nano_eur"),
             tokens_in=Sum("input_tokens"),
@@ -80,4 +112,5 @@ def used(
             last_at=row["last"],
         )
         for row in sums
+        if row["calls"]  # a constant key has a row even of nothing
     ]

@@ -191,3 +191,33 @@ def test_what_runs_and_agents_used_is_summed(alice: House) -> None:
     assert used(skip="2") == [(root, "0.000000005", 1)]
     for wrong in ({"by": "user"}, {"skip": "-1"}, {"from": "yesterday"}):
         assert client.get("/api/v1/run-usage", wrong).status_code == 422
+
+
+def test_a_run_is_found_by_its_name_and_summed_by_agent(alice: House) -> None:
+    client = with_key(alice.reader)
+    names = {"run": "nightly-42", "agent": "planner", "project": alice.project.id}
+    known = post(client, "/run-usage/references", names).json()
+    run, agent, below = known["run"], known["agent"], f"{known['run']}/run_{'b' * 20}"
+    spend(alice, "", "", 5, run=run)
+    spend(alice, "", "", 10, run=run, agent=agent)
+    spend(alice, "", "", 20, run=below, agent=agent)
+    spend(alice, "", "", 1, run=below, agent=f"agt_{'c' * 20}")
+    spend(alice, "", "", 100, run=f"run_{'d' * 20}", agent=agent)  # another one's
+
+    def ask(run: str, **more: Any) -> Any:
+        return post(client, "/run-usage/summary", {"run": run, **more})
+
+    found = ask("nightly-42", agents=["writer", "planner"]).json()
+    assert (found["run"], found["eur"], found["calls"]) == (run, "0.000000036", 4)
+    assert found["input_tokens"] == 400 and found["first_at"] <= found["last_at"]
+    assert [(one["agent"], one["name"], one["eur"], one["calls"]) for one in found["agents"]] == [
+        (agent, "planner", "0.00000003", 2),
+        ("", "", "0.000000005", 1),
+        (f"agt_{'c' * 20}", "", "0.000000001", 1),
+    ]
+    assert [(one["run"], one["calls"]) for one in found["runs"]] == [(below, 2), (run, 2)]
+    assert ask(run).json() == {**found, "agents": [{**one, "name": ""} for one in found["agents"]]}
+    assert ask("nightly-42", end="2026-01-01T00:00:00Z").status_code == 404
+    assert ask("nightly-43").json()["code"] == "not_found"
+    for wrong in ({"run": "a b"}, {"agents": ["a/b"]}, {"run": ""}, {"start": "yesterday"}):
+        assert ask(**{"run": run, **wrong}).status_code == 422

@@ -125,6 +125,7 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
             "organization": alice.organization.id,
         },
         "/run-usage/references": {"project": alice.project.id, "run": "x"},
+        "/run-usage/summary": {"project": alice.project.id, "run": "x"},
         "/exports": {
             "organization": alice.organization.id,
             "reason": "curiosity",

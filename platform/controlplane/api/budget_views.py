@@ -1,11 +1,10 @@
-"""Budgets, what is spent of them, and what runs and agents used. Money is text, in euro."""
+"""Budgets, and what is spent of them. Money is text, in euro."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -13,19 +12,16 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import budgets, counters, pseudonyms, runs
+from billing import budgets, counters
 from billing.models import Budget, BudgetWindow, Period, Subject, Unit
-from controlplane.api.cost_views import moment
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
-from controlplane.tenancy import access, spending
+from controlplane.tenancy import spending
 from controlplane.tenancy.access import Permission
 
 EUR = "eur"
 _UNITS = {EUR: Unit.NANO_EUR, "tokens": Unit.TOKENS, "calls": Unit.CALLS}
-_GROUPINGS: tuple[runs.Grouping, ...] = ("run", "root", "agent")
 _PLACES = ("organization", "project", "key")
-RUNS_LIMIT = 100
 
 
 def shown(amount: int, unit: str) -> str:
@@ -113,30 +109,6 @@ class BudgetChange(serializers.Serializer[Any]):
     amount = AmountField(required=False)
     allowance = AmountField(required=False)
     hard = serializers.BooleanField(required=False)
-
-
-class ReferenceBody(serializers.Serializer[Any]):
-    project = serializers.CharField()
-    run = serializers.CharField(required=False, help_text="As in x-stoa-run.")
-    agent = serializers.CharField(required=False, help_text="As in x-stoa-agent.")
-
-
-class ReferenceView(serializers.Serializer[Any]):
-    run = serializers.CharField()
-    agent = serializers.CharField()
-
-
-class RunUsageView(serializers.Serializer[Any]):
-    object = serializers.CharField(default="run_usage")
-    by = serializers.ChoiceField(choices=_GROUPINGS)
-    key = serializers.CharField(help_text="References; of a run also those above it, by slashes.")
-    eur = serializers.CharField(help_text="What its tokens cost at list prices.")
-    input_tokens = serializers.IntegerField()
-    cached_tokens = serializers.IntegerField(help_text="Part of the input tokens.")
-    output_tokens = serializers.IntegerField()
-    calls = serializers.IntegerField()
-    first_at = serializers.DateTimeField()
-    last_at = serializers.DateTimeField()
 
 
 class Budgets(HouseViewSet):
@@ -237,60 +209,6 @@ class Budgets(HouseViewSet):
         return Response(_views([budget], self.now)[0], status=code)
 
 
-class RunUsage(HouseViewSet):
-    """What runs and agents used, the dearest first; kept for 30 days."""
-
-    serializer_class = RunUsageView
-
-    @extend_schema(
-        parameters=[
-            OpenApiParameter("project", str, description="A key's own if left out."),
-            OpenApiParameter("by", str, enum=_GROUPINGS),
-            OpenApiParameter("of", str, description="The reference of a run or an agent."),
-            OpenApiParameter("from", datetime, description="Default: 30 days ago."),
-            OpenApiParameter("to", datetime, description="Default: now."),
-            OpenApiParameter("skip", int),
-        ],
-        responses=RunUsageView(many=True),
-    )
-    def list(self, request: Request) -> Response:
-        query = request.query_params
-        by = next((one for one in _GROUPINGS if one == query.get("by", "run")), None)
-        skip = query.get("skip", "0")
-        if by is None:
-            raise ValidationError({"by": f"One of {', '.join(_GROUPINGS)}."})
-        if not skip.isdecimal() or len(skip) > 6:
-            raise ValidationError({"skip": "A whole number."})
-        wanted = query.get("project") or self.principal.project_id or ""
-        project = access.project(self.principal, wanted, Permission.VIEW_COSTS)
-        found = runs.used(
-            project.id,
-            by,
-            start=moment(request, "from", self.now - timedelta(days=30)),
-            end=moment(request, "to", self.now),
-            within=query.get("of", ""),
-            skip=int(skip),
-            limit=RUNS_LIMIT + 1,
-        )
-        data = [_used(by, one) for one in found[:RUNS_LIMIT]]
-        return Response({"object": "list", "data": data, "has_more": len(found) > RUNS_LIMIT})
-
-    @extend_schema(request=ReferenceBody, responses=ReferenceView)
-    @action(detail=False, methods=["post"])
-    def references(self, request: Request) -> Response:
-        """What a run and an agent are called here: their names are kept nowhere."""
-        body = self.checked(request, ReferenceBody)
-        project = access.project(self.principal, body["project"], Permission.VIEW_COSTS)
-        key = pseudonyms.key(settings.KEY_PEPPER)
-        run, agent = body.get("run", ""), body.get("agent", "")
-        return Response(
-            {
-                "run": pseudonyms.run(key, project.id, run) if run else "",
-                "agent": pseudonyms.agent(key, project.id, agent) if agent else "",
-            }
-        )
-
-
 def _subject(body: Mapping[str, Any]) -> tuple[str, str]:
     places = [name for name in _PLACES if body.get(name)]
     if len(places) != 1:
@@ -334,19 +252,4 @@ def _status(budget: Budget, current: counters.Status) -> dict[str, Any]:
         "outstanding": shown(current.outstanding, budget.unit),
         "remaining": shown(current.remaining, budget.unit),
         "calls": current.calls,
-    }
-
-
-def _used(by: runs.Grouping, used: runs.Used) -> dict[str, Any]:
-    return {
-        "object": "run_usage",
-        "by": by,
-        "key": used.key,
-        "eur": shown(used.nano_eur, Unit.NANO_EUR),
-        "input_tokens": used.input_tokens,
-        "cached_tokens": used.cached_tokens,
-        "output_tokens": used.output_tokens,
-        "calls": used.calls,
-        "first_at": used.first_at,
-        "last_at": used.last_at,
     }

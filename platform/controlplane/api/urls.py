@@ -11,6 +11,7 @@ from controlplane.api import (
     endpoint_views,
     evidence_views,
     fleet_views,
+    run_views,
     streams,
     tenancy_views,
 )
@@ -31,7 +32,7 @@ for name, view in (
     ("costs", cost_views.Costs),
     ("usage", cost_views.Usage),
     ("budgets", budget_views.Budgets),
-    ("run-usage", budget_views.RunUsage),
+    ("run-usage", run_views.RunUsage),
     ("audit-events", evidence_views.AuditEvents),
     ("exports", evidence_views.Exports),
 ):

@@ -1,4 +1,5 @@
-"""Stopping a project's runs from the house; a key of the project does the same at the gateway."""
+"""A project's runs: what they are called, and stopping them from the house, as a key of the
+project does at the gateway."""
 
 from datetime import datetime
 
@@ -10,6 +11,22 @@ from billing.models import RunStop
 from compliance import audit
 from controlplane.tenancy.errors import Invalid
 from controlplane.tenancy.models import Project
+
+
+def reference(project: Project, run: str) -> str:
+    """What a run is called in usage; `run` is its name, or that. Raises Invalid."""
+    if pseudonyms.RUN_REF.fullmatch(run):
+        return run
+    if not all(pseudonyms.NAME.fullmatch(name) for name in run.split("/")):
+        raise Invalid("this is no name of a run", code="invalid_run", field="run")
+    return pseudonyms.run(pseudonyms.key(settings.KEY_PEPPER), project.id, run)
+
+
+def agent(project: Project, name: str) -> str:
+    """What an agent is called in usage. Raises Invalid."""
+    if not pseudonyms.NAME.fullmatch(name):
+        raise Invalid("this is no name of an agent", code="invalid_agent", field="agents")
+    return pseudonyms.agent(pseudonyms.key(settings.KEY_PEPPER), project.id, name)
 
 
 def stop_run(*, actor: audit.Actor, project: Project, run: str, now: datetime) -> RunStop:
@@ -25,11 +42,7 @@ def resume_run(*, actor: audit.Actor, project: Project, run: str, now: datetime)
 def _say(
     actor: audit.Actor, project: Project, run: str, now: datetime, *, stopped: bool
 ) -> RunStop:
-    ref = run
-    if not pseudonyms.RUN_REF.fullmatch(run):
-        if not all(pseudonyms.NAME.fullmatch(name) for name in run.split("/")):
-            raise Invalid("this is no name of a run", code="invalid_run", field="run")
-        ref = pseudonyms.run(pseudonyms.key(settings.KEY_PEPPER), project.id, run)
+    ref = reference(project, run)
     organization = project.organization
     with transaction.atomic():
         row = RunStop.objects.create(project_id=project.id, run=ref, stopped=stopped)
