@@ -59,7 +59,7 @@ async def run(
     leases = Leases(books, store, config.gateway_id, config.hosts)
     gate = Gate(counters, leases, books, config.hosts)
     keeper.listeners["stoa_leases"] = leases.wanted
-    keeper.watchers.append(lambda old, new: leases.edited(old.budgets.all, new.budgets.all))
+    keeper.watchers.append(lambda old, new: leases.edited(old.budgets.by_id, new.budgets.by_id))
     uses = Uses(store, config.gateway_id, config.activity_every_s)
     stops = Stops(store, config.gateway_id)
     keeper.listeners["stoa_runs"] = stops.heard

@@ -9,6 +9,7 @@ loses nothing that still matters.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -17,6 +18,8 @@ import psycopg
 from gateway import store, tasks
 
 log = logging.getLogger(__name__)
+
+_TOGETHER = 10  # times in an interval at which rows are written
 
 _INSERT = """
 INSERT INTO endpoints_activity (endpoint_id, gateway_id, in_flight, waiting)
@@ -99,8 +102,11 @@ class Activity:
 
     def _schedule(self, state: _State) -> None:
         loop = asyncio.get_running_loop()
-        due_at = max(state.row_at + self._every_s, loop.time())
-        state.timer = loop.call_at(due_at, self._ready, state)
+        now, due_at = loop.time(), state.row_at + self._every_s
+        if due_at > now:  # together with others: with many endpoints each row would be a statement
+            together_s = self._every_s / _TOGETHER
+            due_at = math.ceil(due_at / together_s) * together_s
+        state.timer = loop.call_at(max(due_at, now), self._ready, state)
 
     def _ready(self, state: _State) -> None:
         self._due.add(state)

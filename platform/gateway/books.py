@@ -5,11 +5,14 @@ All budgets of a request are reserved or none is. What a counter may spend is it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import force_setattr
 
 from billing.windows import ALWAYS_US, Window, window
 from gateway import table as t
-from gateway.budgets import CALLS, NANO_EUR, TOKENS, Budget
+from gateway.budgets import CALLS, KEY, NANO_EUR, TOKENS, Budget
 from gateway.prices import TokenPrices
 from gateway.records import Charge
 from gateway.table import Table
@@ -18,6 +21,7 @@ from gateway.usage import Usage
 _GRACE_US = 3_600_000_000  # a counter outlives its window, for what is settled late
 WARN_PERCENT = 80
 _TOLD_US = 5_000_000  # what others spend of a budget that only warns is asked for so often
+_PLAIN_MAX = 10_000
 _RUN_IDLE_US = 3_600_000_000  # a run's counter may go once its lease was given back this long ago
 
 
@@ -51,26 +55,26 @@ class Worst:
         return None if output is None else output // self.choices
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One budget's counter, as a request sees it."""
 
     budget: Budget
     window: str  # its id, with the run or agent that it is for
     ends_us: int
-    name: str = field(init=False)  # of the counter
-    unit: str = field(init=False)
-    hard: bool = field(init=False)
-    allowance: int = field(init=False)
-    warns_at: int = field(init=False)  # so much left, with the allowance, is worth a word
+    name: str = ""  # of the counter
+    unit: str = ""
+    hard: bool = False
+    allowance: int = 0
+    warns_at: int = 0  # so much left, with the allowance, is worth a word
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"{self.budget.id}/{self.window}")
-        object.__setattr__(self, "unit", self.budget.unit)
-        object.__setattr__(self, "hard", self.budget.hard)
-        object.__setattr__(self, "allowance", self.budget.allowance)
-        spare = self.budget.amount * (100 - WARN_PERCENT) // 100
-        object.__setattr__(self, "warns_at", spare + self.budget.allowance)
+        budget = self.budget
+        force_setattr(self, "name", f"{budget.id}/{self.window}")
+        force_setattr(self, "unit", budget.unit)
+        force_setattr(self, "hard", budget.hard)
+        force_setattr(self, "allowance", budget.allowance)
+        spare = budget.amount * (100 - WARN_PERCENT) // 100
+        force_setattr(self, "warns_at", spare + budget.allowance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Books:
     def __init__(self, table: Table) -> None:
         self.table = table
         self._windows: dict[tuple[str, str], Window] = {}
+        self._plain: dict[str, Line] = {}  # by budget, but agents' and runs'
 
     def lines(self, found: Sequence[tuple[Budget, str]], now_us: int) -> tuple[list[Line], int]:
         """The counters of these budgets, and until when they are the ones."""
@@ -126,8 +131,19 @@ class Books:
             until_us = min(until_us, ends_us)
             if suffix and current.id == "total":
                 ends_us = now_us + _RUN_IDLE_US
-            lines.append(Line(budget, current.id + suffix, ends_us + _GRACE_US))
+            lines.append(self._line(budget, current.id + suffix, ends_us + _GRACE_US, suffix))
         return lines, until_us
+
+    def _line(self, budget: Budget, window: str, ends_us: int, suffix: str) -> Line:
+        """What many keys share, such as their organization's, is made once."""
+        if suffix or budget.subject == KEY:
+            return Line(budget, window, ends_us)
+        line = self._plain.get(budget.id)
+        if line is None or line.budget is not budget or line.window != window:
+            if len(self._plain) > _PLAIN_MAX:
+                self._plain.clear()
+            line = self._plain[budget.id] = Line(budget, window, ends_us)
+        return line
 
     def reserve(self, lines: Sequence[Line], worst: Worst, now_us: int) -> Reservation | Short:
         """Hold the worst case on every line, or on none. Raises TableFull."""

@@ -59,10 +59,11 @@ NO_RUN = Run()
 class Budgets:
     """An index of every budget of a region."""
 
-    __slots__ = ("_by_subject", "all")
+    __slots__ = ("_by_subject", "all", "by_id")
 
     def __init__(self, budgets: Iterable[Budget] = ()) -> None:
         self.all = tuple(budgets)
+        self.by_id = {budget.id: budget for budget in self.all}
         self._by_subject: dict[tuple[str, str], list[Budget]] = {}
         for budget in self.all:
             self._by_subject.setdefault((budget.subject, budget.subject_id), []).append(budget)

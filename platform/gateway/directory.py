@@ -7,7 +7,7 @@ uses the one that was current when it arrived. `reading` makes it, `keeper` keep
 import copy
 import hmac
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from billing.rating import PriceVersion
 from gateway.brake import DEFAULT, RunPolicy
 from gateway.budgets import Budget, Budgets
+from gateway.keyring import Keyring
 from gateway.prices import PriceList
 
 T = TypeVar("T")
@@ -131,15 +132,15 @@ class Directory:
     """An immutable snapshot. `read_at` is Unix seconds, `generation` rises with every change."""
 
     __slots__ = (
-        "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_pieces", "_projects",
-        "_shared", "budgets", "generation", "keys", "prices", "read_at", "snapshot",
+        "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_projects",
+        "_shared", "bounds", "budgets", "generation", "keys", "prices", "read_at", "snapshot",
         "stopped_runs",
     )  # fmt: skip
 
     def __init__(
         self,
         pepper: bytes,
-        keys: dict[bytes, Key],
+        keys: Mapping[bytes, Key],
         endpoints: Iterable[Endpoint],
         *,
         projects: Iterable[Project] = (),
@@ -151,8 +152,7 @@ class Directory:
         read_at: float,
     ) -> None:
         self._pepper = pepper
-        self.keys = keys  # by hash
-        self._pieces: list[bytes] | None = None  # the keys, encoded
+        self.keys = keys if isinstance(keys, Keyring) else Keyring(keys.items())
         self.snapshot = ""  # PostgreSQL's name for it; empty: not read, but loaded or made up
         self._by_id: dict[str, Endpoint] = {}
         self._shared: dict[str, Endpoint] = {}  # by name
@@ -161,6 +161,7 @@ class Directory:
         self._projects = {project.id: project for project in projects}
         self._organizations = {one.id: one for one in organizations}
         self.budgets = Budgets(budgets)
+        self.bounds = object()  # the same one as long as all that bounds requests, but keys, is
         self.prices = PriceList(prices)
         self.stopped_runs = tuple(stopped_runs)
         self.generation = generation
@@ -174,7 +175,7 @@ class Directory:
 
     def key(self, secret: bytes) -> Key | None:
         """The key whose whole text (`sk-stoa-…`) is `secret`."""
-        return self.keys.get(hmac.digest(self._pepper, secret, "sha256"))
+        return self.keys.find(hmac.digest(self._pepper, secret, "sha256"))
 
     def project(self, project_id: str) -> Project | None:
         """A key's project is there: one snapshot holds both."""
@@ -183,6 +184,14 @@ class Directory:
     def alias(self, project_id: str, name: str) -> Alias | None:
         project = self._projects.get(project_id)
         return project.aliases.get(name) if project is not None else None
+
+    @property
+    def projects(self) -> Mapping[str, Project]:
+        return self._projects
+
+    @property
+    def organizations(self) -> Mapping[str, Organization]:
+        return self._organizations
 
     def organization(self, organization_id: str) -> Organization | None:
         """A key's organization is there: one snapshot holds both."""
@@ -219,26 +228,24 @@ class Directory:
         return list(self._by_id.values())
 
     def with_keys(
-        self, keys: dict[bytes, Key], generation: int, read_at: float, snapshot: str
+        self, keys: Keyring[Key], generation: int, read_at: float, snapshot: str
     ) -> "Directory":
         """The same with other keys."""
         made = copy.copy(self)
         made.keys, made.generation, made.read_at = keys, generation, read_at
-        made.snapshot, made._pieces = snapshot, None
-        made.take_pieces(self)
+        made.snapshot = snapshot
         return made
 
-    def take_pieces(self, before: "Directory") -> None:
-        """The same keys need not be encoded twice."""
-        if self.keys is before.keys:
-            self._pieces = before._pieces
+    def keep_bounds(self, before: "Directory") -> None:
+        """`before` has the same organizations, projects and budgets: what was looked up in them
+        holds on."""
+        self._organizations, self._projects = before._organizations, before._projects
+        self.budgets, self.bounds = before.budgets, before.bounds
 
     def encode(self, region: str) -> bytes:
-        if self._pieces is None:
-            self._pieces = _pieces(self.keys.items())
         content = Content(
             region,
-            self._pieces,
+            self.keys.encode(),
             _pieces(self._by_id.values()),
             _pieces(self._projects.values()),
             _pieces(self._organizations.values()),
@@ -260,7 +267,7 @@ class Directory:
                 raise ValueError(f"the directory on disk is of {where}")
             return cls(
                 pepper,
-                dict(_whole(content.keys, tuple[bytes, Key])),
+                Keyring(_whole(content.keys, tuple[bytes, Key])),
                 _whole(content.endpoints, Endpoint),
                 projects=_whole(content.projects, Project),
                 organizations=_whole(content.organizations, Organization),

@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from gateway import errors
 from gateway.books import Books, Line, Reservation, Short, Worst
 from gateway.budgets import CALLS, NANO_EUR, NO_RUN, ROOT, RUN, TOKENS, Budget, Run
-from gateway.directory import UNLIMITED, Directory, Endpoint, Key
+from gateway.counting import Counting
+from gateway.directory import Directory, Endpoint, Key
 from gateway.errors import ApiError
 from gateway.leases import Away, Leases
 from gateway.prices import TokenPrices
-from gateway.rates import CONCURRENCY, Bound, Left, Limited, Rates, Taken, bound
-from gateway.records import CHARGES_MAX, Charge, CloseRecord
+from gateway.rates import CONCURRENCY, Bound, Left, Limited, Rates, Taken
+from gateway.records import Charge, CloseRecord
 from gateway.request import Call
 from gateway.sizes import Size
 from gateway.table import Table, TableFull
 from gateway.usage import Usage
 from gateway.worst import clamp, worst
 
-_KNOWN_MAX = 20_000
-_KNOWN_NS = 60_000_000_000
 _TRIES = 6
 _GIVE_BACK_S = 0.1
 _WARNINGS_MAX = 4
@@ -35,20 +34,13 @@ _WARNINGS_MAX = 4
 class Ask:
     """What a request wants to pass the gate with."""
 
-    lines: list[Line]
-    limits: list[Bound]
+    lines: Sequence[Line]
+    limits: Sequence[Bound]
     prices: TokenPrices
     run: Run = NO_RUN
     warning: str = ""  # of the runaway brake
     delay_s: float = 0.0  # … which slows it down
     worst: Worst | None = None  # None: nothing depends on how much the request may use
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    lines: list[Line]
-    limits: list[Bound]
-    until_ns: int
 
 
 class Pass:
@@ -76,11 +68,8 @@ class Gate:
         self.books = books
         self.leases = leases
         self._rates = Rates(table)
-        self._hosts = hosts
         self._clock = clock
-        # What counts for whom, as long as the directory stays and no window ends.
-        self._directory: Directory | None = None
-        self._known: dict[tuple[str, bool, Run], _Known] = {}
+        self._counting = Counting(books, hosts)
 
     def ask(
         self, directory: Directory, key: Key, endpoint: Endpoint, run: Run, call: Call, size: Size
@@ -88,41 +77,14 @@ class Gate:
         """Raises 400 where more budgets count than a request can carry, and for bounds that are
         none."""
         now_ns = self._clock()
-        if directory is not self._directory or len(self._known) > _KNOWN_MAX:
-            self._directory, self._known = directory, {}
         # Whose endpoint it is pays for its seconds; others, on a shared one, pay for tokens.
         by_token = endpoint.shared and endpoint.organization_id != key.organization_id
-        name = key.id, by_token, run
-        known = self._known.get(name)
-        if known is None or now_ns >= known.until_ns:
-            known = self._known[name] = self._look_up(directory, key, run, now_ns, by_token)
+        known = self._counting.of(directory, key, run, now_ns, by_token=by_token)
         prices = directory.prices.at(endpoint.device_kind, now_ns / 1e9)
         ask = Ask(known.lines, known.limits, prices, run)
         if known.lines or known.limits:
             ask.worst = worst(call, size, endpoint.max_model_len, prices)
         return ask
-
-    def _look_up(
-        self, directory: Directory, key: Key, run: Run, now_ns: int, by_token: bool
-    ) -> "_Known":
-        found = directory.budgets.of(
-            key.organization_id, key.project_id, key.id, run, shared=by_token
-        )
-        if len(found) > CHARGES_MAX:
-            message = f"More than {CHARGES_MAX} budgets count this request: its run is too deep."
-            raise errors.bad_request("run_too_deep", message)
-        lines, until_us = self.books.lines(found, now_ns // 1000)
-        limits = self._limits(directory, key)
-        return _Known(lines, limits, min(until_us * 1000, now_ns + _KNOWN_NS))
-
-    def _limits(self, directory: Directory, key: Key) -> list[Bound]:
-        organization = directory.organization(key.organization_id)
-        project = directory.project(key.project_id)
-        return [
-            bound(whose, one.id, one.rate_limits, self._hosts)
-            for whose, one in (("organization", organization), ("project", project), ("key", key))
-            if one is not None and one.rate_limits != UNLIMITED
-        ]
 
     def enter(self, ask: Ask) -> "Pass | Short | Limited":
         """Take and hold everything, or nothing. Raises 503 when the shared table is full."""
@@ -263,7 +225,7 @@ class Gate:
 
     def rate_lines(self, directory: Directory, key: Key) -> bytes:
         """x-ratelimit-* of a request that is refused for another reason."""
-        return self._left(self._limits(directory, key))
+        return self._left(self._counting.limits(directory, key))
 
     def _left(self, limits: Sequence[Bound]) -> bytes:
         try:

@@ -10,7 +10,7 @@ counts no longer: so what stands in the table never exceeds what PostgreSQL has 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,13 +120,17 @@ class Leases:
                 words[slot + t.GRANTED] = used
             self._ask(line)
 
-    def edited(self, before: Sequence[Budget], after: Sequence[Budget]) -> None:
-        """The directory's budgets have changed: what was granted under the old ones goes back."""
-        old, new = ({budget.id: budget for budget in some} for some in (before, after))
-        changed = {
-            id for id, budget in old.items() if (now := new.get(id)) != budget and now is not None
-        }
-        self.give_back(line for line in self._known.values() if line.budget.id in changed)
+    def edited(self, before: Mapping[str, Budget], after: Mapping[str, Budget]) -> None:
+        """The directory's budgets (by id) have changed: what was granted under the old ones goes
+        back."""
+        if before is after:
+            return
+
+        def changed(id: str) -> bool:
+            now = after.get(id)
+            return now is not None and id in before and now != before[id]
+
+        self.give_back([line for line in self._known.values() if changed(line.budget.id)])
 
     def wanted(self, payload: str) -> None:
         """Another host lacks what this one may hold: `<budget> <window>`."""

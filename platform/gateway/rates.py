@@ -7,6 +7,9 @@ Tokens are taken as the worst case and what was not used is put back.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
 
 from gateway import table as t
 from gateway.directory import RateLimits
@@ -21,8 +24,7 @@ _KINDS = (REQUESTS, INPUT, OUTPUT)
 _WORDS = (t.REQUESTS, t.INPUT, t.OUTPUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True, gc=False):
     """The limits of one subject on this host, made ready: what is None is left out."""
 
     whose: str  # organization, project or key
@@ -33,18 +35,23 @@ class Bound:
     concurrency: int | None
 
 
-def bound(whose: str, id: str, limits: RateLimits, hosts: int = 1) -> Bound:
-    """`hosts` gateways share each limit."""
+@lru_cache(1024)  # many keys have the same
+def _rates(limits: RateLimits, hosts: int) -> tuple[tuple[int, int, int, int], ...]:
     given = (
         limits.requests_per_minute,
         limits.input_tokens_per_minute,
         limits.output_tokens_per_minute,
     )
-    rates = tuple(
+    return tuple(
         (word, _MINUTE_NS * hosts // max(1, limit), limit, index)
         for index, (word, limit) in enumerate(zip(_WORDS, given, strict=True))
         if limit is not None
     )
+
+
+def bound(whose: str, id: str, limits: RateLimits, hosts: int = 1) -> Bound:
+    """`hosts` gateways share each limit."""
+    rates = _rates(limits, hosts)
     at_once = limits.concurrency
     if at_once is not None:
         at_once = max(1, at_once // hosts) if at_once else 0

@@ -1,10 +1,9 @@
 """One consistent snapshot of schema `gateway`, read from PostgreSQL for one region."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import psycopg
@@ -24,12 +23,12 @@ from gateway.directory import (
     Replica,
     StoppedRun,
 )
+from gateway.keyring import Keyring
 
 log = logging.getLogger(__name__)
 
 _ROWS = 500  # read at once: the event loop gets its turn between the batches
 
-_LOOKED_AT = 5000  # keys in memory, likewise
 _MANY = 1000  # keys that changed: reading all of them costs no more
 
 _GENERATION = "SELECT last_value FROM gateway.directory_generation"
@@ -108,34 +107,69 @@ async def read(
         if before is not None and not whole:
             changes = await _changes(connection, before)
         if before is None or changes is None:
-            keys = await _keys(connection, region, alike, before.keys if before else {})
+            keys = await _keys(connection, region, alike, before.keys if before else Keyring())
         else:
             keys = await _changed(connection, region, alike, before, changes.keys)
             if not changes.rest:
                 # A generation that is drawn, and whose change has not been committed, is not ours.
                 reached = number if changes.keys else before.generation
                 return before.with_keys(keys, reached, read_at, snapshot)
-        projects = await _projects(connection, region, alike)
-        organizations = [
-            Organization(organization_id, alike.limits(limits))
-            async for organization_id, *limits in _rows(
-                connection, "organizations", _ORGANIZATIONS, region
-            )
-        ]
+        projects = _Kept(before.projects if before else {})
+        for project in await _projects(connection, region, alike):
+            projects.add(project)
+        organizations = _Kept(before.organizations if before else {})
+        async for organization_id, *limits in _rows(
+            connection, "organizations", _ORGANIZATIONS, region
+        ):
+            organizations.add(Organization(organization_id, alike.limits(limits)))
         endpoints = await _endpoints(connection, region, alike)
-        budgets = [Budget(*row) async for row in _rows(connection, "budgets", _BUDGETS, region)]
+        budgets = _Kept(before.budgets.by_id if before else {})
+        async for row in _rows(connection, "budgets", _BUDGETS, region):
+            budgets.add(Budget(*row))
         stopped = [
             StoppedRun(*row) async for row in _rows(connection, "stops", _STOPPED_RUNS, region)
         ]
         prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
+    bounds = projects, organizations, budgets
+    same = before is not None and all(kept.same for kept in bounds)
     made = Directory(
-        pepper, keys, endpoints, projects=projects, organizations=organizations,
-        budgets=budgets, prices=prices, stopped_runs=stopped, generation=number, read_at=read_at,
+        pepper, keys, endpoints, projects=() if same else projects.all,
+        organizations=() if same else organizations.all, budgets=() if same else budgets.all,
+        prices=prices, stopped_runs=stopped, generation=number, read_at=read_at,
     )  # fmt: skip
     made.snapshot = snapshot
-    if before is not None:
-        made.take_pieces(before)
+    if before is not None and same:
+        made.keep_bounds(before)
     return made
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
+
+
+class _Kept(Generic[T]):
+    """Things of one kind as they are read; those that are as they were are the ones they were."""
+
+    def __init__(self, before: Mapping[str, T]) -> None:
+        self._before = before
+        self._news = False
+        self.all: list[T] = []
+
+    def add(self, thing: T) -> None:
+        old = self._before.get(thing.id)
+        if old is None or old != thing:
+            self.all.append(thing)
+            self._news = True
+        else:
+            self.all.append(old)
+
+    @property
+    def same(self) -> bool:
+        return not self._news and len(self.all) == len(self._before)
 
 
 @dataclass(frozen=True)
@@ -160,21 +194,12 @@ async def _changed(
     alike: "_Alike",
     before: Directory,
     ids: list[str],
-) -> dict[bytes, Key]:
+) -> Keyring[Key]:
     """The keys of `before` (they themselves when none changed), with those of `ids` anew."""
     if not ids:
         return before.keys
-    gone, digests = set(ids), []
-    for at, (digest, key) in enumerate(before.keys.items()):
-        if key.id in gone:
-            digests.append(digest)
-        if not at % _LOOKED_AT:
-            await asyncio.sleep(0)
-    keys = before.keys.copy()
-    for digest in digests:
-        del keys[digest]
-    keys.update(await _keys(connection, region, alike, {}, ids))
-    return keys
+    rows = _rows(connection, "keys", _SOME_KEYS, region, ids)
+    return before.keys.changed(ids, [_key(row, alike) async for row in rows])
 
 
 class _Alike:
@@ -199,26 +224,29 @@ class _Alike:
 
 
 async def _keys(
-    connection: psycopg.AsyncConnection[Any],
-    region: str,
-    alike: _Alike,
-    known: dict[bytes, Key],
-    ids: list[str] | None = None,
-) -> dict[bytes, Key]:
-    """All, or those of `ids`. What is known already is taken from there: to let go of 100,000
-    keys at once would hold up the event loop."""
-    keys: dict[bytes, Key] = {}
-    query, more_arguments = (_KEYS, ()) if ids is None else (_SOME_KEYS, (ids,))
-    async for row in _rows(connection, "keys", query, region, *more_arguments):
-        digest, key_id, secret_id, project, organization, scopes, models, expires, *more = row
-        priority, networks, *limits = more
-        key = Key(
-            key_id, project, organization, alike.words(scopes), alike.words(models), expires,
-            alike.limits(limits), priority, alike.texts(networks), secret_id,
-        )  # fmt: skip
-        old = known.get(digest)
-        keys[digest] = old if old == key else key
-    return keys
+    connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike, known: Keyring[Key]
+) -> Keyring[Key]:
+    """All. What is known already is taken from there: to let go of 100,000 keys at once would
+    hold up the event loop."""
+    made: Keyring[Key] = Keyring()
+    same = 0
+    async for row in _rows(connection, "keys", _KEYS, region):
+        digest, key = _key(row, alike)
+        old = known.find(digest)
+        if old == key:
+            same += 1
+            key = old
+        made.add(digest, key)
+    return known if same == len(made) == len(known) else made
+
+
+def _key(row: tuple[Any, ...], alike: _Alike) -> tuple[bytes, Key]:
+    digest, key_id, secret_id, project, organization, scopes, models, expires, *more = row
+    priority, networks, *limits = more
+    return digest, Key(
+        key_id, project, organization, alike.words(scopes), alike.words(models), expires,
+        alike.limits(limits), priority, alike.texts(networks), secret_id,
+    )  # fmt: skip
 
 
 def _policy(project_id: str, kept: object) -> RunPolicy:

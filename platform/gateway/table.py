@@ -1,7 +1,9 @@
 """Counters that all processes of one gateway share, in memory that outlives each of them.
 
 A memory file (memfd) is inherited by every worker, and by the master's successor at a reload.
-It is a table of slots of 64-bit words, guarded by one lock. The kernel frees the lock of a
+It is a table of slots of 64-bit words, guarded by one lock. A slot's name stands in one of two
+buckets of a page each, the emptier one when it came: so a table can be nearly full before any name
+finds no place. The kernel frees the lock of a
 process that dies, so every update is a sequence of single words in an order in which death
 between two of them can only make the counters too careful, never too generous.
 
@@ -26,18 +28,20 @@ REQUESTS, INPUT, OUTPUT = 4, 5, 7  # when each bucket is full again, in nanoseco
 COLUMN = 16  # from here on: what each process holds
 COLUMNS = WORDS - COLUMN
 
-_WAYS = 32  # slots that a name may stand in
-_HEADER = 64  # words; 0: format, 1: slots, 2 and 3: epoch, from 16: who has which column
+_BUCKET = 16  # slots: a page
+_CLEARED = 1024  # slots under one lock, when a process has died
+_HEADER = 512  # words, a page; 0: format, 1: slots, 2 and 3: epoch, from 16: who has which column
 _OWNERS = 16
-_FORMAT = 1
+_FORMAT = 2
 _PAIR = struct.Struct("<qq")
+_EMPTY = memoryview(bytes(8 * (WORDS - 1))).cast("q")
 
 
 def _size(slots: int) -> int:
     return 8 * (_HEADER + slots * WORDS)
 
 
-SIZE = _size(1 << 16)
+SIZE = _size(1 << 18)  # 64 MiB; what is never used is no memory
 
 
 class TableFull(Exception):
@@ -46,7 +50,7 @@ class TableFull(Exception):
 
 def create(slots: int) -> int:
     """A new table, as a memory file's descriptor. `slots` is a power of two."""
-    assert slots >= _WAYS and not slots & (slots - 1)
+    assert slots >= 2 * _BUCKET and not slots & (slots - 1)
     fd = os.memfd_create("counters")
     os.ftruncate(fd, _size(slots))
     prepare(fd)
@@ -125,24 +129,35 @@ class Table:
     def _place(self, name: str, ends_us: int, now_us: int) -> int:
         words = self.words
         first, second = _digest(name)
-        free = -1
-        for way in range(_WAYS):
-            offset = _HEADER + ((first + way) & (self._slots - 1)) * WORDS
-            key = words[offset]
-            if key == first and words[offset + _KEY2] == second:
-                return offset
-            if free < 0 and (not key or (words[offset + ENDS_US] < now_us and self._idle(offset))):
-                free = offset
-        if free < 0:
+        best: list[int] = []
+        for bucket in self._buckets(first, second):
+            free = []
+            end = bucket + _BUCKET * WORDS
+            names = words[bucket:end:WORDS].tolist()
+            for offset, key in zip(range(bucket, end, WORDS), names, strict=True):
+                if key == first and words[offset + _KEY2] == second:
+                    return offset
+                if not key or (words[offset + ENDS_US] < now_us and self._idle(offset)):
+                    free.append(offset)
+            if len(free) > len(best):
+                best = free
+        if not best:
             raise TableFull("no free counter")
-        words[free] = 0
-        for word in range(1, WORDS):
-            words[free + word] = 0
-        words[free + ENDS_US] = ends_us
-        words[free + LEASE] = secrets.randbits(62) + 1
-        words[free + _KEY2] = second
-        words[free] = first  # from here on it is found
-        return free
+        made = best[0]
+        words[made] = 0
+        words[made + 1 : made + WORDS] = _EMPTY
+        words[made + ENDS_US] = ends_us
+        words[made + LEASE] = secrets.randbits(62) + 1
+        words[made + _KEY2] = second
+        words[made] = first  # from here on it is found
+        return made
+
+    def _buckets(self, first: int, second: int) -> list[int]:
+        """Their offsets: never the same one twice."""
+        buckets = self._slots // _BUCKET
+        one = first % buckets
+        other = one ^ (1 + second % (buckets - 1))
+        return [_HEADER + bucket * _BUCKET * WORDS for bucket in (one, other)]
 
     def _idle(self, offset: int) -> bool:
         return not any(self.words[offset + COLUMN : offset + WORDS])
@@ -172,15 +187,33 @@ class Table:
     def release(self, owner: str) -> None:
         """Whoever `owner` was has died: nobody holds what it held. Unknown owners are no error."""
         wanted, words = _digest(owner)[0], self.words
-        with self.locked():
-            for column in range(COLUMNS):
-                if words[_OWNERS + column] == wanted:
-                    self._clear(column)
+        for column in range(COLUMNS):
+            if words[_OWNERS + column] == wanted:
+                # A piece at a time: the others wait for the lock meanwhile. The column is not
+                # taken anew before all of it is clear.
+                for slots in self._used():
+                    with self.locked():
+                        self._clear(column, slots)
+                with self.locked():
                     words[_OWNERS + column] = 0
 
-    def _clear(self, column: int) -> None:
+    def _used(self) -> Iterator[range]:
+        """Where there may be slots, in pieces. Memory that nobody used yet is not looked at: that
+        would make it used."""
+        end = 8 * _HEADER
+        while True:
+            try:
+                start = max(os.lseek(self._file, end, os.SEEK_DATA), 8 * _HEADER)
+            except OSError:  # no more
+                return
+            end = os.lseek(self._file, start, os.SEEK_HOLE)
+            first, last = ((at - 8 * _HEADER) // (8 * WORDS) for at in (start, end))
+            for slot in range(first, last, _CLEARED):
+                yield range(slot, min(slot + _CLEARED, last))
+
+    def _clear(self, column: int, slots: range) -> None:
         words = self.words
-        for offset in range(_HEADER, _HEADER + self._slots * WORDS, WORDS):
+        for offset in range(_HEADER + slots.start * WORDS, _HEADER + slots.stop * WORDS, WORDS):
             if words[offset]:
                 words[offset + COLUMN + column] = 0
                 # Its death may have come between the total and the column: count anew.

@@ -5,8 +5,8 @@ last few seconds of it.
 """
 
 import asyncio
+import itertools
 import logging
-from datetime import UTC, datetime
 
 import msgspec
 import psycopg
@@ -15,10 +15,12 @@ from gateway import store, tasks
 
 log = logging.getLogger(__name__)
 
+_PIECE = 2000
+
 # In one order everywhere: two gateways that tell of the same secrets must not lock crosswise.
 _INSERT = """
 INSERT INTO tenancy_secretuse (secret_id, gateway_id, used_at)
-SELECT u ->> 0, %s, (u ->> 1)::timestamptz FROM jsonb_array_elements(%s::jsonb) u
+SELECT u ->> 0, %s, to_timestamp((u ->> 1)::float8) FROM jsonb_array_elements(%s::jsonb) u
 """
 
 
@@ -58,15 +60,17 @@ class Uses:
                 failing = True
 
     async def _tell(self) -> None:
+        """A piece at a time: of many thousand secrets, the event loop gets its turn in between."""
         told, self.noted = self.noted, {}
-        if not told:
-            return
-        rows = [(id, datetime.fromtimestamp(at, UTC)) for id, at in sorted(told.items())]
         try:
-            encoded = msgspec.json.encode(rows).decode()
-            async with self._store.connection() as connection:
-                await connection.execute(_INSERT, (self._gateway_id, encoded))
+            while told:
+                piece = {id: told[id] for id in itertools.islice(told, _PIECE)}
+                rows = msgspec.json.encode(sorted(piece.items())).decode()
+                async with self._store.connection() as connection:
+                    await connection.execute(_INSERT, (self._gateway_id, rows))
+                for id in piece:
+                    del told[id]
         except BaseException:
-            for secret_id, at in told.items():
-                self.noted.setdefault(secret_id, at)
+            for id, at in told.items():
+                self.noted.setdefault(id, at)
             raise

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.peers import install
+from tests.benchmarks.peers import growth, install
 from tests.benchmarks.peers.arithmetic import Findings, number, table
-from tests.benchmarks.peers.measure import Bench, cpu_of
+from tests.benchmarks.peers.measure import Bench
 from tests.benchmarks.peers.ours import Ours, prepare
 from tests.benchmarks.peers.processes import PeerError
 from tests.benchmarks.peers.things import PEERS
@@ -43,9 +43,6 @@ COLUMNS = {
     "added_p99_ms": "p99 ms",
     "idle_stream_kb": "KB/idle stream",
 }
-KEYS, FEW_KEYS = 100_000, 10
-ENDPOINTS = 1_000
-GROWTH = (("keys", "few", "many"), ("endpoints", "few", "many"), ("workers", "one", "two"))
 
 
 def main() -> None:
@@ -54,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of load, each")
     parser.add_argument("--streams", type=int, default=5000, help="that stay idle")
     parser.add_argument("--only", help=f"peers, with commas between: {','.join(PEERS)}")
+    parser.add_argument("--growth", action="store_true", help="nothing but growth")
     parser.add_argument("--quick", action="store_true", help="one short round, no growth")
     asked = parser.parse_args()
     if asked.quick:
@@ -78,13 +76,15 @@ def run(asked: argparse.Namespace, peers: list[str], folder: Path, screen: Scree
     try:
         prepare()
         ours = Ours.build(upstream, folder, "bench")
-        with running(bench, peers, ours, screen) as versions:
-            bench.warm()
-            bench.load(asked.rounds, asked.seconds)
-            bench.latency(asked.rounds, asked.seconds)
-            bench.idle_streams(asked.streams)
+        versions: dict[str, str] = {}
+        if not asked.growth:
+            with running(bench, peers, ours, screen) as versions:
+                bench.warm()
+                bench.load(asked.rounds, asked.seconds)
+                bench.latency(asked.rounds, asked.seconds)
+                bench.idle_streams(asked.streams)
         if not asked.quick:
-            growth(bench, ours, asked)
+            growth.measure(bench, ours, 2 * asked.rounds, asked.seconds / 2)
     finally:
         upstream.stop()
     report(bench.found, versions)
@@ -110,40 +110,6 @@ def running(bench: Bench, peers: list[str], ours: Ours, screen: Screen) -> Itera
             thing.program.stop()
 
 
-# --- what may not grow with the number of keys, endpoints and workers ----------------------
-def growth(bench: Bench, few: Ours, asked: argparse.Namespace) -> None:
-    """Gateways of three regions side by side: few of everything, many keys, many endpoints."""
-    bench.say(f"making {KEYS:,} keys and {ENDPOINTS:,} endpoints")
-    few.add_keys(FEW_KEYS)
-    few.add_endpoints(1)
-    keys = Ours.build(few.upstream, few.folder, "bench-keys")
-    keys.add_keys(KEYS)
-    endpoints = Ours.build(few.upstream, few.folder, "bench-endpoints")
-    endpoints.add_endpoints(ENDPOINTS)
-    one, two = few.start(), few.start(workers=2)
-    with_keys, with_endpoints = keys.start(), endpoints.start()
-    try:
-        trials = {
-            ("keys", "few"): (one, few.by_keys(FEW_KEYS)),
-            ("keys", "many"): (with_keys, keys.by_keys(KEYS)),
-            ("endpoints", "few"): (one, few.by_endpoints(1)),
-            ("endpoints", "many"): (with_endpoints, endpoints.by_endpoints(ENDPOINTS)),
-            ("workers", "one"): (one, one.request("hello")),
-            ("workers", "two"): (two, two.request("hello")),
-        }
-        for round_ in range(1, asked.rounds + 1):
-            for (what, which), (thing, request) in trials.items():
-                # Connections to a thousand engines were closed while the others had their turn.
-                cpu_of(thing, request, bench.folder, asked.seconds / 2)
-                result, cpu_s = cpu_of(thing, request, bench.folder, asked.seconds)
-                bench.found.add(what, which, cpu_s / result.requests * 1e6)
-                bench.found.add(f"{what}_rps", which, result.per_s)
-            bench.say(f"growth {round_}/{asked.rounds}")
-    finally:
-        for thing in (one, two, with_keys, with_endpoints):
-            thing.program.stop()
-
-
 # --- what is said ------------------------------------------------------------------------
 def report(found: Findings, versions: dict[str, str]) -> None:
     things = [name for name in dict.fromkeys(("nginx", "ours", *PEERS)) if name in versions]
@@ -159,7 +125,7 @@ def report(found: Findings, versions: dict[str, str]) -> None:
         for measure in (*MEASURES, "idle_stream_kb")
     ]
     print(table(["", *others], ratios))
-    for what, few, many in GROWTH:
+    for what, few, many in growth.GROWTH:
         if (ratio := found.ratio(what, many, few)) is not None:
             cpu = [number(found.median(what, which)) for which in (few, many)]
             rates = [number(found.median(f"{what}_rps", which)) for which in (few, many)]

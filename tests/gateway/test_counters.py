@@ -276,6 +276,31 @@ def test_a_column_is_taken_again_after_a_death_and_there_are_not_more_than_fit()
     assert Table(memory, "new").column == tables[7].column
 
 
+def test_a_table_can_be_nearly_full() -> None:
+    """Four fifths of it at least, whatever the names: a hundred thousand keys find their place."""
+    shared = Table(table.create(1 << 12), "me")
+    slots = set()
+    with shared.locked():
+        for n in range(3300):
+            slots.add(shared.find(f"key_{n}", NOW_US + 1, NOW_US))
+        assert len(slots) == 3300
+        shared._offsets.clear()
+        assert {shared.find(f"key_{n}", NOW_US + 1, NOW_US) for n in range(3300)} == slots
+
+
+def test_a_death_is_cleared_from_every_counter_and_unused_memory_stays_unused() -> None:
+    memory = table.create(1 << 15)
+    ours, theirs = Table(memory, "ours"), Table(memory, "theirs")
+    lines = [Line(budget(), f"total/{n}", NOW_US + 10**9) for n in range(300)]
+    slots = [lend(ours, one, 100) for one in lines]
+    used = os.fstat(memory).st_blocks
+    with theirs.locked():
+        assert isinstance(Books(theirs).reserve(lines, worst(60), NOW_US), Reservation)
+    ours.release("theirs")
+    assert not any(ours.words[slot + table.HELD] for slot in slots)
+    assert os.fstat(memory).st_blocks == used < os.fstat(memory).st_size // 512
+
+
 def test_a_counter_that_is_in_use_is_never_given_away() -> None:
     shared = Table(table.create(32), "me")
     books, held = Books(shared), []

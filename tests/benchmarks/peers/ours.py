@@ -3,7 +3,7 @@
 import hmac
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -183,9 +183,13 @@ class Ours:
             self.house.replica(made, f"unix:{socket}", engine_report={"max_model_len": CONTEXT})
         self.house.key(self._secret("anywhere"), **RATE_LIMITS)
 
-    def by_keys(self, count: int) -> Request:
-        """A request with each of so many keys in turn."""
-        words = self._words("keys", [self.secret(number) for number in range(count)])
+    def request(self, content: str) -> Request:
+        """With the first key."""
+        return Request(question(content), self._bearer(self.secret(0)))
+
+    def by_keys(self, numbers: Sequence[int]) -> Request:
+        """A request with each of these keys in turn."""
+        words = self._words(f"{len(numbers)}-keys", [self.secret(number) for number in numbers])
         return Request(question("hello"), self._bearer(MARK), words)
 
     def by_endpoints(self, count: int) -> Request:

@@ -1,8 +1,9 @@
 """Load from wrk: closed loop, one thread, so and so many connections."""
 
 import json
+import random
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.benchmarks.peers.install import WRK
@@ -22,7 +23,7 @@ end
 """
 # A request of its own for each word in a file, in turn: other keys, or other models.
 _ROTATION = """
-local words, at = {{}}, 0
+local words, at = {{}}, {at}
 for word in io.lines({file}) do words[#words + 1] = word end
 local mark = {mark}
 local parts
@@ -46,6 +47,10 @@ class Request:
     body: str
     headers: dict[str, str] = field(default_factory=dict)
     words: Path | None = None
+    at: int | None = None  # the word to begin behind; None: anywhere
+
+    def beginning(self, at: int) -> "Request":
+        return replace(self, at=at)
 
     def raw(self) -> bytes:
         headers = {"Host": "127.0.0.1", "Content-Type": "application/json", **self.headers}
@@ -59,7 +64,10 @@ class Request:
         made = _SCRIPT.format(headers="\n".join(lines), body=_lua(self.body))
         if self.words is None:
             return made
-        return made + _ROTATION.format(file=_lua(str(self.words)), mark=_lua(MARK), path=_lua(PATH))
+        at = random.randrange(1 << 20) if self.at is None else self.at
+        return made + _ROTATION.format(
+            file=_lua(str(self.words)), mark=_lua(MARK), path=_lua(PATH), at=at
+        )
 
 
 @dataclass(frozen=True)
