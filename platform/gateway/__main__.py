@@ -95,6 +95,11 @@ async def run(
         counters.close()
 
 
+# A thread that has synced the disk wants the interpreter for a moment. Each system call of the loop
+# that lets go of it wakes that thread in vain, until this time is over and the loop must wait.
+_SWITCH_S = 0.0002
+
+
 def _worker(config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLContext | None) -> int:
     try:
         # What is here stays; a request leaves no cycles behind, so that looking for some after
@@ -102,6 +107,7 @@ def _worker(config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLCont
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        sys.setswitchinterval(_SWITCH_S)
         uvloop.run(run(config, limits, ours, secure))
     except OSError as error:
         print(f"gateway: {config.host}:{config.port} or {config.folder}: {error}", file=sys.stderr)

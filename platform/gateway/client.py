@@ -88,9 +88,9 @@ Serve = Callable[["Client", Request], None]  # answers, now or later
 
 class Client(asyncio.Protocol):
     __slots__ = (
-        "_context", "_deaf", "_discarded", "_fatal", "_grew", "_in_body", "_loop", "_parser",
+        "_context", "_deaf", "_discarded", "_fatal", "_grew", "_in_body", "_parser",
         "_queue", "_reading", "_screen", "_serve", "_target", "_unread", "_upgrading", "busy",
-        "deadline", "paused", "running", "seen", "transport",
+        "deadline", "loop", "paused", "running", "seen", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -99,7 +99,7 @@ class Client(asyncio.Protocol):
         self._context = context
         self._screen = screen
         self._serve = serve
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
         self._reading: Request | None = None  # begun, not yet complete
         self._target = b""
@@ -324,7 +324,7 @@ class Client(asyncio.Protocol):
         self.transport.write(data)
 
     def touch(self, seconds: float) -> None:
-        self.deadline = self._loop.time() + seconds
+        self.deadline = self.loop.time() + seconds
 
     def count(
         self, request: Request, operation: str, status: int, error: ApiError | None = None
@@ -391,7 +391,7 @@ class Client(asyncio.Protocol):
     def _next(self) -> None:
         request = self._queue.popleft()
         self.busy = True  # nothing may overtake it
-        self._loop.call_soon(self._begin, request)
+        self.loop.call_soon(self._begin, request)
         if not self._queue:
             self.transport.resume_reading()
 

@@ -72,9 +72,9 @@ class Exchange:
         self._entry = entry = Entry(context, request, key, call, endpoint)
         self._engine_model = engine_model
         self._need = need
-        self._loop = asyncio.get_running_loop()
+        self._loop = client.loop
         self._wire = b""
-        self._way = way = Way(context, key, call, endpoint)
+        self._way = way = Way(context, client.loop, key, call, endpoint)
         self._turn = Turn(context, client, request, key, call, engine_model, need, entry, way)
         self._paused = self._stale = False
         self._upstream: Upstream | None = None

@@ -199,6 +199,7 @@ class Engines:
         self._limits = limits
         self._sockets = config.sockets.resolve() if config.sockets else None
         self._idle: dict[str, list[Upstream]] = {}
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call each time
         self._tls = ClientTls(config)
 
     def take(self, replica: Replica) -> Upstream | None:
@@ -214,7 +215,6 @@ class Engines:
 
     async def connect(self, replica: Replica) -> Upstream:
         """A new connection. Raises Unreachable."""
-        loop = asyncio.get_running_loop()
         kind, _, where = replica.address.partition(":")
 
         def protocol() -> Upstream:
@@ -224,14 +224,14 @@ class Engines:
             async with asyncio.timeout(self._limits.connect_s):
                 if kind == "unix":
                     self._check_socket(replica, where)
-                    _, upstream = await loop.create_unix_connection(protocol, where)
+                    _, upstream = await self._loop.create_unix_connection(protocol, where)
                     return upstream
                 context = self._tls.context() if kind == "relay" else None
                 if context is None:
                     raise Unreachable(f"{replica.id} at {kind}: this gateway has no certificate")
                 host, _, port = where.rpartition(":")
                 name = f"{replica.id.replace('_', '-')}.replica.stoa"
-                _, upstream = await loop.create_connection(
+                _, upstream = await self._loop.create_connection(
                     protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
                 )
                 return upstream
@@ -243,7 +243,7 @@ class Engines:
             raise Unreachable(f"{replica.id}: {path} is not below STOA_GATEWAY_SOCKETS")
 
     def keep(self, upstream: Upstream) -> None:
-        upstream.idle_since = asyncio.get_running_loop().time()
+        upstream.idle_since = self._loop.time()
         self._idle.setdefault(upstream.replica_id, []).append(upstream)
 
     def forget(self, upstream: Upstream) -> None:

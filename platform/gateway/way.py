@@ -24,12 +24,19 @@ class Way:
         "_visible", "lane", "place", "tried",
     )  # fmt: skip
 
-    def __init__(self, context: Context, key: Key, call: Call, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        context: Context,
+        loop: asyncio.AbstractEventLoop,
+        key: Key,
+        call: Call,
+        endpoint: Endpoint,
+    ) -> None:
         self._context = context
         self._key = key
         self._call = call
         self._endpoint = endpoint
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._pool: Pool | None = None
         self._ticket: Ticket | None = None
         self.lane: Lane | None = None  # where it is, or was last
