@@ -75,7 +75,8 @@ def retry_problems() -> int:
 def meter_replicas(now: datetime) -> int:
     """Turns seconds that replicas served into usage, minute by minute; returns the new events."""
     written = 0
-    for interval in ServingInterval.objects.filter(funding.UNMETERED).order_by("id"):
+    open_or_due = ServingInterval.objects.filter(funding.UNMETERED).select_related("replica")
+    for interval in open_or_due.defer("replica__log_tail", "replica__engine_report").order_by("id"):
         if not _slices(interval, now):
             continue
         try:
@@ -227,6 +228,10 @@ def _meter(interval_id: str, now: datetime) -> int:
 
 
 def _slices(interval: ServingInterval, now: datetime) -> list[serving.Slice]:
+    """Of an open interval nothing beyond what budgets have reserved: they are asked first."""
+    funded_until = interval.replica.funded_until
+    if interval.ended_at is None and funded_until is not None:
+        now = min(now, funded_until)
     return serving.slices(
         started_at=interval.started_at,
         ended_at=interval.ended_at,

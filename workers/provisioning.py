@@ -158,7 +158,9 @@ def _create(endpoint_id: str, now: datetime) -> int:
 def _request(endpoint_id: str, create: Create, now: datetime) -> bool:
     """False where no budget pays for it."""
     replica_id = ids.new("rep")
-    if not funding.fund(replica_id, endpoint_id, now=now):
+    try:
+        funded_until = funding.fund(replica_id, endpoint_id, now=now)
+    except funding.Unfunded:
         return False
     replica = Replica.objects.create(
         id=replica_id,
@@ -168,6 +170,7 @@ def _request(endpoint_id: str, create: Create, now: datetime) -> bool:
         reason=create.reason,
         state_at=now,
         created_at=now,
+        funded_until=funded_until,
     )
     Transition.objects.create(
         replica=replica, to_state=State.REQUESTED, reason=create.reason, at=now

@@ -224,6 +224,49 @@ def test_an_endpoint_that_nobody_asks_for_forgets_the_refusal(world: World, node
     assert condition(endpoint) == ("True", "")
 
 
+def outage(world: World, node: Node, seconds: int, ready: dict[str, float]) -> None:
+    """Nodes and gateways serve on, and nobody reserves, meters or reports."""
+    world.later(seconds)
+    for replica_id in ready:
+        ready[replica_id] += seconds
+    serve(world, node, 5, ready)
+
+
+def test_an_outage_of_ours_overruns_no_hard_budget(world: World, node: Node) -> None:
+    amount = int(PER_S * 700)
+    small = budget(world, amount)
+    endpoint = world.endpoint()
+    ready: dict[str, float] = {}
+    sweep(world)
+    serve(world, node, 300, ready)
+    outage(world, node, 3600, ready)
+    assert [replica.state for replica in live(endpoint)] == [State.DRAINING]
+    serve(world, node, 120, ready)
+    assert live(endpoint) == []
+    assert owed() <= spent(small) <= min(amount, owed() + 60)
+    # What was reserved when it began is owed; what was served beyond is the platform's loss.
+    assert 300 + settings.RESERVE_S * 0.4 <= owed() / PER_S <= 300 + settings.RESERVE_S
+    assert held(small) == 0
+    assert not ServingInterval.objects.filter(funding.UNMETERED).exists()
+
+
+@pytest.mark.parametrize("bound", ["pays", "gone", "none"])
+def test_what_is_served_in_an_outage_is_owed_where_it_can_be_paid(
+    world: World, node: Node, bound: str
+) -> None:
+    large = budget(world, int(PER_S * 20_000), hard=bound != "none")
+    endpoint = world.endpoint()
+    ready: dict[str, float] = {}
+    sweep(world)
+    serve(world, node, 300, ready)
+    if bound == "gone":
+        budgets.delete(actor=audit.SYSTEM, budget=large, region="eu-de-1", now=world.now)
+    outage(world, node, 3600, ready)
+    serve(world, node, 60, ready)
+    assert [replica.state for replica in live(endpoint)] == [State.READY]
+    assert 3900 <= owed() / PER_S <= 3965  # minutes that are over
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_spending_stays_within_and_nothing_leaks(
     world: World, node: Node, seed: int
@@ -247,6 +290,8 @@ def test_whatever_happens_spending_stays_within_and_nothing_leaks(
             case 3:
                 world.later(5)  # nobody sweeps
                 world.heartbeat(node)
+            case 4 if chance.random() < 0.3:
+                outage(world, node, 600, ready)
         serve(world, node, chance.choice((5, 20, 60)), ready)
         small.refresh_from_db()
         assert spent(small) + held(small) <= small.amount + small.allowance

@@ -2,10 +2,11 @@
 
 Scaling reserves some minutes ahead, at list price, and asks again when half of that is used. What
 cannot be paid for is not made, and what serves is drained while its last reservation still pays
-for that. Draining is not billed, so nothing is served beyond a hard budget.
+for that. Draining is not billed, so nothing is served beyond a hard budget. In an outage nobody
+can ask: `Replica.funded_until` says up to when serving is billed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -46,17 +47,24 @@ def payer(endpoint: Endpoint) -> Payer:
     )
 
 
-def fund(replica_id: str, endpoint_id: str, *, now: datetime) -> bool:
-    """Reserve for a replica that is about to be made; where nobody pays, remember that."""
+class Unfunded(Exception):
+    """A hard budget does not pay for a replica."""
+
+
+def fund(replica_id: str, endpoint_id: str, *, now: datetime) -> datetime | None:
+    """Reserve for a replica that is about to be made; returns its `funded_until`.
+
+    Raises Unfunded, which is remembered.
+    """
     endpoint = Endpoint.objects.select_related("project").get(id=endpoint_id)
     who = payer(endpoint)
     budgets = reserving.payable([who])[who.organization_id, who.project_id]
     until = now + timedelta(seconds=settings.RESERVE_S)
     if reserving.reserve(replica_id, who, budgets, since=now, least=until, until=until):
         _paid(endpoint_id)
-        return True
+        return until if any(budget.hard for budget in budgets) else None
     _refused(endpoint_id, now)
-    return False
+    raise Unfunded(endpoint_id)
 
 
 def renew(*, now: datetime) -> set[str]:
@@ -75,6 +83,7 @@ def renew(*, now: datetime) -> set[str]:
         for replica, one in zip(replicas, who, strict=True)
         if any(budget.hard for budget in budgets[one.organization_id, one.project_id])
     ]
+    _unbound(replicas, {replica.id for replica, _ in bounded})
     if not bounded:
         return set()
     since = _unsettled([replica.id for replica, _ in bounded], now)
@@ -87,8 +96,10 @@ def renew(*, now: datetime) -> set[str]:
         start = since.get(replica.id, now)
         soon = now + timedelta(seconds=settings.RESERVE_S / 2)
         if reserving.lasts(replica.id, one, paying, held, versions, since=start, until=soon):
+            _funded(replica, soon)
             continue
         if _further(replica.id, one, paying, start, now):
+            _funded(replica, now + timedelta(seconds=settings.RESERVE_S / 10))
             _paid(replica.endpoint_id)
         else:
             unpaid.add(replica.id)
@@ -124,6 +135,20 @@ def _further(
         least=now + timedelta(seconds=settings.RESERVE_S / 10),
         until=now + timedelta(seconds=settings.RESERVE_S),
     )
+
+
+def _funded(replica: Replica, until: datetime) -> None:
+    """What is held pays until then at least. It never goes back, and is not written each time."""
+    known = replica.funded_until
+    if known is None or known < until - timedelta(seconds=settings.RESERVE_S / 20):
+        Replica.objects.filter(id=replica.id).update(funded_until=until)
+
+
+def _unbound(replicas: Iterable[Replica], bounded: Collection[str]) -> None:
+    """The others' hard budgets are gone: all of their time is billed."""
+    free = [one.id for one in replicas if one.funded_until and one.id not in bounded]
+    if free:
+        Replica.objects.filter(id__in=free).update(funded_until=None)
 
 
 def _unsettled(replica_ids: Iterable[str], now: datetime) -> dict[str, datetime]:

@@ -173,6 +173,8 @@ def _keep_time(
         if reason in _NODE_SILENT and was.node_id:
             heard = Node.objects.filter(id=was.node_id).values_list("heartbeat_at", flat=True)
             end = min(now, heard.get() or now)
+        funded = Replica.objects.values_list("funded_until", flat=True).get(id=replica_id)
+        end = min(end, funded or end)
         newest.ended_at = max(newest.started_at, end)
         newest.save(update_fields=["ended_at"])
 

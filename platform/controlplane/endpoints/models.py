@@ -95,6 +95,9 @@ class Replica(models.Model):
     # The node's desired_version in which the wish for this replica last changed: a report that
     # has taken account of it and does not mention the replica proves that no engine runs.
     wish_version = models.BigIntegerField(default=0)
+    # Until then hard budgets have reserved its time, and later seconds are not billed: in an
+    # outage of ours nobody asks them. Null: no hard budget bounds it.
+    funded_until = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ("-id",)

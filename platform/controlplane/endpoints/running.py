@@ -23,7 +23,7 @@ def running(account_id: str, *, now: datetime) -> list[costs.Running]:
                 ended_at=interval.ended_at,
                 served_s=interval.served_s,
                 metered_s=interval.metered_s,
-                now=now,
+                now=min(now, interval.replica.funded_until or now),
             ),
         )
         for interval in open_now
