@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import command, kin, startup_log, walls
+from workers.agent import command, kin, probing, startup_log, walls
 from workers.agent.environment import LAUNCHER, Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
@@ -134,30 +134,28 @@ def alive(running: Running) -> bool:
 def listening(running: Running) -> bool:
     """True once the engine answers at all: loaded, and not yet proved."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return _call(running.socket, "GET", "/health", None, timeout_s=2.0)[0] == 200
+        return _call(running.socket, "/health", None, "", 2.0)[0] == 200
     return False
 
 
 def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) -> str | None:
     """The smallest inference that the runner offers. None when it worked, else what went wrong."""
+    tried = []
     pooling = spec.engine_args.get("runner") == "pooling"
-    attempts: list[tuple[str, dict[str, Any]]]
-    if pooling:
-        body: dict[str, Any] = {"model": spec.served_name, "input": "a"}
-        attempts = [("/v1/embeddings", body), ("/pooling", body), ("/classify", body)]
-    else:
-        body = {"model": spec.served_name, "prompt": "a", "max_tokens": 1, "temperature": 0}
-        attempts = [("/v1/completions", body)]
-    for path, payload in attempts:
+    for attempt in probing.attempts(spec.served_name, pooling_first=pooling):
         try:
-            status, answer = _call(running.socket, "POST", path, payload, timeout_s=timeout_s)
+            status, answer = _call(
+                running.socket, attempt.path, attempt.body, attempt.content_type, timeout_s
+            )
         except (OSError, http.client.HTTPException) as error:
-            return f"POST {path}: {error or type(error).__name__}"
+            return f"POST {attempt.path}: {error or type(error).__name__}"
         if status == 200:
-            return _flaw(answer)
-        if status != 404:
-            return f"POST {path}: status {status}: {answer[:300].decode(errors='replace')}"
-    return f"the engine has none of {', '.join(path for path, _ in attempts)}"
+            return probing.flaw(answer)
+        if status not in probing.NOT_OFFERED:
+            said = answer[:300].decode(errors="replace")
+            return f"POST {attempt.path}: status {status}: {said}"
+        tried.append(attempt.path)
+    return f"the engine has none of {', '.join(tried)}"
 
 
 def stop(running: Running, drain_s: float) -> None:
@@ -319,17 +317,6 @@ def _check_length(path: Path) -> None:
         )
 
 
-def _flaw(answer: bytes) -> str | None:
-    """None when an answer of status 200 holds an inference."""
-    try:
-        content = json.loads(answer)
-    except (ValueError, RecursionError):
-        return f"the engine's answer is no JSON: {answer[:100]!r}"
-    if isinstance(content, dict) and (content.get("choices") or content.get("data")):
-        return None
-    return f"the engine's answer holds no inference: {answer[:200].decode(errors='replace')}"
-
-
 class _Connection(http.client.HTTPConnection):
     """HTTP to an engine, over its unix socket."""
 
@@ -344,12 +331,13 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _call(
-    path: str, method: str, target: str, body: dict[str, Any] | None, *, timeout_s: float
+    path: str, target: str, body: bytes | None, kind: str, timeout_s: float
 ) -> tuple[int, bytes]:
+    """POST a body of that content type; GET where there is none."""
     connection = _Connection(path, timeout_s)
     try:
-        content = None if body is None else json.dumps(body).encode()
-        connection.request(method, target, content, {"content-type": "application/json"})
+        method = "GET" if body is None else "POST"
+        connection.request(method, target, body, {"content-type": kind} if kind else {})
         response = connection.getresponse()
         return response.status, response.read(1 << 20)
     finally:
