@@ -9,8 +9,14 @@ from gateway.errors import bad_request
 from gateway.prices import TokenPrices
 from gateway.request import Call
 from gateway.sizes import Size
+from gateway.usage import HEARD
 
 _NO_LIMIT = 1 << 17  # output tokens, where neither the request nor a start report has a bound
+# How long a file is nobody knows before it is decoded. vLLM hears no longer ones (its
+# VLLM_MAX_AUDIO_DECODE_DURATION_S), a clip of 30 s after the other, which overlap by one at most;
+# the bound on the output is each clip's.
+_HEARD_S = 600
+_CLIPS = -(-_HEARD_S // 29)
 _COUNT = msgspec.json.Decoder(int | None)
 
 
@@ -20,7 +26,10 @@ def worst(call: Call, size: Size, max_model_len: int | None, prices: TokenPrices
         return Worst(0, 0, 1, prices)
     choices = max(1, size.choices, _count(call, "best_of") or 1) * size.prompts
     prompt = size.most
-    if max_model_len is not None:
+    if call.operation.form:
+        prompt += HEARD * _HEARD_S
+        choices *= _CLIPS
+    elif max_model_len is not None:
         window = max_model_len * size.prompts
         # What media become is not known, but they fit into the window or are refused.
         prompt = window if size.media else min(prompt, window)

@@ -8,7 +8,13 @@ from pathlib import Path
 import openai
 import pytest
 
+from gateway.budgets import Budget
 from gateway.limits import Limits
+from gateway.operations import TRANSCRIPTIONS
+from gateway.prices import TokenPrices
+from gateway.request import Call
+from gateway.sizes import Size
+from gateway.worst import clamp, worst
 from tests.gateway.rig import KEY, Rig
 from tests.gateway.test_forms import MARK, form, part
 from tests.gateway.wire import Connection, Response
@@ -48,7 +54,7 @@ def test_a_file_is_heard(tiny: Rig, path: str) -> None:
     (record,) = tiny.closed()
     assert record.operation == path[4:].replace("/", ".")
     # The engine says how long it was, in seconds: what that is in tokens is our guess.
-    assert (record.counted_by, record.input_tokens, record.output_tokens) == ("text", 200, 3)
+    assert (record.counted_by, record.input_tokens, record.output_tokens) == ("text", 400, 3)
 
 
 def test_a_stream(tiny: Rig) -> None:
@@ -247,3 +253,22 @@ def test_openais_sdk(tiny: Rig) -> None:
             )
         assert refused.value.param is not None
     assert tiny.engines[0].seen[0].body["model"] == "ep_tiny"
+
+
+def test_the_worst_case_is_the_longest_file() -> None:
+    """How long a sound is stands in no header, and each clip of it is answered for itself."""
+    call = Call(
+        operation=TRANSCRIPTIONS, model="tiny", stream=False, wants_usage=False,
+        wants_running_usage=False, choices=1, several=False, size=0, fields={},
+    )  # fmt: skip
+    whole = worst(call, Size(media=1), 448, TokenPrices())
+    assert whole.prompt >= 600 * 100
+    assert whole.output == 448 * 21
+    budget = Budget(
+        id="bud_1", subject="key", subject_id="key_1", unit="tokens", window="total",
+        amount=10**6, time_zone="UTC", hard=True,
+    )  # fmt: skip
+    nine = whole.affordable(budget, whole.prompt + 21 * 9 + 20)
+    assert nine == 9
+    bounded = clamp(call, whole, nine)
+    assert (bounded.output, bytes(call.fields["max_completion_tokens"])) == (21 * 9, b"9")
