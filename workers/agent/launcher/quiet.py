@@ -1,12 +1,15 @@
-"""Keep what clients say out of an engine's log.
+"""Keep what clients say out of an engine's log, and off its disk.
 
 An engine quotes requests and answers where it complains of them: in arguments of its messages, in
 those of exceptions. Until it serves nobody has said anything yet, and its words explain a start
 that failed; from then on only its own words pass: a message's template and its numbers, an
 exception's type and where it was raised. A file and a line say where to look.
 
-Standard library alone. It works in each process that is forked afterwards; as a program it is
-`vllm`, and works in what that spawns too.
+An engine's web framework moves a file that it is sent to a temporary one, where it is longer than
+a mebibyte. vLLM reads it into memory whole in any case, so there it stays.
+
+Standard library alone, until `keep_uploads`. It works in each process that is forked afterwards; as
+a program it is `vllm`, and works in what that spawns too.
 """
 
 import ast
@@ -122,10 +125,18 @@ def install() -> None:
     threading.excepthook = quiet.thread_died
 
 
+def keep_uploads() -> None:
+    """In memory. For the process that serves."""
+    from starlette.formparsers import MultiPartParser
+
+    MultiPartParser.spool_max_size = 0  # no bound
+
+
 if __name__ in ("__main__", "__mp_main__"):  # the latter: a process that an engine spawns
     install()
 
 if __name__ == "__main__":
     from vllm.entrypoints.cli.main import main
 
+    keep_uploads()
     main()

@@ -176,6 +176,7 @@ def _become_engine(request: dict[str, Any], inherited: tuple[socket.socket, ...]
         gc.enable()
         random.seed()
         quiet.install()
+        quiet.keep_uploads()
         _serve_stock(request["argv"])
         status = 0
     except KeyboardInterrupt:
