@@ -66,8 +66,11 @@ def test_what_is_no_key_leaves_the_keys_alone(house: House, read: Read) -> None:
     house.replica(house.endpoint())
     after = read(before)
     assert after.keys is before.keys
+    assert after.bounds is before.bounds  # what was looked up for each key holds on
     assert [len(one.replicas) for one in after.every_endpoint()] == [1]
     assert after.encode(REGION) == read().encode(REGION)
+    Project.objects.filter(id=house.project.id).update(requests_per_minute=7)
+    assert read(after).bounds is not before.bounds
 
 
 def test_a_transaction_that_commits_late_is_not_missed(house: House, read: Read) -> None:

@@ -2,7 +2,9 @@
 
 Gateways of three regions side by side, with few of everything, with many keys and with many
 endpoints. A directory is loaded, and everything in it has been used, before anything is measured;
-a round asks each of them for a moment, every second round the other way round.
+a round asks each of them for a moment, every second round the other way round. Two processes that
+differ in nothing may differ by a tenth, each for as long as it lives (where its memory lies), so
+there are some of each, and the rounds take turns among them.
 """
 
 import random
@@ -30,14 +32,17 @@ GROWTH = (
 _DRAWN = 200_000
 _WARM_S = 1.0  # connections to a thousand engines were closed while the others had their turn
 
-Trials = dict[tuple[str, str], tuple[Thing, Request]]
+_COPIES = 3
+
+Trials = dict[tuple[str, str], tuple[list[Thing], Request]]
 
 
 def measure(bench: Bench, few: Ours, rounds: int, seconds: float) -> None:
     with _running(bench, few) as trials:
         for round_ in range(1, rounds + 1):
             for what, which in list(trials)[:: 1 if round_ % 2 else -1]:
-                thing, request = trials[what, which]
+                things, request = trials[what, which]
+                thing = things[round_ % len(things)]
                 cpu_of(thing, request, bench.folder, _WARM_S)
                 result, cpu_s = cpu_of(thing, request, bench.folder, seconds)
                 bench.found.add(what, which, cpu_s / result.requests * 1e6)
@@ -64,10 +69,17 @@ def _running(bench: Bench, few: Ours) -> Iterator[Trials]:
     endpoints = Ours.build(few.upstream, few.folder, "bench-endpoints")
     endpoints.add_endpoints(ENDPOINTS)
     things: list[Thing] = []
+
+    def start(ours: Ours, copies: int, workers: int = 1) -> list[Thing]:
+        made = []
+        for _ in range(copies):
+            made.append(ours.start(workers=workers))
+            things.append(made[-1])
+        return made
+
     try:
-        for ours, workers in ((few, 1), (few, 2), (keys, 1), (endpoints, 1)):
-            things.append(ours.start(workers=workers))
-        one, two, with_keys, with_endpoints = things
+        one, two = start(few, _COPIES), start(few, 1, workers=2)
+        with_keys, with_endpoints = start(keys, _COPIES), start(endpoints, _COPIES)
         ten, all_keys = few.by_keys(range(FEW_KEYS)), keys.by_keys(range(KEYS))
         trials = {
             ("keys", "few"): (one, ten),
@@ -81,7 +93,8 @@ def _running(bench: Bench, few: Ours) -> Iterator[Trials]:
             ("workers", "one"): (one, few.request("hello")),
             ("workers", "two"): (two, few.request("hello")),
         }
-        _use_all(with_keys, all_keys, bench.folder)
+        for thing in with_keys:
+            _use_all(thing, all_keys, bench.folder)
         yield trials
     finally:
         for thing in things:
