@@ -208,7 +208,7 @@ def test_a_budget_that_only_warns_says_so_on_answers(gateways: Hosts) -> None:
         return reply.headers.get("x-stoa-budget-warning")
 
     assert warned(gateways[0]) is None
-    eventually(lambda: Lease.objects.filter(budget=row).exists())
+    eventually(lambda: Lease.objects.filter(budget=row).exists(), within_s=20)
     assert [warned(gateways[0]) for _ in range(6)] == [None] * 6
     said = [warned(gateways[0]) for _ in range(2)]
     assert said == [f"key;budget={row.id};percent={spent}" for spent in (80, 90)]
@@ -216,8 +216,11 @@ def test_a_budget_that_only_warns_says_so_on_answers(gateways: Hosts) -> None:
     slow = {"how": "tokens=4;delay=0.1", "stream": True}
     assert warned(gateways[0], **slow) == f"key;budget={row.id};percent=90"
     # Another host hears of it too, and nobody is refused or holds any of it.
-    eventually(lambda: BudgetWindow.objects.get(budget=row).spent == 10)
-    eventually(lambda: (warned(gateways[1]) or "").startswith(f"key;budget={row.id};percent=1"))
+    eventually(lambda: BudgetWindow.objects.get(budget=row).spent == 10, within_s=20)
+    eventually(
+        lambda: (warned(gateways[1]) or "").startswith(f"key;budget={row.id};percent=1"),
+        within_s=20,
+    )
     settled(gateways)
     assert all(lease.granted == 0 for lease in Lease.objects.filter(budget=row))
 
