@@ -1,7 +1,7 @@
 """How much of budgets is spent, as far as it has arrived here, and when that is worth a word."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,19 +54,23 @@ def current(budgets: Iterable[Budget], now: datetime) -> dict[str, Status]:
     Not of agents and runs, which have a counter each: `of` lists those.
     """
     now_us = int(now.timestamp() * 1_000_000)
-    single = {
+    mine = {
         budget.id: (budget, windows.window(budget.window, budget.time_zone, now_us).id)
         for budget in budgets
         if budget.subject not in (Subject.AGENT, Subject.RUN, Subject.ROOT)
     }
-    pairs = [(id, window) for id, (_, window) in single.items()]
-    found = BudgetWindow.objects.filter(_either(pairs)) if pairs else BudgetWindow.objects.none()
-    spent = {(row.budget_id, row.window): (row.spent, row.calls) for row in found}
-    held = outstanding(pairs)
-    return {
-        id: _status(budget, window, *spent.get((id, window), _NOTHING), held.get((id, window), 0))
-        for id, (budget, window) in single.items()
+    return _statuses(mine)
+
+
+def single(budgets: Iterable[Budget], of: str, now: datetime) -> dict[str, Status]:
+    """The same of one agent or run, by its reference, in budgets that count each of them."""
+    now_us = int(now.timestamp() * 1_000_000)
+    mine = {
+        budget.id: (budget, f"{windows.window(budget.window, budget.time_zone, now_us).id}/{of}")
+        for budget in budgets
+        if budget.name in ("", of)
     }
+    return _statuses(mine)
 
 
 def of(budget: Budget) -> QuerySet[BudgetWindow]:
@@ -152,6 +156,18 @@ def prune(before: datetime) -> int:
                 if cursor.rowcount < _BATCH:
                     break
     return removed
+
+
+def _statuses(wanted: Mapping[str, tuple[Budget, str]]) -> dict[str, Status]:
+    """By budget id, of each budget's window of that name; one that nobody counted in is unspent."""
+    pairs = [(id, window) for id, (_, window) in wanted.items()]
+    found = BudgetWindow.objects.filter(_either(pairs)) if pairs else BudgetWindow.objects.none()
+    spent = {(row.budget_id, row.window): (row.spent, row.calls) for row in found}
+    held = outstanding(pairs)
+    return {
+        id: _status(budget, window, *spent.get((id, window), _NOTHING), held.get((id, window), 0))
+        for id, (budget, window) in wanted.items()
+    }
 
 
 def _either(pairs: Iterable[tuple[str, str]]) -> Q:

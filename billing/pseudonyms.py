@@ -11,6 +11,7 @@ import re
 NAME = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)  # of a run or an agent
 
 RUN_REF = re.compile(r"run_[0-9a-f]{20}")
+AGENT_REF = re.compile(r"agt_[0-9a-f]{20}")
 
 
 def key(pepper: bytes) -> bytes:

@@ -1,81 +1,23 @@
-"""Budgets of a project and its organization: set, see what is used, delete."""
+"""Budgets of a project and its organization: set, see what is used, change, delete."""
 
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from typing import Any
 
-from django import forms
 from django.contrib import messages
 from django.db.models import Q
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
 from billing import budgets, counters, errors
-from billing.models import Budget, Subject, Unit
+from billing.models import Budget, Subject
 from controlplane.tenancy import access, spending
 from controlplane.tenancy.access import Permission
-from controlplane.tenancy.models import ApiKey
+from controlplane.tenancy.models import ApiKey, Project
+from frontend.budget_forms import UNITS, BudgetForm, ChangeForm, shown
+from frontend.budget_rows import Row, budget_row, key_names
+from frontend.forms import blaming
 from frontend.visits import Request, Visit, page, show
 
-_WHOSE = {
-    "organization": "the whole organization",
-    "project": "this project",
-    "agent": "each agent of this project",
-    "run": "each run of this project",
-}
-_UNITS = {"eur": Unit.NANO_EUR, "tokens": Unit.TOKENS, "calls": Unit.CALLS}
-_PLACES = 9
-
-
-class BudgetForm(forms.Form):
-    whose = forms.ChoiceField(
-        label="Bounds the spending of", choices=list(_WHOSE.items()), initial="project"
-    )
-    amount = forms.CharField(max_length=30, help_text="Such as 25 or 0.50")
-    unit = forms.ChoiceField(
-        choices=[("eur", "euro"), ("tokens", "tokens, in and out"), ("calls", "calls")]
-    )
-    window = forms.ChoiceField(
-        label="In",
-        initial="month",
-        choices=[("day", "each day"), ("month", "each month"), ("total", "total")],
-    )
-    time_zone = forms.CharField(
-        max_length=64,
-        initial="UTC",
-        help_text="Whose days and months: such as Europe/Berlin",
-    )
-    hard = forms.ChoiceField(
-        label="When it is spent",
-        choices=[("yes", "refuse what it does not pay for"), ("no", "only warn")],
-    )
-
-    def clean_amount(self) -> Decimal:
-        try:
-            amount = Decimal(self.cleaned_data["amount"].strip())
-        except InvalidOperation:
-            raise forms.ValidationError("A number, such as 25 or 0.50.") from None
-        if not amount.is_finite() or not 0 <= amount < budgets.AMOUNT_MAX:
-            raise forms.ValidationError("A number from zero up.")
-        return amount
-
-    def counted(self) -> int | None:
-        """The amount in the unit as it is kept; None, with an error, where it is no whole one."""
-        amount: Decimal = self.cleaned_data["amount"]
-        if self.cleaned_data["unit"] == "eur":
-            amount = amount.scaleb(_PLACES)
-        if amount != amount.to_integral_value():
-            self.add_error("amount", "That is too fine: euro have nine decimals, others none.")
-            return None
-        return int(amount)
-
-
-@dataclass(frozen=True)
-class Row:
-    budget: Budget
-    whose: str
-    status: counters.Status | None
-    percent: int  # spent, of the amount; 100 at most
-    tone: str  # as _TONES in the templates' library
+COUNTERS = 100  # windows that a budget's page shows, the newest
 
 
 @page
@@ -89,8 +31,9 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         return show(request, visit, "nowhere.html")
     else:
         project = access.project(visit.principal, visit.project.id, Permission.VIEW_COSTS)
-    form = BudgetForm(request.POST or None)
-    if request.method == "POST" and form.is_valid() and _set(visit, form, project.id):
+    keys = ApiKey.objects.filter(project=project, revoked_at=None)
+    form = BudgetForm(request.POST or None, keys=dict(keys.values_list("id", "name")))
+    if request.method == "POST" and form.is_valid() and _set(visit, form, project):
         messages.success(request, "The budget is set.")
         return redirect("frontend:budgets")
     context = {"project": project, "form": form, "rows": _rows(visit)}
@@ -99,11 +42,42 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
 
 
 @page
+def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
+    """Its windows, and of agents and runs every one's; POST changes it."""
+    writes = request.method == "POST"
+    found = spending.budget(visit.principal, id, spending.SET if writes else Permission.VIEW_COSTS)
+    budget = found.budget
+    visit.enter_organization(request, budget.organization_id)
+    kept = {
+        "amount": shown(budget.amount, budget.unit),
+        "allowance": shown(budget.allowance, budget.unit),
+        "hard": "yes" if budget.hard else "no",
+    }
+    form = ChangeForm(request.POST or None, initial=kept)
+    if writes and form.is_valid():
+        wanted = form.counted(budget.unit)
+        if form.is_valid():
+            with blaming(form):
+                budgets.update(
+                    actor=visit.principal.actor,
+                    budget=budget,
+                    region=found.region,
+                    now=visit.now,
+                    **wanted,
+                )
+                messages.success(request, "The budget is changed, what was spent stays spent.")
+                return redirect("frontend:budget", id=id)
+    context = {"form": form, **_detailed(budget, visit)}
+    return show(request, visit, "budget.html", context, status=422 if writes else 200)
+
+
+@page
 def delete(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     """GET asks once more, POST does it."""
     found = spending.budget(visit.principal, id, spending.SET)
+    visit.enter_organization(request, found.budget.organization_id)
     if request.method != "POST":
-        row = _row(found.budget, _keys([found.budget]), None)
+        row = budget_row(found.budget, key_names([found.budget]), None)
         return show(request, visit, "budget_delete.html", {"row": row})
     try:
         budgets.delete(
@@ -116,27 +90,24 @@ def delete(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     return redirect("frontend:budgets")
 
 
-def _set(visit: Visit, form: BudgetForm, project_id: str) -> bool:
-    data, amount = form.cleaned_data, form.counted()
-    if amount is None or visit.organization is None:
-        return False
-    whose = data["whose"]
-    place = visit.organization.id if whose == Subject.ORGANIZATION else project_id
-    try:
-        budgets.create(
-            actor=visit.principal.actor,
-            owner=spending.owner(visit.principal, whose, place, spending.SET),
-            unit=_UNITS[data["unit"]],
-            amount=amount,
-            window=data["window"],
-            time_zone=data["time_zone"],
-            hard=data["hard"] == "yes",
-            now=visit.now,
-        )
-    except errors.BudgetRefused as error:
-        form.add_error(error.field if error.field in form.fields else None, str(error))
-    except errors.BudgetConflict as error:
-        form.add_error(None, str(error))
+def _set(visit: Visit, form: BudgetForm, project: Project) -> bool:
+    data, unit = form.cleaned_data, UNITS[form.cleaned_data["unit"]]
+    amounts, whose = form.counted(unit), data["whose"]
+    places = {Subject.ORGANIZATION: project.organization_id, Subject.KEY: data["key"]}
+    if form.is_valid():
+        with blaming(form):
+            budgets.create(
+                actor=visit.principal.actor,
+                owner=spending.owner(
+                    visit.principal, whose, places.get(whose, project.id), spending.SET
+                ),
+                unit=unit,
+                window=data["window"],
+                time_zone=data["time_zone"],
+                agent=data["agent"],
+                now=visit.now,
+                **amounts,
+            )
     return form.is_valid()
 
 
@@ -155,20 +126,19 @@ def _rows(visit: Visit) -> list[Row]:
     )
     found.sort(key=lambda one: Subject.values.index(one.subject))
     current = counters.current(found, visit.now)
-    names = _keys(found)
-    return [_row(budget, names, current.get(budget.id)) for budget in found]
+    names = key_names(found)
+    return [budget_row(budget, names, current.get(budget.id)) for budget in found]
 
 
-def _keys(found: list[Budget]) -> dict[str, str]:
-    ids = [one.subject_id for one in found if one.subject == Subject.KEY]
-    return dict(ApiKey.objects.filter(id__in=ids).values_list("id", "name")) if ids else {}
-
-
-def _row(budget: Budget, keys: dict[str, str], status: counters.Status | None) -> Row:
-    whose = _WHOSE.get(budget.subject, f"key {keys.get(budget.subject_id, budget.subject_id)}")
-    if budget.name:
-        whose = f"agent {budget.name}"
-    spent = status.spent if status else 0
-    percent = min(100, spent * 100 // budget.amount if budget.amount else 100)
-    tone = "bad" if percent >= 100 else "busy" if percent >= counters.THRESHOLDS[0] else "good"
-    return Row(budget, whose, status, percent, tone)
+def _detailed(budget: Budget, visit: Visit) -> dict[str, Any]:
+    names = key_names([budget])
+    windows = list(counters.of(budget).order_by("-last_at")[:COUNTERS])
+    statuses = counters.statuses(budget, windows)
+    return {
+        "row": budget_row(budget, names, counters.current([budget], visit.now).get(budget.id)),
+        "windows": [
+            (*each.window.partition("/")[::2], window.last_at, budget_row(budget, names, each))
+            for window, each in zip(windows, statuses, strict=True)
+        ],
+        "most": COUNTERS,
+    }

@@ -9,6 +9,7 @@ from billing.models import Account
 from controlplane.endpoints import engine_args
 from controlplane.endpoints.offers import Offer
 from controlplane.endpoints.services import EndpointSpec
+from frontend.scale_views import QueueForm
 from frontend.templatetags.console import money, size
 
 _UNSET = ("", "as the engine decides")
@@ -30,7 +31,7 @@ def _choices(name: str) -> list[tuple[str, str]]:
     return [_UNSET, *((one, one) for one in rule.choices)]
 
 
-class EndpointForm(forms.Form):
+class EndpointForm(QueueForm):
     name = forms.CharField(
         max_length=63,
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
@@ -146,6 +147,8 @@ class EndpointForm(forms.Form):
             min_replicas=data["min_replicas"],
             max_replicas=data["max_replicas"],
             idle_timeout_s=data["idle_timeout_s"],
+            queue_limit=data["queue_limit"],
+            queue_s=data["queue_s"],
             engine_args=arguments | data["more"],
             adapters=data["adapters"],
         )

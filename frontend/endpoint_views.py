@@ -51,6 +51,9 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
         {
             **context,
             **_logged(chosen, context["replicas"], pinned="replica" in request.GET),
+            "token_prices": rates.token_prices(
+                endpoint.device_kind, currency=context["rate"].currency, now=visit.now
+            ),
             "arguments": sorted(endpoint.engine_args.items()),
             "base_url": f"{settings.GATEWAY_URL.rstrip('/')}/v1",
             "body": json.dumps(

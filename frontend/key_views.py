@@ -1,19 +1,21 @@
-"""API keys of a project: list, issue (the secret is shown once), revoke."""
+"""API keys of a project: list, issue and rotate (a secret is shown once), limit, revoke."""
 
 from datetime import timedelta
+from typing import Any
 
 from django import forms
 from django.contrib import messages
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
-from controlplane.tenancy import access, services
+from controlplane.tenancy import access, limits, services
 from controlplane.tenancy.access import Permission
-from controlplane.tenancy.errors import Conflict, Invalid
-from controlplane.tenancy.models import Scope
+from controlplane.tenancy.models import ApiKey, Scope
+from frontend.forms import NamesField, RatesForm, blaming
 from frontend.visits import Request, Visit, page, show
 
 _LIFETIMES = {"": None, "1": 1, "30": 30, "90": 90, "365": 365}
+_ALLOWED_HELP = "Names with commas between. Empty: every endpoint of the project."
 _SCOPES = {
     Scope.INFERENCE: "inference: call models",
     Scope.READ: "read: look at endpoints, usage and costs",
@@ -28,10 +30,8 @@ class KeyForm(forms.Form):
         initial=[Scope.INFERENCE.value],
         widget=forms.CheckboxSelectMultiple,
     )
-    allowed_models = forms.CharField(
-        label="Endpoints it may call",
-        required=False,
-        help_text="Names with commas between. Empty: every endpoint of the project.",
+    allowed_models = NamesField(
+        label="Endpoints it may call", required=False, help_text=_ALLOWED_HELP
     )
     expires = forms.ChoiceField(
         label="Valid for",
@@ -45,9 +45,41 @@ class KeyForm(forms.Form):
         ],
     )
 
-    def clean_allowed_models(self) -> list[str]:
-        names = self.cleaned_data["allowed_models"].split(",")
-        return [name.strip() for name in names if name.strip()]
+
+class LimitsForm(RatesForm):
+    """What may be changed of a key: limits.KEY_SETTINGS."""
+
+    allowed_models = NamesField(
+        label="Endpoints it may call", required=False, help_text=_ALLOWED_HELP
+    )
+    networks = NamesField(
+        label="Networks it may be used from",
+        required=False,
+        help_text="Such as <code>192.0.2.0/24, 2001:db8::/32</code>. Empty: from anywhere.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    priority = forms.IntegerField(
+        initial=0,
+        min_value=-limits.MAX_PRIORITY,
+        max_value=limits.MAX_PRIORITY,
+        help_text="Of its requests in a queue: higher goes first. -100 to 100.",
+    )
+
+
+class RotateForm(forms.Form):
+    overlap_s = forms.TypedChoiceField(
+        label="The secrets before it end",
+        coerce=int,
+        initial="86400",
+        choices=[
+            ("0", "at once"),
+            ("3600", "in 1 hour"),
+            ("86400", "in 1 day"),
+            ("604800", "in 7 days"),
+            ("2592000", "in 30 days"),
+        ],
+        help_text="Until then both work, so that nothing fails while you replace it.",
+    )
 
 
 @page
@@ -65,7 +97,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     key, secret = None, ""
     if request.method == "POST" and form.is_valid():
         days = _LIFETIMES[form.cleaned_data["expires"]]
-        try:
+        with blaming(form):
             key, secret = services.issue_key(
                 actor=visit.principal.actor,
                 project=project,
@@ -76,8 +108,6 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
                 now=visit.now,
             )
             form = KeyForm()
-        except (Conflict, Invalid) as error:
-            form.add_error(error.field if error.field in form.fields else None, error.message)
     keys = list(
         access.api_keys(visit.principal).filter(project=project).prefetch_related("secrets")
     )
@@ -86,10 +116,50 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         "form": form,
         "new": key,
         "secret": secret,
-        "keys": [(one, _state(one.revoked_at is not None, one.usable(visit.now))) for one in keys],
+        "keys": [(one, _state(one, visit)) for one in keys],
     }
     refused = form.is_bound and not form.is_valid()
     return show(request, visit, "keys.html", context, status=422 if refused else 200)
+
+
+@page
+def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
+    """One key with its secrets; POST changes its limits."""
+    writes = request.method == "POST"
+    need = Permission.MANAGE_KEYS if writes else Permission.READ
+    key = access.api_key(visit.principal, id, need)
+    visit.enter(request, key.project)
+    if not writes:
+        return _shown(request, visit, key)
+    form = LimitsForm(request.POST)
+    if form.is_valid():
+        with blaming(form):
+            limits.update_key(
+                actor=visit.principal.actor, key=key, now=visit.now, **form.cleaned_data
+            )
+            messages.success(request, f"The limits of {key.name} hold within a second.")
+            return redirect("frontend:key", id=id)
+    return _shown(request, visit, key, form=form, status=422)
+
+
+@page
+def rotate(request: Request, visit: Visit, id: str) -> HttpResponseBase:
+    """Answers with the new secret, which no redirect could carry."""
+    writes = request.method == "POST"
+    need = Permission.MANAGE_KEYS if writes else Permission.READ
+    key = access.api_key(visit.principal, id, need)
+    visit.enter(request, key.project)
+    if not writes:  # somebody came back to the address of an answer
+        return redirect("frontend:key", id=id)
+    form, secret = RotateForm(request.POST), ""
+    if form.is_valid():
+        with blaming(form):
+            key, secret = services.rotate_key(
+                actor=visit.principal.actor, key=key, now=visit.now, **form.cleaned_data
+            )
+    if not secret:
+        return _shown(request, visit, key, rotation=form, status=422)
+    return _shown(request, visit, key, secret=secret)
 
 
 @page
@@ -104,7 +174,32 @@ def revoke(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     return redirect("frontend:keys")
 
 
-def _state(revoked: bool, usable: bool) -> str:
-    if revoked:
+def _shown(
+    request: Request,
+    visit: Visit,
+    key: ApiKey,
+    *,
+    form: LimitsForm | None = None,
+    rotation: RotateForm | None = None,
+    secret: str = "",
+    status: int = 200,
+) -> HttpResponseBase:
+    kept: dict[str, Any] = {name: getattr(key, name) for name in limits.KEY_SETTINGS}
+    context = {
+        "key": key,
+        "state": _state(key, visit),
+        "secrets": [
+            (one, one.expires_at is not None and one.expires_at <= visit.now)
+            for one in key.secrets.all()
+        ],
+        "form": form or LimitsForm(initial=kept),
+        "rotation": rotation or RotateForm(),
+        "secret": secret,
+    }
+    return show(request, visit, "key.html", context, status=status)
+
+
+def _state(key: ApiKey, visit: Visit) -> str:
+    if key.revoked_at is not None:
         return "revoked"
-    return "valid" if usable else "expired"
+    return "valid" if key.usable(visit.now) else "expired"

@@ -15,6 +15,7 @@ from controlplane.tenancy.models import Project
 
 # Sums over a month of usage are not worth one query for each look at a page.
 KEEP_S = 10
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ def device_hours(kinds: Sequence[str], *, currency: str, now: datetime) -> dict[
         kind: rating.price_at(versions, "device_seconds", kind, now, currency) for kind in kinds
     }
     return {kind: price.amount for kind, price in found.items() if price is not None}
+
+
+def token_prices(device_kind: str, *, currency: str, now: datetime) -> dict[str, Decimal | None]:
+    """Of a million tokens, by meter; None where no price is published."""
+    versions = prices.versions(currency)
+    found = {
+        meter: rating.price_at(versions, meter, device_kind, now, currency) for meter in TOKENS
+    }
+    return {meter: price.amount if price else None for meter, price in found.items()}
 
 
 def of(

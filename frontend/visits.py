@@ -64,6 +64,16 @@ class Visit:
         if request.session.get(PLACE) != project.id:
             request.session[PLACE] = project.id
 
+    def enter_organization(self, request: HttpRequest, id: str) -> None:
+        """The same for a thing of a whole organization: who is there already stays."""
+        if self.organization is not None and self.organization.id == id:
+            return
+        for project in self.projects:
+            if project.organization_id == id:
+                return self.enter(request, project)
+        self.project = None
+        self.organization = next(one for one in self.empty if one.id == id)
+
 
 def page(
     view: Callable[Concatenate[Request, Visit, P], HttpResponseBase],

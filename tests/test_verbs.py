@@ -44,6 +44,10 @@ VERBS: tuple[ModuleType, ...] = (
 )
 NO_VERBS = {
     limits.checked: "looks",
+    budgets.limit_calls: "is part of project.update; what it makes is told as a budget",
+    running.reference: "computes",
+    running.agent: "computes",
+    running.stopped_at: "looks",
     aliases.refuse_shadow: "looks",
     silence.unreachable: "looks",
     fleet.renewal_due: "looks",
@@ -55,6 +59,7 @@ NO_VERBS = {
     billing.newest_accrual: "looks",
     billing.hour_start: "computes",
     counters.current: "looks",
+    counters.single: "looks",
     counters.of: "looks",
     counters.statuses: "looks",
     counters.outstanding: "looks",

@@ -78,7 +78,7 @@ def spent(amount: str, exact: str, currency: str) -> str:
 def budgeted(amount: int, unit: str) -> str:
     """An amount of a budget: nanoeuro as euro to the cent, the rest as whole units."""
     if unit != "nano_eur":
-        return f"{amount:,} {unit}"
+        return f"{amount:,} {unit.removesuffix('s') if amount == 1 else unit}"
     euro = Decimal(amount).scaleb(-9)
     cents = euro.quantize(Decimal("0.01"))
     return spent(str(cents), str(euro), "EUR")

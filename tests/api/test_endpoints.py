@@ -39,6 +39,8 @@ def test_create_look_scale_stop_start_delete(alice: House) -> None:
     queue = {"queue_limit": 20, "queue_s": 0}
     queued = client.patch(path, queue, content_type="application/json").json()
     assert {name: queued[name] for name in queue} == queue
+    freed = client.patch(path, {"queue_s": None}, content_type="application/json").json()
+    assert (freed["queue_limit"], freed["queue_s"]) == (20, None)
     assert client.post(f"{path}/stop").json()["status"] == "stopped"
     assert client.post(f"{path}/start").json()["status"] in ("pending", "scaled_to_zero")
     assert client.delete(path).status_code == 204

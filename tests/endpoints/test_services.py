@@ -177,6 +177,10 @@ def test_bounds_change_together_or_not_at_all(world: World) -> None:
         services.update(actor=ACTOR, endpoint=endpoint, now=world.now, max_replicas=1)
     endpoint.refresh_from_db()
     assert (endpoint.min_replicas, endpoint.max_replicas) == (2, 4)
+    with pytest.raises(Invalid):
+        services.update(actor=ACTOR, endpoint=endpoint, now=world.now, min_replicas=None)
+    with pytest.raises(TypeError):
+        services.update(actor=ACTOR, endpoint=endpoint, now=world.now, model=1)
     services.update(actor=ACTOR, endpoint=endpoint, now=world.now, max_replicas=4)
     assert events(endpoint) == ["endpoint.create", "endpoint.scale"]
 

@@ -129,6 +129,63 @@ def test_deleting_asks_for_the_name(alice: House) -> None:
     assert client.get(f"/endpoints/{id}").status_code == 404
 
 
+BOUNDS = {
+    "min_replicas": "0",
+    "max_replicas": "3",
+    "idle_timeout_s": "60",
+    "queue_limit": "20",
+    "queue_s": "0",
+}
+
+
+def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> None:
+    client, page = signed_in(alice.owner), f"/endpoints/{alice.endpoint.id}"
+    assert text(client.get(page)).count("as the gateway is set") == 2
+    assert client.post(f"{page}/scale", BOUNDS).headers["location"] == page
+    endpoint = Endpoint.objects.get(id=alice.endpoint.id)
+    assert (endpoint.min_replicas, endpoint.max_replicas, endpoint.idle_timeout_s) == (0, 3, 60)
+    assert (endpoint.queue_limit, endpoint.queue_s) == (20, 0)
+    assert "as the gateway is set" not in text(client.get(page))
+    assert 'name="queue_limit" value="20"' in text(client.get(f"{page}/scale"))
+    client.post(f"{page}/scale", {**BOUNDS, "queue_limit": "", "queue_s": ""})
+    endpoint.refresh_from_db()
+    assert (endpoint.max_replicas, endpoint.queue_limit, endpoint.queue_s) == (3, None, None)
+    for field, value in (
+        ("min_replicas", "4"),
+        ("max_replicas", "101"),
+        ("idle_timeout_s", "999999999"),
+        ("queue_limit", "-1"),
+        ("queue_s", "3601"),
+    ):
+        answer = client.post(f"{page}/scale", {**BOUNDS, field: value})
+        assert answer.status_code == 422, field
+        assert f'id="id_{field}_error"' in text(answer), field
+    for path in ("scale", "share", "unshare"):
+        assert signed_in(alice.billing).post(f"{page}/{path}", BOUNDS).status_code == 403
+    assert "Change its bounds" not in text(signed_in(alice.billing).get(page))
+
+
+def test_an_operator_shares_an_endpoint_and_it_says_so(alice: House) -> None:
+    prices.publish_defaults(actor=audit.SYSTEM, now=timezone.now())
+    client, page = signed_in(alice.owner), f"/endpoints/{alice.endpoint.id}"
+    assert "For whom it is" not in text(client.get(page))
+    assert client.post(f"{page}/share").status_code == 404  # an operator's page, to nobody else
+    alice.owner.is_operator = True
+    alice.owner.save()
+    assert "Share with eu-de-1" in text(client.get(page))
+    assert client.get(f"{page}/share").status_code == 405
+    shown = text(client.post(f"{page}/share", follow=True))
+    assert Endpoint.objects.get(id=alice.endpoint.id).shared
+    for part in ("Stop sharing", "A million input tokens", "A million output tokens"):
+        assert part in shown, part
+    assert "no price" not in shown.partition("For whom it is")[2]
+    looked = text(signed_in(alice.billing).get(page))
+    assert "A million input tokens" in looked
+    assert "Stop sharing" not in looked
+    client.post(f"{page}/unshare")
+    assert not Endpoint.objects.get(id=alice.endpoint.id).shared
+
+
 def test_creating_with_all_the_trimmings(alice: House) -> None:
     client = signed_in(alice.owner)
     answer = wish(
@@ -139,6 +196,8 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
         tool_call_parser="hermes",
         more="--block-size=32\nenforce_eager=true\n",
         adapters="tone=/models/tone\n",
+        queue_limit="7",
+        queue_s="30",
     )
     made = Endpoint.objects.get(name="second")
     assert answer.headers["location"] == f"/endpoints/{made.id}"
@@ -150,6 +209,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
         "block_size": 32,
         "enforce_eager": True,
     }
+    assert (made.queue_limit, made.queue_s) == (7, 30)
     assert made.adapters == [{"name": "tone", "path": "/models/tone"}]
     assert (made.min_replicas, made.max_replicas, made.idle_timeout_s) == (0, 2, 600)
 

@@ -10,11 +10,13 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from billing import prices
+from billing.models import Budget, RunStop
 from compliance import audit
 from controlplane.endpoints import lifecycle, logs
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
+from controlplane.tenancy.models import ApiKey
 from tests.api import house
 from tests.api.house import House
 from tests.frontend import browser
@@ -72,6 +74,10 @@ def test_from_signing_in_to_deleting(alice: House, watched: Watched) -> None:
     replica = see_it_start(endpoint, alice, watched)
     read_its_log(replica, alice, watched)
     make_a_key(watched)
+    limit_and_rotate_it(watched)
+    set_limits_and_budgets(watched)
+    give_it_another_name(watched)
+    stop_a_run(alice, watched)
     fits_a_phone(endpoint, watched)
     stop_and_delete(endpoint, replica, watched)
     assert watched.complaints == []
@@ -172,15 +178,81 @@ def make_a_key(watched: Watched) -> None:
     assert page.get_by_text("agent seven").count() == 1
 
 
+def limit_and_rotate_it(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("link", name="agent seven", exact=True).click()
+    page.get_by_label("Requests a minute").fill("60")
+    page.get_by_label("Networks it may be used from").fill("192.0.2.1/24")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.locator("#id_networks_error")).to_contain_text("192.0.2.0/24")
+    watched.complaints.remove(watched.complaints[-1])  # the browser notes the 422
+    page.get_by_label("Networks it may be used from").fill("192.0.2.0/24")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.locator(".note.success")).to_contain_text("agent seven")
+    expect(page.get_by_label("Requests a minute")).to_have_value("60")
+    page.get_by_label("The secrets before it end").select_option("in 7 days")
+    page.get_by_role("button", name="Rotate key").click()
+    expect(page.locator("#secret-title")).to_be_focused()
+    secret = page.locator("#secret").inner_text()
+    expect(page.locator("tbody tr")).to_have_count(2)
+    page.reload()  # a reload asks for the key, and rotates it no second time
+    expect(page.locator("tbody tr")).to_have_count(2)
+    assert secret not in page.content()
+
+
+def set_limits_and_budgets(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("link", name="Limits", exact=True).click()
+    page.locator("#organization_concurrency").fill("32")
+    page.get_by_role("button", name="Save the limits of the organization").click()
+    expect(page.locator("#organization_concurrency")).to_have_value("32")
+    page.get_by_label("Policy").select_option("the project's own, as below")
+    page.get_by_role("group", name="Calls a minute").get_by_label("stop").fill("600")
+    page.get_by_role("button", name="Save policy").click()
+    expect(page.locator("#runs_calls_per_minute_stop")).to_have_value("600")
+    page.get_by_role("link", name="Budgets", exact=True).click()
+    page.get_by_label("Amount").fill("25")
+    page.get_by_role("button", name="Set budget").click()
+    expect(page.locator("tbody")).to_contain_text("€25.00")
+    page.get_by_role("link", name="Change the budget").click()
+    page.get_by_label("Amount").fill("30")
+    page.get_by_role("button", name="Save budget").click()
+    expect(page.locator("h1")).to_have_text("€30.00 each month")
+
+
+def give_it_another_name(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("link", name="Aliases", exact=True).click()
+    page.get_by_label("Name", exact=True).fill("claude-sonnet")
+    page.get_by_label("Endpoints, in the order").fill("fresh, chat")
+    page.get_by_role("button", name="Add alias").click()
+    expect(page.locator("tbody")).to_contain_text("claude-sonnet")
+
+
+def stop_a_run(alice: House, watched: Watched) -> None:
+    """By its name, which stays out of every address."""
+    page = watched.page
+    page.get_by_role("link", name="Runs", exact=True).click()
+    page.get_by_role("textbox", name="Its name").fill("night-shift")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/runs/run_*")
+    page.get_by_role("button", name="Stop run").click()
+    expect(page.locator(".state.bad")).to_have_text("stopped")
+    assert RunStop.objects.get().project_id == alice.project.id
+    assert not any("night-shift" in url for url in watched.requested)
+
+
 def fits_a_phone(endpoint: Endpoint, watched: Watched) -> None:
     page = watched.page
     page.set_viewport_size(browser.PHONE)
     mine = f"/endpoints/{endpoint.id}"
-    for path in ("/endpoints", mine, "/endpoints/new", f"{mine}/delete", "/keys", "/costs"):
+    run = f"/projects/{RunStop.objects.get().project_id}/runs/{RunStop.objects.get().run}"
+    paths = ["/endpoints", mine, "/endpoints/new", f"{mine}/delete", "/costs", "/evidence"]
+    paths += ["/keys", f"/keys/{ApiKey.objects.get(name='agent seven').id}", "/aliases", "/limits"]
+    paths += ["/budgets", f"/budgets/{Budget.objects.get().id}", "/runs", run]
+    for path in paths:
         watched.open(path)
         assert watched.overflow() <= 0, path
-    watched.open("/evidence")
-    assert watched.overflow() <= 0
     page.set_viewport_size(browser.DESKTOP)
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern
 
+from billing.models import Budget, RunStop
 from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import House, signed_in
@@ -14,19 +15,26 @@ from tests.frontend.reading import read
 
 OPERATORS = {"nodes", "node-enrol", "node-act"}
 OPEN = {"sign-in", "sign-out", "home"}
+BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
+RUN = "run_00000000000000000000"
 
 
 def address(route: str, house: House, verb: str = "cordon") -> str:
     """A route of this room with the ids of `house` in it."""
     budget = house_budget(house)
     ids = {
+        "aliases": house.alias.id,
         "budgets": budget,
         "endpoints": house.endpoint.id,
         "keys": house.key_id,
         "nodes": house.node.id,
+        "projects": house.project.id,
     }
     thing = ids.get(route.split("/")[0], "")
-    return "/" + route.replace("<str:id>", thing).replace("<str:verb>", verb)
+    named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN}
+    for name, value in named.items():
+        route = route.replace(name, value)
+    return f"/{route}"
 
 
 def routes() -> list[tuple[str, str]]:
@@ -90,7 +98,9 @@ def test_strangers_find_nothing(alice: House, mallory: House) -> None:
                 assert "alice" not in text, name
                 assert alice.organization.id not in text, name
                 asked += 1
-    assert asked > 30
+    assert asked > 60
+    assert not RunStop.objects.exists()
+    alice.alias.refresh_from_db()
     alice.endpoint.refresh_from_db()
     assert (alice.endpoint.stopped_at, alice.endpoint.deleted_at) == (None, None)
 
@@ -103,10 +113,18 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
         ("/endpoints/new", {"project": alice.project.id, "name": "x"}),
         ("/keys", {"project": alice.project.id, "name": "x", "scopes": "inference"}),
         ("/budgets", {"project": alice.project.id, "whose": "project", "amount": "1"}),
+        ("/aliases", {"project": alice.project.id, "name": "x", "targets": "chat"}),
+        ("/limits", {"project": alice.project.id, "form": "project", "concurrency": "1"}),
+        ("/limits", {"project": alice.project.id, "form": "organization", "concurrency": "1"}),
+        ("/limits", {"project": alice.project.id, "form": "runs", "own": "own"}),
+        ("/runs", {"project": alice.project.id, "what": "run", "name": "night"}),
         ("/evidence", {"organization": alice.organization.id, "reason": "x"}),
     ):
         assert client.post(path, body).status_code == 404, path
     mine = mallory.endpoint.id
+    mixed = {"project": mallory.project.id, **BUDGET, "whose": "key", "key": alice.key_id}
+    assert client.post("/budgets", mixed).status_code == 422
+    assert not Budget.objects.filter(subject_id=alice.key_id).exists()
     other = client.get(f"/endpoints/{mine}/log?replica={alice.replica.id}")
     assert other.status_code == 404
     wanted = {"organization": alice.organization.id}
@@ -119,7 +137,10 @@ def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
     for path in (
         "/endpoints",
         "/keys",
+        "/aliases",
         "/budgets",
+        "/limits",
+        "/runs",
         "/costs?by=project",
         "/evidence",
         "/endpoints/new",
@@ -150,6 +171,16 @@ def test_what_needs_a_role_says_so(alice: House) -> None:
     assert f"/endpoints/{id}/stop" not in text
     assert "Create endpoint" not in client.get("/endpoints").content.decode()
     assert "Create a key" not in client.get("/keys").content.decode()
+    key = client.get(f"/keys/{alice.key_id}").content.decode()
+    assert "Rotate key" not in key
+    assert "Save limits" not in key
+    assert "<form" not in client.get("/limits").content.decode().partition("<main")[2]
+    aliases = client.get("/aliases").content.decode()
+    assert "gpt-4o" in aliases
+    assert "Add alias" not in aliases
+    assert f"/aliases/{alice.alias.id}" not in aliases
+    run = f"/projects/{alice.project.id}/runs/{RUN}"
+    assert "Stop run" not in client.get(run).content.decode()
     assert ">Evidence<" not in text
     assert client.get("/costs").status_code == 200
     for answer in (
@@ -157,6 +188,14 @@ def test_what_needs_a_role_says_so(alice: House) -> None:
         client.get("/endpoints/new"),
         client.post("/keys", {"project": alice.project.id, "name": "x", "scopes": "read"}),
         client.get(f"/keys/{alice.key_id}/revoke"),
+        client.post(f"/keys/{alice.key_id}", {"priority": "1"}),
+        client.post(f"/keys/{alice.key_id}/rotate", {"overlap_s": "0"}),
+        client.post("/limits", {"project": alice.project.id, "form": "project"}),
+        client.post("/aliases", {"project": alice.project.id, "name": "x", "targets": "chat"}),
+        client.get(f"/aliases/{alice.alias.id}"),
+        client.get(f"/aliases/{alice.alias.id}/delete"),
+        client.post(f"{run}/stop"),
+        client.post(f"{run}/resume"),
         client.get("/evidence"),
     ):
         assert answer.status_code == 403
@@ -181,6 +220,9 @@ def test_what_changes_something_is_no_get(alice: House) -> None:
     client = signed_in(alice.owner)
     for path in ("start", "stop"):
         assert client.get(f"/endpoints/{alice.endpoint.id}/{path}").status_code == 405
+    for path in ("stop", "resume"):
+        assert client.get(f"/projects/{alice.project.id}/runs/{RUN}/{path}").status_code == 405
+    assert client.get(f"/keys/{alice.key_id}/rotate").status_code == 302
     assert client.get("/switch").status_code == 405
 
 

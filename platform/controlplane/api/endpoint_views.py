@@ -160,11 +160,15 @@ class EndpointBody(serializers.Serializer[Any]):
 
 
 class ScaleBody(serializers.Serializer[Any]):
+    """What is absent stays."""
+
     min_replicas = serializers.IntegerField(required=False)
     max_replicas = serializers.IntegerField(required=False)
     idle_timeout_s = serializers.IntegerField(required=False)
-    queue_limit = serializers.IntegerField(required=False)
-    queue_s = serializers.IntegerField(required=False)
+    queue_limit = serializers.IntegerField(
+        required=False, allow_null=True, help_text="null: as the gateway is set."
+    )
+    queue_s = serializers.IntegerField(required=False, allow_null=True)
 
 
 class LogView(serializers.Serializer[Any]):

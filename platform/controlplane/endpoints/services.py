@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from compliance import audit
 from controlplane.endpoints import aliases, notify, signals
 from controlplane.endpoints import spec as specs
-from controlplane.endpoints.errors import NameTaken
+from controlplane.endpoints.errors import Invalid, NameTaken
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.endpoints.states import LIVE, State
@@ -21,6 +21,9 @@ from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Project
 
 __all__ = ["EndpointSpec", "create", "delete", "request_wake", "start", "stop", "update"]
+
+BOUNDS = ("min_replicas", "max_replicas", "idle_timeout_s")
+QUEUE = ("queue_limit", "queue_s")
 
 # Waiting requests repeat themselves; one wake is enough for all of them.
 _WAKE_EVERY = timedelta(seconds=5)
@@ -83,30 +86,22 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
 
 
 def update(
-    *,
-    actor: audit.Actor,
-    endpoint: Endpoint,
-    now: datetime,
-    min_replicas: int | None = None,
-    max_replicas: int | None = None,
-    idle_timeout_s: int | None = None,
-    queue_limit: int | None = None,
-    queue_s: int | None = None,
+    *, actor: audit.Actor, endpoint: Endpoint, now: datetime, **asked: int | None
 ) -> Endpoint:
-    """Change the bounds; what is None stays. Raises Invalid, NotFound."""
-    asked = {
-        "min_replicas": min_replicas,
-        "max_replicas": max_replicas,
-        "idle_timeout_s": idle_timeout_s,
-        "queue_limit": queue_limit,
-        "queue_s": queue_s,
-    }
+    """Change what is given of BOUNDS and QUEUE; None takes a bound of QUEUE away.
+
+    Raises Invalid, NotFound, and TypeError for anything else.
+    """
+    if unknown := asked.keys() - {*BOUNDS, *QUEUE}:
+        raise TypeError(f"no such bound: {', '.join(sorted(unknown))}")
+    if missing := [name for name in BOUNDS if asked.get(name, 0) is None]:
+        raise Invalid(f"{missing[0]} is a number", field=missing[0])
     with transaction.atomic():
         endpoint = _locked(endpoint)
         change = [
             audit.Change(name, getattr(endpoint, name), value)
             for name, value in asked.items()
-            if value is not None and value != getattr(endpoint, name)
+            if value != getattr(endpoint, name)
         ]
         if not change:
             return endpoint

@@ -1,7 +1,8 @@
 """A project's runs: what they are called, and stopping them from the house, as a key of the
 project does at the gateway."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -11,6 +12,8 @@ from billing.models import RunStop
 from compliance import audit
 from controlplane.tenancy.errors import Invalid
 from controlplane.tenancy.models import Project
+
+STOPPED_FOR = timedelta(days=1)  # gateways refuse a stopped run for so long
 
 
 def reference(project: Project, run: str) -> str:
@@ -37,6 +40,13 @@ def stop_run(*, actor: audit.Actor, project: Project, run: str, now: datetime) -
 def resume_run(*, actor: audit.Actor, project: Project, run: str, now: datetime) -> RunStop:
     """Raises Invalid."""
     return _say(actor, project, run, now, stopped=False)
+
+
+def stopped_at(project: Project, runs: Sequence[str], now: datetime) -> datetime | None:
+    """Since when gateways refuse any of `runs`, references; None where they do not."""
+    rows = RunStop.objects.filter(project_id=project.id, run__in=runs, at__gte=now - STOPPED_FOR)
+    last = {row.run: row for row in rows.order_by("id")}
+    return min((row.at for row in last.values() if row.stopped), default=None)
 
 
 def _say(
