@@ -110,6 +110,9 @@ class UsageInbox(models.Model):
                 name="usageinbox_problem",
             ),
             models.Index(
+                fields=("booked_at",), condition=~Q(booked_at=None), name="usageinbox_booked"
+            ),
+            models.Index(
                 fields=("project_id", "closed_at"),
                 condition=~Q(run="") | ~Q(agent=""),
                 name="usageinbox_run",

@@ -1,15 +1,16 @@
 """The door through which usage enters: in bulk, once for each id."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from billing import errors
-from billing.models import UsageEvent
+from billing.models import Meter, UsageEvent
 from compliance import partitions
 
 TABLE = "billing_usageevent"
@@ -95,6 +96,43 @@ def record(events: Iterable[Event]) -> int:
         if clashing:
             raise errors.UsageConflict(clashing)
     return inserted
+
+
+def request_event_id(request_id: str, meter: str) -> str:
+    """The id of what a request used of one meter: the same each time that it is booked."""
+    return f"{request_id}:{meter}"
+
+
+def page(
+    accounts: Collection[str],
+    projects: Collection[str],
+    start: datetime,
+    end: datetime,
+    *,
+    endpoint_id: str = "",
+    request_id: str = "",
+    after: str = "",
+    limit: int,
+) -> list[UsageEvent]:
+    """The usage of `projects`, which are of `accounts`, with start <= at < end, oldest first.
+
+    `after` is the id of the last event of the page before, and an unknown one ends the list. It
+    reads the page, and not what comes before or after it.
+    """
+    found = UsageEvent.objects.filter(
+        account_id__in=accounts, project_id__in=projects, at__gte=start, at__lt=end
+    )
+    if endpoint_id:
+        found = found.filter(endpoint_id=endpoint_id)
+    if request_id:
+        ids = [request_event_id(request_id, meter) for meter in Meter.values]
+        found = found.filter(id__in=ids)
+    if after:
+        last = UsageEvent.objects.filter(id=after, account_id__in=accounts).first()
+        if last is None:
+            return []
+        found = found.filter(Q(at=last.at, id__gt=last.id) | Q(at__gt=last.at), at__gte=last.at)
+    return list(found.order_by("at", "id")[:limit])
 
 
 def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any, ...]]:

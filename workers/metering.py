@@ -160,7 +160,7 @@ def _request_events(
     }
     return [
         usage.Event(
-            id=f"{row.request_id}:{meter.value}",
+            id=usage.request_event_id(row.request_id, meter.value),
             at=row.closed_at,
             account_id=organization.account_id,
             project_id=row.project_id,

@@ -136,3 +136,24 @@ def test_an_export_has_the_usage_of_its_own_organization_alone(account: Account)
     assert (shown["account_id"], shown["quantity"], shown["flags"]) == (account.id, 60, "")
     assert list(datasets.usage_events(audit.PLATFORM, MONTH, end)) == []
     assert list(datasets.usage_events(ours.id, MONTH, NOW)) == []
+
+
+def test_pages_follow_each_other_in_time(account: Account) -> None:
+    # Ids in another order than their times, and three that share one.
+    events = [tokens(account, f"req_{9 - n}", NOW + timedelta(minutes=n // 3)) for n in range(9)]
+    usage.record([*events, tokens(account, "req_other", project_id="prj_other")])
+    expected = sorted(events, key=lambda event: (event.at, event.id))
+
+    def page(after: str = "", **asked: str) -> list[str]:
+        found = usage.page(
+            [account.id], ["prj_1"], NOW, NOW + timedelta(hours=1), after=after, limit=2, **asked
+        )
+        return [event.id for event in found]
+
+    found = page()
+    while more := page(found[-1]):
+        found += more
+    assert found == [event.id for event in expected]
+    assert page("unknown") == []
+    assert page(request_id="req_3") == ["req_3:output_tokens"]
+    assert page(request_id="req_other") == page(endpoint_id="ep_2") == []

@@ -20,6 +20,7 @@ def ask(sdk: openai.OpenAI, model: str) -> openai.types.Completion:
     return sdk.completions.create(model=model, prompt="import os", max_tokens=3, temperature=0)
 
 
+@pytest.mark.trap("asleep-forever")
 def test_it_sleeps_and_wakes_for_a_request(stoa: Stoa, made: Made) -> None:
     endpoint = made("sleepy", min_replicas=0, idle_timeout_s=IDLE_S)
     assert endpoint["status"] == "scaled_to_zero"

@@ -162,6 +162,7 @@ def test_who_asks_on_and_reads_nothing_is_not_answered_on(tiny: Rig) -> None:
         assert statuses[-1] == 400 and len(statuses) > 32  # it went too far ahead
 
 
+@pytest.mark.trap("gateway-memory")
 def test_who_never_reads_holds_the_engine_back_and_is_cut(hasty: Rig) -> None:
     hasty.spool.closed.clear()
     with hasty.connect() as connection:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -295,6 +296,7 @@ Crowds.TestCase.settings = settings(max_examples=60, stateful_step_count=30, dea
 TestCrowds = Crowds.TestCase
 
 
+@pytest.mark.trap("wake-herd")
 def test_five_thousand_at_zero_do_not_crush_the_first_replica() -> None:
     crowd = Crowds()
     crowd.begin(None, None)

@@ -267,6 +267,7 @@ def test_the_allowance_is_for_what_runs_and_begins_nothing() -> None:
     assert (refused.rest, refused.more) == (0, False)
 
 
+@pytest.mark.trap("gateway-memory")
 def test_a_column_is_taken_again_after_a_death_and_there_are_not_more_than_fit() -> None:
     memory = table.create(64)
     tables = [Table(memory, f"p{n}") for n in range(table.COLUMNS)]

@@ -14,6 +14,7 @@ def body(how: str, **fields: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("pack", [1, 3])
+@pytest.mark.trap("dropped-stream", "abandoned-generation")
 def test_a_client_that_leaves_pays_for_what_it_got(tiny: Rig, pack: int) -> None:
     with tiny.connect() as connection:
         connection.post(CHAT, body(f"tokens=999;delay=0.01;pack={pack}", stream=True), key=KEY)
@@ -119,6 +120,7 @@ def test_a_connection_that_the_engine_had_closed_is_no_failure(rig: Rig) -> None
     assert rig.chat("tiny").status == 200
 
 
+@pytest.mark.trap("one-bad-replica")
 def test_a_replica_that_refuses_is_passed_over(rig: Rig) -> None:
     gone, alive = rig.engine("ep_tiny"), rig.engine("ep_tiny")
     rig.run(gone.stop())

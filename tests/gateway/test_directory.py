@@ -210,6 +210,7 @@ def test_an_edit_bites_within_a_second(house: House, beat: Beat, config: Config)
         assert seconds_until(gone) < 1.0
 
 
+@pytest.mark.trap("dead-backends")
 def test_a_lost_notification_is_found_by_the_next_contact(
     house: House, beat: Beat, config: Config
 ) -> None:

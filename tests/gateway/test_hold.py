@@ -1,14 +1,17 @@
 """Endpoints at zero: requests wait, wake them, and are served; or learn when to come back."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gateway import operations
 from gateway.directory import Replica
 from gateway.limits import Limits
 from tests.gateway.rig import KEY, Rig
+from tests.gateway.test_forms import MARK, form, part
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, object] = {"model": "sleepy", "messages": []}
@@ -45,6 +48,25 @@ def test_a_request_wakes_an_endpoint_and_is_served(sleepy: Rig) -> None:
         assert connection.response().status == 200
     assert sleepy.activity.balance("waiting") == 0
     assert sleepy.closed()[0].finish == "complete"
+
+
+@pytest.mark.trap("asleep-forever")
+@pytest.mark.parametrize("operation", operations.ALL, ids=lambda operation: operation.name)
+def test_every_operation_wakes_an_endpoint(sleepy: Rig, operation: operations.Operation) -> None:
+    fields = dict.fromkeys(("prompt", "input", "query"), "a")
+    asked = json.dumps({**BODY, **fields, "documents": ["a"], "max_tokens": 9}).encode()
+    headers = {}
+    if operation.form:
+        asked = form(part("model", b"sleepy"), part("file", b"sound", file=True))
+        headers = {"content-type": f"multipart/form-data; boundary={MARK.decode()}"}
+    with sleepy.connect() as connection:
+        connection.post(operation.path, asked, key=KEY, headers=headers)
+        waits(sleepy)
+        assert ("ep_sleepy", "waiting", 1) in sleepy.activity.events
+        wake(sleepy)
+        assert connection.response().status == 200
+    (seen,) = sleepy.engines[0].seen
+    assert seen.path == operation.path
 
 
 def test_who_does_not_want_to_wait_is_told_at_once_and_wakes_it_all_the_same(sleepy: Rig) -> None:
@@ -159,6 +181,7 @@ def test_an_endpoint_says_itself_how_many_wait_and_how_long(sleepy: Rig) -> None
     assert sleepy.post(CHAT, BODY).error["code"] == "endpoint_starting"
 
 
+@pytest.mark.trap("wake-herd")
 def test_a_herd_is_one_wake_and_served_in_order_as_there_is_room(sleepy: Rig) -> None:
     """The engine answers one at a time, so that their order shows."""
     herd = [sleepy.connect() for _ in range(3)]

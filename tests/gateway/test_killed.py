@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from billing.models import UsageInbox
 from tests.gateway.fake_engine import CACHED_TOKENS, PROMPT_TOKENS, FakeEngine
 from tests.gateway.house import Road, eventually
@@ -87,6 +89,7 @@ class Crowd:
         got.complete = True
 
 
+@pytest.mark.trap("leaked-reservation", "dropped-stream")
 def test_the_books_after_kills_under_load(engine: FakeEngine, road: Road, tmp_path: Path) -> None:
     gateway = Process(tmp_path, road.port)
     gateway.start()

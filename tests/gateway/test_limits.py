@@ -132,6 +132,7 @@ def test_parallel_calls_on_two_hosts_never_overrun_a_budget(house: House, gatewa
     assert all(lease.granted == lease.settled for lease in Lease.objects.filter(budget=row))
 
 
+@pytest.mark.trap("raced-budget")
 def test_of_two_hundred_calls_at_once_one_passes_a_budget_of_one(
     engine: FakeEngine, gateways: Hosts
 ) -> None:
@@ -265,6 +266,7 @@ def test_an_answer_is_cut_to_what_the_budget_buys(engine: FakeEngine, gateways: 
     assert "max_tokens" not in engine.seen[0].body
 
 
+@pytest.mark.trap("leaked-reservation")
 def test_a_killed_worker_frees_what_its_requests_held(engine: FakeEngine, gateways: Hosts) -> None:
     gateway = gateways[0]
     row = budget("key", ApiKey.objects.get().id, "calls", 12)

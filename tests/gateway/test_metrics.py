@@ -44,6 +44,7 @@ def figures(rig: Rig) -> Value:
     return read(rig.run(text()).decode())
 
 
+@pytest.mark.trap("open-dashboard")
 def test_they_have_a_listener_of_their_own() -> None:
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         rig = Rig(Path(folder), metrics_port=free_port())

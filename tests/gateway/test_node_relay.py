@@ -94,6 +94,7 @@ def test_requests_reach_an_engine_on_another_host(far: Far) -> None:
     assert far.rig.engines[0].connections == 1
 
 
+@pytest.mark.trap("abandoned-generation")
 def test_a_client_that_leaves_stops_an_engine_on_another_host(far: Far) -> None:
     body = {"model": "tiny", "messages": [], "stream": True, "user": "tokens=999;delay=0.01"}
     with far.rig.connect() as connection:
@@ -104,11 +105,13 @@ def test_a_client_that_leaves_stops_an_engine_on_another_host(far: Far) -> None:
     assert far.rig.closed()[0].finish == "client_gone"
 
 
+@pytest.mark.trap("identity-by-address")
 def test_a_replica_that_the_node_does_not_run_is_unreachable(far: Far) -> None:
     far.rig.change("tiny", replicas=(Replica("rep_01other", "ep_tiny", far.address),))
     assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
 
 
+@pytest.mark.trap("identity-by-address")
 def test_a_relay_of_another_authority_is_not_believed(far: Far) -> None:
     stranger = authority.create(REGION, now=NOW)
     (far.folder / "ca.pem").write_text(stranger.certificate_pem)

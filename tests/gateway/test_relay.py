@@ -155,6 +155,7 @@ def test_a_very_long_answer_is_passed_on_as_it_comes(tiny: Rig) -> None:
     assert (record.finish, record.input_tokens) == ("complete", PROMPT_TOKENS)
 
 
+@pytest.mark.trap("dropped-stream")
 def test_an_engine_that_counts_nothing_is_flagged(tiny: Rig) -> None:
     tiny.chat("tiny", stream=True, user="plain=1;tokens=5")
     tiny.chat("tiny", user="plain=1;tokens=5")
@@ -203,6 +204,7 @@ def test_the_connection_lives_on_after_an_engines_refusal(tiny: Rig) -> None:
         assert connection.response().status == 200
 
 
+@pytest.mark.trap("lost-adapter")
 def test_an_adapter_that_the_engine_lost(tiny: Rig) -> None:
     tiny.change("tiny", adapters=frozenset({"poet", "lost"}))
     reply = tiny.chat("tiny:lost")

@@ -225,6 +225,7 @@ def test_a_replica_that_stays_is_known_after_a_change_of_the_directory() -> None
     assert pools.of(then).lanes[0].in_flight == 0
 
 
+@pytest.mark.trap("leaked-routes")
 def test_the_same_name_at_another_address_is_another_process() -> None:
     pool = pool_of(1)
     pool.lanes[0].prefixes.add([1])

@@ -111,6 +111,7 @@ def test_a_closed_request_arrives_whole(house: House, beat: Beat, config: Config
     assert list((config.folder / "spool").iterdir()) == []
 
 
+@pytest.mark.trap("usage-table")
 def test_the_role_may_insert_and_nothing_else(house: House) -> None:
     with psycopg.connect(role_url(), autocommit=True) as connection:
         for statement in (

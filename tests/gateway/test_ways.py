@@ -107,6 +107,7 @@ def test_the_answer_names_who_gave_it(rig: Rig) -> None:
 
 
 # --- outliers ---------------------------------------------------------------------------
+@pytest.mark.trap("dead-backends")
 def test_a_replica_that_is_gone_is_left_alone_until_a_probe_was_answered(rig: Rig) -> None:
     engines = engines_of(rig, 2)
     rig.run(engines[0].stop())
@@ -138,6 +139,7 @@ def test_with_all_of_them_out_it_is_said_at_once(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.trap("dead-backends")
 def test_a_replica_that_takes_requests_and_answers_none_is_out(
     impatient: Rig, stream: bool
 ) -> None:

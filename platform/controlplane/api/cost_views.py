@@ -11,7 +11,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs
+from billing import costs, usage
 from billing.models import UsageEvent
 from controlplane.api.pagination import envelope
 from controlplane.api.views import HouseViewSet
@@ -136,29 +136,29 @@ class Usage(HouseViewSet):
         responses=UsageView(many=True),
     )
     def list(self, request: Request) -> Response:
-        now = self.now
-        rows = UsageEvent.objects.filter(
-            project_id__in=self._projects(request),
-            at__gte=moment(request, "from", costs.month_start(now)),
-            at__lt=moment(request, "to", now),
+        now, query = self.now, request.query_params
+        projects = self._projects(request)
+        found = usage.page(
+            {project.organization.account_id for project in projects},
+            {project.id for project in projects},
+            moment(request, "from", costs.month_start(now)),
+            moment(request, "to", now),
+            endpoint_id=query.get("endpoint", ""),
+            request_id=query.get("request", ""),
+            after=query.get("after", ""),
+            limit=USAGE_LIMIT + 1,
         )
-        for name, column in (("endpoint", "endpoint_id"), ("request", "request_id")):
-            if wanted := request.query_params.get(name):
-                rows = rows.filter(**{column: wanted})
-        if after := request.query_params.get("after"):
-            rows = rows.filter(id__gt=after)
-        found = list(rows.order_by("id")[: USAGE_LIMIT + 1])
         has_more = len(found) > USAGE_LIMIT
         found = found[:USAGE_LIMIT]
         return Response(envelope(UsageView(found, many=True).data, found, has_more=has_more))
 
-    def _projects(self, request: Request) -> Sequence[str]:
+    def _projects(self, request: Request) -> Sequence[Project]:
         if wanted := request.query_params.get("project"):
-            return [access.project(self.principal, wanted, Permission.VIEW_COSTS).id]
+            return [access.project(self.principal, wanted, Permission.VIEW_COSTS)]
         seen = Project.objects.filter(pk__in=access.projects(self.principal))
         return [
-            project.id
-            for project in seen
+            project
+            for project in seen.select_related("organization")
             if Permission.VIEW_COSTS
             in self.principal.permissions(project.organization_id, project.id)
         ]
