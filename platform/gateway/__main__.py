@@ -33,6 +33,7 @@ from gateway.uses import Uses
 log = logging.getLogger("gateway")
 
 _TABLE = "counters"
+_LOADS = "loads"  # what is in flight and who waits: of no worth once its worker has died
 
 
 async def run(
@@ -55,6 +56,7 @@ async def run(
     keeper, spool = Keeper(config), Spool(spool_folder)
     activity = Activity(store, config.gateway_id, config.activity_every_s)
     counters = Table(ours.memory[_TABLE], spool.name)
+    loads = Table(ours.memory[_LOADS], str(os.getpid()))
     books = Books(counters)
     leases = Leases(books, store, config.gateway_id, config.hosts)
     gate = Gate(counters, leases, books, config.hosts)
@@ -66,7 +68,7 @@ async def run(
     keeper.watchers.append(stops.read)
     epochs = Epochs(config.folder, spool_folder, config.gateway_id)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
-    shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops)
+    shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops, loads)
     serving = server.Server(shared, ours, secure)
     await spool.start()
     await shipper.start()
@@ -93,6 +95,7 @@ async def run(
         await store.stop()
         counters.release(spool.name)
         counters.close()
+        loads.close()
 
 
 # A thread that has synced the disk wants the interpreter for a moment. Each system call of the loop
@@ -115,12 +118,13 @@ def _worker(config: Config, limits: Limits, ours: Inherited, secure: ssl.SSLCont
     return 0
 
 
-def _prepare(config: Config, memory: int) -> None:
+def _prepare(config: Config, memory: dict[str, int]) -> None:
     """Before any worker counts or writes: whose counters these are. Raises OSError."""
     disk.private_folder(config.folder)
-    table.prepare(memory)
+    for each in memory.values():
+        table.prepare(each)
     epochs = Epochs(config.folder, config.folder / "spool", config.gateway_id)
-    epochs.begin(table.epoch(memory))
+    epochs.begin(table.epoch(memory[_TABLE]))
 
 
 def main() -> None:
@@ -139,13 +143,21 @@ def main() -> None:
     )
     disk.forbid_dumps()
     state = inherited.load(int(state_at)) if state_at else None
-    sizes = {_TABLE: table.SIZE}
+    sizes = {_TABLE: table.SIZE, _LOADS: table.size(1 << 14)}
+
+    def serve(ours: Inherited) -> int:
+        return _worker(config, limits, ours, secure)
+
+    def ended(pid: int) -> None:
+        """Its engines stop by themselves, for their connections have ended with it."""
+        table.release(master.memory[_LOADS], str(pid))
+
     try:
-        master = Master(config, lambda ours: _worker(config, limits, ours, secure), sizes, state)
+        master = Master(config, serve, sizes, state, ended)
     except OSError as error:
         sys.exit(f"gateway: {config.host}:{config.port}: {error}")
     try:
-        _prepare(config, master.memory[_TABLE])
+        _prepare(config, master.memory)
     except OSError as error:
         if state is None:
             sys.exit(f"gateway: {config.folder}: {error}")

@@ -3,7 +3,8 @@
 An engine that has more in flight than its KV cache holds throws running requests out and computes
 them again. So what would not fit waits here, in one fair queue an endpoint; at zero replicas
 nothing fits, and the same queue is what wakes it. A queue moves when a request ends, when the
-directory changes, and when its first is out of patience: nothing else makes room.
+directory changes, and when its first is out of patience. What another worker of this host ends
+makes room too: so while somebody waits for room, it is looked for every few milliseconds.
 """
 
 import asyncio
@@ -21,13 +22,19 @@ from gateway.hold import Wakes
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.loads import Loads, Place
+from gateway.order import Order, anybody
 from gateway.pools import Pools
+from gateway.table import Table
 from gateway.usage import Usage
 
 log = logging.getLogger(__name__)
 
+_KEPT = 10_000  # endpoints
 _BATCH = 32  # admitted in one turn of the event loop
 _OUTPUT_COST = 4.0  # of a generated token, in tokens of prompt
+_LOOK_S = 0.003  # between two looks for room, …
+_LOOK_MAX_S = 0.02  # … of which many queues have fewer
+_LOOKED_AT = 16  # queues
 
 
 def _cost(prompt: int, output: int) -> float:
@@ -35,10 +42,16 @@ def _cost(prompt: int, output: int) -> float:
 
 
 class Waiter(Protocol):
-    """A request in the queue. Exactly one of `admitted` and `turned_away` ends its wait."""
+    """A request in the queue. Exactly one of `admitted`, `turned_away` and `broken` ends its
+    wait."""
 
-    def admitted(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> None:
-        """There is room on each of these: take it, now."""
+    def take_place(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> bool:
+        """Each of these had room a moment ago: take it on one. False if others were faster.
+
+        Raises ApiError: then it is turned away."""
+
+    def admitted(self, endpoint: Endpoint) -> None:
+        """It has its place."""
 
     def still_waiting(self) -> None: ...
     def turned_away(self, error: ApiError) -> None: ...
@@ -95,14 +108,18 @@ class _Line:
         "gap_s",
         "handle",
         "last_at",
+        "order",
         "queue",
         "told",
     )
 
-    def __init__(self, admission: "Admission", endpoint_id: str, aging_s: float) -> None:
+    def __init__(
+        self, admission: "Admission", endpoint_id: str, aging_s: float, order: Order
+    ) -> None:
         self.admission = admission
         self.endpoint_id = endpoint_id
-        self.queue: FairQueue[Ticket] = FairQueue(aging_s)
+        self.order = order
+        self.queue: FairQueue[Ticket] = FairQueue(aging_s, order)
         self.asleep = False
         self.told = 0  # how many the control plane knows to wait for a replica
         self.handle: asyncio.Handle | None = None  # a look at it is due
@@ -111,17 +128,25 @@ class _Line:
 
 
 class Admission:
-    def __init__(self, keeper: Keeper, activity: Activity, pools: Pools, limits: Limits) -> None:
-        self.loads = Loads()
+    """One worker's. `table` is what the workers of this host share."""
+
+    def __init__(
+        self, keeper: Keeper, activity: Activity, pools: Pools, limits: Limits, table: Table
+    ) -> None:
+        self._time = asyncio.get_running_loop().time
+        self.loads = Loads(table, self._time)
         self.wakes = Wakes(activity)
         self._keeper = keeper
         self._pools = pools
-        self._time = asyncio.get_running_loop().time
+        self._table = table
+        self._words, self._anybody = table.words, anybody(table)
         self._activity = activity
         self._limits = limits
         self._lines: dict[str, _Line] = {}  # those with somebody in them
         self._held_bytes = 0
+        self._orders: dict[str, Order] = {}  # by endpoint
         self._watch: asyncio.Task[None] | None = None
+        self._round: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -129,34 +154,40 @@ class Admission:
 
     def crowded(self, endpoint: Endpoint) -> bool:
         """Whether somebody waits for it, so that one who comes now would wait as well."""
-        return endpoint.id in self._lines
+        return self._order(endpoint.id).length > 0
+
+    def _order(self, endpoint_id: str) -> Order:
+        order = self._orders.get(endpoint_id)
+        if order is None:
+            if len(self._orders) >= _KEPT:
+                self._orders = {line.endpoint_id: line.order for line in self._lines.values()}
+            order = Order(self._table, endpoint_id, self._limits.aging_s, self._time)
+            self._orders[endpoint_id] = order
+        return order
 
     # --- in and out -----------------------------------------------------------------------
     def open(self, endpoint: Endpoint, place: Place) -> Sequence[Replica]:
-        """The replicas that may be taken at once: none while others wait for the endpoint."""
-        if endpoint.id in self._lines:
+        """The replicas that may be taken at once: none while others wait for the endpoint, at
+        whatever worker."""
+        if self._words[self._anybody] and self._order(endpoint.id).length:
             return ()
         return self.roomy(endpoint, place, ())
 
-    def take(self, replica: Replica, place: Place) -> None:
-        self.loads.take(replica, place)
-
-    def give(self, endpoint_id: str, replica_id: str, place: Place) -> None:
+    def give(self, endpoint_id: str, place: Place) -> None:
         """The request has ended there; whoever waits may move up."""
-        self.loads.give(replica_id, place)
+        self.loads.give(place)
         if self._lines:
             self._kick(endpoint_id)
 
     def served(self, endpoint_id: str, project: str, place: Place, used: Usage) -> None:
         """What it was in the end is what its project was served."""
-        line = self._lines.get(endpoint_id)
-        if line is not None:
+        if self._words[self._anybody] and (order := self._order(endpoint_id)).length:
             cost = _cost(used.input - used.cached, used.output)
-            line.queue.charge(project, cost - place.charged)
+            order.charge(project, cost - place.charged)
 
-    def correct(self, endpoint_id: str, replica_id: str, place: Place, used: Usage) -> None:
+    def correct(self, endpoint_id: str, place: Place, used: Usage) -> None:
         """What the engine has reported so far of a request that runs."""
-        if self.loads.correct(replica_id, place, used.input, used.output) and self._lines:
+        if self.loads.correct(place, used.input, used.output) and self._lines:
             self._kick(endpoint_id)
 
     def join(self, ticket: Ticket, endpoint: Endpoint) -> None:
@@ -170,25 +201,26 @@ class Admission:
             if not endpoint.replicas:
                 self.wakes.knock(endpoint)
             raise self._full(endpoint, ticket)
-        line = self._lines.get(endpoint.id)
+        line, order = self._lines.get(endpoint.id), self._order(endpoint.id)
         if self._held_bytes + ticket.held_bytes > self._limits.held_bytes:
             raise self._full(endpoint, ticket)
         limit = endpoint.queue_limit
-        if (len(line.queue) if line else 0) >= (
-            self._limits.held_per_endpoint if limit is None else limit
-        ):
+        if order.length >= (self._limits.held_per_endpoint if limit is None else limit):
             self._make_way(line, endpoint, ticket)
+            line = self._lines.get(endpoint.id)  # it may have been the only one here
         if line is None:
-            line = self._lines[endpoint.id] = _Line(self, endpoint.id, self._limits.aging_s)
+            line = _Line(self, endpoint.id, self._limits.aging_s, order)
             line.last_at = ticket.since
-        ticket.line = line
         line.queue.push(ticket)
+        self._lines[endpoint.id] = line
+        ticket.line = line
         line.asleep = not endpoint.replicas
         self._held_bytes += ticket.held_bytes
         self._arm(ticket)
         self._tell(line)
-        if len(line.queue) > 1 and line.queue.first(ticket.since) is ticket:
+        if order.length > 1 and line.queue.first(ticket.since) is ticket:
             self._kick(endpoint.id)  # whom it overtakes may be larger
+        self._look_soon()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().create_task(self._follow())
 
@@ -219,7 +251,7 @@ class Admission:
         if line is None:
             raise self._full(endpoint, ticket)
         last = line.queue.newest_of_longest()
-        if line.queue.waiting(last.project) <= line.queue.waiting(ticket.project) + 1:
+        if line.order.waiting(last.project) <= line.order.waiting(ticket.project) + 1:
             raise self._full(endpoint, ticket)
         self._turn_away(last, self._full(endpoint, last))
 
@@ -235,35 +267,60 @@ class Admission:
         line.handle = None
         now = self._time()
         for _ in range(_BATCH):
-            ticket = line.queue.first(now)
-            if ticket is None:
+            head = line.queue.head(now)
+            if head is None:
                 return
+            ticket = head.item
             endpoint = self._standing(line, ticket)
             if endpoint is None:
                 continue
-            replicas = self.roomy(endpoint, ticket.place, ticket.avoid)
+            roomy = self.loads.roomy(endpoint.replicas, ticket.place, ticket.avoid)
+            replicas = self._admitting(endpoint, roomy, ticket.avoid)
             if not replicas:
-                if not ticket.avoid or self._pools.of(endpoint).usable(now, ticket.avoid):
+                if ticket.avoid and not self._pools.of(endpoint).usable(now, ticket.avoid):
+                    self._turn_away(ticket, errors.engine_unavailable(ticket.name))
+                    continue
+                if roomy or not endpoint.replicas:
+                    line.order.step_aside()
                     return
-                self._turn_away(ticket, errors.engine_unavailable(ticket.name))
-                continue
-            place = ticket.place
+            if not line.order.ours(head, now) or not replicas:
+                return
+            if not self._admit(line, ticket, endpoint, replicas, now):
+                return
+        if line.queue:
+            self._kick(line.endpoint_id)
+
+    def _admit(
+        self, line: _Line, ticket: Ticket, endpoint: Endpoint, replicas: Sequence[Replica],
+        now: float,
+    ) -> bool:  # fmt: skip
+        """False when it lost the room to another worker's request: it waits on."""
+        place, waiter = ticket.place, ticket.waiter
+        try:
+            if not waiter.take_place(endpoint, replicas):
+                return False
             place.charged = _cost(place.prompt, place.output * place.sequences)
             line.queue.charge(ticket.project, place.charged)
             line.gap_s += (min(60.0, max(0.0, now - line.last_at)) - line.gap_s) / 8
             line.last_at = now
             self.remove(ticket)
-            try:
-                ticket.waiter.admitted(endpoint, replicas)
-            except Exception:
-                log.exception("a request that had waited failed")
-                ticket.waiter.broken()
-        if line.queue:
-            self._kick(line.endpoint_id)
+            waiter.admitted(endpoint)
+        except ApiError as error:
+            self._turn_away(ticket, error)
+        except Exception:
+            log.exception("a request that had waited failed")
+            self.remove(ticket)
+            waiter.broken()
+        return True
 
     def roomy(self, endpoint: Endpoint, place: Place, avoid: Collection[str]) -> Sequence[Replica]:
         """Its replicas that have room, but for some; whoever waits notwithstanding."""
         roomy = self.loads.roomy(endpoint.replicas, place, avoid)
+        return self._admitting(endpoint, roomy, avoid)
+
+    def _admitting(
+        self, endpoint: Endpoint, roomy: Sequence[Replica], avoid: Collection[str]
+    ) -> Sequence[Replica]:
         if roomy and (shut := self._pools.of(endpoint).shut(self._time(), probing=not avoid)):
             return [one for one in roomy if one.id not in shut]
         return roomy
@@ -298,8 +355,24 @@ class Admission:
                 line.asleep = not endpoint.replicas
         if not line.asleep:
             self.wakes.awake(line.endpoint_id)
+            self._look_soon()
         self._tell(line)
         self._kick(line.endpoint_id)
+
+    def _look_soon(self) -> None:
+        """Other workers end requests too, and do not tell."""
+        if self._round is None:
+            awake = sum(not line.asleep for line in self._lines.values())
+            if awake:
+                pause_s = min(_LOOK_MAX_S, _LOOK_S * (1 + awake / _LOOKED_AT))
+                self._round = asyncio.get_running_loop().call_later(pause_s, self._look_round)
+
+    def _look_round(self) -> None:
+        self._round = None
+        for line in self._lines.values():
+            if not line.asleep:
+                self._kick(line.endpoint_id)
+        self._look_soon()
 
     def _tell(self, line: _Line) -> None:
         """What the control plane should know: somebody waits for the endpoint to have a replica."""
@@ -329,5 +402,5 @@ class Admission:
         if not endpoint.replicas:
             return errors.endpoint_starting(ticket.name, self.wakes.retry_after(endpoint))
         line = self._lines.get(endpoint.id)
-        ahead = line.gap_s * len(line.queue) if line is not None else 0.0
+        ahead = line.gap_s * len(line.queue) if line is not None else 0.0  # the paces add up
         return errors.engine_overloaded(ticket.name, min(600, max(1, math.ceil(ahead))))

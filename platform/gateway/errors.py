@@ -207,7 +207,7 @@ def spool_full() -> ApiError:
 
 
 def gate_full() -> ApiError:
-    message = "This gateway has no room for another counter of limits and budgets."
+    message = "This gateway has no room for another counter."
     return _unavailable("counters_full", message, 5)
 
 

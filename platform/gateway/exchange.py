@@ -8,7 +8,7 @@ settles once: `_settle` is the only way out of a request that was opened.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 
 from gateway import (
     engine_errors,
@@ -134,10 +134,9 @@ class Exchange:
             self._client.abort()  # and so it settles
 
     # --- its turn -----------------------------------------------------------------------
-    def go(self, replicas: Sequence[Replica]) -> None:
+    def go(self, replica: Replica) -> None:
         try:
-            endpoint = self._entry.endpoint
-            self._dispatch(self._way.to(endpoint, self._engine_model, replicas, self))
+            self._dispatch(replica)
         except ApiError as error:
             self.turned_away(error)
 

@@ -1,4 +1,4 @@
-"""A queue that is fair between projects. Pure: time is told.
+"""A queue that is fair between projects. Pure: time is told, and who keeps count.
 
 The virtual token counter: while several projects wait, whoever was served fewest tokens is next;
 a project that joins starts at the least served of those that wait, so that nobody saves up a
@@ -7,8 +7,8 @@ of waiting count as one priority more: low ones are slow, never forgotten.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Item(Protocol):
@@ -20,17 +20,43 @@ class Item(Protocol):
     def since(self) -> float: ...
 
 
+class Tally(Protocol):
+    """What projects were served while others waited, in tokens, and how many of each wait."""
+
+    def joins(self, project: str, others: Iterable[str]) -> None:
+        """One more waits; `others` of the same queue wait already. Where none of its own did, it
+        counts as served no less than any that waits."""
+
+    def leaves(self, project: str) -> None: ...
+    def waiting(self, project: str) -> int: ...
+    def served(self, project: str) -> int: ...
+    def charge(self, project: str, tokens: float) -> None:
+        """It was served so much, or less than it was charged before. Nothing, if nobody waits."""
+
+
 T = TypeVar("T", bound=Item)
+
+
+class Head(NamedTuple, Generic[T]):
+    """Whose turn it is in a queue."""
+
+    item: T
+    served: int  # its project
+    least: int  # … and the least served of those that wait
+
+
+def urgency(priority: int, since: float, now: float, aging_s: float) -> int:
+    return priority + int(max(0.0, now - since) / aging_s)
 
 
 class FairQueue(Generic[T]):
     """Items are told apart by identity. No operation looks at more than one item a lane."""
 
-    def __init__(self, aging_s: float) -> None:
+    def __init__(self, aging_s: float, tally: Tally) -> None:
         self._aging_s = aging_s
+        self._tally = tally
         self._lanes: dict[tuple[int, str], OrderedDict[int, T]] = {}
-        self._waiting: dict[str, int] = {}  # by project
-        self._served: dict[str, float] = {}  # tokens, since the queue was last empty
+        self._waiting: dict[str, int] = {}  # by project, in here
         self._length = 0
 
     def __len__(self) -> int:
@@ -40,34 +66,38 @@ class FairQueue(Generic[T]):
         """All of them, in no order; the queue may change meanwhile."""
         return iter([item for lane in self._lanes.values() for item in lane.values()])
 
-    def waiting(self, project: str) -> int:
-        return self._waiting.get(project, 0)
-
     def push(self, item: T) -> None:
         project = item.project
-        if not self._waiting.get(project):
-            least = min((self._served.get(other, 0.0) for other in self._waiting), default=0.0)
-            self._served[project] = max(self._served.get(project, 0.0), least)
+        self._tally.joins(project, self._waiting)
         lane = self._lanes.setdefault((item.priority, project), OrderedDict())
         lane[id(item)] = item
         self._waiting[project] = self._waiting.get(project, 0) + 1
         self._length += 1
 
     def first(self, now: float) -> T | None:
+        head = self.head(now)
+        return None if head is None else head.item
+
+    def head(self, now: float) -> Head[T] | None:
         """Whose turn it is; it stays until it is removed."""
-        best: tuple[int, float, float] | None = None
+        best: tuple[int, int, float] | None = None
         found: T | None = None
+        least: int | None = None
         for (priority, project), lane in self._lanes.items():
             item = next(iter(lane.values()))
-            urgency = priority + int(max(0.0, now - item.since) / self._aging_s)
-            rank = (-urgency, self._served.get(project, 0.0), item.since)
+            served = self._tally.served(project)
+            rank = (-urgency(priority, item.since, now, self._aging_s), served, item.since)
             if best is None or rank < best:
                 best, found = rank, item
-        return found
+            if least is None or served < least:
+                least = served
+        if found is None or best is None or least is None:
+            return None
+        return Head(found, best[1], least)
 
     def newest_of_longest(self) -> T:
         """The one that is the least loss: the last to come of the project with most waiting."""
-        project = max(self._waiting, key=lambda name: self._waiting[name])
+        project = max(self._waiting, key=self._tally.waiting)
         lanes = [lane for (_, name), lane in self._lanes.items() if name == project]
         lasts = [next(reversed(lane.values())) for lane in lanes]
         return min(lasts, key=lambda item: (item.priority, -item.since))
@@ -82,11 +112,7 @@ class FairQueue(Generic[T]):
         self._waiting[item.project] -= 1
         if not self._waiting[item.project]:
             del self._waiting[item.project]
-        if not self._length:
-            self._served.clear()
+        self._tally.leaves(item.project)
 
     def charge(self, project: str, tokens: float) -> None:
-        """A project was served so much (or less than it was charged before). It counts only
-        against others that wait."""
-        if self._length:
-            self._served[project] = self._served.get(project, 0.0) + tokens
+        self._tally.charge(project, tokens)

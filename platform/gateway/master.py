@@ -57,9 +57,16 @@ class _Worker:
 
 class Master:
     def __init__(
-        self, config: Config, serve: Serve, memory: dict[str, int], state: State | None = None
+        self,
+        config: Config,
+        serve: Serve,
+        memory: dict[str, int],
+        state: State | None = None,
+        ended: Callable[[int], None] = lambda pid: None,
     ) -> None:
-        """`serve` is a worker's whole life; `memory` are sizes by name. Raises OSError."""
+        """`serve` is a worker's whole life; `memory` are sizes by name; `ended` is told each
+        worker's end. Raises OSError."""
+        self._tell_end = ended
         self._config = config
         self._serve = serve
         self._slots = config.workers
@@ -249,6 +256,7 @@ class Master:
 
     def _ended(self, worker: _Worker, code: int) -> None:
         self._workers.remove(worker)
+        self._tell_end(worker.pid)
         with contextlib.suppress(KeyError):
             self._selector.unregister(worker.line)
         worker.line.close()

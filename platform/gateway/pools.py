@@ -1,7 +1,7 @@
 """The replicas of each endpoint as the router sees them, and what may be tried again."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from gateway.directory import Directory, Endpoint, Replica
 from gateway.outliers import LOST
@@ -67,16 +67,23 @@ class Pool:
         visible: bool = True,
         tried: Collection[str] = (),
         full: Collection[str] = (),
+        take: Callable[[Replica], bool] | None = None,
     ) -> Ticket | None:
-        """None when there is no replica, or none that is not out or full or was not tried."""
+        """None when there is no replica, or none that is not out or full or was not tried, and
+        that `take` can have."""
         lanes = self.lanes
         if self._troubled or tried or full:
             lanes = self.usable(now, tried, full)
         if not lanes:
             return None
+        lane, work = choose(lanes, size, keys, now)
+        while take is not None and not take(lane.replica):
+            lanes = [one for one in lanes if one is not lane]
+            if not lanes:
+                return None
+            lane, work = choose(lanes, size, keys, now)
         if self._retries < _RETRIES_MAX:
             self._retries += _RETRIES_SHARE
-        lane, work = choose(lanes, size, keys, now)
         if keys:
             lane.cached(keys, work, now)
         ticket = lane.dispatched(size, work, now, visible=visible)

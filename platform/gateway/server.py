@@ -27,6 +27,7 @@ from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.stops import Stops
+from gateway.table import Table
 from gateway.tracer import Tracer
 from gateway.upstream import Engines
 from gateway.uses import Uses
@@ -49,7 +50,9 @@ def context(
     uses: Uses,
     gate: Gate,
     stops: Stops,
+    loads: Table,
 ) -> Context:
+    """`gate` and `loads` are the worker's views of what it shares with the others."""
     pools = Pools(limits.silent_s)
     return Context(
         config=config,
@@ -59,7 +62,7 @@ def context(
         activity=activity,
         uses=uses,
         engines=Engines(config, limits),
-        admission=Admission(keeper, activity, pools, limits),
+        admission=Admission(keeper, activity, pools, limits, loads),
         salts=Salts(config.pepper),
         gate=gate,
         runs=Runs(config.pepper),

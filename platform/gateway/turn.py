@@ -12,16 +12,17 @@ from gateway.directory import Endpoint, Key, Replica
 from gateway.entry import Entry
 from gateway.errors import ApiError
 from gateway.request import Call
+from gateway.router import Owner
 from gateway.sizes import Size
 from gateway.usage import Usage
 from gateway.way import Way
 
 
-class Whose(Protocol):
+class Whose(Owner, Protocol):
     """The exchange. Of the first two, one follows each time it comes."""
 
-    def go(self, replicas: Sequence[Replica]) -> None:
-        """Each of these has room."""
+    def go(self, replica: Replica) -> None:
+        """It has its place there."""
 
     def turned_away(self, error: ApiError) -> None: ...
     def still_waiting(self) -> None: ...
@@ -63,11 +64,7 @@ class Turn:
         endpoint, context, way = self._entry.endpoint, self._context, self._way
         if self._call.operation.generates:
             way.place = context.learning.of(endpoint.id).place(self._need)
-        replicas = context.admission.open(endpoint, way.place)
-        if replicas:
-            whose.go(replicas)
-        else:
-            self._wait(whose)
+        self._go(whose, endpoint, context.admission.open(endpoint, way.place))
 
     def come_again(self, whose: Whose) -> None:
         """After a replica failed it, to one that it did not try. It has waited already."""
@@ -82,9 +79,19 @@ class Turn:
             whose.turned_away(error)
             return
         self._context.metrics.retries += 1
-        replicas = self._context.admission.roomy(found, self._way.place, self._way.tried)
-        if replicas:
-            whose.go(replicas)
+        roomy = self._context.admission.roomy(found, self._way.place, self._way.tried)
+        self._go(whose, found, roomy)
+
+    def _go(self, whose: Whose, endpoint: Endpoint, roomy: Sequence[Replica]) -> None:
+        replica: Replica | None = None
+        if roomy:
+            try:
+                replica = self._way.to(endpoint, self._engine_model, roomy, whose)
+            except ApiError as error:
+                whose.turned_away(error)
+                return
+        if replica is not None:
+            whose.go(replica)
         else:
             self._wait(whose)
 
@@ -139,9 +146,15 @@ class Turn:
             timing.wake += took
 
     # --- from the queue -------------------------------------------------------------------
-    def admitted(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> None:
+    def take_place(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> bool:
+        """Raises ApiError when all that it has are out."""
+        assert self._whose is not None
+        return self._way.to(endpoint, self._engine_model, replicas, self._whose) is not None
+
+    def admitted(self, endpoint: Endpoint) -> None:
         """It may have waited long: its key must still be good, and its prompt fit in there."""
-        whose, entry = self._over(), self._entry
+        whose, entry, lane = self._over(), self._entry, self._way.lane
+        assert lane is not None
         entry.endpoint = endpoint
         try:
             self._authenticate(endpoint)
@@ -150,7 +163,7 @@ class Turn:
         except ApiError as error:
             whose.turned_away(error)
             return
-        whose.go(replicas)
+        whose.go(lane.replica)
 
     def still_waiting(self) -> None:
         if self._whose is not None:
@@ -165,10 +178,8 @@ class Turn:
     # --- on a replica ---------------------------------------------------------------------
     def noted(self, used: Usage | None) -> None:
         """So much so far: what was guessed of it is known now."""
-        lane = self._way.lane
-        if used is not None and used.input and lane is not None:
-            place = self._way.place
-            self._context.admission.correct(self._entry.endpoint.id, lane.id, place, used)
+        if used is not None and used.input:
+            self._context.admission.correct(self._entry.endpoint.id, self._way.place, used)
 
     def ended(self, used: Usage, *, counted: bool) -> None:
         """`counted`: it is complete, and its engine told what it was."""

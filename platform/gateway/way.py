@@ -48,19 +48,25 @@ class Way:
 
     def to(
         self, endpoint: Endpoint, engine_model: str, roomy: Sequence[Replica], owner: Owner
-    ) -> Replica:
-        """The best of its replicas that have room. Raises ApiError when all that it has are out.
+    ) -> Replica | None:
+        """A place on the best of its replicas that have room; None if others took all of it.
+        Raises ApiError when all that it has are out.
 
         `owner` is told when the replica falls silent."""
         self._endpoint = endpoint
         pool = self._pool = self._context.pools.of(endpoint)
-        if not self.tried and len(pool.lanes) > 1 and self._call.size >= prefixes.BLOCK:
+        if (
+            not self.tried
+            and not self._keys
+            and len(pool.lanes) > 1
+            and self._call.size >= prefixes.BLOCK
+        ):
             self._keys = self._prefix(engine_model)
         full: Collection[str] = ()
         if len(roomy) < len(endpoint.replicas):
             full = {one.id for one in endpoint.replicas}.difference(one.id for one in roomy)
         replica = self._take(pool, full, owner)
-        if replica is None:
+        if replica is None and not pool.usable(self._loop.time(), self.tried, full):
             retry_after_s = pool.retry_after_s(self._loop.time())
             raise errors.engine_unavailable(self._call.model, retry_after_s)
         return replica
@@ -99,14 +105,17 @@ class Way:
             visible=self._visible,
             tried=self.tried,
             full=full,
+            take=self._reserve,
         )
         if ticket is None:
             return None
         ticket.owner = owner
         lane = self.lane = ticket.lane
         self.tried += (lane.id,)
-        self._context.admission.take(lane.replica, self.place)
         return lane.replica
+
+    def _reserve(self, replica: Replica) -> bool:
+        return self._context.admission.loads.take(replica, self.place)
 
     # --- what came of it ------------------------------------------------------------------
     def heard(self) -> None:
@@ -126,7 +135,7 @@ class Way:
             served = served and self._call.operation.counts
             ticket.owner = None
             ticket.lane.end(ticket, self._loop.time(), served=served)
-            self._context.admission.give(self._endpoint.id, ticket.lane.id, self.place)
+            self._context.admission.give(self._endpoint.id, self.place)
 
     def failed(self, status: int = 0) -> None:
         """The replica could not be reached, went away, fell silent (0), or answered 5xx."""
@@ -134,7 +143,7 @@ class Way:
         if ticket is None or self._pool is None:
             return
         ticket.owner = None
-        self._context.admission.give(self._endpoint.id, ticket.lane.id, self.place)
+        self._context.admission.give(self._endpoint.id, self.place)
         now = self._loop.time()
         if status and (status < 500 or status in _BUSY):
             ticket.lane.end(ticket, now, served=False)

@@ -98,7 +98,15 @@ class Bench:
         gate = Gate(self.table, Leases(self.books, store, "gw"), self.books)
         uses, activity = Uses(store, "gw", 5.0), Activity(store, "gw", 5.0)
         self.context = server.context(
-            config, Limits(), self.keeper, self.spool, activity, uses, gate, Stops(store, "gw")
+            config,
+            Limits(),
+            self.keeper,
+            self.spool,
+            activity,
+            uses,
+            gate,
+            Stops(store, "gw"),
+            Table(table.create(1 << 10), "loads"),
         )
         self.directory = everything()
         self.keeper.put(self.directory)

@@ -51,6 +51,13 @@ class Seen:
         found: dict[str, Any] = json.loads(self.raw)
         return found
 
+    @property
+    def most_tokens(self) -> int:
+        try:
+            return PROMPT_TOKENS + int(self.body.get("max_tokens") or 0)
+        except ValueError:
+            return PROMPT_TOKENS  # a form, which is no JSON
+
 
 @dataclass
 class FakeEngine:
@@ -65,6 +72,8 @@ class FakeEngine:
     ear: Ear = field(default_factory=Ear)
     at_once: int = 0  # requests that are being answered
     most_at_once: int = 0
+    tokens: int = 0  # that these may need: their prompts, and what they ask for
+    most_tokens: int = 0
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -108,6 +117,9 @@ class FakeEngine:
                     raise HangUp
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
+                tokens = seen.most_tokens
+                self.tokens += tokens
+                self.most_tokens = max(self.most_tokens, self.tokens)
                 try:
                     await self._answer(seen, reader, writer)
                 except ConnectionError:
@@ -115,6 +127,7 @@ class FakeEngine:
                     raise
                 finally:
                     self.at_once -= 1
+                    self.tokens -= tokens
         self._writers.discard(writer)
         writer.close()
 

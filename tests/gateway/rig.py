@@ -140,6 +140,7 @@ class Rig:
                 self.uses,
                 self.gate,
                 Stops(Store(config.database_url), "gw"),
+                Table(table.create(1 << 10), "loads"),
             ),
             tls=tls.for_clients(config),
         )

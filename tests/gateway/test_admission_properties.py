@@ -1,4 +1,5 @@
-"""Under any interleaving: never above capacity, nobody forgotten, nobody starved, all undone."""
+"""Under any interleaving of the workers of a host, and deaths of some: never above capacity,
+nobody forgotten, nobody starved, all undone."""
 
 import asyncio
 import contextlib
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway import table
 from gateway.admission import Admission, Ticket
 from gateway.config import Config
 from gateway.directory import Directory, Endpoint, Key, Replica
@@ -17,7 +19,9 @@ from gateway.errors import ApiError
 from gateway.fairness import FairQueue
 from gateway.limits import Limits
 from gateway.loads import SAFE, Place
+from gateway.order import FRESH_S, Order
 from gateway.pools import Pools
+from gateway.table import Table
 from gateway.usage import Usage
 from tests.gateway.rig import HandKeeper, WatchedActivity
 
@@ -42,12 +46,12 @@ class Clock(asyncio.SelectorEventLoop):
 
     def settle(self) -> None:
         """Whatever is due, and what follows from it."""
+        self.run_until_complete(_turns())
 
-        async def turns() -> None:
-            for _ in range(12):
-                await asyncio.sleep(0)
 
-        self.run_until_complete(turns())
+async def _turns() -> None:
+    for _ in range(12):
+        await asyncio.sleep(0)
 
 
 class Shared(Directory):
@@ -67,28 +71,55 @@ def endpoint(replicas: Sequence[Replica], *, stopped: bool = False) -> Endpoint:
     )  # fmt: skip
 
 
-def make_admission(loop: Clock, keeper: HandKeeper, activity: WatchedActivity) -> Admission:
-    async def make() -> Admission:
-        return Admission(keeper, activity, Pools(), LIMITS)
+class Worker:
+    """One process of the gateway, as far as this goes."""
 
-    return loop.run_until_complete(make())
+    def __init__(self, crowd: "Crowds", name: str) -> None:
+        self.name = name
+        self.activity = WatchedActivity()
+        self._table = Table(crowd.memory, name)
+
+        async def make() -> Admission:
+            return Admission(crowd.keeper, self.activity, Pools(), LIMITS, self._table)
+
+        self.admission = crowd.loop.run_until_complete(make())
+
+    def die(self) -> None:
+        """What it holds stays until it is buried."""
+        for line in self.admission._lines.values():
+            for ticket in line.queue:
+                ticket.line = None
+                if ticket.timer is not None:
+                    ticket.timer.cancel()
+            if line.handle is not None:
+                line.handle.cancel()
+        for timer in (self.admission._watch, self.admission._round):
+            if timer is not None:
+                timer.cancel()
+        self._table.close()
 
 
 class Asker:
     """A request: waits, runs, ends; its life is checked to be one of these at a time."""
 
-    def __init__(self, crowd: "Crowds", place: Place) -> None:
-        self.crowd = crowd
+    def __init__(self, worker: Worker, place: Place) -> None:
+        self.worker = worker
         self.place = place
         self.state = "new"
         self.replica: Replica | None = None
         self.ticket: Ticket | None = None
 
-    def admitted(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> None:
+    def take_place(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> bool:
         assert self.state in ("new", "waiting")
-        assert replicas
-        self.state, self.replica = "running", replicas[-1]
-        self.crowd.admission.take(self.replica, self.place)
+        taken = self.worker.admission.loads.take(replicas[-1], self.place)
+        if taken:
+            self.replica = replicas[-1]
+        return taken
+
+    def admitted(self, endpoint: Endpoint) -> None:
+        assert self.state in ("new", "waiting")
+        assert self.replica
+        self.state = "running"
 
     def still_waiting(self) -> None:
         assert self.state == "waiting"
@@ -111,12 +142,30 @@ class Crowds(RuleBasedStateMachine):
             database_url="postgresql://nowhere", pepper=b"p", folder=Path("/nonexistent"),
             gateway_id="gw", region="eu",
         )  # fmt: skip
-        self.keeper, self.activity = HandKeeper(config), WatchedActivity()
+        self.keeper, self.memory = HandKeeper(config), table.create(256)
         self.askers: list[Asker] = []
         self.generation = 0
         self.replicas = [Replica("rep_0", EP, "unix:/x", kv, sequences)]
-        self.admission = make_admission(self.loop, self.keeper, self.activity)
+        self.lives = 0
+        self.unburied: list[Worker] = []
+        self.workers: list[Worker] = []
+        self.hire()
+        self.hire()
         self.publish()
+
+    def hire(self) -> None:
+        self.lives += 1
+        self.workers.append(Worker(self, f"life {self.lives}"))
+
+    def settle(self) -> None:
+        """Until nothing more comes of it; who has died is not waited for any more."""
+        quiet_until = 0.0
+        while not quiet_until or self.loop.now < quiet_until:
+            before = [asker.state for asker in self.askers]
+            self.loop.now += 0.02
+            self.loop.settle()
+            if not quiet_until or before != [asker.state for asker in self.askers]:
+                quiet_until = self.loop.now + 2 * FRESH_S
 
     def publish(self, *, stopped: bool = False) -> None:
         self.generation += 1
@@ -137,19 +186,21 @@ class Crowds(RuleBasedStateMachine):
         patience=st.sampled_from((0.0, 5.0, 1000.0)),
         stream=st.booleans(),
         settled=st.booleans(),
+        at=st.integers(0, 1),
     )
     def ask(
         self, project: str, priority: int, prompt: int, output: int, sequences: int,
-        patience: float, stream: bool, settled: bool,
+        patience: float, stream: bool, settled: bool, at: int,
     ) -> None:  # fmt: skip
-        asker = Asker(self, Place(prompt, output, sequences))
+        worker = self.workers[at % len(self.workers)]
+        asker = Asker(worker, Place(prompt, output, sequences))
         self.askers.append(asker)
 
         async def begin() -> None:
-            found = self.admission.open(self.endpoint, asker.place)
-            if found:
+            found = worker.admission.open(self.endpoint, asker.place)
+            if found and asker.take_place(self.endpoint, found):
                 assert not self.those("waiting")  # nobody is overtaken
-                asker.admitted(self.endpoint, found)
+                asker.admitted(self.endpoint)
                 return
             asker.ticket = Ticket(
                 asker, key(project, priority), asker.place, "shared", held_bytes=700, avoid=(),
@@ -157,30 +208,30 @@ class Crowds(RuleBasedStateMachine):
             )  # fmt: skip
             asker.state = "waiting"
             try:
-                self.admission.join(asker.ticket, self.endpoint)
+                worker.admission.join(asker.ticket, self.endpoint)
             except ApiError:
                 asker.state = "refused"
 
         self.loop.run_until_complete(begin())
         if settled:
-            self.loop.settle()
+            self.settle()
 
     @precondition(lambda self: self.those("running"))
     @rule(which=st.integers(0, 99), settled=st.booleans())
     def end(self, which: int, settled: bool) -> None:
         running = self.those("running")
         asker = running[which % len(running)]
-        assert asker.replica is not None
         asker.state = "ended"
-        replica_id, place = asker.replica.id, asker.place
+        admission, place = asker.worker.admission, asker.place
 
         async def ends() -> None:
-            self.admission.give(EP, replica_id, place)
-            self.admission.served(EP, "prj_a", place, Usage(place.prompt, 0, place.output))
+            admission.give(EP, place)
+            admission.give(EP, place)  # once is enough
+            admission.served(EP, "prj_a", place, Usage(place.prompt, 0, place.output))
 
         self.loop.run_until_complete(ends())
         if settled:
-            self.loop.settle()
+            self.settle()
 
     @precondition(lambda self: self.those("running"))
     @rule(which=st.integers(0, 99), share=st.floats(0, 1))
@@ -188,14 +239,13 @@ class Crowds(RuleBasedStateMachine):
         """The prompt was shorter than guessed; so much of the answer is there."""
         running = self.those("running")
         asker = running[which % len(running)]
-        assert asker.replica is not None
-        place, replica_id = asker.place, asker.replica.id
+        place, admission = asker.place, asker.worker.admission
         if place.taken < place.tokens:
             return  # it has the replica for itself
         used = Usage(int(place.prompt * share), 0, int(place.output * place.sequences * share))
 
         async def reports() -> None:
-            self.admission.correct(EP, replica_id, place, used)
+            admission.correct(EP, place, used)
 
         self.loop.run_until_complete(reports())
 
@@ -213,7 +263,27 @@ class Crowds(RuleBasedStateMachine):
 
         self.loop.run_until_complete(leaves())
         if settled:
-            self.loop.settle()
+            self.settle()
+
+    @precondition(lambda self: len(self.unburied) < 3)
+    @rule(which=st.integers(0, 1))
+    def kill(self, which: int) -> None:
+        worker = self.workers.pop(which)
+        worker.die()
+        self.unburied.append(worker)
+        for asker in self.askers:
+            if asker.worker is worker and asker.state in ("running", "waiting"):
+                asker.state = "dead" if asker.state == "running" else "left"
+        self.hire()
+
+    @precondition(lambda self: self.unburied)
+    @rule()
+    def bury(self) -> None:
+        worker = self.unburied.pop()
+        table.release(self.memory, worker.name)
+        for asker in self.askers:
+            if asker.worker is worker and asker.state == "dead":
+                asker.state = "gone"
 
     @rule(what=st.sampled_from(("start", "start", "stop", "stop all")), kv=KV, sequences=SEQUENCES)
     def fleet_changes(self, what: str, kv: int | None, sequences: int | None) -> None:
@@ -235,59 +305,76 @@ class Crowds(RuleBasedStateMachine):
     # --- what always holds --------------------------------------------------------------------
     @invariant()
     def never_above_capacity(self) -> None:
-        if not hasattr(self, "admission"):
+        if not hasattr(self, "workers"):
             return
+        there = self.those("running") + self.those("dead")
         for replica in self.replicas:
-            there = [a for a in self.those("running") if a.replica and a.replica.id == replica.id]
-            held = sum(asker.place.taken for asker in there)
-            assert self.admission.loads.tokens(replica.id) == held
+            here = [asker for asker in there if asker.replica and asker.replica.id == replica.id]
+            held = sum(asker.place.taken for asker in here)
+            for worker in self.workers:
+                assert worker.admission.loads.tokens(replica.id) == held
             if replica.kv_tokens is not None:
                 assert held <= int(replica.kv_tokens * SAFE)
-            count = sum(asker.place.sequences for asker in there)
-            if replica.max_num_seqs is not None and len(there) > 1:
+            count = sum(asker.place.sequences for asker in here)
+            if replica.max_num_seqs is not None and len(here) > 1:
                 assert count <= replica.max_num_seqs
 
     @invariant()
     def the_books_are_right(self) -> None:
-        if not hasattr(self, "admission"):
+        if not hasattr(self, "workers"):
             return
-        waiting = len(self.those("waiting"))
-        assert self.admission.waiting == waiting <= LIMITS.held_per_endpoint
-        assert self.admission._held_bytes == 700 * waiting
+        for worker in self.workers:
+            waiting = sum(asker.worker is worker for asker in self.those("waiting"))
+            assert worker.admission.waiting == waiting <= LIMITS.held_per_endpoint
+            assert worker.admission._held_bytes == 700 * waiting
+            dead = sum(len(one.admission._lines) for one in self.unburied)
+            length = worker.admission._order(EP).length
+            assert dead or length == len(self.those("waiting"))
 
     @invariant()
     def nobody_is_forgotten(self) -> None:
         """Once everything has settled, whoever is first does not fit anywhere."""
-        if not hasattr(self, "admission"):
+        if not hasattr(self, "workers"):
             return
-        self.loop.settle()
+        self.settle()
         if not self.replicas:
-            assert self.activity.balance("waiting") in (
-                len(self.those("waiting")),
-                len(self.those("waiting")) + 1,  # a knock
-            )
+            for worker in self.workers:
+                waiting = sum(asker.worker is worker for asker in self.those("waiting"))
+                knock = worker.activity.balance("waiting") - waiting
+                assert knock in (0, 1)
             return
-        line = self.admission._lines.get(EP)
-        first = line.queue.first(self.loop.time()) if line else None
-        if first is not None:
-            room = self.admission.loads.room
-            assert not [one for one in self.replicas if room(one, first.place)]
+        firsts = []
+        for worker in self.workers:
+            line = worker.admission._lines.get(EP)
+            first = line.queue.first(self.loop.time()) if line else None
+            if first is not None:
+                firsts.append((first, worker))
+        stuck = [
+            not [one for one in self.replicas if worker.admission.loads.room(one, first.place)]
+            for first, worker in firsts
+        ]
+        assert any(stuck) or not stuck
 
     def teardown(self) -> None:
-        if not hasattr(self, "admission"):
+        if not hasattr(self, "workers"):
             return
+        while self.unburied:
+            self.bury()
         if not self.replicas:
             self.fleet_changes("start", 4000, 4)
         # Everybody who still waits is served when those before have ended.
+        self.settle()
         patient = self.those("waiting")
         for _ in range(len(self.askers) + 1):
             while self.those("running"):
                 self.end(0, True)
         assert all(asker.state == "ended" for asker in patient)
-        assert self.admission.waiting == 0
         self.loop.now += 10
         self.loop.settle()
-        assert self.activity.balance("waiting") == 0
+        for worker in self.workers:
+            assert worker.admission.waiting == 0
+            assert worker.activity.balance("waiting") == 0
+            worker.die()
         asyncio.set_event_loop(None)
         self.loop.close()
 
@@ -300,26 +387,53 @@ TestCrowds = Crowds.TestCase
 def test_five_thousand_at_zero_do_not_crush_the_first_replica() -> None:
     crowd = Crowds()
     crowd.begin(None, None)
-    crowd.admission._limits = Limits(held_per_endpoint=4990)
+    for worker in crowd.workers:
+        worker.admission._limits = Limits(held_per_endpoint=4990)
     crowd.replicas = []
     crowd.publish()
     for number in range(5000):
-        crowd.ask(PROJECTS[number % 3], 0, 10, 10, 1, 1000.0, False, False)
+        crowd.ask(PROJECTS[number % 3], 0, 10, 10, 1, 1000.0, False, False, number)
     assert len(crowd.those("waiting")) == 4990
     assert len(crowd.those("refused")) == 10
     waiting = crowd.those("waiting")
     crowd.replicas = [Replica("rep_first", EP, "unix:/x", 10_000, 256)]
     crowd.publish()
     while running := crowd.those("running"):
-        crowd.loop.settle()
+        crowd.settle()
         crowd.never_above_capacity()
         assert len(crowd.those("running")) <= 256
         for _ in running[:64]:
             crowd.end(0, False)
     assert all(asker.state == "ended" for asker in waiting)
-    assert crowd.activity.balance("waiting") == 0
+    assert all(worker.activity.balance("waiting") == 0 for worker in crowd.workers)
     asyncio.set_event_loop(None)
     crowd.loop.close()
+
+
+def test_turns_go_round_the_workers_and_nobody_who_comes_anew_is_before_them() -> None:
+    crowd = Crowds()
+    crowd.begin(None, 1)
+    for worker in crowd.workers:
+        worker.admission._limits = Limits()
+    crowd.ask("prj_a", 0, 10, 10, 1, 1000.0, False, True, 0)
+    for project, at in (("prj_a", 0), ("prj_b", 1)):
+        for _ in range(10):
+            crowd.ask(project, 0, 10, 10, 1, 1000.0, False, False, at)
+    order = []
+    while running := crowd.those("running"):
+        assert len(running) == 1  # and room is never left empty
+        order.append(crowd.workers.index(running[0].worker))
+        crowd.end(0, True)
+        if len(order) == 6:  # at the worker where everything ends, while the others wait
+            crowd.ask("prj_a", 0, 10, 10, 1, 1000.0, False, True, order[-1])
+    assert len(order) == 22
+    assert abs(order[1:20].count(0) - order[1:20].count(1)) <= 1
+    assert all(order[at : at + 3] not in ([0] * 3, [1] * 3) for at in range(1, 18))
+    crowd.teardown()
+
+
+def tally() -> Order:
+    return Order(Table(table.create(64), "me"), EP, 30.0, lambda: 0.0)
 
 
 class Stub:
@@ -331,7 +445,7 @@ class Stub:
 @given(st.lists(st.tuples(st.sampled_from(PROJECTS), st.integers(1, 100)), max_size=300))
 def test_who_waits_is_served_alike_however_much_others_ask(costs: list[tuple[str, int]]) -> None:
     """While two both wait, what they were served differs by no more than two requests."""
-    queue: FairQueue[Stub] = FairQueue(30.0)
+    queue: FairQueue[Stub] = FairQueue(30.0, tally())
     for project in PROJECTS:
         for number in range(300):
             queue.push(Stub(project, 0, float(number)))
@@ -346,7 +460,7 @@ def test_who_waits_is_served_alike_however_much_others_ask(costs: list[tuple[str
 
 
 def test_a_newcomer_has_saved_nothing_up() -> None:
-    queue: FairQueue[Stub] = FairQueue(30.0)
+    queue: FairQueue[Stub] = FairQueue(30.0, tally())
     for number in range(10):
         queue.push(Stub("a", 0, float(number)))
         queue.charge("a", 100)
@@ -361,7 +475,7 @@ def test_a_newcomer_has_saved_nothing_up() -> None:
 
 
 def test_a_priority_goes_first_and_the_others_in_the_end() -> None:
-    queue: FairQueue[Stub] = FairQueue(30.0)
+    queue: FairQueue[Stub] = FairQueue(30.0, tally())
     low = Stub("a", 0, 0.0)
     queue.push(low)
     queue.push(Stub("b", 2, 0.0))
@@ -384,7 +498,7 @@ def test_a_priority_goes_first_and_the_others_in_the_end() -> None:
 
 
 def test_within_a_project_the_order_is_that_of_arrival() -> None:
-    queue: FairQueue[Stub] = FairQueue(30.0)
+    queue: FairQueue[Stub] = FairQueue(30.0, tally())
     items = [Stub("a", 0, float(number)) for number in range(20)]
     for item in items:
         queue.push(item)

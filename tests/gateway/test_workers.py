@@ -36,10 +36,9 @@ class Gateway(Process):
         super().__init__(
             folder,
             database_port,
-            STOA_GATEWAY_WORKERS="2",
             STOA_GATEWAY_METRICS_PORT=str(self.metrics_port),
             STOA_GATEWAY_SETTINGS=str(self.settings),
-            **settings,
+            **{"STOA_GATEWAY_WORKERS": "2", **settings},
         )
 
     @property
