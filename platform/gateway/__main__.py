@@ -12,12 +12,13 @@ from dataclasses import replace
 import uvloop
 
 from gateway import config as configuration
-from gateway import crowd, disk, inherited, server, table, tls
+from gateway import crowd, disk, host, inherited, server, table, tls
 from gateway.activity import Activity
 from gateway.books import Books
 from gateway.config import Config, ConfigError
 from gateway.epochs import Epochs
 from gateway.gate import Gate
+from gateway.host import Host
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.leases import Leases
@@ -33,7 +34,6 @@ from gateway.uses import Uses
 log = logging.getLogger("gateway")
 
 _TABLE = "counters"
-_LOADS = "loads"  # what is in flight and who waits: of no worth once its worker has died
 
 
 async def run(
@@ -56,7 +56,7 @@ async def run(
     keeper, spool = Keeper(config), Spool(spool_folder)
     activity = Activity(store, config.gateway_id, config.activity_every_s)
     counters = Table(ours.memory[_TABLE], spool.name)
-    loads = Table(ours.memory[_LOADS], str(os.getpid()))
+    mine = Host.of(ours.memory)
     books = Books(counters)
     leases = Leases(books, store, config.gateway_id, config.hosts)
     gate = Gate(counters, leases, books, config.hosts)
@@ -68,7 +68,7 @@ async def run(
     keeper.watchers.append(stops.read)
     epochs = Epochs(config.folder, spool_folder, config.gateway_id)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
-    shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops, loads)
+    shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops, mine)
     serving = server.Server(shared, ours, secure)
     await spool.start()
     await shipper.start()
@@ -95,7 +95,7 @@ async def run(
         await store.stop()
         counters.release(spool.name)
         counters.close()
-        loads.close()
+        mine.close()
 
 
 # A thread that has synced the disk wants the interpreter for a moment. Each system call of the loop
@@ -143,14 +143,13 @@ def main() -> None:
     )
     disk.forbid_dumps()
     state = inherited.load(int(state_at)) if state_at else None
-    sizes = {_TABLE: table.SIZE, _LOADS: table.size(1 << 14)}
+    sizes = {_TABLE: table.SIZE, **host.SIZES}
 
     def serve(ours: Inherited) -> int:
         return _worker(config, limits, ours, secure)
 
     def ended(pid: int) -> None:
-        """Its engines stop by themselves, for their connections have ended with it."""
-        table.release(master.memory[_LOADS], str(pid))
+        host.ended(master.memory, pid)
 
     try:
         master = Master(config, serve, sizes, state, ended)

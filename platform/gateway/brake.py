@@ -2,7 +2,8 @@
 
 A run with all below it is one here, its root. Watched are calls and money by the minute, depth,
 and prompts that come again. All but depth are counts that fade, so that a run that waits is let
-go. Pure, and by each process for itself; of prompts there is a hash, of at most their last bytes.
+go. All workers of a host count together, in memory that they share; of prompts there is a hash, of
+at most their last bytes.
 """
 
 import math
@@ -11,10 +12,12 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.budgets import Run
+from gateway.table import ENDS_US, FREE, WORDS, Slots
 
 NONE, WARN, SLOW, PAUSE, STOP, LIMIT = range(6)  # the last refuses this call alone
-RUNS_MAX = 10_000
-PROMPTS_MAX = 32  # of a run
+SLOTS = 1 << 15  # for some 10,000 runs: a run has one, and some for its prompts
+_BUCKETS = 2  # of nine prompts each
+RUN_S = 86_400.0  # a run that is silent for so long begins anew
 MINUTE_S = 60.0
 PROMPT_S = 300.0  # a prompt's count fades by this
 DEPTH_WAIT_S = 60.0  # nothing fades there
@@ -44,7 +47,7 @@ class RunPolicy(msgspec.Struct, frozen=True):
     """A project's. Its default warns, and does no more."""
 
     max_depth: int | None = None
-    max_seconds: float | None = None  # from the first call that this process has seen
+    max_seconds: float | None = None  # from the first call that this host has seen
     slow_s: float = 2.0  # what is slowed down waits so long
     calls_per_minute: Steps = Steps(warn=600)
     eur_per_minute: Steps = Steps(warn=1)
@@ -65,22 +68,26 @@ FINE = Verdict(NONE)
 
 
 class Fading:
-    """A count of which 1/e is left after `fades_s`: at an even pace, so many in that time."""
+    """A count of which 1/e is left after `fades_s`: at an even pace, so many in that time.
 
-    __slots__ = ("_at", "_fades_s", "_value")
+    Its value and its time are the two floats from `where` on."""
 
-    def __init__(self, fades_s: float, now: float) -> None:
+    __slots__ = ("_fades_s", "_floats", "_where")
+
+    def __init__(self, floats: "memoryview[float]", where: int, fades_s: float) -> None:
+        self._floats = floats
+        self._where = where
         self._fades_s = fades_s
-        self._value = 0.0
-        self._at = now
 
     def value(self, now: float) -> float:
-        value = self._value
-        return value and value * math.exp(min(0.0, self._at - now) / self._fades_s)
+        value = self._floats[self._where]
+        at = self._floats[self._where + 1]
+        return value and value * math.exp(min(0.0, at - now) / self._fades_s)
 
     def add(self, amount: float, now: float) -> float:
-        self._value = value = self.value(now) + amount
-        self._at = now
+        value = self.value(now) + amount
+        self._floats[self._where] = value
+        self._floats[self._where + 1] = now
         return value
 
     def below(self, least: float, now: float) -> float:
@@ -93,40 +100,42 @@ class Fading:
         return self.below(least - 1, now)
 
 
-class _Seen:
-    __slots__ = ("began", "calls", "nano_eur", "prompts")
-
-    def __init__(self, now: float) -> None:
-        self.began = now
-        self.calls = Fading(MINUTE_S, now)
-        self.nano_eur = Fading(MINUTE_S, now)
-        self.prompts: dict[int, Fading] = {}
+# Of a run's slot: whether it began, when, and two counts of two words each.
+_BEGUN, _BEGAN, _CALLS, _NANO_EUR = FREE, FREE + 1, FREE + 2, FREE + 4
 
 
 class Brake:
-    """All times are of one clock, in seconds."""
+    """All times are of one clock that the workers share, in seconds.
 
-    def __init__(self) -> None:
-        self._runs: dict[str, _Seen] = {}  # by root; who called last is last
+    Of many runs, the one whose last call is longest ago is forgotten first."""
 
-    def __len__(self) -> int:
-        return len(self._runs)
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
 
     def look(self, run: Run, policy: RunPolicy, prompt: int | None, now: float) -> Verdict:
         """A call comes, whether or not it will be let through. `prompt`: its fingerprint,
         if it has one."""
-        seen = self._seen(run.refs[0], now)
+        self._slots.lock()
+        try:
+            return self._look(run, policy, prompt, now)
+        finally:
+            self._slots.unlock()
+
+    def _look(self, run: Run, policy: RunPolicy, prompt: int | None, now: float) -> Verdict:
+        floats, root = self._slots.floats, run.refs[0]
+        seen = self._seen(root, now)
         depth = len(run.refs)
         if policy.max_depth is not None and depth > policy.max_depth:
             return Verdict(LIMIT, f"is deeper than {policy.max_depth} levels")
-        if policy.max_seconds is not None and now - seen.began > policy.max_seconds:
+        if policy.max_seconds is not None and now - floats[seen + _BEGAN] > policy.max_seconds:
             return Verdict(LIMIT, f"takes longer than {policy.max_seconds:g} s")
-        calls = seen.calls.add(1, now)
-        repeats, again = seen.calls, 0.0
+        pace, paid = self._pace(seen), self._paid(seen)
+        calls = pace.add(1, now)
+        repeats, again = pace, 0.0
         if prompt is not None:
-            repeats = self._repeats(seen, prompt, now)
+            repeats = self._repeats(root, prompt, now)
             again = repeats.add(1, now)
-        eur = seen.nano_eur.value(now) / _NANO
+        eur = paid.value(now) / _NANO
         fine = not (
             policy.calls_per_minute.step(calls)
             or policy.eur_per_minute.step(eur)
@@ -137,8 +146,8 @@ class Brake:
             return FINE  # nearly always: what follows takes longer
         worst = FINE
         for steps, value, words, wait in (
-            (policy.calls_per_minute, calls, "%.0f calls in a minute", seen.calls.room),
-            (policy.eur_per_minute, eur, "%.2f EUR in a minute", _scaled(seen.nano_eur)),
+            (policy.calls_per_minute, calls, "%.0f calls in a minute", pace.room),
+            (policy.eur_per_minute, eur, "%.2f EUR in a minute", _scaled(paid)),
             (policy.depth, depth, "%d levels deep", _constant),
             (policy.repeats, again, "the same prompt %.0f times", repeats.room),
         ):
@@ -149,27 +158,47 @@ class Brake:
         return worst
 
     def paid(self, run: Run, nano_eur: int, now: float) -> None:
-        seen = self._runs.get(run.refs[0])
-        if seen is not None:
-            seen.nano_eur.add(nano_eur, now)
+        with self._slots.locked():
+            if seen := self._slots.seek(_name(run.refs[0])):
+                self._paid(seen).add(nano_eur, now)
 
-    def _seen(self, root: str, now: float) -> _Seen:
-        seen = self._runs.pop(root, None)
-        if seen is None:
-            seen = _Seen(now)
-            if len(self._runs) >= RUNS_MAX:
-                del self._runs[next(iter(self._runs))]
-        self._runs[root] = seen
-        return seen
+    def _pace(self, seen: int) -> Fading:
+        return Fading(self._slots.floats, seen + _CALLS, MINUTE_S)
 
-    def _repeats(self, seen: _Seen, prompt: int, now: float) -> Fading:
-        found = seen.prompts.pop(prompt, None)
-        if found is None:
-            found = Fading(PROMPT_S, now)
-            if len(seen.prompts) >= PROMPTS_MAX:
-                del seen.prompts[next(iter(seen.prompts))]
-        seen.prompts[prompt] = found
-        return found
+    def _paid(self, seen: int) -> Fading:
+        return Fading(self._slots.floats, seen + _NANO_EUR, MINUTE_S)
+
+    def _seen(self, root: str, now: float) -> int:
+        """The slot of a run."""
+        slots, now_us = self._slots, int(now * 1e6)
+        ends_us = now_us + int(RUN_S * 1e6)
+        slot = slots.find(_name(root), ends_us, now_us)
+        if not slots.words[slot + _BEGUN] or slots.words[slot + ENDS_US] < now_us:
+            slots.words[slot + _BEGUN] = 1
+            slots.floats[slot + _BEGAN] = now
+            slots.floats[slot + _CALLS] = slots.floats[slot + _NANO_EUR] = 0.0
+        slots.words[slot + ENDS_US] = ends_us
+        return slot
+
+    def _repeats(self, root: str, prompt: int, now: float) -> Fading:
+        """Where a prompt is counted: its own place, or of the places it may have the one that
+        nobody came to for longest."""
+        slots, now_us = self._slots, int(now * 1e6)
+        ends_us = now_us + int(5 * PROMPT_S * 1e6)
+        slot = slots.find(f"{root}/{prompt % _BUCKETS}", ends_us, now_us)
+        slots.words[slot + ENDS_US] = ends_us
+        places = range(slot + FREE, slot + WORDS - 2, 3)
+        for place in places:
+            if slots.words[place] == prompt:
+                return Fading(slots.floats, place + 1, PROMPT_S)
+        place = min(places, key=lambda each: slots.floats[each + 2])
+        slots.words[place] = prompt
+        slots.floats[place + 1], slots.floats[place + 2] = 0.0, now
+        return Fading(slots.floats, place + 1, PROMPT_S)
+
+
+def _name(root: str) -> str:
+    return f"run/{root}"
 
 
 def fingerprint(prompt: bytes | memoryview) -> int:

@@ -10,6 +10,7 @@ from gateway.brake import Brake
 from gateway.config import Config
 from gateway.gate import Gate
 from gateway.guard import Learning
+from gateway.host import Host
 from gateway.keeper import Keeper
 from gateway.limits import Limits
 from gateway.metrics import Metrics
@@ -55,9 +56,10 @@ class Context:
     runs: Runs
     pools: Pools
     stops: Stops
-    brake: Brake = field(default_factory=Brake)
+    host: Host
+    brake: Brake
+    suspects: Suspects
     learning: Learning = field(default_factory=Learning)
-    suspects: Suspects = field(default_factory=Suspects)
     access: AccessLog | None = None
     tracer: Tracer | None = None
     metrics: Metrics = field(default_factory=Metrics)

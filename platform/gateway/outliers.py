@@ -14,12 +14,13 @@ _FORGIVEN_S = 60.0  # without a failure: the next time out starts short again
 class Standing:
     """One replica's: `out` until it has served again."""
 
-    __slots__ = ("_failed_at", "_out_s", "failures", "out", "probing", "until")
+    __slots__ = ("_failed_at", "_out_s", "ejected_at", "failures", "out", "probing", "until")
 
     def __init__(self) -> None:
         self.failures = 0  # in a row
         self.out = False
         self.until = 0.0
+        self.ejected_at = 0.0  # since when it is out, or was last
         self.probing = False  # the one request is on its way
         self._failed_at = 0.0
         self._out_s = 0.0
@@ -59,6 +60,8 @@ class Standing:
         return max(0.0, min(self.until, self._failed_at + _OUT_S) - now)
 
     def _close(self, now: float) -> None:
+        if not self.out:
+            self.ejected_at = now
         self.out = True
         self._out_s = min(_OUT_MAX_S, self._out_s * 2 or _OUT_S)
         self.until = now + self._out_s

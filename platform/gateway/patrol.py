@@ -9,6 +9,7 @@ import logging
 
 from gateway import operations, tasks
 from gateway.keeper import Keeper
+from gateway.outages import Outages
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool, Pools
 from gateway.router import Lane
@@ -87,8 +88,9 @@ class Probe:
 
 
 class Patrol:
-    def __init__(self, pools: Pools, engines: Engines, keeper: Keeper) -> None:
+    def __init__(self, pools: Pools, engines: Engines, keeper: Keeper, outages: Outages) -> None:
         self._pools = pools
+        self._outages = outages
         self._engines = engines
         self._keeper = keeper
         self._probes: dict[asyncio.Task[None], Probe] = {}
@@ -102,6 +104,7 @@ class Patrol:
             for lane in pool.doubtful(now):
                 probe = Probe(self._engines, pool, lane)
                 self._probes[asyncio.create_task(probe.send())] = probe
+        self._outages.round(self._pools.all(), now)
         for task, probe in list(self._probes.items()):
             if not task.done():
                 continue

@@ -126,6 +126,15 @@ class Pool:
             self._troubled = True
             lane.prefixes.clear()  # it has probably died
 
+    def hear(self, lane: Lane, now: float) -> bool:
+        """Another worker has put it out. True if that is news, and there are others."""
+        if lane.standing.out or not self.usable(now, (lane.id,)):
+            return False
+        lane.standing.eject(now)
+        lane.prefixes.clear()
+        self._troubled = True
+        return True
+
     def may_retry(self, now: float) -> bool:
         """Whether the budget has one more; it is taken."""
         if self._retries < _RETRIES_FREE:

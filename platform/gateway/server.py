@@ -12,14 +12,17 @@ from gateway import crowd, gauges, reply
 from gateway.access_log import AccessLog
 from gateway.activity import Activity
 from gateway.admission import Admission
+from gateway.brake import Brake
 from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
 from gateway.gate import Gate
+from gateway.host import Host
 from gateway.inherited import Inherited
 from gateway.keeper import Keeper
 from gateway.limits import Limits
+from gateway.outages import Outages
 from gateway.patrol import Patrol
 from gateway.pools import Pools
 from gateway.routes import Routes
@@ -27,7 +30,7 @@ from gateway.runs import Runs
 from gateway.salts import Salts
 from gateway.spool import Spool
 from gateway.stops import Stops
-from gateway.table import Table
+from gateway.suspects import Suspects
 from gateway.tracer import Tracer
 from gateway.upstream import Engines
 from gateway.uses import Uses
@@ -50,9 +53,8 @@ def context(
     uses: Uses,
     gate: Gate,
     stops: Stops,
-    loads: Table,
+    host: Host,
 ) -> Context:
-    """`gate` and `loads` are the worker's views of what it shares with the others."""
     pools = Pools(limits.silent_s)
     return Context(
         config=config,
@@ -62,12 +64,15 @@ def context(
         activity=activity,
         uses=uses,
         engines=Engines(config, limits),
-        admission=Admission(keeper, activity, pools, limits, loads),
+        admission=Admission(keeper, activity, pools, limits, host.loads),
         salts=Salts(config.pepper),
         gate=gate,
         runs=Runs(config.pepper),
         pools=pools,
         stops=stops,
+        host=host,
+        brake=Brake(host.runs),
+        suspects=Suspects(host.suspects),
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )
@@ -89,7 +94,9 @@ class Server:
         self.port = 0
         self.metrics_port = 0
         self._routes = Routes(context)
-        self._patrol = Patrol(context.pools, context.engines, context.keeper)
+        self._patrol = Patrol(
+            context.pools, context.engines, context.keeper, Outages(context.host.loads)
+        )
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
 

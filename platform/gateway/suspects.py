@@ -1,50 +1,55 @@
 """Requests that were in flight when an engine died: twice, and they are refused for a while.
 
-So one poisoned request cannot fell every replica. Kept in this process's memory only, as keyed
-hashes of what went to the engine (its cache salt tells the organizations apart), a bounded number
-of them; the key is a new secret in each process.
+So one poisoned request cannot fell every replica, whichever workers of this host it came to. Kept
+in memory only, as keyed hashes of what went to the engine (its cache salt tells the organizations
+apart), a bounded number of them; the key is a new secret with each life of that memory.
 """
 
 import hashlib
-import secrets
 
+from billing.windows import ALWAYS_US
+from gateway.table import ENDS_US, FREE, Slots
+
+SLOTS = 1 << 10
 _DEATHS = 2
 _KEPT_S = 300.0
-_MAX = 1024
+_COUNT = FREE
 
 
 class Suspects:
-    __slots__ = ("_deaths", "_secret")
+    """All times are of one clock that the workers share, in seconds."""
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
-        self._deaths: dict[bytes, tuple[int, float]] = {}  # and until when; oldest first
+    __slots__ = ("_last_us", "_secret", "_slots")
 
-    def __len__(self) -> int:
-        return len(self._deaths)
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._secret = slots.secret
+        with slots.locked():
+            self._last_us = slots.find("until when there are any", ALWAYS_US, 0) + FREE
 
     def died(self, body: bytes, now: float) -> None:
         """An engine went away while it had this body to answer, and nothing had come of it."""
-        mark = self._mark(body)
-        count, until = self._deaths.pop(mark, (0, now))
-        self._deaths[mark] = (count + 1 if until > now else 1), now + _KEPT_S
-        if len(self._deaths) > _MAX:
-            del self._deaths[next(iter(self._deaths))]
+        slots, words = self._slots, self._slots.words
+        now_us, until_us = int(now * 1e6), int((now + _KEPT_S) * 1e6)
+        with slots.locked():
+            slot = slots.find(self._mark(body), until_us, now_us)
+            if words[slot + ENDS_US] <= now_us:
+                words[slot + _COUNT] = 0  # too long ago
+            words[slot + _COUNT] += 1
+            words[slot + ENDS_US] = until_us
+            words[self._last_us] = max(words[self._last_us], until_us)
 
     def refused_for(self, body: bytes, now: float) -> float:
         """How many seconds more it is refused; 0: it is not. Costs nothing without suspects."""
-        if not self._deaths:
+        slots, words = self._slots, self._slots.words
+        now_us = int(now * 1e6)
+        if words[self._last_us] <= now_us:
             return 0.0
-        self._expire(now)
-        count, until = self._deaths.get(self._mark(body), (0, now))
-        return until - now if count >= _DEATHS else 0.0
+        with slots.locked():
+            slot = slots.seek(self._mark(body))
+            if not slot or words[slot + _COUNT] < _DEATHS:
+                return 0.0
+            return max(0, words[slot + ENDS_US] - now_us) / 1e6
 
-    def _expire(self, now: float) -> None:
-        while self._deaths:
-            mark = next(iter(self._deaths))
-            if self._deaths[mark][1] > now:
-                return
-            del self._deaths[mark]
-
-    def _mark(self, body: bytes) -> bytes:
-        return hashlib.blake2b(body, key=self._secret, digest_size=16).digest()
+    def _mark(self, body: bytes) -> str:
+        return hashlib.blake2b(body, key=self._secret, digest_size=16).hexdigest()

@@ -45,7 +45,7 @@ from gateway.uses import Uses
 from tests.benchmarks.peers.upstream import CHUNKS, MODEL, chunk, last, question, short
 from tests.benchmarks.peers.wrk import Request
 from tests.figures import figure
-from tests.gateway.rig import HandKeeper
+from tests.gateway.rig import HandKeeper, alone
 
 SECRET = "sk-stoa-abcdefgh-" + "k" * 43
 PEPPER = b"pepper"
@@ -106,7 +106,7 @@ class Bench:
             uses,
             gate,
             Stops(store, "gw"),
-            Table(table.create(1 << 10), "loads"),
+            alone(),
         )
         self.directory = everything()
         self.keeper.put(self.directory)

@@ -20,6 +20,7 @@ from gateway.books import Books
 from gateway.config import Config
 from gateway.directory import Directory, Endpoint, Key, Organization, Project, Replica
 from gateway.gate import Gate
+from gateway.host import Host
 from gateway.keeper import Keeper
 from gateway.leases import Leases
 from gateway.limits import Limits
@@ -27,7 +28,7 @@ from gateway.records import CloseRecord, OpenRecord
 from gateway.spool import Spool, SpoolFull
 from gateway.stops import Stops
 from gateway.store import Store
-from gateway.table import Table
+from gateway.table import Slots, Table
 from gateway.uses import Uses
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.wire import Connection, Response
@@ -88,6 +89,15 @@ class WatchedActivity(Activity):
         return sum(delta for _, kind, delta in self.events if kind == what)
 
 
+def alone() -> Host:
+    """A host with one worker."""
+    return Host(
+        Table(table.create(1 << 10), "loads"),
+        Slots(table.create(1 << 10)),
+        Slots(table.create(1 << 10)),
+    )
+
+
 @dataclass(frozen=True)
 class Reply:
     status: int
@@ -130,6 +140,7 @@ class Rig:
         shared = Table(table.create(1 << 10), self.spool.name)
         books = Books(shared)
         self.gate = Gate(shared, Leases(books, Store(config.database_url), "gw"), books)
+        self.host = alone()
         self.server = server.Server(
             server.context(
                 config,
@@ -140,7 +151,7 @@ class Rig:
                 self.uses,
                 self.gate,
                 Stops(Store(config.database_url), "gw"),
-                Table(table.create(1 << 10), "loads"),
+                self.host,
             ),
             tls=tls.for_clients(config),
         )

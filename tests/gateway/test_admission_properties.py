@@ -364,7 +364,8 @@ class Crowds(RuleBasedStateMachine):
             self.fleet_changes("start", 4000, 4)
         # Everybody who still waits is served when those before have ended.
         self.settle()
-        patient = self.those("waiting")
+        soon = self.loop.now + 100
+        patient = [one for one in self.those("waiting") if one.ticket and one.ticket.until > soon]
         for _ in range(len(self.askers) + 1):
             while self.those("running"):
                 self.end(0, True)

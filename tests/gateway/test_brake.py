@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import brake
+from gateway import brake, table
 from gateway.brake import LIMIT, NONE, PAUSE, SLOW, STOP, WARN, Brake, RunPolicy, Steps
 from gateway.budgets import Run
 from gateway.directory import Project, RateLimits
+from gateway.table import Slots
 from tests.gateway.rig import KEY, ORGANIZATION, PROJECT, Rig
 
 RUN = Run(("run_root", "run_leaf"))
@@ -32,9 +33,13 @@ class Driver:
         return self.brake.look(RUN, policy, prompt, self.now).step
 
 
+def watch(slots: int = 64) -> Brake:
+    return Brake(Slots(table.create(slots)))
+
+
 @pytest.fixture
 def driver() -> Driver:
-    return Driver(Brake())
+    return Driver(watch())
 
 
 def test_the_rate_of_calls_goes_through_all_steps(driver: Driver) -> None:
@@ -86,7 +91,7 @@ policies = st.builds(
 
 @given(calls, policies)
 def test_only_a_pause_says_how_long(calls: list[tuple[float, int, int]], policy: RunPolicy) -> None:
-    watched, now = Brake(), 0.0
+    watched, now = watch(), 0.0
     for after_s, prompt, nano_eur in calls:
         now += after_s
         verdict = watched.look(RUN, policy, prompt, now)
@@ -101,7 +106,7 @@ def test_only_a_pause_says_how_long(calls: list[tuple[float, int, int]], policy:
 def test_who_waits_out_a_pause_is_let_go(
     measure: str, calls: list[tuple[float, int, int]], pause: float
 ) -> None:
-    watched, now = Brake(), 0.0
+    watched, now = watch(), 0.0
     policy = msgspec.structs.replace(RunPolicy(), **{measure: Steps(pause=pause)})
     for after_s, prompt, _ in calls:
         now += after_s
@@ -123,7 +128,7 @@ def test_a_stricter_policy_is_never_milder(
     strict = msgspec.structs.replace(
         policy, **{name: tightened(getattr(policy, name)) for name in names}
     )
-    one, other, now = Brake(), Brake(), 0.0
+    one, other, now = watch(), watch(), 0.0
     for after_s, prompt, nano_eur in calls:
         now += after_s
         assert one.look(RUN, policy, prompt, now).step <= other.look(RUN, strict, prompt, now).step
@@ -131,14 +136,28 @@ def test_a_stricter_policy_is_never_milder(
         other.paid(RUN, nano_eur, now)
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brake, "RUNS_MAX", 3)
-    watched, policy = Brake(), RunPolicy(calls_per_minute=Steps(warn=2))
-    for name in "abcabd":  # c was used least of late
-        watched.look(Run((name,)), policy, 0, 0.0)
-    assert len(watched) == 3
-    assert watched.look(Run(("c",)), policy, 0, 0.0).step == NONE
-    assert watched.look(Run(("b",)), policy, 0, 0.0).step == WARN
+def test_memory_is_bounded_and_who_called_last_is_known_longest() -> None:
+    watched, policy = watch(slots=32), RunPolicy(calls_per_minute=Steps(warn=2))
+    names = [f"run_{number}" for number in range(100)]
+    for at, name in enumerate(names):
+        watched.look(Run((name,)), policy, None, float(at))
+    assert watched.look(Run((names[0],)), policy, None, 99.0).step == NONE
+    assert watched.look(Run((names[99],)), policy, None, 99.0).step == WARN
+
+
+def test_workers_count_a_run_together() -> None:
+    memory = table.create(64)
+    workers = [Brake(Slots(memory)) for _ in range(4)]
+    policy = RunPolicy(
+        calls_per_minute=Steps(warn=8), eur_per_minute=Steps(pause=1), repeats=Steps(stop=3)
+    )
+    steps = [workers[at % 4].look(RUN, policy, at, 1.0).step for at in range(8)]
+    assert steps == [NONE] * 7 + [WARN]
+    assert [workers[at].look(RUN, policy, -1, 300.0).step for at in range(3)] == [NONE, NONE, STOP]
+    for worker in workers:
+        worker.paid(RUN, 300_000_000, 400.0)
+    assert workers[0].look(RUN, policy, 9, 400.0).step == PAUSE
+    assert workers[1].look(RUN, RunPolicy(max_seconds=300), 9, 402.0).step == LIMIT
 
 
 def test_fingerprints_tell_prompts_apart_by_their_end_and_length() -> None:

@@ -7,13 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway import prefixes
+from gateway import prefixes, table
 from gateway.directory import Directory, Endpoint, Replica
+from gateway.outages import Outages
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool, Pools
 from gateway.prefixes import BLOCK, Prefixes
 from gateway.router import Lane, Ticket
 from gateway.suspects import Suspects
+from gateway.table import Slots, Table
 
 RATE = 10_000.0
 
@@ -379,14 +381,15 @@ def test_retries_are_a_share_of_requests_beyond_a_floor() -> None:
 
 
 def test_a_request_that_felled_two_engines_is_refused_for_a_while() -> None:
-    suspects = Suspects()
+    memory = table.create(1 << 10)
+    suspects, elsewhere = (Suspects(Slots(memory)) for _ in range(2))
     suspects.died(b"poison", 10.0)
     assert suspects.refused_for(b"poison", 11.0) == 0
-    suspects.died(b"poison", 20.0)
+    elsewhere.died(b"poison", 20.0)  # another worker
+    assert elsewhere.refused_for(b"poison", 21.0) == pytest.approx(299.0)
     assert suspects.refused_for(b"poison", 21.0) == pytest.approx(299.0)
     assert suspects.refused_for(b"another", 21.0) == 0
     assert suspects.refused_for(b"poison", 321.0) == 0
-    assert len(suspects) == 0
     suspects.died(b"poison", 330.0)
     suspects.died(b"poison", 330.0 + 301.0)  # too long ago to count together
     assert suspects.refused_for(b"poison", 640.0) == 0
@@ -394,14 +397,47 @@ def test_a_request_that_felled_two_engines_is_refused_for_a_while() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=3), max_size=50))
 def test_suspects_are_bounded_and_never_the_innocent(bodies: list[bytes]) -> None:
-    suspects = Suspects()
+    suspects = Suspects(Slots(table.create(1 << 10)))
     for number in range(1100):
         suspects.died(b"%d-fills-it" % number, 1.0)
     for body in bodies:
         suspects.died(body, 2.0)
-        assert len(suspects) <= 1024
     for body in set(bodies):
         assert (suspects.refused_for(body, 3.0) > 0) == (bodies.count(body) > 1)
+
+
+def test_what_one_worker_puts_out_the_others_do_too() -> None:
+    memory = table.create(64)
+    here, there = pool_of(3), pool_of(3)
+    ours, theirs = Outages(Table(memory, "ours")), Outages(Table(memory, "theirs"))
+    lane = here.lanes[1]
+    lane.standing.eject(100.0)
+    for now in (100.4, 100.6):
+        ours.round([here], now)
+        theirs.round([there], now)
+    assert [one.standing.out for one in there.lanes] == [False, True, False]
+    # Each finds out for itself when it is well again, and is not told again of what is over.
+    lane.standing.succeeded(101.0)
+    theirs_then = there.lanes[1].standing.until
+    for now in (101.1, 101.6):
+        ours.round([here], now)
+        theirs.round([there], now)
+    assert not lane.standing.out
+    assert there.lanes[1].standing.until == theirs_then
+    there.lanes[1].standing.succeeded(102.0)
+    there.lanes[1].standing.eject(103.0)
+    theirs.round([there], 103.1)
+    ours.round([here], 103.2)
+    assert lane.standing.out
+
+
+def test_the_last_replica_is_not_put_out_by_hearsay() -> None:
+    memory = table.create(64)
+    here, there = pool_of(1), pool_of(1)
+    here.lanes[0].standing.eject(100.0)
+    Outages(Table(memory, "ours")).round([here], 100.1)
+    Outages(Table(memory, "theirs")).round([there], 100.2)
+    assert not there.lanes[0].standing.out
 
 
 # --- invariants under any order of events -------------------------------------------------
