@@ -23,6 +23,7 @@ PROMPT_S = 300.0  # a prompt's count fades by this
 DEPTH_WAIT_S = 60.0  # nothing fades there
 _TAIL = 512  # bytes of a prompt
 _NANO = 1e9
+_TELL_S = 0.05  # what is paid is told at most so often: each time takes the lock
 
 
 class Steps(msgspec.Struct, frozen=True, gc=False):
@@ -111,12 +112,16 @@ class Brake:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
+        self._unpaid: dict[str, int] = {}  # nanoeuro, of what ended since we told the others
+        self._told_at = -math.inf
 
     def look(self, run: Run, policy: RunPolicy, prompt: int | None, now: float) -> Verdict:
         """A call comes, whether or not it will be let through. `prompt`: its fingerprint,
         if it has one."""
         self._slots.lock()
         try:
+            if self._unpaid:
+                self._tell(now)
             return self._look(run, policy, prompt, now)
         finally:
             self._slots.unlock()
@@ -158,9 +163,19 @@ class Brake:
         return worst
 
     def paid(self, run: Run, nano_eur: int, now: float) -> None:
-        with self._slots.locked():
-            if seen := self._slots.seek(_name(run.refs[0])):
+        """The other workers hear of it with the next call or request that ends."""
+        root = run.refs[0]
+        self._unpaid[root] = self._unpaid.get(root, 0) + nano_eur
+        if now - self._told_at >= _TELL_S:
+            with self._slots.locked():
+                self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        self._told_at = now
+        for root, nano_eur in self._unpaid.items():
+            if seen := self._slots.seek(_name(root)):
                 self._paid(seen).add(nano_eur, now)
+        self._unpaid.clear()
 
     def _pace(self, seen: int) -> Fading:
         return Fading(self._slots.floats, seen + _CALLS, MINUTE_S)
