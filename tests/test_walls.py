@@ -36,6 +36,7 @@ BREACHES = [
     ("Stripe has one door", "billing/ledger.py", "import stripe"),
     ("No Django, no Celery", "platform/gateway/usage.py", "import django.conf"),
     ("No Django, no Celery", "workers/agent/files.py", "import celery"),
+    ("No Django, no Celery", "platform/controlplane/scaling/load.py", "import django.conf"),
     ("No Django, no Celery", "platform/controlplane/fleet/wire.py", "import django.conf"),
     ("Celery lives in workers", "platform/controlplane/endpoints/signals.py", "import celery"),
     (
