@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.scaling.caps import Cap, Warmth
 from controlplane.scaling.decide import LONGEST_S, Picture, Why, Wish, decide
@@ -125,3 +127,36 @@ def test_a_policy_is_checked() -> None:
         Policy(scale_to_zero_timeout_s=-1.0)
     with pytest.raises(ValueError):
         Policy(wait_value=float("nan"))
+
+
+pictures = st.builds(
+    Picture,
+    samples=st.lists(st.tuples(st.floats(0, 200), st.floats(0, 20)), max_size=6).map(
+        lambda samples: [Sample(age_s, level) for age_s, level in sorted(samples, reverse=True)]
+    ),
+    current=st.integers(0, 12),
+    idle_s=st.one_of(st.floats(0, 1e5), st.just(float("inf"))),
+    start_s=st.floats(0, 600),
+    wake_s=st.one_of(st.none(), st.floats(0, 60)),
+    sleep_rent=st.floats(0, 1),
+    max_num_seqs=st.integers(1, 64),
+    history=st.lists(st.floats(0, 1e5), max_size=5).map(GapHistory.of),
+    warmth=st.builds(Warmth, st.just("2026-06-01"), st.floats(0, 1000)),
+)
+
+
+@given(pictures, st.integers(0, 3), st.integers(3, 9), st.sampled_from((PREDICTABLE, AUTOMATIC)))
+def test_whatever_is_seen_the_decision_is_within_its_bounds(
+    picture: Picture, low: int, high: int, policy: Policy
+) -> None:
+    burst = Burst(30, NOW + timedelta(seconds=100), NOW + timedelta(seconds=200))
+    wish = Wish(low, high, policy, bursts=[burst], cap=Cap(seconds=500))
+    decision = decide(wish, picture, NOW)
+    assert low <= decision.replicas <= high
+    assert 0 <= decision.warm <= decision.replicas
+    assert 0 < decision.again_s <= LONGEST_S
+    assert (decision.replicas == 0) == (decision.tier == "off")
+    if picture.warmth.seconds >= 500 or decision.tier != "hot":
+        assert decision.warm == 0
+    if picture.samples and picture.samples[-1].utilization > 0:
+        assert decision.replicas >= 1 and decision.tier == "hot"

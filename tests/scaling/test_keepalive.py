@@ -129,4 +129,6 @@ def test_a_tier_that_is_never_cheapest_is_left_out() -> None:
 
 def test_a_fixed_time_out_is_just_that() -> None:
     assert keepalive.fixed(300, (HOT, ASLEEP, OFF)) == (Step(0.0, HOT), Step(300, OFF))
-    assert keepalive.fixed(300, (HOT,)) == (Step(0.0, HOT),)
+    free = keepalive.tier("off", 0.0, wake_s=0, wait_value=4)
+    assert keepalive.fixed(300, keepalive.envelope((HOT, free))) == (Step(0, HOT), Step(300, free))
+    assert keepalive.plan((HOT, free)) == (Step(0.0, free),)

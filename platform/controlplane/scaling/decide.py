@@ -14,11 +14,10 @@ from controlplane.scaling import caps, keepalive, schedules
 from controlplane.scaling.caps import NO_CAP, NOTHING, Cap, Warmth
 from controlplane.scaling.desired import Sample, desired
 from controlplane.scaling.gaps import GapHistory
-from controlplane.scaling.policy import PREDICTABLE, Policy
+from controlplane.scaling.policy import OFF, PREDICTABLE, Policy
 from controlplane.scaling.schedules import Burst, Schedule
 
 HOT = keepalive.HOT.name
-OFF = "off"
 LONGEST_S = 60.0  # after that, look again
 
 

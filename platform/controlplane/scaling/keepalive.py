@@ -81,12 +81,9 @@ def plan(tiers: Iterable[Tier], history: GapHistory | None = None) -> tuple[Step
     return tuple(steps)
 
 
-def fixed(timeout_s: float, tiers: Sequence[Tier]) -> tuple[Step, ...]:
-    """The warmest for `timeout_s`, then the coldest."""
-    kept = envelope(tiers)
-    return (
-        (Step(0.0, kept[0]), Step(timeout_s, kept[-1])) if len(kept) > 1 else (Step(0.0, kept[0]),)
-    )
+def fixed(timeout_s: float, tiers: Iterable[Tier]) -> tuple[Step, ...]:
+    """Hot for `timeout_s`, then in the coldest tier: whatever it costs, it is what was said."""
+    return Step(0.0, HOT), Step(timeout_s, min(tiers, key=lambda tier: tier.rent))
 
 
 def at(steps: Sequence[Step], idle_s: float) -> tuple[Tier, float | None]:

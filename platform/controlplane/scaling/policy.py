@@ -9,6 +9,8 @@ from controlplane.scaling.desired import USUAL, Windows
 from controlplane.scaling.gaps import GapHistory
 from controlplane.scaling.keepalive import Step, Tier
 
+ASLEEP, OFF = "asleep", "off"
+
 
 class KeepAlive(StrEnum):
     """`fixed`: hot for `scale_to_zero_timeout_s`, then off. `automatic`: ski rental, learned."""
@@ -42,9 +44,9 @@ class Policy:
 
         `sleep_rent`: of a second asleep, in seconds of a hot replica.
         """
-        tiers = [keepalive.HOT, keepalive.tier("off", 0.0, start_s, self.wait_value)]
+        tiers = [keepalive.HOT, keepalive.tier(OFF, 0.0, start_s, self.wait_value)]
         if wake_s is not None:
-            tiers.append(keepalive.tier("asleep", sleep_rent, wake_s, self.wait_value))
+            tiers.append(keepalive.tier(ASLEEP, sleep_rent, wake_s, self.wait_value))
         return keepalive.envelope(tiers)
 
     def steps(self, tiers: Sequence[Tier], history: GapHistory) -> tuple[Step, ...]:
