@@ -6,11 +6,13 @@ agents ask at once: they are answered side by side, not one after another.
 """
 
 import re
-import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import pairwise
+from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -19,12 +21,16 @@ from openai.types.chat import ChatCompletionMessageParam
 from tests.flows.conftest import Made
 from tests.flows.engine import counters
 from tests.flows.stoa import Stoa, until
+from tests.gateway.wire import Connection
+from workers.agent import models
+from workers.agent.environment import Environment, default_cache
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
 WINDOW = 1024
 AGENTS = 32
-TOKENS = 96
+TOKENS = 64
+ROUNDS = 7
 # What a worker reports to its supervisor: about a twentieth of the window.
 REPORT = "def open(file, mode): return self.read(file, mode) if mode else None\n" * 2
 
@@ -91,43 +97,57 @@ def test_the_supervisor_whose_context_grows(
     assert [(r["id"], r["state"]) for r in live] == [(endpoint["replicas"][0]["id"], "ready")]
 
 
-def test_many_agents_are_answered_side_by_side(
-    stoa: Stoa, team: tuple[openai.OpenAI, dict[str, Any]]
-) -> None:
-    """32 at once are all answered in three times what one alone takes on the same engine; one
-    after the other it would be 32 times.
+@pytest.fixture(scope="module")
+def crew(stoa: Stoa, kept: Made, engine_environment: Environment) -> dict[str, Any]:
+    """An endpoint whose engine takes a step of 32 sequences in little more time than one of 1.
 
-    Time is told in the engine's own steps, each of which takes all sequences one token further:
-    how fast they follow each other is this machine's affair.
+    That is so on a GPU, which reads its weights once for all of them; on a processor where a model
+    is deep and narrow.
     """
-    sdk, endpoint = team
-    (replica,) = endpoint["replicas"]
-    socket = stoa.socket(replica["id"])
+    model = models.tiny(default_cache(), engine_environment, layers=32) / "model"
+    limits = {"max_model_len": WINDOW, "max_num_seqs": AGENTS, "block_size": 32}
+    return kept.ready("crew", model=str(model), engine_args=limits)
 
-    def ask(number: int, together: threading.Barrier) -> None:
-        together.wait()
-        raw = sdk.completions.with_raw_response.create(
-            model="team",
-            prompt=f"import os  # agent {number}",
-            max_tokens=TOKENS,
-            extra_headers={"x-stoa-run": f"swarm/{number}", "x-stoa-agent": f"worker-{number}"},
-            extra_body={"ignore_eos": True},
-        )
-        usage = raw.parse().usage
-        assert usage
-        assert usage.completion_tokens == TOKENS
 
-    def steps(agents: int) -> int:
-        """From the start of all to the answer of the last."""
-        together = threading.Barrier(agents)
-        before = counters(socket).steps
-        with ThreadPoolExecutor(agents) as pool:
-            asked = [pool.submit(ask, number, together) for number in range(agents)]
-            for one in asked:
-                one.result()
-        return counters(socket).steps - before
+def test_many_agents_are_answered_side_by_side(stoa: Stoa, crew: dict[str, Any]) -> None:
+    """32 at once are all answered in three times what one alone takes on the same engine, whose
+    batch holds 32 in both cases; one after the other it would be 32 times.
 
-    alone = steps(1)
-    assert alone >= TOKENS
-    assert steps(AGENTS) <= 3 * alone
+    In seconds, and in the engine's own steps, each of which takes all sequences one token further.
+    One and many take turns, so that a busy machine delays either; the median of the rounds counts.
+    """
+    socket = stoa.socket(crew["replicas"][0]["id"])
+    key, port = stoa.run["api_key"], urlsplit(stoa.run["gateway_url"]).port
+    assert port
+    with ExitStack() as stack:
+        swarm = [stack.enter_context(Connection(port)) for _ in range(AGENTS)]
+
+        def ask(agents: int) -> tuple[float, int]:
+            """Seconds and steps from the first one's question to the last one's answer."""
+            steps, began = counters(socket).steps, time.monotonic()
+            for number, agent in enumerate(swarm[:agents]):
+                agent.timeout(180)
+                agent.post("/v1/completions", question(number), key=key, headers=named(number))
+            replies = [agent.response() for agent in swarm[:agents]]
+            took = time.monotonic() - began
+            assert {reply.status for reply in replies} == {200}
+            assert {reply.json["usage"]["completion_tokens"] for reply in replies} == {TOKENS}
+            return took, counters(socket).steps - steps
+
+        ask(AGENTS)  # what is done once is done
+        rounds = [(ask(1), ask(AGENTS)) for _ in range(ROUNDS)]
+    for (alone_s, alone), (all_s, all_) in rounds:
+        print(f"one alone {alone_s:.2f} s, {alone} steps; {AGENTS} at once {all_s:.2f} s, {all_}")
+        assert alone >= TOKENS
+        assert all_ <= 3 * alone
+    assert median(all_s / alone_s for (alone_s, _), (all_s, _) in rounds) <= 3, rounds
     until(lambda: counters(socket).running == 0, what="the engine is idle")
+
+
+def question(agent: int) -> dict[str, Any]:
+    prompt = f"import os  # agent {agent}"
+    return {"model": "crew", "prompt": prompt, "max_tokens": TOKENS, "ignore_eos": True}
+
+
+def named(agent: int) -> dict[str, str]:
+    return {"x-stoa-run": f"swarm/{agent}", "x-stoa-agent": f"worker-{agent}"}

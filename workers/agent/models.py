@@ -87,12 +87,13 @@ def fetch(
     return target
 
 
-def tiny(cache: Path, environment: Environment) -> Path:
+def tiny(cache: Path, environment: Environment, layers: int | None = None) -> Path:
     """A folder with `model` and `adapter`, built here for want of a hub. Raises ModelError."""
     digest = hashlib.sha256(_TINY.read_bytes()).hexdigest()[:12]
-    folder = cache / "models" / f"tiny-{digest}"
+    depth = [] if layers is None else [str(layers)]
+    folder = cache / "models" / "-".join(("tiny", digest, *depth))
     if not folder.exists():
-        command = [str(environment.python), "-I", str(_TINY), str(folder)]
+        command = [str(environment.python), "-I", str(_TINY), str(folder), *depth]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_BARE)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no output"]

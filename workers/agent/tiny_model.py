@@ -1,4 +1,4 @@
-"""Build a tiny chat model, and an adapter for it, on the spot: `tiny_model.py DIRECTORY`.
+"""Build a tiny chat model, and an adapter for it, on the spot: `tiny_model.py DIRECTORY [LAYERS]`.
 
 For machines that reach no model hub, and for tests. It runs inside an engine environment and
 imports nothing of the house. What it says is noise, but the same noise each time; everything
@@ -50,7 +50,7 @@ Call a tool as <tool_call>{"name": NAME, "arguments": OBJECT}</tool_call>. The t
 {% endif %}"""
 
 
-def build(directory: Path) -> None:
+def build(directory: Path, layers: int = LAYERS) -> None:
     """Make both under `directory`, which is there in full or not at all."""
     if directory.exists():
         return
@@ -58,10 +58,10 @@ def build(directory: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     tokenizer = _tokenizer()
-    model = _model(tokenizer)
+    model = _model(tokenizer, layers)
     tokenizer.save_pretrained(draft / "model")
     model.save_pretrained(draft / "model", safe_serialization=True)
-    _write_adapter(draft / "adapter")
+    _write_adapter(draft / "adapter", layers)
     for path in [draft, *draft.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)  # engines read it under other uids
     try:
@@ -104,7 +104,7 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _model(tokenizer: Any) -> Any:
+def _model(tokenizer: Any, layers: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -113,7 +113,7 @@ def _model(tokenizer: Any) -> Any:
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         num_key_value_heads=1,
         max_position_embeddings=CONTEXT,
@@ -125,7 +125,7 @@ def _model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config).to(torch.bfloat16)
 
 
-def _write_adapter(directory: Path) -> None:
+def _write_adapter(directory: Path, layers: int) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -133,7 +133,7 @@ def _write_adapter(directory: Path) -> None:
     generator = torch.Generator().manual_seed(SEED + 1)
     widths = {"q_proj": HIDDEN, "v_proj": HIDDEN // HEADS}
     tensors = {}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for name, width in widths.items():
             prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
             down = torch.randn(RANK, HIDDEN, generator=generator)
@@ -156,4 +156,4 @@ def _write_adapter(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(Path(sys.argv[1]), *map(int, sys.argv[2:]))
