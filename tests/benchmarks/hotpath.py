@@ -145,8 +145,8 @@ def everything() -> Directory:
     )
     endpoint = Endpoint(
         id="ep_1",
-        project_id="prj_1",
-        organization_id="org_1",
+        project_id="prj_operator",
+        organization_id="org_operator",
         region="eu",
         name=MODEL,
         model="org/model",
@@ -155,6 +155,7 @@ def everything() -> Directory:
         created=1,
         replicas=(Replica("rep_1", "ep_1", "unix:/run/x"),),
         max_model_len=32_768,
+        shared=True,  # priced by the token: euro budgets of all four count
     )
     since = datetime(2026, 1, 1, tzinfo=UTC)
     return Directory(
@@ -164,8 +165,8 @@ def everything() -> Directory:
         projects=[Project("prj_1", "org_1", _LIMITS, run_policy=_CALM)],
         organizations=[Organization("org_1", _LIMITS)],
         budgets=[
-            Budget("bud_1", "organization", "org_1", "tokens", PLENTY, "month", "UTC", True),
-            Budget("bud_2", "project", "prj_1", "tokens", PLENTY, "month", "UTC", True),
+            Budget("bud_1", "organization", "org_1", "nano_eur", PLENTY, "month", "UTC", True),
+            Budget("bud_2", "project", "prj_1", "nano_eur", PLENTY, "month", "UTC", True),
             Budget("bud_3", "key", "key_1", "nano_eur", PLENTY, "month", "UTC", True),
             Budget("bud_4", "run", "prj_1", "nano_eur", PLENTY, "total", "UTC", True),
         ],

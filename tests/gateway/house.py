@@ -40,6 +40,15 @@ def role_url(role: str = "stoa_gateway", *, port: int | None = None) -> str:
     return f"postgresql://{role}:{quote(secret.read_text())}@{where}"
 
 
+def new_project(organization: str, region: str) -> Project:
+    """In an organization of its own."""
+    account = Account.objects.create(name=organization, created_at=NOW)
+    owner = Organization.objects.create(
+        name=organization, region_code=region, account=account, created_at=NOW
+    )
+    return Project.objects.create(organization=owner, name="first", created_at=NOW)
+
+
 @dataclass
 class House:
     """One organization with one project in one region; call it to add things."""
@@ -50,11 +59,7 @@ class House:
 
     @classmethod
     def build(cls, region: str = REGION) -> "House":
-        account = Account.objects.create(name="Ada's", created_at=NOW)
-        organization = Organization.objects.create(
-            name="Ada's", region_code=region, account=account, created_at=NOW
-        )
-        project = Project.objects.create(organization=organization, name="first", created_at=NOW)
+        project = new_project("Ada's", region)
         place = Region.objects.create(
             code=region, country="DE", name="x", ca_certificate="", ca_key=b"", created_at=NOW
         )
@@ -78,7 +83,7 @@ class House:
 
     def endpoint(self, name: str = "chat", **fields: Any) -> Endpoint:
         return Endpoint.objects.create(
-            project=self.project,
+            project=fields.pop("project", self.project),
             pool=self.pool,
             region_code=self.pool.region_id,
             name=name,

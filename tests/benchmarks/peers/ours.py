@@ -3,7 +3,7 @@
 import hmac
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.benchmarks.peers.processes import Program  # noqa: E402
 from tests.benchmarks.peers.things import Thing  # noqa: E402
 from tests.benchmarks.peers.upstream import MODEL, Upstream, question  # noqa: E402
 from tests.benchmarks.peers.wrk import MARK, Request  # noqa: E402
-from tests.gateway.house import NOW, PEPPER, House, role_url  # noqa: E402
+from tests.gateway.house import NOW, PEPPER, House, new_project, role_url  # noqa: E402
 from workers.local.embedded import free_port  # noqa: E402
 
 # Limits that count each request and refuse none.
@@ -51,24 +51,24 @@ def prepare() -> None:
 def everything_on(house: House, key: ApiKey) -> dict[str, str]:
     """Switches on whatever costs something on a request's way; returns the headers that do.
 
-    Prefix routing, the context guard, the spool and metrics need no switch. On a dedicated
-    endpoint organization and project pay for seconds, so their budgets here are of tokens.
+    Prefix routing, the context guard, the spool and metrics need no switch. The endpoints are the
+    operator's, shared and priced by the token, so that euro budgets of all four count.
     """
     project = house.project
     Organization.objects.filter(pk=project.organization_id).update(**RATE_LIMITS)
     Project.objects.filter(pk=project.pk).update(**RATE_LIMITS)
     ApiKey.objects.filter(pk=key.pk).update(**RATE_LIMITS)
-    for subject, subject_id, unit in (
-        (Subject.ORGANIZATION, project.organization_id, Unit.TOKENS),
-        (Subject.PROJECT, project.pk, Unit.TOKENS),
-        (Subject.KEY, key.pk, Unit.NANO_EUR),
-        (Subject.RUN, project.pk, Unit.NANO_EUR),
+    for subject, subject_id in (
+        (Subject.ORGANIZATION, project.organization_id),
+        (Subject.PROJECT, project.pk),
+        (Subject.KEY, key.pk),
+        (Subject.RUN, project.pk),
     ):
         Budget.objects.create(
             organization_id=project.organization_id,
             subject=subject,
             subject_id=subject_id,
-            unit=unit,
+            unit=Unit.NANO_EUR,
             amount=PLENTY**2,
             window=Period.TOTAL if subject == Subject.RUN else Period.MONTH,
             time_zone="Europe/Berlin",
@@ -81,10 +81,12 @@ def everything_on(house: House, key: ApiKey) -> dict[str, str]:
 class Ours:
     """One organization in a region of its own, and gateways in front of it.
 
-    To begin with it has one key, and one endpoint with four replicas.
+    To begin with it has one key, and there is one shared endpoint of the operator's with four
+    replicas.
     """
 
     house: House
+    operator: Project
     upstream: Upstream
     folder: Path
     headers: dict[str, str]
@@ -93,10 +95,8 @@ class Ours:
     @classmethod
     def build(cls, upstream: Upstream, folder: Path, region: str) -> "Ours":
         house = House.build(region)
-        ours = cls(house, upstream, folder, {})
-        endpoint = house.endpoint(MODEL)
-        for path in upstream.sockets:
-            house.replica(endpoint, f"unix:{path}", engine_report={"max_model_len": CONTEXT})
+        ours = cls(house, new_project("the operator", region), upstream, folder, {})
+        ours.add_endpoint(MODEL, upstream.sockets)
         key = house.key(ours.secret(0), allowed_models=[MODEL])
         ours.headers = everything_on(house, key)
         return ours
@@ -178,10 +178,15 @@ class Ours:
     def add_endpoints(self, count: int) -> None:
         """Besides the first; each with one replica, and one key for all of them."""
         for number in range(count):
-            made = self.house.endpoint(endpoint_name(number))
             socket = self.upstream.sockets[number % len(self.upstream.sockets)]
-            self.house.replica(made, f"unix:{socket}", engine_report={"max_model_len": CONTEXT})
+            self.add_endpoint(endpoint_name(number), [socket])
         self.house.key(self._secret("anywhere"), **RATE_LIMITS)
+
+    def add_endpoint(self, name: str, sockets: Iterable[Path]) -> None:
+        """A shared one of the operator's."""
+        made = self.house.endpoint(name, project=self.operator, shared_at=NOW)
+        for path in sockets:
+            self.house.replica(made, f"unix:{path}", engine_report={"max_model_len": CONTEXT})
 
     def request(self, content: str) -> Request:
         """With the first key."""
