@@ -11,15 +11,18 @@ import msgspec
 
 from gateway import errors
 from gateway.books import Books, Line
-from gateway.budgets import Run
+from gateway.budgets import NO_RUN, Run
 from gateway.directory import UNLIMITED, Directory, Key, RateLimits
 from gateway.rates import Bound, bound
 from gateway.records import CHARGES_MAX
 
-_KNOWN_MAX = 200_000
+_KEYS_MAX = 200_000
+_RUNS_MAX = 20_000  # of keys with a run or an agent: these come and go, and take 1 KB each
 _KNOWN_NS = 600_000_000_000  # far less than an idle run's counter is kept
 _SHARED_MAX = 10_000
+_FORGOTTEN_AT_ONCE = 1000  # takes a millisecond
 
+Name = tuple[str, bool, Run]
 Limited = tuple[str, str, RateLimits]
 
 
@@ -39,15 +42,21 @@ class Counting:
     def __init__(self, books: Books, hosts: int = 1) -> None:
         self._books = books
         self._hosts = hosts
-        self._known: OrderedDict[tuple[str, bool, Run], Counted] = OrderedDict()
+        # What was looked up last is last.
+        self._of_keys: OrderedDict[Name, Counted] = OrderedDict()
+        self._of_runs: OrderedDict[Name, Counted] = OrderedDict()
         self._shared: dict[Limited, Bound] = {}  # of organizations and projects: many keys' own
+
+    def __len__(self) -> int:
+        return len(self._of_keys) + len(self._of_runs)
 
     def of(
         self, directory: Directory, key: Key, run: Run, now_ns: int, *, by_token: bool
     ) -> Counted:
         """Raises 400 where more budgets count than a request can carry."""
         name = key.id, by_token, run
-        known = self._known.get(name)
+        remembered = self._of_keys if run is NO_RUN else self._of_runs
+        known = remembered.get(name)
         if (
             known is not None
             and known.key is key
@@ -55,10 +64,22 @@ class Counting:
             and now_ns < known.until_ns
         ):
             return known
-        made = self._known[name] = self._look_up(directory, key, run, now_ns, by_token)
-        if len(self._known) > _KNOWN_MAX:
-            self._known.popitem(last=False)  # one at a time: nobody waits for many
+        made = remembered[name] = self._look_up(directory, key, run, now_ns, by_token)
+        if known is not None:
+            remembered.move_to_end(name)
+        elif len(remembered) > (_KEYS_MAX if run is NO_RUN else _RUNS_MAX):
+            remembered.popitem(last=False)  # one at a time: nobody waits for many
         return made
+
+    def forget(self, directory: Directory, now_ns: int) -> None:
+        """Let go of a part of what holds no longer; that of keys that are gone holds for ten
+        minutes at most. Call it now and then."""
+        for remembered in (self._of_keys, self._of_runs):
+            for _ in range(min(len(remembered), _FORGOTTEN_AT_ONCE)):
+                oldest = next(iter(remembered.values()))
+                if oldest.bounds is directory.bounds and now_ns < oldest.until_ns:
+                    break
+                remembered.popitem(last=False)
 
     def _look_up(
         self, directory: Directory, key: Key, run: Run, now_ns: int, by_token: bool

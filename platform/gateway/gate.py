@@ -86,6 +86,10 @@ class Gate:
             ask.worst = worst(call, size, endpoint.max_model_len, prices)
         return ask
 
+    def forget(self, directory: Directory) -> None:
+        """What was remembered of keys and runs that ask no more. Call it now and then."""
+        self._counting.forget(directory, self._clock())
+
     def enter(self, ask: Ask) -> "Pass | Short | Limited":
         """Take and hold everything, or nothing. Raises 503 when the shared table is full."""
         worst = ask.worst

@@ -7,6 +7,8 @@ nobody outside can guess it, and nothing has to be stored.
 import base64
 import hmac
 
+_KEPT = 10_000
+
 
 class Salts:
     def __init__(self, pepper: bytes) -> None:
@@ -19,5 +21,7 @@ class Salts:
         if salt is None:
             digest = hmac.digest(self._key, organization_id.encode(), "sha256")
             salt = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+            if len(self._known) >= _KEPT:
+                self._known.clear()
             self._known[organization_id] = salt
         return salt

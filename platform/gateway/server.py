@@ -194,11 +194,16 @@ class Server:
             if self.context.keeper.current is not directory:
                 directory = self.context.keeper.current
                 self.context.metrics.forget(directory.has)
+            self.context.gate.forget(directory)
             now = loop.time()
-            for connection in list(self.context.clients):
-                connection.sweep(now)
+            self._sweep_clients(now)
             self.context.engines.sweep(now)
             self._patrol.round(now)
+
+    def _sweep_clients(self, now: float) -> None:
+        """In a frame of its own: it would keep the last one, and its directory, until the next."""
+        for connection in list(self.context.clients):
+            connection.sweep(now)
 
     def figures(self) -> bytes:
         """Our own, in Prometheus' text."""

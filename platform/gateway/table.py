@@ -31,6 +31,7 @@ FREE = 4  # … and in Slots from here on: whatever their owner likes
 
 _BUCKET = 16  # slots: a page
 _CLEARED = 1024  # slots under one lock, when a process has died
+_KNOWN_MAX = 1 << 17  # names whose place a process remembers: 30 MB
 # Words, a page; 0: format, 1: slots, 2 and 3: epoch, 4 to 7: a secret, from 16: who has which
 # column.
 _HEADER = 512
@@ -180,7 +181,7 @@ class Slots(Memory):
         if known is not None and self.words[known[0]] == known[1]:
             return known[0]
         offset = self._place(name, ends_us, now_us)
-        if len(self._offsets) > 2 * self._slots:
+        if len(self._offsets) >= _KNOWN_MAX:
             self._offsets.clear()
         self._offsets[name] = (offset, self.words[offset])
         return offset

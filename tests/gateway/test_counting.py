@@ -1,10 +1,11 @@
 """What a request counts against is looked up once, and anew when its key or a bound was edited."""
 
 import msgspec
+import pytest
 
 from gateway import table
 from gateway.books import Books
-from gateway.budgets import NO_RUN, Budget
+from gateway.budgets import NO_RUN, Budget, Run
 from gateway.counting import Counting
 from gateway.directory import Directory, Key, Organization, Project, RateLimits
 from gateway.table import Table
@@ -51,3 +52,34 @@ def test_another_budget_counts_at_once_and_a_new_month_on_time() -> None:
     assert [line.budget for line in known.lines + found.lines] == [BUDGET, more]
     later = counting.of(after, one, NO_RUN, NOW_NS + 40 * 86_400 * 10**9, by_token=False)
     assert later.lines[0].window > found.lines[0].window
+
+
+def test_what_holds_no_longer_is_forgotten() -> None:
+    counting = Counting(Books(Table(table.create(64), "me")))
+    now, gone, stays = directory(), key("gone", 10), key("stays", 10)
+    for run in (NO_RUN, Run(("run_1",))):
+        counting.of(now, gone, run, NOW_NS, by_token=False)
+        known = counting.of(now, stays, run, NOW_NS, by_token=False)
+        later_ns = NOW_NS + 599 * 10**9
+        counting.forget(now, later_ns)
+        assert counting.of(now, stays, run, later_ns, by_token=False) is known
+    assert len(counting) == 4
+    late_ns = NOW_NS + 601 * 10**9
+    for run in (NO_RUN, Run(("run_1",))):
+        counting.of(now, stays, run, late_ns, by_token=False)
+    counting.forget(now, late_ns)
+    assert len(counting) == 2
+    counting.forget(directory(), late_ns)  # whose bounds are others
+    assert len(counting) == 0
+
+
+def test_no_more_runs_are_remembered_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.counting._RUNS_MAX", 3)
+    counting, now, one = Counting(Books(Table(table.create(64), "me"))), directory(), key("one", 10)
+    known = counting.of(now, one, NO_RUN, NOW_NS, by_token=False)
+    for number in range(10):
+        counting.of(now, one, Run((f"run_{number}",)), NOW_NS, by_token=False)
+    assert len(counting) == 3 + 1
+    assert counting.of(now, one, NO_RUN, NOW_NS, by_token=False) is known
