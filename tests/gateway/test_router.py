@@ -1,7 +1,5 @@
 """Which replica a prompt goes to: the index of prefixes, the estimate, outliers and retries."""
 
-from itertools import takewhile
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +10,7 @@ from gateway.directory import Directory, Endpoint, Replica
 from gateway.outages import Outages
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool, Pools
-from gateway.prefixes import BLOCK, Prefixes
+from gateway.prefixes import BLOCK
 from gateway.router import Lane, Ticket
 from gateway.suspects import Suspects
 from gateway.table import Slots, Table
@@ -50,52 +48,7 @@ def sent(pool: Pool, size: int, now: float, keys: list[int] | None = None) -> Ti
     return ticket
 
 
-# --- prefixes ---------------------------------------------------------------------------
-texts = st.lists(st.sampled_from([b"a", b"b"]), max_size=6).map(
-    lambda letters: b"".join(letter * BLOCK for letter in letters)
-)
-
-
-@given(texts, texts, st.binary(max_size=BLOCK - 1))
-def test_prompts_share_the_keys_of_their_common_blocks(a: bytes, b: bytes, rest: bytes) -> None:
-    mine, others = prefixes.keys(a + rest, "salt"), prefixes.keys(b, "salt")
-    blocks_a = [a[at : at + BLOCK] for at in range(0, len(a), BLOCK)]
-    blocks_b = [b[at : at + BLOCK] for at in range(0, len(b), BLOCK)]
-    common = len(
-        list(takewhile(lambda pair: pair[0] == pair[1], zip(blocks_a, blocks_b, strict=False)))
-    )
-    assert len(mine) == len(blocks_a)
-    assert mine[:common] == others[:common]
-    assert not set(mine[common:]) & set(others[common:])
-    assert len(set(mine)) == len(mine)
-
-
-def test_tenants_share_no_key() -> None:
-    text = b"x" * BLOCK * 3
-    assert not set(prefixes.keys(text, "one")) & set(prefixes.keys(text, "two"))
-
-
-@given(
-    st.integers(3, 60),
-    st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True), max_size=60),
-)
-def test_the_index_is_bounded_and_knows_what_came_last(
-    capacity: int, chains: list[list[int]]
-) -> None:
-    index = Prefixes(capacity)
-    for number, chain in enumerate(chains):
-        assert index.match(chain) <= len(chain)
-        index.add(chain)
-        assert index.match(chain) == len(chain)
-        assert len(index) <= 2 * (capacity * 2 // 3 + 20)
-        recent: set[int] = set()
-        for earlier in reversed(chains[: number + 1]):
-            recent |= set(earlier)
-            if len(recent) >= capacity * 2 // 3:
-                break
-            assert index.match(earlier) == len(earlier)
-
-
+# --- prefixes of many replicas ---------------------------------------------------------
 def test_many_replicas_share_what_memory_there_is() -> None:
     pools, everybody = Pools(), []
     for number in range(500):
@@ -121,10 +74,6 @@ def test_what_is_remembered_of_a_replica_is_what_its_cache_holds() -> None:
             lane.prefixes.add(range(start, start + 10))
     small, other = (len(lane.prefixes) for lane in pool.lanes)
     assert 20 <= small <= 60 < 1300 <= other
-
-
-def test_of_an_endless_prompt_the_beginning_counts() -> None:
-    assert len(prefixes.keys(b"x" * (BLOCK * 3000), "salt")) == 1024
 
 
 # --- the estimate -----------------------------------------------------------------------
