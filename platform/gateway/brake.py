@@ -7,7 +7,6 @@ at most their last bytes.
 """
 
 import math
-from collections.abc import Callable
 
 import msgspec
 
@@ -68,37 +67,24 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 FINE = Verdict(NONE)
 
 
-class Fading:
-    """A count of which 1/e is left after `fades_s`: at an even pace, so many in that time.
+# A count that fades is two floats: its value, and when it was that. 1/e is left after `fades_s`:
+# at an even pace, so many in that time.
+def _faded(floats: "memoryview[float]", where: int, fades_s: float, now: float) -> float:
+    value = floats[where]
+    return value and value * math.exp(min(0.0, floats[where + 1] - now) / fades_s)
 
-    Its value and its time are the two floats from `where` on."""
 
-    __slots__ = ("_fades_s", "_floats", "_where")
+def _add(
+    floats: "memoryview[float]", where: int, amount: float, fades_s: float, now: float
+) -> float:
+    value = _faded(floats, where, fades_s, now) + amount
+    floats[where], floats[where + 1] = value, now
+    return value
 
-    def __init__(self, floats: "memoryview[float]", where: int, fades_s: float) -> None:
-        self._floats = floats
-        self._where = where
-        self._fades_s = fades_s
 
-    def value(self, now: float) -> float:
-        value = self._floats[self._where]
-        at = self._floats[self._where + 1]
-        return value and value * math.exp(min(0.0, at - now) / self._fades_s)
-
-    def add(self, amount: float, now: float) -> float:
-        value = self.value(now) + amount
-        self._floats[self._where] = value
-        self._floats[self._where + 1] = now
-        return value
-
-    def below(self, least: float, now: float) -> float:
-        """Seconds until it is less than `least`; of nothing, until hardly anything is left."""
-        value, least = self.value(now), max(least, 0.01)
-        return self._fades_s * math.log(value / least) if value > least else 0.0
-
-    def room(self, least: float, now: float) -> float:
-        """Seconds until one more leaves it below `least`."""
-        return self.below(least - 1, now)
+def _until(least: float, value: float, fades_s: float) -> float:
+    """Seconds until it has faded from `value` to `least`."""
+    return fades_s * math.log(value / least) if value > least else 0.0
 
 
 # Of a run's slot: whether it began, when, and two counts of two words each.
@@ -134,33 +120,18 @@ class Brake:
             return Verdict(LIMIT, f"is deeper than {policy.max_depth} levels")
         if policy.max_seconds is not None and now - floats[seen + _BEGAN] > policy.max_seconds:
             return Verdict(LIMIT, f"takes longer than {policy.max_seconds:g} s")
-        pace, paid = self._pace(seen), self._paid(seen)
-        calls = pace.add(1, now)
-        repeats, again = pace, 0.0
+        calls = _add(floats, seen + _CALLS, 1, MINUTE_S, now)
+        eur = _faded(floats, seen + _NANO_EUR, MINUTE_S, now) / _NANO
+        again = 0.0
         if prompt is not None:
-            repeats = self._repeats(root, prompt, now)
-            again = repeats.add(1, now)
-        eur = paid.value(now) / _NANO
+            again = _add(floats, self._repeats(root, prompt, now), 1, PROMPT_S, now)
         fine = not (
             policy.calls_per_minute.step(calls)
             or policy.eur_per_minute.step(eur)
             or policy.depth.step(depth)
             or policy.repeats.step(again)
         )
-        if fine:
-            return FINE  # nearly always: what follows takes longer
-        worst = FINE
-        for steps, value, words, wait in (
-            (policy.calls_per_minute, calls, "%.0f calls in a minute", pace.room),
-            (policy.eur_per_minute, eur, "%.2f EUR in a minute", _scaled(paid)),
-            (policy.depth, depth, "%d levels deep", _constant),
-            (policy.repeats, again, "the same prompt %.0f times", repeats.room),
-        ):
-            step = steps.step(value)
-            wait_s = wait(steps.pause or 0.0, now) if step == PAUSE else 0.0
-            if (step, wait_s) > (worst.step, worst.wait_s):
-                worst = Verdict(step, words % value, wait_s)
-        return worst
+        return FINE if fine else _worst(policy, calls, eur, depth, again)
 
     def paid(self, run: Run, nano_eur: int, now: float) -> None:
         """The other workers hear of it with the next call or request that ends."""
@@ -174,14 +145,8 @@ class Brake:
         self._told_at = now
         for root, nano_eur in self._unpaid.items():
             if seen := self._slots.seek(_name(root)):
-                self._paid(seen).add(nano_eur, now)
+                _add(self._slots.floats, seen + _NANO_EUR, nano_eur, MINUTE_S, now)
         self._unpaid.clear()
-
-    def _pace(self, seen: int) -> Fading:
-        return Fading(self._slots.floats, seen + _CALLS, MINUTE_S)
-
-    def _paid(self, seen: int) -> Fading:
-        return Fading(self._slots.floats, seen + _NANO_EUR, MINUTE_S)
 
     def _seen(self, root: str, now: float) -> int:
         """The slot of a run."""
@@ -195,7 +160,7 @@ class Brake:
         slots.words[slot + ENDS_US] = ends_us
         return slot
 
-    def _repeats(self, root: str, prompt: int, now: float) -> Fading:
+    def _repeats(self, root: str, prompt: int, now: float) -> int:
         """Where a prompt is counted: its own place, or of the places it may have the one that
         nobody came to for longest."""
         slots, now_us = self._slots, int(now * 1e6)
@@ -205,11 +170,11 @@ class Brake:
         places = range(slot + FREE, slot + WORDS - 2, 3)
         for place in places:
             if slots.words[place] == prompt:
-                return Fading(slots.floats, place + 1, PROMPT_S)
+                return place + 1
         place = min(places, key=lambda each: slots.floats[each + 2])
         slots.words[place] = prompt
         slots.floats[place + 1], slots.floats[place + 2] = 0.0, now
-        return Fading(slots.floats, place + 1, PROMPT_S)
+        return place + 1
 
 
 def _name(root: str) -> str:
@@ -222,9 +187,21 @@ def fingerprint(prompt: bytes | memoryview) -> int:
     return hash((bytes(view[-_TAIL:]), len(view).bit_length()))
 
 
-def _scaled(nano_eur: Fading) -> Callable[[float, float], float]:
-    return lambda eur, now: nano_eur.below(eur * _NANO, now)
-
-
-def _constant(least: float, now: float) -> float:
-    return DEPTH_WAIT_S
+def _worst(policy: RunPolicy, calls: float, eur: float, depth: int, again: float) -> Verdict:
+    """A pause lasts until there is room for one more, or hardly anything is left; of depth
+    nothing fades."""
+    worst = FINE
+    for steps, value, words, one, hardly, fades_s in (
+        (policy.calls_per_minute, calls, "%.0f calls in a minute", 1, 0.01, MINUTE_S),
+        (policy.eur_per_minute, eur, "%.2f EUR in a minute", 0, 1e-9, MINUTE_S),
+        (policy.depth, depth, "%d levels deep", 0, 0, 0.0),
+        (policy.repeats, again, "the same prompt %.0f times", 1, 0.01, PROMPT_S),
+    ):
+        step, wait_s = steps.step(value), 0.0
+        if step == PAUSE and fades_s:
+            wait_s = _until(max((steps.pause or 0.0) - one, hardly), value, fades_s)
+        elif step == PAUSE:
+            wait_s = DEPTH_WAIT_S
+        if (step, wait_s) > (worst.step, worst.wait_s):
+            worst = Verdict(step, words % value, wait_s)
+    return worst
