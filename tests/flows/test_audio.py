@@ -166,7 +166,8 @@ def test_a_long_file_passes_through(served: Served) -> None:
     for pid in workers:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak starts anew
     assert served.hear(sound, extra_body=few).parse().usage.seconds == 60
-    assert max(_memory(pid, "VmHWM") - before[pid] for pid in workers) < 6 * MIB
+    # As much as a body that is kept may have; mostly it is far less.
+    assert max(_memory(pid, "VmHWM") - before[pid] for pid in workers) < 10 * MIB
 
 
 def test_no_sound_reaches_a_disk(served: Served) -> None:
