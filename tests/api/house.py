@@ -1,11 +1,13 @@
 """Three people and a key: Alice owns an organization, Bob bills for it, Mallory has her own."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.test import Client
+from django.utils import timezone
 
+from billing.models import UsageInbox
 from compliance import audit
 from controlplane.endpoints import aliases
 from controlplane.endpoints import services as endpoints
@@ -119,4 +121,24 @@ def with_key(secret: str) -> Client:
 def post(client: Client, path: str, body: Any = None, **headers: str) -> Any:
     return client.post(
         f"/api/v1{path}", data=body, content_type="application/json", headers=headers
+    )
+
+
+def delivered(house: House, **fields: Any) -> None:
+    """One request of its key that has just ended, as a gateway delivers it."""
+    now = timezone.now()
+    UsageInbox.objects.create(
+        request_id=f"req-{UsageInbox.objects.count()}",
+        gateway_id="gw-1",
+        key_id=house.key_id,
+        project_id=house.project.id,
+        endpoint_id=house.endpoint.id,
+        replica_id=house.replica.id,
+        operation="chat.completions",
+        opened_at=now - timedelta(seconds=2),
+        closed_at=now - timedelta(seconds=1),
+        status=200,
+        finish="complete",
+        counted_by="engine",
+        **fields,
     )

@@ -1,17 +1,15 @@
 """Budgets over HTTP: euro as text, exactly; who may set them; and what runs used."""
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.test import Client
-from django.utils import timezone
 
-from billing.models import Budget, UsageInbox
+from billing.models import Budget
 from gateway.runs import Runs
-from tests.api.house import House, post, signed_in, with_key
+from tests.api.house import House, delivered, post, signed_in, with_key
 
 WISH = {"unit": "eur", "amount": "12.50", "window": "month", "time_zone": "Europe/Berlin"}
 
@@ -27,20 +25,8 @@ def make(client: Client, **place: Any) -> Any:
 
 
 def spend(house: House, budget_id: str, window: str, amount: int, **fields: Any) -> None:
-    now = timezone.now()
-    UsageInbox.objects.create(
-        request_id=f"req-{UsageInbox.objects.count()}",
-        gateway_id="gw-1",
-        key_id=house.key_id,
-        project_id=house.project.id,
-        endpoint_id=house.endpoint.id,
-        replica_id=house.replica.id,
-        operation="chat.completions",
-        opened_at=now - timedelta(seconds=2),
-        closed_at=now - timedelta(seconds=1),
-        status=200,
-        finish="complete",
-        counted_by="engine",
+    delivered(
+        house,
         input_tokens=100,
         cached_tokens=40,
         output_tokens=7,

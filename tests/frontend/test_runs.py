@@ -7,9 +7,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import pseudonyms
-from billing.models import BudgetWindow, RunStop, UsageInbox
+from billing.models import BudgetWindow, RunStop
 from compliance.models import AuditEvent
-from tests.api.house import House, signed_in
+from tests.api.house import House, delivered, signed_in
 
 WISH = {"amount": "100", "unit": "calls", "window": "total", "time_zone": "UTC", "hard": "yes"}
 
@@ -26,20 +26,8 @@ def used(house: House, path: str, by: str, nano_eur: int, **fields: Any) -> None
     """One request of the run at `path` and of an agent, as a gateway delivers it."""
     names = path.split("/")
     refs = [run(house, "/".join(names[: depth + 1])) for depth in range(len(names))]
-    now = timezone.now()
-    UsageInbox.objects.create(
-        request_id=f"req-{UsageInbox.objects.count()}",
-        gateway_id="gw-1",
-        key_id=house.key_id,
-        project_id=house.project.id,
-        endpoint_id=house.endpoint.id,
-        replica_id=house.replica.id,
-        operation="chat.completions",
-        opened_at=now - timedelta(seconds=2),
-        closed_at=now - timedelta(seconds=1),
-        status=200,
-        finish="complete",
-        counted_by="engine",
+    delivered(
+        house,
         input_tokens=1000,
         cached_tokens=400,
         output_tokens=70,
