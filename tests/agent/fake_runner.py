@@ -16,7 +16,7 @@ import httpx
 from controlplane.fleet import wire
 from workers.agent import engines, kin, processes
 from workers.agent.engines import Running
-from workers.agent.runner import CannotStart
+from workers.agent.runner import CannotStart, Progress
 
 ENGINE = Path(__file__).with_name("fake_engine.py")
 
@@ -37,7 +37,7 @@ class FakeRunner:
         self.starts: list[str] = []
 
     def fetch(
-        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+        self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
         if spec.model == "unknown":
             raise CannotStart("model_not_found", "no model is called unknown")

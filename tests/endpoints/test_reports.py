@@ -232,3 +232,22 @@ def test_a_silent_while_is_not_billed(world: World, node: Node) -> None:
     assert (replica.state, replica.reason) == ("ready", "adopted")
     serve(world, node, replica, 10, 116.0)
     assert served(replica) == [5.0, 10.0]
+
+
+def test_a_fetch_is_followed_by_its_bytes(world: World, node: Node) -> None:
+    replica = world.replica(world.endpoint(), node, State.FETCHING)
+    began = world.later(1)
+    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=10, bytes_total=100))
+    world.later(1)
+    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=10, bytes_total=100))
+    replica.refresh_from_db()
+    assert (replica.bytes_done, replica.bytes_total, replica.progress_at) == (10, 100, began)
+    moved = world.later(1)
+    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=2**70, bytes_total=-1))
+    replica.refresh_from_db()
+    assert (replica.bytes_done, replica.bytes_total, replica.progress_at) == (2**62, 0, moved)
+    # A fetch that began anew is no progress.
+    world.later(1)
+    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=5, bytes_total=100))
+    replica.refresh_from_db()
+    assert (replica.bytes_done, replica.progress_at) == (5, moved)

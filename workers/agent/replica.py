@@ -103,6 +103,8 @@ class Replica:
             phase=record.phase,
             reason=record.reason,
             detail=record.detail[:500],
+            bytes_done=record.bytes_done,
+            bytes_total=record.bytes_total,
             pid=running.pid if running is not None and not self.ended else 0,
             address=self._address(running) if running and record.phase in LISTENING else "",
             start_tier=running.tier if running is not None else None,
@@ -216,8 +218,10 @@ class Replica:
         self.record.close_ready(self._clock())
         return await threads.call(self._runner.exit_reason, running)
 
-    def _progress(self, text: str) -> None:
+    def _progress(self, text: str, done: int = 0, total: int = 0) -> None:
+        """What people are told of a fetch; the next report carries it."""
         self.record.detail = text
+        self.record.bytes_done, self.record.bytes_total = done, total
 
     def _late(self) -> bool:
         since = self.record.start_since

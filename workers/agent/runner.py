@@ -15,11 +15,17 @@ class CannotStart(Exception):
         self.reason = reason
 
 
+class Progress(Protocol):
+    """Told while a fetch goes on: words, and bytes of the weights (0: not known)."""
+
+    def __call__(self, text: str, done: int = 0, total: int = 0) -> None: ...
+
+
 class Runner(Protocol):
     """All but `alive` may block; the loop calls them in threads."""
 
     def fetch(
-        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+        self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
         """Bring the engine's environment and the weights. Raises CannotStart."""
 

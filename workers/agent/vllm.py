@@ -12,7 +12,7 @@ from workers.agent import engines, environment, inventory, models, processes, wa
 from workers.agent.command import SpecError
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
-from workers.agent.runner import CannotStart
+from workers.agent.runner import CannotStart, Progress
 from workers.agent.settings import Settings
 from workers.agent.standby import Standby, Standbys
 
@@ -86,7 +86,7 @@ class VllmRunner:
     # --- runner.Runner ---------------------------------------------------------------------
 
     def fetch(
-        self, spec: wire.ReplicaSpec, progress: Callable[[str], None], cancelled: Callable[[], bool]
+        self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
         cache = self._settings.cache
         try:

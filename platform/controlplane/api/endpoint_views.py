@@ -61,6 +61,8 @@ class ReplicaView(serializers.ModelSerializer[Replica]):
             "detail",
             "state_at",
             "created_at",
+            "bytes_done",
+            "bytes_total",
             "start_tier",
             "phase_seconds",
             "engine_report",

@@ -90,6 +90,9 @@ class Replica(models.Model):
     start_tier = models.CharField(max_length=16, blank=True)  # standby | cold (wire.StartTier)
     engine_report = models.JSONField(default=dict)  # wire.EngineReport
     phase_seconds = models.JSONField(default=dict)  # finished phases, by the node's clock
+    bytes_done = models.BigIntegerField(default=0)  # of its weights, while they are fetched
+    bytes_total = models.BigIntegerField(default=0)  # 0: not known
+    progress_at = models.DateTimeField(null=True)  # when bytes_done last rose
     log_tail = models.TextField(blank=True)  # last lines, kept when it failed
     detail = models.CharField(max_length=500, blank=True)  # of the reason, for people
     # The node's desired_version in which the wish for this replica last changed: a report that

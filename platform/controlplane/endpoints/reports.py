@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from controlplane.endpoints import lifecycle, logs, notify
+from controlplane.endpoints import lifecycle, logs, notify, progress
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
@@ -105,7 +105,8 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
     # Always in this order: reports of two nodes may touch the same two endpoints.
     held = Replica.objects.filter(node_id=node.id, released_at=None).order_by("endpoint_id", "id")
     serving = _Serving()
-    for row in held.only("id", "state", "wish_version", "address", "endpoint_id"):
+    known = ("id", "state", "wish_version", "address", "endpoint_id", "bytes_done", "bytes_total")
+    for row in held.only(*known):
         replica = Held(row.id, State(row.state), row.wish_version)
         one = said.get(row.id)
         verdict = judge(replica, one, report.desired_version)
@@ -115,6 +116,8 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
             lifecycle.release(row.id, now=now)
         elif one is not None and row.state == State.READY:
             _moved(row, one)
+        if one is not None and row.state in (State.PLACED, State.FETCHING):
+            progress.note(row, one.bytes_done, one.bytes_total, now)
         if one is not None and replica.state not in COMING | {State.UNREACHABLE}:
             serving.add(row.id, one.ready_s)
     serving.write(now)

@@ -157,6 +157,8 @@ class ReplicaReport(Message):
     phase: Phase
     reason: str = ""  # an endpoints.states.Reason when phase is failed, else empty
     detail: str = ""
+    bytes_done: int = 0  # of the weights while they are fetched; a start that is stuck adds none
+    bytes_total: int = 0  # 0: not known
     pid: int = 0
     address: str = ""  # where the gateway reaches it, once it listens
     start_tier: StartTier | None = None
