@@ -77,11 +77,13 @@ def test_what_the_endpoint_says_wins_and_none_leaves_vllms_default() -> None:
     assert not [flag for flag in argv if flag.startswith("--block-size")]
 
 
-def test_several_gpus_mean_tensor_parallelism_unless_said_otherwise() -> None:
-    assert "--tensor-parallel-size=2" in arguments(spec(device_indexes=[2, 3]), kind="nvidia-h200")
-    split = spec(device_indexes=[2, 3], engine_args={"tensor_parallel_size": 1})
-    assert "--tensor-parallel-size=1" in arguments(split, kind="nvidia-h200")
-    assert "--enforce-eager" not in arguments(split, kind="nvidia-h200")
+@pytest.mark.parametrize("kind", ["cpu", "nvidia-h200"])
+def test_several_devices_are_a_process_each(kind: str) -> None:
+    split = spec(device_indexes=[2, 3], engine_args={"tensor_parallel_size": 2})
+    argv = arguments(split, kind=kind)
+    assert "--tensor-parallel-size=2" in argv
+    assert "--distributed-executor-backend=mp" in argv
+    assert ("--enforce-eager" in argv) == (kind == "cpu")
 
 
 def test_a_value_never_becomes_an_option() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from workers.agent.standby import Standby, StandbyError
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
 __all__ = ["engine_environment", "tiny_model"]
+
+TWO_DEVICES = {"kv_cache_memory_bytes": 64 << 20, "tensor_parallel_size": 2}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can raise every wall")
 
@@ -135,12 +138,39 @@ def test_a_killed_engine_is_noticed_and_its_core_does_not_stay(
     assert [one for one in family if kin.read(one.pid) is not None] == []
 
 
+def _ranks(running: engines.Running) -> dict[int, int]:
+    """Rank to the process that computes it, as vLLM's own log says."""
+    found = re.findall(r"\(Worker_TP(\d+) pid=(\d+)\)", Path(running.log).read_text())
+    return {int(rank): int(pid) for rank, pid in found}
+
+
+def test_two_devices_serve_as_one_and_fall_as_one(bench: Bench, engine: engines.Running) -> None:
+    spec = bench.spec("rep_both", engine_args=TWO_DEVICES, device_indexes=[0, 1])
+    running = bench.serve(spec, bench.standby())
+    assert running.tier is wire.StartTier.STANDBY
+    assert engines.probe(running, spec) is None
+    assert chat(running)["usage"]["completion_tokens"] == 8
+    workers = _ranks(running)
+    assert sorted(workers) == [0, 1]
+    family = kin.of(running.pid, running.start_time, running.uid)
+    assert set(workers.values()) <= {one.pid for one in family}
+
+    os.kill(workers[1], signal.SIGKILL)
+
+    # Nobody is told that it lives when half of it does not.
+    wait(lambda: not engines.alive(running), 30.0)
+    engines.stop(running, 0.0)
+    assert [one for one in family if kin.read(one.pid) is not None] == []
+    assert not Path(running.directory).exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ({"max_model_len": 1_000_000}, "max_model_len"),
         ({"no_such_flag": 1}, "unrecognized arguments: --no-such-flag=1"),
         ({"dtype": "float7"}, "float7"),
+        ({"tensor_parallel_size": 3}, "attention heads (2) must be divisible by tensor"),
     ],
 )
 def test_an_engine_that_cannot_start_says_why(

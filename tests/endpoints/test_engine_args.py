@@ -90,7 +90,20 @@ def test_devices_and_parallelism_agree() -> None:
         refused({"tensor_parallel_size": 2}, 4)
     )
     assert "device_count 1" in str(refused({"pipeline_parallel_size": 2}, 1))
-    assert "device_count 2" in str(refused({"tensor_parallel_size": 1}, 2))
+    assert "uses 1 device, " in str(refused({"tensor_parallel_size": 1}, 2))
+
+
+def test_over_nodes_the_model_is_cut_into_stages() -> None:
+    """Tensor parallelism stays inside a node; the CPU's engine has nothing else."""
+    staged = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
+    assert engine_args.validate({}, 4, "nvidia-h200", 2) == staged
+    assert engine_args.validate({}, 4, "cpu", 2) == {"tensor_parallel_size": 8}
+    whole = {"tensor_parallel_size": 8}
+    assert engine_args.validate(whole, 4, "nvidia-h200", 2) == whole
+    with pytest.raises(Invalid, match="has device_count 4 on each of 2 nodes"):
+        engine_args.validate({"tensor_parallel_size": 4}, 4, "nvidia-h200", 2)
+    with pytest.raises(Invalid, match="for CPUs has no pipeline parallelism"):
+        engine_args.validate({"pipeline_parallel_size": 2}, 2, "cpu")
 
 
 def test_settings_that_need_each_other() -> None:

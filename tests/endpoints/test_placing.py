@@ -36,6 +36,17 @@ def test_devices_and_state_go_together(world: World, node: Node) -> None:
     assert placing.place(replica.id, now=world.now) is None  # not requested any more
 
 
+def test_replicas_of_one_endpoint_stand_on_different_nodes(world: World) -> None:
+    """As many as there are, however many devices one of them has; then they double up evenly."""
+    for name, devices in (("big", 8), ("small", 2), ("tiny", 1)):
+        world.node(name, devices)
+    endpoint = world.endpoint(min_replicas=5, max_replicas=5)
+    world.reconcile(endpoint)
+    world.reconcile(endpoint)
+    placed = Replica.objects.filter(state=State.PLACED).values_list("node__name", flat=True)
+    assert Counter(placed) == {"big": 2, "small": 2, "tiny": 1}
+
+
 def test_a_refusal_leaves_it_waiting_with_the_reason(world: World, node: Node) -> None:
     endpoint = world.endpoint(device_count=2, max_replicas=2)
     world.replica(endpoint, node)

@@ -68,9 +68,10 @@ def arguments(
 ) -> list[str]:
     """What follows `vllm serve`. Raises SpecError."""
     chosen: dict[str, Value] = dict(CPU_DEFAULTS) if device_kind == "cpu" else {}
+    if len(spec.device_indexes) > 1:
+        # A process for each device; the endpoint's settings say how they share the model.
+        chosen["distributed_executor_backend"] = "mp"
     chosen.update(spec.engine_args)
-    if device_kind != "cpu" and len(spec.device_indexes) > 1:
-        chosen.setdefault("tensor_parallel_size", len(spec.device_indexes))
     argv = [str(model), f"--served-model-name={spec.served_name}", f"--uds={socket}"]
     argv += ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]
     argv += ["--no-enable-log-requests"]

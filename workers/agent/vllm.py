@@ -121,7 +121,7 @@ class VllmRunner:
             device_kind=kind,
             standby=self._lend(spec, fetched.environment),
             marks=processes.marks(self._settings.directory, spec.replica_id),
-            threads=self._threads(spec, kind),
+            threads=self._threads(kind),
         )
         try:
             return engines.start(spec, place)
@@ -194,11 +194,12 @@ class VllmRunner:
             self._standbys[one.name] = Standbys(one, directory, marks=marks)
         return self._standbys[one.name]
 
-    def _threads(self, spec: wire.ReplicaSpec, kind: str) -> int:
-        """A CPU share's part of the cores; on a GPU the host has little to compute."""
+    def _threads(self, kind: str) -> int:
+        """A CPU share's part of the cores, for the process of each device; on a GPU the host has
+        little to compute."""
         if kind != "cpu":
             return 1
-        return max(1, inventory.cpu_count() * len(spec.device_indexes) // len(self._devices))
+        return max(1, inventory.cpu_count() // len(self._devices))
 
     def _check_readable(self, *folders: Path) -> None:
         if os.geteuid() != 0:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.endpoints import parallel
 from controlplane.endpoints.errors import Invalid
 
 Value = bool | int | float | str | None
@@ -164,11 +165,13 @@ FORBIDDEN: dict[str, str] = {
 }
 
 
-def validate(args: Mapping[str, Any], device_count: int) -> dict[str, Value]:
+def validate(
+    args: Mapping[str, Any], device_count: int, device_kind: str = "", node_count: int = 1
+) -> dict[str, Value]:
     """The settings as an engine may have them, names in snake_case; else Invalid says which not.
 
-    Dashes in names count as underscores. `device_count` is what a replica holds: tensor times
-    pipeline parallelism must use exactly that many.
+    Dashes in names count as underscores. `device_count` is what a replica holds on each of its
+    nodes: tensor times pipeline parallelism must use exactly what it holds.
     """
     found: dict[str, Value] = {}
     for given, value in args.items():
@@ -182,20 +185,16 @@ def validate(args: Mapping[str, Any], device_count: int) -> dict[str, Value]:
         if problem := ALLOWED[name].problem(value):
             raise _refused(name, f"{name}: {problem}, not {_shown(value)}", "engine_arg_invalid")
         found[name] = value
-    return _together(found, device_count)
+    try:
+        found = parallel.settle(
+            found, device_count=device_count, node_count=node_count, device_kind=device_kind
+        )
+    except parallel.Misfit as error:
+        raise _refused("tensor_parallel_size", str(error), "engine_arg_invalid") from None
+    return _together(found)
 
 
-def _together(args: dict[str, Value], device_count: int) -> dict[str, Value]:
-    tensor = int(args.get("tensor_parallel_size") or 1)
-    pipeline = int(args.get("pipeline_parallel_size") or 1)
-    if tensor * pipeline != device_count and (tensor * pipeline > 1 or device_count > 1):
-        if tensor * pipeline > 1 or "tensor_parallel_size" in args:
-            message = (
-                f"tensor_parallel_size {tensor} times pipeline_parallel_size {pipeline} "
-                f"uses {tensor * pipeline} devices, the endpoint has device_count {device_count}"
-            )
-            raise _refused("tensor_parallel_size", message, "engine_arg_invalid")
-        args = {**args, "tensor_parallel_size": device_count}
+def _together(args: dict[str, Value]) -> dict[str, Value]:
     if args.get("enable_auto_tool_choice") and not args.get("tool_call_parser"):
         message = "enable_auto_tool_choice needs a tool_call_parser"
         raise _refused("tool_call_parser", message, "engine_arg_invalid")

@@ -63,7 +63,7 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     adapters = [_adapter(one) for one in spec.adapters]
     if len(adapters) > MAX_ADAPTERS or len({a["name"] for a in adapters}) < len(adapters):
         raise _invalid("adapters", f"expected at most {MAX_ADAPTERS}, each with a name of its own")
-    arguments = engine_args.validate(spec.engine_args, spec.device_count)
+    arguments = engine_args.validate(spec.engine_args, spec.device_count, spec.device_kind)
     pool = _pool(spec, organization)
     paths = [spec.model, *(a["path"] for a in adapters)]
     if pool.organization_id is None and any(path.startswith("/") for path in paths):
