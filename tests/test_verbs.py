@@ -25,6 +25,9 @@ from billing.models import BudgetWindow
 from compliance import audit, exports
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent
+from controlplane.batches import files, finishing
+from controlplane.batches import services as batches
+from controlplane.batches.models import Batch
 from controlplane.endpoints import aliases
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
@@ -39,7 +42,7 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, running, fleet, silence, endpoints, aliases),
+    *(tenancy, limits, running, fleet, silence, endpoints, aliases, files, batches),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -50,6 +53,13 @@ NO_VERBS = {
     running.stopped_at: "looks",
     aliases.refuse_shadow: "looks",
     silence.unreachable: "looks",
+    files.begin: "makes what nobody sees before file.create",
+    files.complete: "is part of file.create, and of a batch's end",
+    batches.context: "computes",
+    batches.counts: "looks",
+    batches.locked: "looks",
+    batches.prune: "forgets batches whose files are over",
+    batches.tell_end: "is the event of a batch that the runner ended",
     fleet.renewal_due: "looks",
     fleet.touch: "raises the version that another verb's change needs",
     fleet.heartbeat: "comes every few seconds; silence and return are told",
@@ -215,6 +225,38 @@ class Walk:
         self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
         self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
 
+    def batches(self) -> None:
+        project = self.kept.project
+        key, _ = tenancy.issue_key(
+            actor=WHO, project=project, name="night", scopes=["inference"], now=NOW
+        )
+        made = []
+        for _ in range(2):
+            upload = files.begin(actor=WHO, project=project, now=NOW)
+            upload.write(b"{}\n")
+            made.append(
+                self.do(
+                    files.create,
+                    "file.create",
+                    upload=upload,
+                    filename="in.jsonl",
+                    purpose="batch",
+                )
+            )
+        batch = self.do(
+            batches.create,
+            "batch.create",
+            key=key,
+            input_file_id=made[0].id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+        )
+        self.do(batches.cancel, "batch.cancel", batch=batch)
+        self.do(finishing.finish, "batch.end", batch.id)
+        assert Batch.objects.get().status == "cancelled"
+        self.do(files.delete, "file.delete", file=made[0])
+        self.do(files.expire, "file.expire", now=NOW + timedelta(days=31))
+
     def billing(self) -> None:
         self.do(
             prices.publish,
@@ -292,6 +334,7 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     walk.tenancy()
     walk.fleet()
     walk.endpoints()
+    walk.batches()
     walk.billing()
     walk.budgets()
     walk.compliance()

@@ -24,6 +24,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 # More tokens than any context times any number of choices: a counter gone wrong.
 ABSURD_TOKENS = 1_000_000_000
 # Booked requests stay this long, for whoever compares them with a gateway's spool.
+BATCH = "brq_"  # how ids of lines of batches begin: only the control plane can draw them
 INBOX_KEPT = timedelta(days=30)
 
 
@@ -181,7 +182,8 @@ def _request_events(
 
 
 def _flags(row: UsageInbox) -> tuple[str, ...]:
-    """What an auditor should know of a count: it was cut off, or not the engine's own."""
+    """What an auditor or a bill should know of a count: it was cut off, or not the engine's own,
+    or a line of a batch."""
     flags = []
     if row.finish not in _WHOLE:
         flags.append(row.finish)
@@ -189,6 +191,8 @@ def _flags(row: UsageInbox) -> tuple[str, ...]:
         flags.append(row.counted_by)
     if row.cached_tokens > row.input_tokens:
         flags.append("cached_above_input")
+    if row.request_id.startswith(BATCH):
+        flags.append("batch")
     return tuple(flags)
 
 

@@ -3,6 +3,8 @@
 from django.utils import timezone
 
 from compliance import exports, partitions
+from controlplane.batches import files
+from controlplane.batches import services as batches
 from controlplane.endpoints import funding
 from workers import metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
@@ -49,7 +51,9 @@ def build_exports() -> None:
 
 @app.task
 def prune() -> None:
-    upkeep.prune_activity(timezone.now())
+    now = timezone.now()
+    upkeep.prune_activity(now)
+    files.expire(now)
 
 
 @app.task(name="workers.tasks.upkeep")
@@ -60,3 +64,4 @@ def hourly_upkeep() -> None:
     upkeep.prune_logs(now)
     upkeep.prune_counters(now)
     upkeep.prune_stops(now)
+    batches.prune(now)

@@ -1,6 +1,7 @@
 """The web process: `uvicorn controlplane.asgi:application`."""
 
 import os
+from importlib import import_module
 from typing import Any
 
 from django.core.asgi import get_asgi_application
@@ -8,15 +9,24 @@ from django.core.asgi import get_asgi_application
 from controlplane.api.agent_handler import AgentHandler, Receive, Send
 
 AGENTS = "/agent/v1/"
+GATEWAYS = "/gateway/v1/"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 _people = get_asgi_application()
 _agents = AgentHandler()
+# Its module imports models, which exist only now.
+_gateways = import_module("controlplane.api.gateway_door").GatewayDoor()
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Agents and people come through one port, and through different handlers."""
-    if scope["type"] == "http" and scope["path"].startswith(scope.get("root_path", "") + AGENTS):
+    """Agents, gateways and people come through one port, and through different handlers."""
+    if scope["type"] != "http":
+        await _people(scope, receive, send)
+        return
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path.startswith(AGENTS):
         await _agents(scope, receive, send)
+    elif path.startswith(GATEWAYS):
+        await _gateways(scope, receive, send)
     else:
         await _people(scope, receive, send)

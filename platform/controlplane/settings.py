@@ -38,6 +38,7 @@ INSTALLED_APPS = [
     "controlplane.tenancy",
     "controlplane.fleet",
     "controlplane.endpoints",
+    "controlplane.batches",
     "controlplane.api",
     "workers",
     "frontend",
@@ -167,6 +168,18 @@ RESERVE_S = env.seconds("STOA_RESERVE_S", 300)
 DRAIN_S = env.seconds("STOA_DRAIN_S", 10)
 RETRY_BASE_S = env.seconds("STOA_RETRY_BASE_S", 10) * TIME_SCALE
 RETRY_MAX_S = env.seconds("STOA_RETRY_MAX_S", 600) * TIME_SCALE
+
+# --- Files and batches: sizes in bytes --------------------------------------------------
+FILE_MAX_BYTES = env.integer("STOA_FILE_MAX_BYTES", 200 << 20)
+FILES_PROJECT_BYTES = env.integer("STOA_FILES_PROJECT_BYTES", 10 << 30)
+FILES_KEPT_S = env.seconds("STOA_FILES_KEPT_S", 30 * 86_400)
+BATCH_MAX_REQUESTS = env.integer("STOA_BATCH_MAX_REQUESTS", 50_000)
+BATCH_LINE_MAX_BYTES = env.integer("STOA_BATCH_LINE_MAX_BYTES", 10 << 20)
+BATCH_WINDOW_S = env.seconds("STOA_BATCH_WINDOW_S", 86_400)
+BATCH_LEASE_S = env.seconds("STOA_BATCH_LEASE_S", 30) * TIME_SCALE
+BATCH_CONCURRENCY = env.integer("STOA_BATCH_CONCURRENCY", 32)
+# Where runners reach a gateway.
+BATCH_GATEWAY_URL = env.text("STOA_BATCH_GATEWAY_URL", GATEWAY_URL)
 
 # The database roles that `grant_roles` provides for (compliance.grants).
 APP_ROLE = env.text("STOA_APP_ROLE", "stoa_app")

@@ -156,6 +156,10 @@ class Admission:
         """Whether somebody waits for it, so that one who comes now would wait as well."""
         return self._order(endpoint.id).length > 0
 
+    def waiting_for(self, endpoint_id: str) -> int:
+        """How many wait for it, at all workers of this host."""
+        return self._order(endpoint_id).length if self._words[self._anybody] else 0
+
     def _order(self, endpoint_id: str) -> Order:
         order = self._orders.get(endpoint_id)
         if order is None:

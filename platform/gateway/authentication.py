@@ -18,9 +18,11 @@ _LENGTH = len(_PREFIX) + 8 + 1 + 43
 
 
 class Caller(Protocol):
-    """Whose request it is: only a key with networks asks for the address."""
+    """Whose request it is: only a key with networks asks for the address, and only what is no
+    key may be a line's pass."""
 
     def address(self, headers: Mapping[bytes, bytes]) -> str: ...
+    def line_key(self, directory: Directory, secret: bytes, now: float) -> Key | None: ...
 
 
 def authenticate(
@@ -45,8 +47,9 @@ def authenticate(
         raise errors.key_missing()
     # A key of another shape is turned away before it costs a hash.
     if len(secret) != _LENGTH or not secret.startswith(_PREFIX):
-        raise errors.key_unknown()
-    key = directory.key(secret)
+        key = caller.line_key(directory, secret, now)
+    else:
+        key = directory.key(secret)
     if key is None:
         raise errors.key_unknown()
     if key.expires_at is not None and key.expires_at <= now:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import httptools
 
-from gateway import addresses, errors, framing, reply, timing
+from gateway import addresses, errors, framing, reply, spare, timing
 from gateway.access_log import Line
 from gateway.context import Context
 from gateway.directory import Directory, Key
@@ -39,8 +39,8 @@ class Request:
 
     __slots__ = (
         "alias", "base", "directory", "entry_id", "expects", "headers", "id", "keep_alive", "key",
-        "method", "old", "onward", "operation", "path", "pieces", "refusal", "size", "timing",
-        "upload",
+        "method", "old", "onward", "operation", "path", "pieces", "query", "refusal", "size",
+        "timing", "upload",
     )  # fmt: skip
 
     def __init__(self, arrived: float, id: str) -> None:
@@ -51,6 +51,7 @@ class Request:
         self.onward: Onward | None = None  # … and the way along them
         self.method = ""
         self.path = ""  # without the query, nor the endpoint's own base
+        self.query = b""  # with its question mark
         self.base = ""  # the endpoint whose own base URL was used
         self.operation: Operation | None = None
         self.headers: dict[bytes, bytes] = {}
@@ -216,7 +217,8 @@ class Client(asyncio.Protocol):
         version = parser.get_http_version()
         if not target.startswith(b"/"):
             target = framing.local(method, target)
-        request.path = target.partition(b"?")[0].decode("ascii", "replace")
+        path, mark, query = target.partition(b"?")
+        request.path, request.query = path.decode("ascii", "replace"), mark + query
         request.keep_alive = parser.should_keep_alive()
         request.old = version != "1.1"
         self._screen(self, request)
@@ -270,8 +272,8 @@ class Client(asyncio.Protocol):
 
     # --- reading ----------------------------------------------------------------------
     def _limit(self, request: Request) -> int:
-        limits = self._context.limits
-        return limits.body_bytes if request.upload is None else limits.upload_bytes
+        limits, upload = self._context.limits, request.upload
+        return limits.body_bytes if upload is None else upload.limit
 
     @property
     def _free(self) -> bool:
@@ -418,6 +420,11 @@ class Client(asyncio.Protocol):
         with contextlib.suppress(OSError, NotImplementedError):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
+
+    def line_key(self, directory: Directory, secret: bytes, now: float) -> Key | None:
+        """Of a line of a batch; closed where this gateway takes no batches."""
+        config = self._context.config
+        return spare.key_of(directory, config.pass_key, secret, now) if config.house_url else None
 
     def address(self, headers: Mapping[bytes, bytes]) -> str:
         """Where a request with these headers comes from."""

@@ -8,8 +8,10 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from billing import passes
 from gateway import trace_settings
 from gateway.table import COLUMNS
 from gateway.trace_settings import TraceSettings
@@ -50,9 +52,15 @@ class Config:
     certificate: Path | None = None  # PEM: what a node's relay admits
     certificate_key: Path | None = None
     certificate_ca: Path | None = None  # PEM: the region's CA, which signs relays
+    house_url: str = ""  # the control plane, for files and batches; empty: there are none
     log_level: str = "INFO"
     access_log: bool = False  # a line on standard output for each request
     traces: TraceSettings | None = None
+
+    @cached_property
+    def pass_key(self) -> bytes:
+        """What passes for lines of batches are made with."""
+        return passes.key(self.pepper, passes.TO_GATEWAY)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Config":
@@ -83,6 +91,7 @@ class Config:
             certificate=read.file("STOA_GATEWAY_CERTIFICATE"),
             certificate_key=read.file("STOA_GATEWAY_KEY"),
             certificate_ca=read.file("STOA_GATEWAY_CA"),
+            house_url=read.text("STOA_GATEWAY_CONTROLPLANE_URL", ""),
             log_level=read.text("STOA_LOG_LEVEL", "INFO").upper(),
             access_log=read.flag("STOA_GATEWAY_ACCESS_LOG", True),
             traces=_traces(environ),
@@ -101,6 +110,8 @@ class Config:
             raise ConfigError(
                 "STOA_GATEWAY_TLS_CERTIFICATE and STOA_GATEWAY_TLS_KEY: set both or none"
             )
+        if self.house_url and not self.house_url.startswith(("http://", "https://")):
+            raise ConfigError("STOA_GATEWAY_CONTROLPLANE_URL: expected http://… or https://…")
         pair = (self.certificate, self.certificate_key, self.certificate_ca)
         if any(pair) and not all(pair):
             raise ConfigError(

@@ -18,6 +18,7 @@ from gateway.pools import Pools
 from gateway.request_ids import RequestIds
 from gateway.runs import Runs
 from gateway.salts import Salts
+from gateway.spare import Spare
 from gateway.spool import Spool
 from gateway.stops import Stops
 from gateway.suspects import Suspects
@@ -59,6 +60,7 @@ class Context:
     host: Host
     brake: Brake
     suspects: Suspects
+    spare: Spare
     learning: Learning = field(default_factory=Learning)
     access: AccessLog | None = None
     tracer: Tracer | None = None

@@ -191,6 +191,26 @@ def engine_overloaded(name: str, retry_after_s: int = 1) -> ApiError:
     return _unavailable("engine_overloaded", message, retry_after_s)
 
 
+def no_spare_capacity(name: str) -> ApiError:
+    message = f"The endpoint `{name}` has nothing to spare for a batch now."
+    return _unavailable("no_spare_capacity", message, 1)
+
+
+def preempted(name: str) -> ApiError:
+    message = f"Others wait for the endpoint `{name}`, so this line of a batch was cut off."
+    return _unavailable("preempted", message, 1)
+
+
+def house_unreachable(retry_after_s: int) -> ApiError:
+    message = "Files and batches cannot be reached at the moment."
+    return _unavailable("batches_unavailable", message, retry_after_s)
+
+
+def no_house() -> ApiError:
+    message = "This gateway is not set up to take files and batches."
+    return ApiError(501, "batches_not_configured", message, type="server_error")
+
+
 def engine_gone() -> ApiError:
     message = "The engine went away before the answer was complete."
     return ApiError(502, "engine_gone", message, type="server_error")

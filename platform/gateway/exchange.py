@@ -29,8 +29,10 @@ from gateway.directory import Endpoint, Key, Replica
 from gateway.entry import Entry
 from gateway.errors import ApiError
 from gateway.gate import Ask, Pass
+from gateway.loads import Place
 from gateway.request import Call
 from gateway.sizes import Size
+from gateway.spare import LineKey
 from gateway.spool import SpoolFull
 from gateway.turn import Turn
 from gateway.upstream import Unreachable, Upstream, post
@@ -135,6 +137,8 @@ class Exchange:
 
     # --- its turn -----------------------------------------------------------------------
     def go(self, replica: Replica) -> None:
+        if type(self._turn.key) is LineKey:
+            self._context.spare.began(self._entry.endpoint.id, self)
         try:
             self._dispatch(replica)
         except ApiError as error:
@@ -423,6 +427,8 @@ class Exchange:
         now = time.monotonic()
         self._entry.settle(now, status, finish, used, counted_by)
         run, held = self._ask_for.run, self._entry.held
+        if type(self._turn.key) is LineKey:
+            self._context.spare.ended(self._entry.endpoint.id, self)
         if run.refs:
             self._context.stops.running.discard(self)
             if held is not None and held.cost:
@@ -457,6 +463,15 @@ class Exchange:
     # --- from its run ---------------------------------------------------------------------
     def belongs(self, project_id: str, ref: str) -> bool:
         return ref in self._ask_for.run.refs and project_id == self._turn.key.project_id
+
+    @property
+    def place(self) -> Place:
+        """What it takes of its replica."""
+        return self._way.place
+
+    def preempted(self) -> None:
+        """A line of a batch makes room for somebody who waits."""
+        self._leave(errors.preempted(self._call.model), "preempted")
 
     def stopped(self) -> None:
         self._leave(errors.run_stopped(), "run_stopped")

@@ -25,13 +25,14 @@ class Client(Protocol):
 class Intake(Upload):
     """`free`, below: nothing else is being answered."""
 
-    __slots__ = ("_client", "_limits", "_request", "begun")
+    __slots__ = ("_client", "_limits", "_request", "begun", "limit")
 
     def __init__(self, mark: bytes, client: Client, request: "Request", limits: Limits) -> None:
         super().__init__(mark, self, limits.body_bytes)
         self._client = client
         self._request = request
         self._limits = limits
+        self.limit = limits.upload_bytes
         self.begun = False  # it is being served
 
     def take(self, data: bytes, *, free: bool) -> bool:

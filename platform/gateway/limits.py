@@ -33,6 +33,8 @@ class Limits:
     held_bytes: int = 256 << 20  # bodies of all requests that wait
     aging_s: float = 30.0  # so long a wait counts as one priority more
     drain_s: float = 30.0
+    file_bytes: int = 201 << 20  # of a form with a file for batches; the control plane has its own
+    spare_share: float = 0.75  # of a replica, that lines of batches may fill
 
     @classmethod
     def of(cls, config: Config, environ: Mapping[str, str] = os.environ) -> "Limits":

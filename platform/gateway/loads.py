@@ -81,6 +81,18 @@ class Loads:
                 found.append(replica)
         return found
 
+    def spare(self, replica: Replica, place: Place, share: float) -> bool:
+        """Whether a line of a batch would leave free what others may come for: it fills no more
+        than this share, though one line always fits into a replica that does nothing."""
+        load = self._load(replica.id)
+        tokens, sequences = load % _SEQUENCE, load // _SEQUENCE
+        if not sequences:
+            return True
+        most, held = replica.max_num_seqs, replica.kv_tokens
+        if most is not None and sequences + place.sequences > most * share:
+            return False
+        return held is None or tokens + place.tokens <= held * SAFE * share
+
     def room(self, replica: Replica, place: Place) -> bool:
         return bool(self.roomy((replica,), place))
 

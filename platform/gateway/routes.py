@@ -14,6 +14,7 @@ from gateway import (
     guard,
     models_api,
     operations,
+    passage,
     reply,
     request,
     runs_api,
@@ -25,10 +26,14 @@ from gateway.context import Context
 from gateway.directory import Endpoint
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
+from gateway.gate import Ask
 from gateway.intake import Intake
 from gateway.onward import Onward
 from gateway.operations import Operation
+from gateway.passage import House
+from gateway.prices import TokenPrices
 from gateway.request import Call
+from gateway.spare import LineKey
 from gateway.upload_exchange import UploadExchange
 
 _MODELS = "/v1/models"
@@ -42,6 +47,11 @@ _OK = b'{"status":"ok"}'
 class Routes:
     context: Context
     clock: Callable[[], float] = time.time  # Unix seconds
+    house: House | None = None
+
+    def __post_init__(self) -> None:
+        url = self.context.config.house_url
+        self.house = House(url, self.context.limits.connect_s) if url else None
 
     def screen(self, client: Client, asked: Request) -> None:
         """Look at the head alone, so that a body is only kept for who may send one."""
@@ -55,6 +65,8 @@ class Routes:
             self._authenticate(client, asked, now)
             if asked.operation is not None and asked.operation.form:
                 asked.upload = self._upload(client, asked)
+            elif asked.operation is None and passage.named(asked.path):
+                asked.upload = passage.Cargo(client, asked, self.context)
         except ApiError as error:
             asked.refusal = error
 
@@ -106,6 +118,10 @@ class Routes:
             expected = "GET"
         elif runs_api.named(path):
             expected = "POST"
+        elif passage.named(path) and not asked.base:
+            if self.house is None:
+                raise errors.no_house()
+            expected = method if method in ("GET", "POST", "DELETE") else "GET"
         else:
             raise errors.unknown_route(method, path)
         if method != expected:
@@ -122,6 +138,10 @@ class Routes:
             if operation is not None:
                 label = operation.name
                 self._relay(client, asked, operation)
+                return
+            if self.house is not None and passage.named(asked.path):
+                label = "batches"
+                passage.Passage(self.context, client, asked, self.house).start()
                 return
             if asked.path.startswith(runs_api.BASE):
                 label = "runs"
@@ -171,12 +191,19 @@ class Routes:
         size.media += call.operation.form
         guard.check(call, endpoint, size)
         context = self.context
+        if type(key) is LineKey:
+            # Before limits and budgets: that it has to come again later costs its key nothing.
+            place = context.learning.of(endpoint.id).place(size)
+            context.spare.check(endpoint, place, call.model)
+            asked.entry_id = key.request_id
         run = context.runs.of(key.project_id, asked.headers, call.fields.get("metadata"))
         if run.refs:
             warning, delay_s = braking.look(context, directory, key, run, call)
         else:
             warning, delay_s = "", 0.0
         ask = context.gate.ask(directory, key, endpoint, run, call, size)
+        if type(key) is LineKey and key.paid:
+            ask = Ask((), (), TokenPrices(), run)
         if warning:
             ask.warning, ask.delay_s = warning, delay_s
         kind = Exchange if asked.upload is None else UploadExchange

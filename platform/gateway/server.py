@@ -28,6 +28,7 @@ from gateway.pools import Pools
 from gateway.routes import Routes
 from gateway.runs import Runs
 from gateway.salts import Salts
+from gateway.spare import Spare
 from gateway.spool import Spool
 from gateway.stops import Stops
 from gateway.suspects import Suspects
@@ -56,6 +57,7 @@ def context(
     host: Host,
 ) -> Context:
     pools = Pools(limits.silent_s)
+    admission = Admission(keeper, activity, pools, limits, host.loads)
     return Context(
         config=config,
         limits=limits,
@@ -64,7 +66,7 @@ def context(
         activity=activity,
         uses=uses,
         engines=Engines(config, limits),
-        admission=Admission(keeper, activity, pools, limits, host.loads),
+        admission=admission,
         salts=Salts(config.pepper),
         gate=gate,
         runs=Runs(config.pepper),
@@ -73,6 +75,7 @@ def context(
         host=host,
         brake=Brake(host.runs),
         suspects=Suspects(host.suspects),
+        spare=Spare(admission, limits.spare_share),
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )

@@ -14,6 +14,7 @@ from gateway.errors import ApiError
 from gateway.request import Call
 from gateway.router import Owner
 from gateway.sizes import Size
+from gateway.spare import LineKey
 from gateway.usage import Usage
 from gateway.way import Way
 
@@ -96,6 +97,9 @@ class Turn:
             self._wait(whose)
 
     def _wait(self, whose: Whose) -> None:
+        if type(self.key) is LineKey:
+            whose.turned_away(errors.no_spare_capacity(self._call.model))
+            return
         endpoint, limits = self._entry.endpoint, self._context.limits
         self._began = time.monotonic()
         ticket = Ticket(

@@ -44,21 +44,28 @@ class Source(Protocol):
     def detach(self) -> None: ...
 
 
+class Owner(Protocol):
+    """Who has the connection between two requests."""
+
+    def keep(self, upstream: "Upstream") -> None: ...
+    def forget(self, upstream: "Upstream") -> None: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection to one replica, serving one request at a time."""
 
     __slots__ = (
-        "_ended", "_engines", "_framed", "_head", "_headers", "_lasting", "_parser", "_paused",
+        "_ended", "_framed", "_head", "_headers", "_lasting", "_owner", "_parser", "_paused",
         "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused", "source",
         "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, engines: "Engines", replica: Replica) -> None:
-        self._engines = engines
-        self.replica_id = replica.id
-        self.address = replica.address
+    def __init__(self, owner: Owner, replica_id: str, address: str) -> None:
+        self._owner = owner
+        self.replica_id = replica_id
+        self.address = address
         self.listener: Listener | None = None
         self.source: Source | None = None
         self.reused = False
@@ -124,7 +131,7 @@ class Upstream(asyncio.Protocol):
             listener.engine_data(body, False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._engines.forget(self)
+        self._owner.forget(self)
         listener = self.listener
         if listener is None:
             return
@@ -172,7 +179,7 @@ class Upstream(asyncio.Protocol):
         self._status = 0
         self.resume()
         if self._lasting and not self._detach() and not self.transport.is_closing():
-            self._engines.keep(self)
+            self._owner.keep(self)
         else:
             self.transport.close()
         listener.engine_data(body, True)
@@ -218,7 +225,7 @@ class Engines:
         kind, _, where = replica.address.partition(":")
 
         def protocol() -> Upstream:
-            return Upstream(self, replica)
+            return Upstream(self, replica.id, replica.address)
 
         try:
             async with asyncio.timeout(self._limits.connect_s):

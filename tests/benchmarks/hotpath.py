@@ -117,7 +117,7 @@ class Bench:
         client = Client(self.context, self.routes.screen, self.routes.serve)
         client.connection_made(cast("asyncio.Transport", Transport()))
         replica = self.directory.every_endpoint()[0].replicas[0]
-        upstream = Upstream(self.context.engines, replica)
+        upstream = Upstream(self.context.engines, replica.id, replica.address)
         upstream.connection_made(cast("asyncio.Transport", Transport()))
         self.context.engines.keep(upstream)
         return client, upstream

@@ -204,7 +204,7 @@ def test_bytes_come_one_by_one(tiny: Rig) -> None:
         ("POST", "/v1/chat/completions/", 404, "unknown_url"),
         ("GET", "/v1/models/", 404, "unknown_url"),
         ("POST", "/v1/../v1/chat/completions", 404, "unknown_url"),
-        ("POST", "/v1/files", 404, "unknown_url"),
+        ("POST", "/v1/assistants", 404, "unknown_url"),
         ("POST", "/healthz", 405, "method_not_allowed"),
     ],
 )

@@ -119,6 +119,7 @@ class Installation:
             "STOA_GATEWAY_HOST": "127.0.0.1",
             "STOA_GATEWAY_PORT": str(self.gateway_port),
             "STOA_GATEWAY_ID": "gw-local",
+            "STOA_GATEWAY_CONTROLPLANE_URL": self.console_url,
             "STOA_GATEWAY_SOCKETS": str(self._run_dir()),
             "STOA_REGION": REGION,
         }

@@ -16,7 +16,7 @@ def manage(*arguments: str) -> list[str]:
 
 
 def services(installation: Installation) -> list[Process]:
-    """Web, gateway and worker; the agent comes on its own."""
+    """Web, gateway, worker and the runner of batches; the agent comes on its own."""
     log = installation.var / "log"
     django = installation.django_environment()
     web = ["uvicorn", "controlplane.asgi:application", "--host", "127.0.0.1"]
@@ -33,6 +33,7 @@ def services(installation: Installation) -> list[Process]:
             log / "gateway.log",
         ),
         Process("worker", python("-m", *worker), django, log / "worker.log"),
+        Process("batches", manage("run_batches"), django, log / "batches.log"),
     ]
 
 

@@ -71,6 +71,22 @@ def authenticate_key(presented: str, now: datetime) -> ApiKey | None:
     return secret.key
 
 
+def usable_key(key_id: str, now: datetime) -> ApiKey | None:
+    """The key of that id, with its project; None if there is none, or it is revoked or expired.
+
+    For those to whom somebody has vouched for its secret.
+    """
+    rows = ApiKey.objects.select_related("project__organization").filter(id=key_id)
+    found = rows.first()
+    return found if found is not None and found.usable(now) else None
+
+
+def current_hash(key: ApiKey) -> bytes | None:
+    """The hash of the key's newest secret: what gateways know it by. None for a revoked key."""
+    newest = ApiKeySecret.objects.filter(key=key, expires_at=None).first()
+    return bytes(newest.hash) if newest is not None and key.revoked_at is None else None
+
+
 def verify(presented: str, secret: ApiKeySecret) -> bool:
     """Whether this is that secret, in a time that does not depend on how far they agree."""
     return hmac.compare_digest(digest(presented), bytes(secret.hash))

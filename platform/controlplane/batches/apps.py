@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+
+
+class BatchesConfig(AppConfig):
+    name = "controlplane.batches"
+
+    def ready(self) -> None:
+        # Models are importable only now.
+        from controlplane.batches import places
+
+        places.register()

@@ -1,0 +1,150 @@
+"""Who runs which line, until when, and what came of it. Every step is one statement or one
+transaction, guarded by the owner and the attempt it was taken for, so that it may be killed,
+repeated or come too late.
+
+What became of an attempt whose runner was lost is looked up in the books. If all of its answer
+was delivered, it was charged: the line is run again under the same id, for nothing. If it was cut
+off, nothing of it was charged, and it gets a new id. If the books know nothing of it, it keeps its
+id: should it turn up there later, it counts once.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection, transaction
+from django.db.models import Count, F, Q, QuerySet
+
+from billing.models import UsageInbox
+from controlplane.batches.models import Batch, Line, LineState, Status
+
+_DELIVERED = "complete"  # as a gateway closes what it has answered whole
+
+# Materialized: a subquery may be run again for each row, and would then lock beyond its limit.
+_CLAIM = """
+WITH due AS MATERIALIZED (
+    SELECT l.id FROM batches_line l JOIN batches_batch b ON b.id = l.batch_id
+    WHERE l.batch_id = %(batch)s AND l.model = %(model)s AND l.state = 'pending'
+      AND (l.not_before IS NULL OR l.not_before <= %(now)s)
+      AND b.status = 'in_progress' AND b.ends_as = '' AND b.expires_at > %(now)s
+    ORDER BY l.number LIMIT %(most)s FOR UPDATE OF l SKIP LOCKED)
+UPDATE batches_line l SET state = 'running', owner = %(owner)s, lease_until = %(until)s
+FROM due WHERE l.id = due.id RETURNING l.id
+"""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Lines of one batch that ask for one model, and wait."""
+
+    batch_id: str
+    project_id: str
+    model: str
+    waiting: int
+
+
+def streams(now: datetime) -> list[Stream]:
+    """All that could be run now, oldest batch first."""
+    rows = (
+        Line.objects.filter(state=LineState.PENDING)
+        .filter(Q(not_before=None) | Q(not_before__lte=now))
+        .filter(batch__status=Status.IN_PROGRESS, batch__ends_as="", batch__expires_at__gt=now)
+        .values("batch_id", "batch__project_id", "model")
+        .annotate(waiting=Count("id"))
+        .order_by("batch_id", "model")
+    )
+    return [
+        Stream(row["batch_id"], row["batch__project_id"], row["model"], row["waiting"])
+        for row in rows
+    ]
+
+
+def claim(stream: Stream, owner: str, *, now: datetime, lease_s: float, most: int) -> list[Line]:
+    """At most so many of its lines, in order, each for this owner alone until the lease ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _CLAIM,
+            {
+                "owner": owner,
+                "until": now + timedelta(seconds=lease_s),
+                "now": now,
+                "batch": stream.batch_id,
+                "model": stream.model,
+                "most": most,
+            },
+        )
+        ids = [id for (id,) in cursor.fetchall()]
+    return list(Line.objects.filter(id__in=ids).order_by("number"))
+
+
+def renew(owner: str, ids: Sequence[str], *, now: datetime, lease_s: float) -> int:
+    """Those of these lines that the owner still runs."""
+    mine = Line.objects.filter(id__in=ids, owner=owner, state=LineState.RUNNING)
+    return mine.update(lease_until=now + timedelta(seconds=lease_s))
+
+
+def settle(line: Line, owner: str, *, result: bytes, failed: bool) -> bool:
+    """Its one result, sealed. False, and nothing changes, where it is somebody else's by now."""
+    state = LineState.FAILED if failed else LineState.DONE
+    return bool(_mine(line, owner).update(state=state, result=result, owner="", lease_until=None))
+
+
+def put_back(line: Line, owner: str, *, not_before: datetime, fault: bool, known: bool) -> bool:
+    """It is to be run again; `fault`: it may have been an engine's or the line's own.
+
+    `known`: the books were told that nothing was delivered, or never heard of it. Else they are
+    asked, as for a lost runner's.
+    """
+    changes: dict[str, object] = {"state": LineState.PENDING, "owner": "", "lease_until": None}
+    if fault:
+        changes["failures"] = F("failures") + 1
+    if known:
+        changes |= {"attempt": F("attempt") + 1, "paid": False}
+    else:
+        changes["lease_until"] = not_before  # taken over from here when that is past
+        changes |= {"state": LineState.RUNNING, "owner": f"left:{owner}"[:64]}
+    return bool(_mine(line, owner).update(not_before=not_before, **changes))
+
+
+def take_over(now: datetime, *, most: int = 500) -> int:
+    """Lines whose leases are over wait again; returns how many."""
+    with transaction.atomic():
+        over = list(
+            Line.objects.select_for_update(skip_locked=True)
+            .filter(state=LineState.RUNNING, lease_until__lt=now)
+            .order_by("lease_until")[:most]
+        )
+        booked = _finishes([line.request_id for line in over])
+        for line in over:
+            finish = booked.get(line.request_id)
+            if finish is not None and finish != _DELIVERED:
+                line.attempt += 1
+            line.paid = finish == _DELIVERED
+            line.state, line.owner, line.lease_until = LineState.PENDING, "", None
+        fields = ["attempt", "paid", "state", "owner", "lease_until"]
+        Line.objects.bulk_update(over, fields)
+    return len(over)
+
+
+def running(batch: Batch) -> bool:
+    return Line.objects.filter(batch=batch, state=LineState.RUNNING).exists()
+
+
+def waits(batch_id: str, code: str) -> None:
+    """What keeps a batch's lines from running now; empty when they run."""
+    Batch.objects.filter(id=batch_id).exclude(waits_for=code).update(waits_for=code)
+
+
+def add(batch: Batch, found: Sequence[Line]) -> None:
+    Line.objects.bulk_create(found, batch_size=1000)
+
+
+def _mine(line: Line, owner: str) -> QuerySet[Line]:
+    return Line.objects.filter(
+        id=line.id, owner=owner, state=LineState.RUNNING, attempt=line.attempt
+    )
+
+
+def _finishes(request_ids: Collection[str]) -> dict[str, str]:
+    rows = UsageInbox.objects.filter(request_id__in=request_ids)
+    return dict(rows.values_list("request_id", "finish"))

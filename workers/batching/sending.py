@@ -1,0 +1,108 @@
+"""One line of a batch, to a gateway and back. Nothing of it is logged."""
+
+import time
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+from cryptography.exceptions import InvalidTag
+from django.conf import settings
+
+from billing import passes
+from compliance import sealing
+from controlplane.batches import content, services, validating
+from controlplane.batches.models import Batch, File, FileChunk, Line
+from controlplane.tenancy import keys
+
+CONNECT_S = 5.0
+ANSWER_S = 1000.0  # beyond what a gateway waits for an engine
+
+
+class Lost(Exception):
+    """Whether the line was answered is unknown."""
+
+
+class NotSent(Exception):
+    """The line did not leave. `code` says why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: bytes
+    retry_after: str
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A line with all that it needs on its way."""
+
+    line: Line
+    batch: Batch
+    custom_id: str
+    body: bytes
+    key_hash: bytes
+
+
+def prepare(line: Line) -> Letter:
+    """Raises NotSent where the file or the key is gone."""
+    batch = Batch.objects.select_related("key").get(id=line.batch_id)
+    file = File.objects.filter(id=batch.input_file_id, complete=True).first()
+    if file is None:
+        raise NotSent("input_file_deleted")
+    try:
+        custom_id, body = validating.parse(content.piece(file, line.offset, line.size))
+    except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken):
+        raise NotSent("input_file_deleted") from None
+    digest = keys.current_hash(batch.key)
+    if digest is None:
+        raise NotSent("invalid_api_key")
+    return Letter(line, batch, custom_id, body, digest)
+
+
+def send(letter: Letter, client: httpx.Client) -> Reply:
+    """Raises Lost, NotSent."""
+    line, batch = letter.line, letter.batch
+    secret = passes.key(settings.KEY_PEPPER, passes.TO_GATEWAY)
+    claims = {
+        "key": batch.key_id,
+        "hash": letter.key_hash.hex(),
+        "batch": batch.id,
+        "request": line.request_id,
+        "paid": line.paid,
+    }
+    shown = passes.issue(secret, claims, now=time.time())
+    headers = {"authorization": f"Bearer stoa-batch-{shown}", "content-type": "application/json"}
+    try:
+        answer = client.post(batch.endpoint, content=letter.body, headers=headers)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        raise NotSent("gateway_unreachable") from None
+    except httpx.HTTPError:
+        raise Lost from None
+    return Reply(answer.status_code, answer.content, answer.headers.get("retry-after", ""))
+
+
+def result(letter: Letter, reply: Reply) -> bytes:
+    """The line of the output or error file, sealed for its row."""
+    try:
+        body = msgspec.json.decode(reply.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        body = reply.body.decode("utf-8", "replace")
+    said = msgspec.json.encode(
+        {
+            "id": letter.line.id,
+            "custom_id": letter.custom_id,
+            "response": {
+                "status_code": reply.status,
+                "request_id": letter.line.request_id,
+                "body": body,
+            },
+            "error": None,
+        }
+    )
+    box = content.Box(bytes(letter.batch.sealed_key), services.context(letter.batch.id))
+    return box.seal(said, letter.line.id)
