@@ -234,6 +234,9 @@ said = st.builds(
     address=st.one_of(words, st.just("unix:/run/x"), st.just("relay:h:1")),
     start_tier=st.one_of(st.none(), st.sampled_from(wire.StartTier)),
     phase_seconds=st.dictionaries(st.one_of(words, st.sampled_from(wire.Phase)), seconds),
+    stalled_s=seconds,
+    can_sleep=st.booleans(),
+    start_flags=st.dictionaries(words, words, max_size=2),
     ready_s=seconds,
     engine=st.one_of(
         st.none(),

@@ -20,6 +20,7 @@ from controlplane.endpoints import (
     placing,
     pulse,
     signals,
+    sleeping,
 )
 from controlplane.endpoints import reconcile as thinking
 from controlplane.endpoints.models import Endpoint, Replica, Transition
@@ -31,7 +32,9 @@ from controlplane.endpoints.reconcile import (
     MarkUnreachable,
     Place,
     Release,
+    Sleep,
     Stop,
+    Wake,
 )
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import silence
@@ -103,6 +106,10 @@ def _apply(action: Action, now: datetime) -> bool:
         case Stop(replica_id, expected, reason):
             to = State.STOPPED if expected is State.REQUESTED else State.DRAINING
             return lifecycle.advance(replica_id, to, reason=reason, now=now, expected=expected)
+        case Sleep(replica_id):
+            return sleeping.sleep(replica_id, now=now)
+        case Wake(replica_id):
+            return sleeping.wake(replica_id, now=now)
         case Fail(replica_id, expected, reason, detail):
             return lifecycle.advance(
                 replica_id, State.FAILED, reason=reason, now=now, detail=detail, expected=expected

@@ -79,6 +79,10 @@ class ControlPlane:
         wish = wire.DesiredReplica(replica_id=replica_id, run=False, drain_s=drain_s)
         self.change(lambda: self.wishes.update({replica_id: wish}))
 
+    def sleep(self, replica_id: str, asleep: bool = True) -> None:
+        wish = msgspec.structs.replace(self.wishes[replica_id], sleep=asleep)
+        self.change(lambda: self.wishes.update({replica_id: wish}))
+
     def unlist(self, replica_id: str) -> None:
         self.change(lambda: self.wishes.pop(replica_id))
 

@@ -1,10 +1,16 @@
 """A stand-in for an engine: a real process, in a session of its own, on a unix socket.
 
 The model's name says how it behaves: `ok`, `crash`, `slow-start` (never listens), `sick` (never
-passes its probe), `stubborn` (ignores SIGTERM), `mortal` (ends when its socket is asked to).
+passes its probe), `stubborn` (ignores SIGTERM), `mortal` (ends when its socket is asked to),
+`insomniac` (refuses to sleep), `loads:SECONDS` (says something new all that time, then listens),
+`computes` (for ever, and says nothing).
+
+It sleeps as vLLM does: over HTTP, and asleep it passes no probe. `/work` makes it busy until
+`/rest`; `/slept` says what it was told.
 """
 
 import http.server
+import json
 import os
 import signal
 import socketserver
@@ -14,18 +20,54 @@ import time
 from pathlib import Path
 
 
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    behaviour = ""
+    asleep = False
+    busy = 0
+
+
+TOLD: list[str] = []
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: Server
 
     def address_string(self) -> str:
         return "socket"
 
     def do_GET(self) -> None:
-        behaviour: str = self.server.behaviour  # type: ignore[attr-defined]
-        if self.path == "/die":
-            os._exit(7)
-        status = 503 if behaviour == "sick" and self.path == "/probe" else 200
-        body = b"x" * int(self.path.rpartition("/")[2]) if "/bytes/" in self.path else b"alive"
+        engine = self.server
+        match self.path:
+            case "/die":
+                os._exit(7)
+            case "/work" | "/rest":
+                engine.busy = int(self.path == "/work")
+                self.answer(200)
+            case "/metrics":
+                count = f'vllm:num_requests_running{{engine="0"}} {engine.busy:.1f}\n'
+                self.answer(200, count.encode())
+            case "/is_sleeping":
+                self.answer(200, json.dumps({"is_sleeping": engine.asleep}).encode())
+            case "/slept":
+                self.answer(200, json.dumps(TOLD).encode())
+            case "/probe":
+                self.answer(503 if engine.asleep or engine.behaviour == "sick" else 200)
+            case path:
+                long = "/bytes/" in path
+                self.answer(200, b"x" * int(path.rpartition("/")[2]) if long else b"alive")
+
+    def do_POST(self) -> None:
+        engine = self.server
+        if self.path.startswith("/sleep") and engine.behaviour == "insomniac":
+            self.answer(500, b"no memory to sleep in")
+            return
+        TOLD.append(self.path)
+        engine.asleep = self.path.startswith("/sleep")
+        self.answer(200, b"{}")
+
+    def answer(self, status: int, body: bytes = b"alive") -> None:
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -33,10 +75,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         print(f"GET {self.path}", flush=True)
-
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
 
 
 def main(socket: str, behaviour: str) -> None:
@@ -50,12 +88,20 @@ def main(socket: str, behaviour: str) -> None:
         subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     if behaviour == "slow-start":
         signal.pause()
+    while behaviour == "computes":
+        pass
+    if behaviour.startswith("loads:"):
+        until, word = time.monotonic() + float(behaviour.removeprefix("loads:")), "layer "
+        while time.monotonic() < until:
+            word += "x"  # with other numbers alone it would be no news
+            print(word, flush=True)
+            time.sleep(0.1)
     if behaviour.startswith("listens-when:"):
         while not Path(behaviour.removeprefix("listens-when:")).exists():
             time.sleep(0.02)
     Path(socket).unlink(missing_ok=True)
     with Server(socket, Handler) as server:
-        server.behaviour = behaviour  # type: ignore[attr-defined]
+        server.behaviour = behaviour
         print("listening", flush=True)
         server.serve_forever(poll_interval=0.05)
 

@@ -36,6 +36,9 @@ class FakeRunner:
         self.fetching: Callable[[Callable[[], bool]], None] = lambda _: None
         self.starts: list[str] = []
 
+    def here(self, spec: wire.ReplicaSpec) -> bool:
+        return spec.model != "far"
+
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
@@ -72,7 +75,7 @@ class FakeRunner:
             pid=child.pid,
             start_time=found.start_time if found else 0,
             socket=str(path),
-            tier=wire.StartTier.COLD,
+            tier=wire.StartTier.WARM,
             log=str(log),
         )
 
@@ -94,6 +97,18 @@ class FakeRunner:
         except httpx.HTTPError as error:
             return f"no answer: {error}"
         return None if answer.status_code == 200 else f"HTTP {answer.status_code}"
+
+    def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
+        return spec.may_sleep
+
+    def busy(self, running: Running) -> bool:
+        return engines.busy(running)
+
+    def sleep(self, running: Running) -> str | None:
+        return engines.sleep(running)
+
+    def wake(self, running: Running) -> str | None:
+        return engines.wake(running)
 
     def stop(self, running: Running, drain_s: float) -> None:
         found = kin.read(running.pid)

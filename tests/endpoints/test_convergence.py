@@ -22,6 +22,7 @@ from tests.endpoints.agents import Agent
 
 LIMITS = {"lease_s": 20.0, "lost_after_s": 100.0, "start_timeout_s": 200.0}
 NODES = ("n1", "n2")
+CHANGES = {State.PLACED, State.ASLEEP, State.DRAINING, State.STOPPED, State.FAILED}
 DEVICES = 2  # per node
 
 
@@ -36,6 +37,7 @@ class Row:
     device: int | None = None
     wish_version: int = 0
     released: bool = False
+    can_sleep: bool = False
 
 
 class Interleaving(RuleBasedStateMachine):
@@ -45,6 +47,7 @@ class Interleaving(RuleBasedStateMachine):
         self.up_since = self.now - timedelta(days=1)
         self.rows: dict[str, Row] = {}
         self.wanted, self.on, self.generation = wanted, True, 1
+        self.asleep = False
         self.needed_at: datetime | None = None
         self.retry_at: datetime | None = None
         self.failures = 0
@@ -53,7 +56,7 @@ class Interleaving(RuleBasedStateMachine):
         self.agents = {name: Agent() for name in NODES}
         # Messages under way: to a node (its boot, a list), from a node (a report).
         self.boots = dict.fromkeys(NODES, 0)
-        self.down: list[tuple[str, int, int, dict[str, int | None]]] = []
+        self.down: list[tuple[str, int, int, dict[str, int | None], frozenset[str]]] = []
         self.up: list[tuple[str, int, dict[str, wire.ReplicaReport]]] = []
         self.a_calm_while(calm)
 
@@ -61,11 +64,18 @@ class Interleaving(RuleBasedStateMachine):
 
     def view(self) -> tuple[reconcile.EndpointView, list[reconcile.ReplicaView]]:
         endpoint = reconcile.EndpointView(
-            "ep", self.generation, self.wanted, 2, 50.0, self.on, self.needed_at, self.retry_at
-        )
+            "ep", self.generation, self.wanted, 2, 50.0, self.on, self.needed_at, self.retry_at,
+            asleep=self.asleep,
+        )  # fmt: skip
         replicas = [
             reconcile.ReplicaView(
-                row.id, row.generation, row.state, row.state_at, row.reason, self.node(row.node)
+                row.id,
+                row.generation,
+                row.state,
+                row.state_at,
+                row.reason,
+                self.node(row.node),
+                can_sleep=row.can_sleep,
             )
             for row in self.rows.values()
             if not row.released
@@ -87,7 +97,7 @@ class Interleaving(RuleBasedStateMachine):
             return False
         assert to in ARCS[row.state], f"{row.state} → {to}"
         row.state, row.state_at, row.reason = to, self.now, reason
-        if row.node and to in (State.PLACED, State.DRAINING, State.STOPPED, State.FAILED):
+        if row.node and (expected is State.ASLEEP or to in CHANGES):
             self.versions[row.node] += 1
             row.wish_version = self.versions[row.node]
         row.released = to not in LIVE and (released or row.node is None)
@@ -109,6 +119,10 @@ class Interleaving(RuleBasedStateMachine):
             case reconcile.Stop(id, expected, reason):
                 to = State.STOPPED if expected is State.REQUESTED else State.DRAINING
                 self.advance(id, to, reason, expected)
+            case reconcile.Sleep(id):
+                self.advance(id, State.ASLEEP, Reason.IDLE, State.READY)
+            case reconcile.Wake(id):
+                self.advance(id, State.STARTING, Reason.WAKE, State.ASLEEP)
             case reconcile.Fail(id, expected, reason, _):
                 self.advance(id, State.FAILED, reason, expected)
             case reconcile.MarkUnreachable(id):
@@ -138,8 +152,11 @@ class Interleaving(RuleBasedStateMachine):
             if row.node != name or row.released:
                 continue
             held = reports.Held(row.id, row.state, row.wish_version)
-            verdict = reports.judge(held, said.get(row.id), version)
+            one = said.get(row.id)
+            verdict = reports.judge(held, one, version)
             if verdict.to is not None:
+                if verdict.to is State.READY and one is not None:
+                    row.can_sleep = one.can_sleep
                 self.advance(
                     row.id, verdict.to, verdict.reason, row.state, released=verdict.released
                 )
@@ -155,6 +172,9 @@ class Interleaving(RuleBasedStateMachine):
             if row.node == name and not row.released
         }
 
+    def sleepers(self) -> frozenset[str]:
+        return frozenset(id for id, row in self.rows.items() if row.state is State.ASLEEP)
+
     # --- what may happen --------------------------------------------------------------
 
     @rule(rounds=st.integers(1, 4))
@@ -164,7 +184,7 @@ class Interleaving(RuleBasedStateMachine):
             self.now += timedelta(seconds=1)
             self.sweep()
             for name, agent in self.agents.items():
-                agent.apply(self.versions[name], self.wishes(name))
+                agent.apply(self.versions[name], self.wishes(name), self.sleepers())
                 agent.work()
                 self.hear(name, agent.version, agent.report())
 
@@ -174,10 +194,10 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NODES), arrives=st.booleans())
     def a_list_is_sent(self, name: str, arrives: bool) -> None:
-        message = (name, self.boots[name], self.versions[name], self.wishes(name))
-        self.down.append(message)
+        lists = (self.versions[name], self.wishes(name), self.sleepers())
+        self.down.append((name, self.boots[name], *lists))
         if arrives:
-            self.agents[name].apply(*message[2:])
+            self.agents[name].apply(*lists)
 
     @rule(name=st.sampled_from(NODES), arrives=st.booleans())
     def a_report_is_sent(self, name: str, arrives: bool) -> None:
@@ -190,9 +210,9 @@ class Interleaving(RuleBasedStateMachine):
     def an_old_list_arrives(self, data: st.DataObject) -> None:
         """For the first time, or once more."""
         if self.down:
-            name, boot, version, wishes = data.draw(st.sampled_from(self.down))
+            name, boot, version, wishes, asleep = data.draw(st.sampled_from(self.down))
             if boot == self.boots[name]:  # an answer to a process that died reaches nobody
-                self.agents[name].apply(version, wishes)
+                self.agents[name].apply(version, wishes, asleep)
 
     @rule(data=st.data())
     def an_old_report_arrives(self, data: st.DataObject) -> None:
@@ -244,6 +264,11 @@ class Interleaving(RuleBasedStateMachine):
         self.needed_at = self.now
         self.sweep()
 
+    @rule(asleep=st.booleans())
+    def it_may_sleep(self, asleep: bool) -> None:
+        self.asleep = asleep
+        self.sweep()
+
     # --- what must hold ---------------------------------------------------------------
 
     @invariant()
@@ -276,7 +301,13 @@ class Interleaving(RuleBasedStateMachine):
         assert sorted(self.running()) == sorted(live), (self.agents, live)
         wanted = self.wanted if self.on else 0
         assert len(live) == wanted, (wanted, live)
-        assert all(row.state is State.READY for row in live.values()), live
+        resting = {id for id, row in live.items() if self.asleep and row.can_sleep}
+        assert all(
+            row.state is (State.ASLEEP if id in resting else State.READY)
+            for id, row in live.items()
+        ), live
+        phases = {id: str(e.phase) for a in self.agents.values() for id, e in a.engines.items()}
+        assert all(phases[id] == str(row.state) for id, row in live.items()), (phases, live)
         assert all(row.generation == self.generation for row in live.values()), live
         assert all(row.released for row in self.rows.values() if row.state not in LIVE)
         assert not COMING & {row.state for row in live.values()}

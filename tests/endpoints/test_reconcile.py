@@ -17,7 +17,9 @@ from controlplane.endpoints.reconcile import (
     Place,
     Release,
     ReplicaView,
+    Sleep,
     Stop,
+    Wake,
     plan,
 )
 from controlplane.endpoints.states import Reason, State
@@ -157,6 +159,36 @@ def test_a_start_without_progress_times_out() -> None:
     (failed,) = planned(wish(), one("a", State.STARTING, ago=640))
     assert isinstance(failed, Fail)
     assert failed.reason is Reason.START_TIMEOUT
+
+
+def test_a_start_that_gets_on_does_not() -> None:
+    """However long it takes: it is given up so long after it last moved."""
+    loading = one("a", State.STARTING, ago=90_000, progress_at=ago(639))
+    assert planned(wish(), loading) == []
+    (failed,) = planned(wish(), one("a", State.FETCHING, ago=90_000, progress_at=ago(640)))
+    assert isinstance(failed, Fail) and failed.reason is Reason.START_TIMEOUT
+
+
+def test_what_is_kept_sleeps_and_wakes_as_is_wished() -> None:
+    ready, stiff = one("a", State.READY, can_sleep=True), one("b", State.READY)
+    pair = wish(min_replicas=2)
+    assert planned(pair, ready, stiff) == []
+    assert planned(wish(min_replicas=2, asleep=True), ready, stiff) == [Sleep("a")]
+    resting = one("a", State.ASLEEP, can_sleep=True)
+    assert planned(wish(min_replicas=2, asleep=True), resting, stiff) == []
+    assert planned(pair, resting, stiff) == [Wake("a")]
+    assert planned(wish(on=False), resting) == [Stop("a", State.ASLEEP, Reason.STOP_REQUESTED)]
+    old = one("a", State.ASLEEP, generation=0)
+    assert planned(wish(), old) == [
+        Stop("a", State.ASLEEP, Reason.SPEC_CHANGED), Create(1, Reason.SPEC_CHANGED),
+    ]  # fmt: skip
+
+
+def test_one_that_sleeps_is_lost_with_its_node() -> None:
+    resting = one("a", State.ASLEEP, node=silent(20))
+    assert planned(wish(asleep=True), resting) == []
+    (failed, *_) = planned(wish(asleep=True), one("a", State.ASLEEP, node=silent(300)))
+    assert isinstance(failed, Fail) and failed.reason is Reason.NODE_LOST
 
 
 @pytest.mark.parametrize("listening_since", [None, NOW - timedelta(seconds=30)])

@@ -135,7 +135,7 @@ def test_what_is_over_is_stopped_and_then_free(world: World, node: Node) -> None
     endpoint = world.endpoint()
     replica = world.replica(endpoint, node, State.STARTING)
     world.later(3600)
-    world.report(node, said(replica.id, Phase.STARTING))
+    world.report(node, said(replica.id, Phase.STARTING, stalled_s=3600.0))
     world.reconcile(endpoint)
     replica.refresh_from_db()
     assert (replica.state, replica.reason) == ("failed", "start_timeout")
@@ -239,7 +239,8 @@ def test_a_fetch_is_followed_by_its_bytes(world: World, node: Node) -> None:
     began = world.later(1)
     world.report(node, said(replica.id, Phase.FETCHING, bytes_done=10, bytes_total=100))
     world.later(1)
-    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=10, bytes_total=100))
+    same = {"bytes_done": 10, "bytes_total": 100}
+    world.report(node, said(replica.id, Phase.FETCHING, stalled_s=1.0, **same))
     replica.refresh_from_db()
     assert (replica.bytes_done, replica.bytes_total, replica.progress_at) == (10, 100, began)
     moved = world.later(1)
@@ -248,6 +249,6 @@ def test_a_fetch_is_followed_by_its_bytes(world: World, node: Node) -> None:
     assert (replica.bytes_done, replica.bytes_total, replica.progress_at) == (2**62, 0, moved)
     # A fetch that began anew is no progress.
     world.later(1)
-    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=5, bytes_total=100))
+    world.report(node, said(replica.id, Phase.FETCHING, bytes_done=5, stalled_s=1.0))
     replica.refresh_from_db()
     assert (replica.bytes_done, replica.progress_at) == (5, moved)

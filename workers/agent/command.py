@@ -20,6 +20,7 @@ RESERVED = frozenset(
         "config",
         "enable_log_outputs",
         "enable_log_requests",
+        "enable_sleep_mode",
         "grpc",
         "grpc_port",
         "headless",
@@ -76,6 +77,8 @@ def arguments(
     argv += ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]
     argv += ["--no-enable-log-requests"]
     argv += ["--disable-uvicorn-access-log", f"--shutdown-timeout={max(0, round(drain_s))}"]
+    if spec.may_sleep and device_kind.startswith("nvidia-"):
+        argv += ["--enable-sleep-mode"]
     for name, value in sorted(chosen.items()):
         argv += _flag(name, value)
     if adapters:

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,6 +34,8 @@ SCRATCH = "t"
 RUN_DIRECTORY_MAX = 107 - len("/e/") - 12 - len(f"/{SCRATCH}/") - 36
 # Between the engine's own drain and our patience with it.
 STOP_GRACE_S = 5.0
+SLEEP_TIMEOUT_S = 120.0  # it answers what came last first
+_REQUESTS = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 class StartError(Exception):
@@ -71,6 +74,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     home: str  # its caches
     exit_file: str
     uid: int | None = None
+    flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
 
 
 # Plain starts are our own children: unreaped they would linger, and only we learn their status.
@@ -156,6 +160,35 @@ def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) 
             return f"POST {attempt.path}: status {status}: {said}"
         tried.append(attempt.path)
     return f"the engine has none of {', '.join(tried)}"
+
+
+def busy(running: Running) -> bool:
+    """Whether it has requests to answer, as far as it says."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        status, answer = _call(running.socket, "/metrics", None, "", 10.0)
+        return status == 200 and any(float(count) > 0 for count in _REQUESTS.findall(answer))
+    return False
+
+
+def sleep(running: Running) -> str | None:
+    """Weights to the host's memory, KV cache away. None, or why it does not sleep.
+
+    Only where `can_sleep`: elsewhere an engine says yes and frees nothing.
+    """
+    wrong = _told(running, "/sleep?level=1&mode=wait")
+    if wrong is None and not _asleep(running):
+        wrong = "the engine says that it does not sleep"
+    return wrong
+
+
+def wake(running: Running) -> str | None:
+    """None when it is awake, else what is wrong."""
+    return _told(running, "/wake_up")
+
+
+def can_sleep(spec: wire.ReplicaSpec, device_kind: str) -> bool:
+    """vLLM frees memory by CUDA's virtual addresses, and only if it was started for that."""
+    return spec.may_sleep and device_kind.startswith("nvidia-")
 
 
 def stop(running: Running, drain_s: float) -> None:
@@ -264,12 +297,12 @@ def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.Start
     Path(request["exit"]).unlink(missing_ok=True)
     if place.standby is not None:
         # Who has to wait for the imports did not have a standby, whatever it is forked from.
-        tier = wire.StartTier.STANDBY if place.standby.ready() else wire.StartTier.COLD
+        tier = wire.StartTier.STANDBY if place.standby.ready() else wire.StartTier.WARM
         try:
             return (*place.standby.fork(request), tier)
         except StandbyError as error:
             with place.log.open("a") as log:
-                log.write(f"stoa {time.strftime('%H:%M:%S')} no standby, starting cold: {error}\n")
+                log.write(f"stoa {time.strftime('%H:%M:%S')} no standby, a plain start: {error}\n")
     process = subprocess.Popen(
         place.environment.program("plain"),
         stdin=subprocess.PIPE,
@@ -287,7 +320,24 @@ def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.Start
     born = kin.read(process.pid)
     if born is None:
         raise StartError("the engine's process ended at once")
-    return process.pid, born.start_time, wire.StartTier.COLD
+    return process.pid, born.start_time, wire.StartTier.WARM
+
+
+def _told(running: Running, target: str) -> str | None:
+    try:
+        status, answer = _call(running.socket, target, b"", "", SLEEP_TIMEOUT_S)
+    except (OSError, http.client.HTTPException) as error:
+        return f"POST {target}: {error or type(error).__name__}"
+    if status == 200:
+        return None
+    return f"POST {target}: status {status}: {answer[:300].decode(errors='replace')}"
+
+
+def _asleep(running: Running) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+        status, answer = _call(running.socket, "/is_sleeping", None, "", 10.0)
+        return status == 200 and json.loads(answer)["is_sleeping"] is True
+    return False
 
 
 def _drain(running: Running, drain_s: float) -> None:

@@ -1,14 +1,16 @@
 """One replica on this node, from the wish to its end.
 
     fetching ──▶ starting ──▶ probing ──▶ ready ──▶ draining ──▶ stopped
-        │            │           │          │           ▲
-        ╰────────────┴───────────┴────┬─────┴───────────╯ a stop was asked
-                                      ▼
-                                   failed
+        │            │  ▲        │         │ │          ▲
+        │            │  ╰───── asleep ◀────╯ │          │
+        ╰────────────┴────┬──────┴───────────┴──────────╯ a stop was asked
+                          ▼
+                       failed
 
 `failed` and `stopped` are entered only when no process of the engine is left, so the report of
-either frees the devices. Every step reads the record and moves it; a step that was interrupted,
-by an exception or by the death of the agent, is taken again from the record.
+either frees the devices. An engine that sleeps holds them. Every step reads the record and moves
+it; a step that was interrupted, by an exception or by the death of the agent, is taken again from
+the record.
 """
 
 import asyncio
@@ -20,12 +22,15 @@ from typing import Any
 from controlplane.fleet import wire
 from workers.agent import logs, threads
 from workers.agent.engines import Running
+from workers.agent.progress import Progress, Watch
 from workers.agent.records import ENDED, Phase, Record, Store
 from workers.agent.runner import CannotStart, Runner
 
 log = logging.getLogger("stoa.agent")
 
 POLL_S = 0.25  # how soon the end of an engine is seen
+# While somebody waits: what a start that is over, and not seen to be, costs on average is half.
+START_POLL_S = 0.05
 SEEN_EVERY_S = 5.0  # what an agent's death can cost of a dead engine's ready seconds
 RETRY_S = 1.0
 
@@ -60,6 +65,10 @@ class Replica:
         self._store, self._runner, self._clock = store, runner, clock
         self._changed, self._address, self._devices_busy = changed, address, devices_busy
         self._stopping = asyncio.Event()
+        self._nudged = asyncio.Event()  # the wish has changed: look at once
+        self._wants_sleep = record.phase is Phase.ASLEEP
+        self._watch: Watch | None = None  # of an engine that starts
+        self._progress = Progress(clock())
         if record.drain_s is not None:
             self._stopping.set()
 
@@ -77,6 +86,13 @@ class Replica:
             return
         self.record.drain_s = drain_s
         self._stopping.set()
+        self._nudged.set()
+
+    def request_sleep(self, asleep: bool) -> None:
+        """Let it sleep once it serves, or wake it. Asking again changes nothing."""
+        if asleep != self._wants_sleep:
+            self._wants_sleep = asleep
+            self._nudged.set()
 
     async def run(self) -> None:
         """Drive the replica to its end; returns then."""
@@ -85,6 +101,7 @@ class Replica:
             Phase.STARTING: self._start,
             Phase.PROBING: self._probe,
             Phase.READY: self._serve,
+            Phase.ASLEEP: self._rest,
             Phase.DRAINING: self._drain,
         }
         while not self.ended:
@@ -107,8 +124,11 @@ class Replica:
             bytes_total=record.bytes_total,
             pid=running.pid if running is not None and not self.ended else 0,
             address=self._address(running) if running and record.phase in LISTENING else "",
-            start_tier=running.tier if running is not None else None,
+            start_tier=record.tier,
             phase_seconds=dict(record.phase_seconds),
+            stalled_s=round(self._stalled_s(), 3) if record.phase in COMING else 0.0,
+            can_sleep=record.can_sleep,
+            start_flags=record.start_flags,
             ready_s=round(record.ready_s(self._clock()), 3),
             engine=record.engine,
             log_tail=record.log_tail,
@@ -117,14 +137,29 @@ class Replica:
     # --- steps ---------------------------------------------------------------------
 
     async def _fetch(self) -> None:
-        spec = self.record.spec
+        record, spec = self.record, self.record.spec
+        given_up = False
+        if not record.brought and not await threads.call(self._runner.here, spec):
+            record.brought = True
+            self._store.save(record)
         fetch = asyncio.ensure_future(
-            threads.call(self._runner.fetch, spec, self._progress, self._stopping.is_set)
+            threads.call(
+                self._runner.fetch,
+                spec,
+                self._tell,
+                lambda: given_up or self._stopping.is_set(),
+            )
         )
         try:
-            if await self._first(fetch):
-                fetch.result()
-                self._enter(Phase.STARTING)
+            while not await self._first(fetch, within_s=POLL_S):
+                if self._stopping.is_set():
+                    return
+                if self._late():
+                    given_up = True
+                    await self._fail(START_TIMEOUT, self._hung(record.detail or "the fetch"))
+                    return
+            fetch.result()
+            self._enter(Phase.STARTING)
         except CannotStart as error:
             await self._fail(error.reason, str(error))
         finally:
@@ -134,9 +169,13 @@ class Replica:
         record = self.record
         if record.running is None:
             if self._devices_busy(self):
-                await self._pause()  # a replica that is on its way out still holds them
+                # A replica that is on its way out still holds them.
+                if self._late():
+                    await self._fail(START_TIMEOUT, self._hung("the wait for its devices"))
+                else:
+                    await self._pause()
                 return
-            record.start_since = self._clock()
+            self._watch = None
             try:
                 # The intent, STARTING without a pid, is already on disk.
                 await threads.finish(self._start_and_record)
@@ -146,16 +185,34 @@ class Replica:
             self._changed()
         elif not self._runner.alive(record.running):
             await self._fail(ENGINE_EXITED, await self._exit_reason(record.running))
-        elif await threads.call(self._runner.listening, record.running):
+        elif record.waking:
+            await self._wake(record.running)
+        elif await threads.call(self._loaded, record.running):
             self._enter(Phase.PROBING)
         elif self._late():
-            await self._fail(START_TIMEOUT, f"not up after {record.spec.start_timeout_s:g} s")
+            await self._fail(START_TIMEOUT, self._hung("the engine's start"))
         else:
-            await self._pause()
+            await self._pause(START_POLL_S)
 
     def _start_and_record(self) -> None:
-        self.record.running = self._runner.start(self.record.spec)
-        self._store.save(self.record)
+        record = self.record
+        record.running = running = self._runner.start(record.spec)
+        record.tier = wire.StartTier.COLD if record.brought else running.tier
+        record.start_flags = dict(running.flags)
+        self._store.save(record)
+
+    def _loaded(self, running: Running) -> bool:
+        """Whether it listens; notes on the way how far its start is."""
+        if self._watch is None:
+            self._watch = Watch(running, self.record.phase_since, clock=self._clock)
+            self._watch.progress = self._progress
+            self._progress.told(self._clock())
+        self._watch.look()
+        listens = self._runner.listening(running)
+        if listens:
+            self._watch.listens()
+        self.record.phase_seconds.update(self._watch.seconds)
+        return listens
 
     async def _probe(self) -> None:
         record, running = self.record, self.record.running
@@ -166,12 +223,16 @@ class Replica:
         wrong = await threads.call(self._runner.probe, running, record.spec)
         if wrong is None:
             record.engine = await threads.call(self._runner.engine_report, running)
+            if record.tier is not wire.StartTier.WAKE:
+                record.can_sleep = self._runner.can_sleep(running, record.spec)
             record.detail = ""
             self._enter(Phase.READY)
         elif self._late():
             await self._fail(PROBE_FAILED, wrong)
         else:
             record.detail = wrong
+            if self._watch is not None:
+                await threads.call(self._watch.look)
             await self._pause()
 
     async def _serve(self) -> None:
@@ -181,9 +242,53 @@ class Replica:
             if not self._runner.alive(running):
                 await self._fail(ENGINE_EXITED, await self._exit_reason(running))
                 return
+            if self._wants_sleep and record.can_sleep:
+                self._enter(Phase.ASLEEP)  # nobody pays from here on
+                return
             if self._clock() - record.seen_at >= SEEN_EVERY_S:
                 record.seen_at = self._clock()
                 self._store.save(record)
+            await self._pause()
+
+    async def _rest(self) -> None:
+        """Asleep, or on the way there. Again after each interruption: it is safe to repeat."""
+        record, running = self.record, self.record.running
+        assert running is not None
+        sleeps = False
+        while not self._stopping.is_set():
+            if not self._runner.alive(running):
+                await self._fail(ENGINE_EXITED, await self._exit_reason(running))
+                return
+            if not self._wants_sleep:
+                self._begin_waking()
+                return
+            if not sleeps and not await threads.call(self._runner.busy, running):
+                refused = await threads.finish(self._runner.sleep, running)
+                if refused is not None:
+                    log.warning("%s: it does not sleep: %s", self.id, refused)
+                    record.can_sleep, record.detail = False, refused
+                    self._begin_waking()
+                    return
+                sleeps = True
+            await self._pause()
+
+    def _begin_waking(self) -> None:
+        record = self.record
+        record.waking, record.tier = True, wire.StartTier.WAKE
+        self._progress = Progress(self._clock())
+        self._watch = None
+        self._enter(Phase.STARTING)
+        record.phase_seconds = {}  # how long it slept is no part of its start
+
+    async def _wake(self, running: Running) -> None:
+        wrong = await threads.finish(self._runner.wake, running)
+        if wrong is None:
+            self.record.waking = False
+            self._enter(Phase.PROBING)
+        elif self._late():
+            await self._fail(PROBE_FAILED, f"it does not wake: {wrong}")
+        else:
+            self.record.detail = wrong
             await self._pause()
 
     async def _drain(self) -> None:
@@ -218,28 +323,34 @@ class Replica:
         self.record.close_ready(self._clock())
         return await threads.call(self._runner.exit_reason, running)
 
-    def _progress(self, text: str, done: int = 0, total: int = 0) -> None:
+    def _tell(self, text: str, done: int = 0, total: int = 0) -> None:
         """What people are told of a fetch; the next report carries it."""
-        self.record.detail = text
-        self.record.bytes_done, self.record.bytes_total = done, total
+        record = self.record
+        if (text, done, total) != (record.detail, record.bytes_done, record.bytes_total):
+            self._progress.told(self._clock())
+        record.detail, record.bytes_done, record.bytes_total = text, done, total
+
+    def _stalled_s(self) -> float:
+        return self._progress.stalled_s(self._clock(), self.record.spec.start_timeout_s)
 
     def _late(self) -> bool:
-        since = self.record.start_since
-        if since is None:
-            since = self.record.phase_since
-        return self._clock() - since > self.record.spec.start_timeout_s
+        return self._stalled_s() > self.record.spec.start_timeout_s
 
-    async def _first(self, future: asyncio.Future[None]) -> bool:
-        """Wait for `future` or for the wish to stop; whether it was the future."""
+    def _hung(self, what: str) -> str:
+        return f"no progress for {self.record.spec.start_timeout_s:g} s: {what}"
+
+    async def _first(self, future: asyncio.Future[None], within_s: float) -> bool:
+        """Wait for `future`, for the wish to stop, or so long; whether it was the future."""
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             waiting: list[asyncio.Future[Any]] = [future, stop]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
         return future.done()
 
-    async def _pause(self) -> None:
+    async def _pause(self, within_s: float = POLL_S) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
-                await self._stopping.wait()
+            async with asyncio.timeout(within_s):
+                await self._nudged.wait()
+        self._nudged.clear()

@@ -149,6 +149,8 @@ class Replicas:
                 record.enter(Phase.FAILED, self._clock())
             self._store.save(record)
             self._add(record)
+        elif replica is not None:
+            replica.request_sleep(wish.sleep)
 
     def _refusal(self, spec: wire.ReplicaSpec) -> str:
         """Why `spec` may not start beside what is here, or nothing."""

@@ -24,6 +24,9 @@ class Progress(Protocol):
 class Runner(Protocol):
     """All but `alive` may block; the loop calls them in threads."""
 
+    def here(self, spec: wire.ReplicaSpec) -> bool:
+        """Whether nothing has to be brought to start it."""
+
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
@@ -44,6 +47,18 @@ class Runner(Protocol):
     def stop(self, running: Running, drain_s: float) -> None:
         """SIGTERM, up to `drain_s` to finish, then SIGKILL to all of it. Also tidies after an
         engine that is dead. Nothing is left when it returns; raises when something is."""
+
+    def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
+        """Whether the engine, asleep, gives its device's memory back. Never blocks."""
+
+    def busy(self, running: Running) -> bool:
+        """Whether it answers requests."""
+
+    def sleep(self, running: Running) -> str | None:
+        """None when it sleeps, or why it does not. Safe to repeat."""
+
+    def wake(self, running: Running) -> str | None:
+        """None when it is awake, else what is wrong. Safe to repeat."""
 
     def exit_reason(self, running: Running) -> str:
         """Why an engine that is not alive ended."""

@@ -22,6 +22,12 @@ _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request:
 _SEQUENCES = re.compile(r"non-default args: .*'max_num_seqs': (\d+)")
 _LENGTH = re.compile(r"Using max model len (\d+)")
 
+# The last line of each of wire.START_STEPS that is said at all.
+_STEPS = (
+    ("spawned", re.compile(r"Initializing a V1 LLM engine")),
+    ("loaded", re.compile(r"(?:Loading weights|Model loading) took ")),
+)
+
 # What vLLM puts before each line of one of its processes, and its logger before that.
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s*(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\]\s?)?")
 _ERROR = re.compile(
@@ -54,6 +60,11 @@ def parse(lines: Iterable[str]) -> wire.EngineReport:
             report.max_model_len = _count(found[1])
             report.max_concurrency = float(found[2])
     return report
+
+
+def step(line: str) -> str | None:
+    """Which of wire.START_STEPS this line ends."""
+    return next((name for name, pattern in _STEPS if pattern.search(line)), None)
 
 
 def complaint(lines: Iterable[str]) -> str:

@@ -85,6 +85,14 @@ class VllmRunner:
 
     # --- runner.Runner ---------------------------------------------------------------------
 
+    def here(self, spec: wire.ReplicaSpec) -> bool:
+        try:
+            one = environment.locate(environment.for_device(self._kind(spec)), self._settings.cache)
+            found = models.locate(spec.model, spec.revision, self._settings.cache)
+        except (CannotStart, InstallError, models.ModelError, OSError):
+            return True  # to bring anything will not help: `fetch` says why
+        return one is not None and found is not None
+
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
@@ -141,6 +149,18 @@ class VllmRunner:
 
     def stop(self, running: Running, drain_s: float) -> None:
         engines.stop(running, drain_s)
+
+    def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
+        return engines.can_sleep(spec, self._kind(spec))
+
+    def busy(self, running: Running) -> bool:
+        return engines.busy(running)
+
+    def sleep(self, running: Running) -> str | None:
+        return engines.sleep(running)
+
+    def wake(self, running: Running) -> str | None:
+        return engines.wake(running)
 
     def exit_reason(self, running: Running) -> str:
         return engines.exit_reason(running)

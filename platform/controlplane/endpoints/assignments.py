@@ -39,6 +39,7 @@ def _desired(replica: Replica) -> wire.DesiredReplica:
     return wire.DesiredReplica(
         replica_id=replica.id,
         run=run,
+        sleep=replica.state == State.ASLEEP,
         drain_s=settings.DRAIN_S if replica.state == State.DRAINING else 0.0,
         spec=_spec(replica) if run else None,
     )
@@ -60,4 +61,6 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         # In a pool of one organization there is nobody else to share it with.
         share_standby=endpoint.pool.share_standby or endpoint.pool.organization_id is not None,
         start_timeout_s=settings.START_TIMEOUT_S,
+        # What always serves would pay for the ability and never use it.
+        may_sleep=endpoint.min_replicas == 0,
     )

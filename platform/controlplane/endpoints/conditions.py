@@ -15,6 +15,7 @@ class Status(StrEnum):
     READY = "ready"
     UPDATING = "updating"  # it serves, and some replicas are being replaced
     UNREACHABLE = "unreachable"  # its nodes are silent
+    ASLEEP = "asleep"  # a request wakes its engine
     SCALED_TO_ZERO = "scaled_to_zero"  # a request wakes it
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -53,6 +54,8 @@ ADVICE: dict[Reason, str] = {
     Reason.NODE_LOST: "The node was given up: a replica is made elsewhere if there is room.",
     Reason.ENGINE_MISSING: "The engine ended while its node was not looking; it is started again.",
     Reason.BUDGET_EXHAUSTED: "A budget does not pay for its devices: raise it, or await its reset.",
+    Reason.CANNOT_SLEEP: "Its engine refused to sleep; it serves on, and sleeps no more.",
+    Reason.YIELDED: "Another endpoint needed its devices; the next request starts it again.",
     Reason.WALLS_MISSING: "The node cannot isolate tenants: run its agent with the rights for it.",
 }
 
@@ -94,6 +97,8 @@ def _status(
         return Status.STARTING, f"a replica is {started[0].state}"
     if coming:
         return Status.PENDING, coming[0].detail or "waiting for devices"
+    if any(r.state == State.ASLEEP for r in live):
+        return Status.ASLEEP, "its engine sleeps; a request wakes it"
     if endpoint.unfunded_at is not None:
         return Status.PENDING, ADVICE[Reason.BUDGET_EXHAUSTED]
     if endpoint.failures and last is not None and last.state == State.FAILED:

@@ -155,6 +155,7 @@ FORBIDDEN: dict[str, str] = {
     "worker_extension_cls": "it loads code into the engine",
     "hf_overrides": "it can name code to load",
     "hf_token": "engines hold no secret",
+    "enable_sleep_mode": "the platform lets an idle endpoint sleep where that frees memory",
     "enable_log_requests": "prompts are never logged",
     "enable_log_outputs": "answers are never logged",
     "data_parallel_size": "replicas of the endpoint do this: set `max_replicas`",

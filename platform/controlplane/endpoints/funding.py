@@ -23,7 +23,7 @@ from controlplane.endpoints.states import LIVE, State
 
 # After a refusal nothing is asked for this long: gateways give back what they do not use.
 RETRY_S = 30.0
-_PAID = LIVE - {State.DRAINING}
+_PAID = LIVE - {State.DRAINING, State.ASLEEP}
 _ELAPSED_S = Extract(F("ended_at") - F("started_at"), "epoch", output_field=FloatField())
 UNMETERED = Q(ended_at=None) | Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S)))
 

@@ -26,15 +26,17 @@ from controlplane.fleet.models import Node
 # Columns that a mover may set together with the state.
 _FACTS = frozenset(
     {"node_id", "address", "start_tier", "engine_report", "phase_seconds", "log_tail"}
+    | {"can_sleep", "start_flags"}
 )
 _STARTS_KEPT = 9
-# After these arcs the node's list of wishes reads differently.
-_CHANGES_WISH = frozenset({State.PLACED, State.DRAINING, State.STOPPED, State.FAILED})
+# After these arcs, and each that leaves `asleep`, the node's list of wishes reads differently.
+_CHANGES_WISH = frozenset({State.PLACED, State.ASLEEP, State.DRAINING, State.STOPPED, State.FAILED})
 # Its node was not there to say until when it served: the last it said is what counts.
 _NODE_SILENT = frozenset({Reason.NODE_UNREACHABLE, Reason.NODE_LOST})
 _AUDITED = {
     State.PLACED: "replica.place",
     State.READY: "replica.ready",
+    State.ASLEEP: "replica.sleep",
     State.DRAINING: "replica.stop",
     State.FAILED: "replica.fail",
 }
@@ -85,7 +87,8 @@ def advance(
         if to not in ARCS[was.state]:
             raise IllegalArc(replica_id, was.state, to)
         node_id = facts.get("node_id", was.node_id)
-        if node_id and to in _CHANGES_WISH:
+        wish_changes = to in _CHANGES_WISH or was.state is State.ASLEEP
+        if node_id and wish_changes:
             # Before the replica's own row, as everybody does who needs both.
             Node.objects.select_for_update(no_key=True).values_list("id").get(id=node_id)
         facts |= {"state": to, "reason": reason, "state_at": now, "detail": detail}
@@ -96,13 +99,13 @@ def advance(
             return False
         _keep_time(replica_id, was, to, reason, now, ready_s)
         _note(replica_id, was, to, reason, detail, now)
-        if node_id and to in _CHANGES_WISH:
+        if node_id and wish_changes:
             _change_wish(replica_id, node_id)
         if to not in LIVE and (released or node_id is None):
             _let_go(replica_id, now)
         _count_failures(was.endpoint_id, to, reason, now)
         if to is State.READY and was.state in START_ORDER:
-            _note_start(was, now)
+            _note_start(replica_id, was, now)
         _record(replica_id, was, to, reason, node_id, now)
         notify.changed(was.endpoint_id, *([node_id] if node_id else []))
         if to not in LIVE:
@@ -204,10 +207,12 @@ def _count_failures(endpoint_id: str, to: State, reason: Reason, now: datetime) 
         endpoint.update(retry_at=now + timedelta(seconds=wait_s))
 
 
-def _note_start(was: _Was, now: datetime) -> None:
+def _note_start(replica_id: str, was: _Was, now: datetime) -> None:
     """How long it took from the wish to ready: what a gateway tells who asks meanwhile."""
     endpoint = Endpoint.objects.filter(id=was.endpoint_id)
-    took = max(0.0, (now - was.created_at).total_seconds())
+    woken = Transition.objects.filter(replica_id=replica_id, from_state=State.ASLEEP)
+    asked_at = woken.order_by("-id").values_list("at", flat=True).first() or was.created_at
+    took = max(0.0, (now - asked_at).total_seconds())
     newest = endpoint.values_list("start_seconds", flat=True).get()[1 - _STARTS_KEPT :]
     endpoint.update(start_seconds=[*newest, round(took, 3)])
 

@@ -87,12 +87,14 @@ class Replica(models.Model):
     stop_requested_at = models.DateTimeField(null=True)
     released_at = models.DateTimeField(null=True)  # the node confirmed: no engine, devices free
     address = models.CharField(max_length=300, blank=True)  # unix:/path or relay:host:port
-    start_tier = models.CharField(max_length=16, blank=True)  # standby | cold (wire.StartTier)
+    start_tier = models.CharField(max_length=16, blank=True)  # wire.StartTier
+    start_flags = models.JSONField(default=dict)  # what its node added to cut the start
+    can_sleep = models.BooleanField(default=False)  # asleep its device's memory is free
     engine_report = models.JSONField(default=dict)  # wire.EngineReport
     phase_seconds = models.JSONField(default=dict)  # finished phases, by the node's clock
     bytes_done = models.BigIntegerField(default=0)  # of its weights, while they are fetched
     bytes_total = models.BigIntegerField(default=0)  # 0: not known
-    progress_at = models.DateTimeField(null=True)  # when bytes_done last rose
+    progress_at = models.DateTimeField(null=True)  # when its start last got on
     log_tail = models.TextField(blank=True)  # last lines, kept when it failed
     detail = models.CharField(max_length=500, blank=True)  # of the reason, for people
     # The node's desired_version in which the wish for this replica last changed: a report that

@@ -66,6 +66,8 @@ def pictures(
                 reason=Reason(replica.reason),
                 node=nodes.of(replica.node),
                 funded=replica.id not in unfunded,
+                can_sleep=replica.can_sleep,
+                progress_at=replica.progress_at,
             )
         )
     return Pictures(now, limits, list(each.values()))

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from controlplane.endpoints import lifecycle, notify
+from controlplane.endpoints import lifecycle, notify, sleeping
 from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet.models import Device, Node
@@ -36,8 +36,10 @@ def place(replica_id: str, *, now: datetime) -> Placement | Refusal | None:
         return None
     need = _need(replica.endpoint)
     for _ in range(_ATTEMPTS):
-        answer = choose(need, candidates(replica.endpoint, now=now))
+        nodes = candidates(replica.endpoint, now=now)
+        answer = choose(need, nodes)
         if isinstance(answer, Refusal):
+            sleeping.make_room(need, nodes, now=now)
             _remember(replica, answer)
             return answer
         if (taken := _take(replica_id, need, answer.node_id, now)) is not None:

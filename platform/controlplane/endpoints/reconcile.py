@@ -22,7 +22,7 @@ class Limits:
 
     lease_s: float
     lost_after_s: float
-    start_timeout_s: float
+    start_timeout_s: float  # without progress
     listening_since: datetime | None
 
 
@@ -39,6 +39,7 @@ class EndpointView:
     needed_at: datetime | None = None
     retry_at: datetime | None = None
     unfunded_until: datetime | None = None  # nobody pays for another replica before
+    asleep: bool = False  # what is kept sleeps where it can: nobody asks for it now
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class ReplicaView:
     reason: Reason = Reason.SCALE_UP
     node: NodeView | None = None
     funded: bool = True  # a budget pays for it, or none bounds it
+    can_sleep: bool = False
+    progress_at: datetime | None = None  # when its start last got on
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,18 @@ class Stop:
     replica_id: str
     expected: State
     reason: Reason
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """It serves no more and keeps its devices, until it is woken, stopped, or yields them."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Wake:
+    replica_id: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ class Release:
     replica_id: str
 
 
-Action = Create | Place | Stop | Fail | MarkUnreachable | Release
+Action = Create | Place | Stop | Sleep | Wake | Fail | MarkUnreachable | Release
 
 
 def plan(
@@ -137,9 +152,16 @@ def plan(
         *(Stop(r.id, r.state, Reason.STOP_REQUESTED) for r in broke if not endpoint.on),
         *(Stop(r.id, r.state, too_many) for r in stay[:surplus]),
         *(Stop(r.id, r.state, _why(r, endpoint) if wanted else too_many) for r in going),
+        *_rested(kept, asleep=endpoint.asleep),
         *(Place(r.id) for r in sorted(kept, key=lambda r: r.id) if r.state is State.REQUESTED),
         *([] if failed or broke else _create(endpoint, wanted - len(kept), leave, now)),
     ]
+
+
+def _rested(kept: Sequence[ReplicaView], *, asleep: bool) -> list[Action]:
+    if asleep:
+        return [Sleep(r.id) for r in kept if r.state is State.READY and r.can_sleep]
+    return [Wake(r.id) for r in kept if r.state is State.ASLEEP]
 
 
 def _lost(
@@ -162,17 +184,18 @@ def _lost(
         # Nothing serves there yet, so nothing is given up by trying elsewhere soon.
         if node.quiet_s >= limits.lease_s:
             return Fail(replica.id, state, Reason.NODE_UNREACHABLE, "the node fell silent")
-        if _for_s(replica, now, limits) >= limits.start_timeout_s:
+        if _stuck_s(replica, now, limits) >= limits.start_timeout_s:
             detail = f"no progress beyond {state} in {limits.start_timeout_s:.0f} s"
             return Fail(replica.id, state, Reason.START_TIMEOUT, detail)
     return None
 
 
-def _for_s(replica: ReplicaView, now: datetime, limits: Limits) -> float:
-    """How long the replica has been in its state while we listened."""
+def _stuck_s(replica: ReplicaView, now: datetime, limits: Limits) -> float:
+    """How long its start has not got on while we listened."""
     if limits.listening_since is None:
         return 0.0
-    return (now - max(replica.state_at, limits.listening_since)).total_seconds()
+    moments = (replica.state_at, replica.progress_at or replica.state_at, limits.listening_since)
+    return (now - max(moments)).total_seconds()
 
 
 def _wanted(
@@ -204,6 +227,7 @@ _USEFULNESS = (
     State.PLACED,
     State.FETCHING,
     State.UNREACHABLE,
+    State.ASLEEP,
     State.STARTING,
     State.PROBING,
     State.READY,

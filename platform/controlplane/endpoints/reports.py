@@ -35,6 +35,19 @@ _REASONS = frozenset(
         Reason.WALLS_MISSING,
     }
 )
+_PHASES = frozenset(wire.Phase) | frozenset(wire.START_STEPS)
+# Of a replica's row, what a report is held against.
+_KNOWN = (
+    "id",
+    "state",
+    "wish_version",
+    "address",
+    "endpoint_id",
+    "state_at",
+    "bytes_done",
+    "bytes_total",
+    "progress_at",
+)
 _ADDRESS = re.compile(
     r"unix:/[!-~]{1,280}|relay:(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]+\]):\d{1,5}"
 )
@@ -80,7 +93,14 @@ def judge(held: Held, said: wire.ReplicaReport | None, version: int) -> Verdict:
         return Verdict()  # it has not taken the news yet
     if said.phase is wire.Phase.DRAINING:
         return Verdict(State.DRAINING)
-    return _progress(held.state, State(said.phase), bool(_ADDRESS.fullmatch(said.address)))
+    reachable = bool(_ADDRESS.fullmatch(said.address))
+    heard = version >= held.wish_version
+    if held.state is State.ASLEEP:
+        woke = heard and said.phase is wire.Phase.READY and not said.can_sleep and reachable
+        return Verdict(State.READY, Reason.CANNOT_SLEEP) if woke else Verdict()
+    if said.phase is wire.Phase.ASLEEP or (held.state is State.STARTING and not heard):
+        return Verdict()  # it is asked to wake, and may be ready only because it still is
+    return _progress(held.state, State(said.phase), reachable)
 
 
 def _progress(state: State, phase: State, reachable: bool) -> Verdict:
@@ -105,8 +125,7 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
     # Always in this order: reports of two nodes may touch the same two endpoints.
     held = Replica.objects.filter(node_id=node.id, released_at=None).order_by("endpoint_id", "id")
     serving = _Serving()
-    known = ("id", "state", "wish_version", "address", "endpoint_id", "bytes_done", "bytes_total")
-    for row in held.only(*known):
+    for row in held.only(*_KNOWN):
         replica = Held(row.id, State(row.state), row.wish_version)
         one = said.get(row.id)
         verdict = judge(replica, one, report.desired_version)
@@ -116,8 +135,8 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
             lifecycle.release(row.id, now=now)
         elif one is not None and row.state == State.READY:
             _moved(row, one)
-        if one is not None and row.state in (State.PLACED, State.FETCHING):
-            progress.note(row, one.bytes_done, one.bytes_total, now)
+        if one is not None and row.state in COMING:
+            progress.note(row, one, now)
         if one is not None and replica.state not in COMING | {State.UNREACHABLE}:
             serving.add(row.id, one.ready_s)
     serving.write(now)
@@ -147,10 +166,13 @@ def _facts(to: State, said: wire.ReplicaReport) -> dict[str, Any]:
         facts["phase_seconds"] = {
             phase: round(seconds, 3)
             for phase, seconds in said.phase_seconds.items()
-            if phase in set(wire.Phase)
+            if phase in _PHASES
         }
     if said.start_tier is not None:
         facts["start_tier"] = said.start_tier
+    if to is State.READY:
+        facts["can_sleep"] = said.can_sleep
+        facts["start_flags"] = _flags(said.start_flags)
     if said.engine is not None:
         facts["engine_report"] = _engine(said.engine)
     if to is State.READY:
@@ -168,6 +190,10 @@ def _engine(said: wire.EngineReport) -> dict[str, str | int | float]:
         if isinstance(value, int | float) and 0 <= value < bounds.get(name, 2**62):
             kept[name] = value
     return kept
+
+
+def _flags(said: dict[str, str]) -> dict[str, str]:
+    return {logs.clean(name)[:64]: logs.clean(value)[:200] for name, value in [*said.items()][:32]}
 
 
 def _moved(row: Replica, said: wire.ReplicaReport) -> None:

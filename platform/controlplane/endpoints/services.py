@@ -204,7 +204,7 @@ def request_wake(endpoint_id: str, now: datetime) -> bool:
 
 def _serves(endpoint_id: str) -> bool:
     """Whether a replica is there or on its way."""
-    serving = LIVE - {State.DRAINING}
+    serving = LIVE - {State.DRAINING, State.ASLEEP}
     return Replica.objects.filter(endpoint_id=endpoint_id, state__in=serving).exists()
 
 

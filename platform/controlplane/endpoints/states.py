@@ -8,10 +8,13 @@
         ▲                                                            ▼             ▼
         ╰─────────────────────────────────────────────────────────  stopped / failed
 
-Who takes an arc: the reconciler takes requested→placed, →draining, →unreachable and →failed for
-what a node cannot report any more; the node's reports take the others. A replica holds its
-devices from `placed` until it is `stopped` or `failed` *and* its node has confirmed that no
-engine of it runs (`Replica.released_at`).
+    ready ──▶ asleep ──▶ starting: where an engine, asleep, frees its device's memory. It keeps
+    its devices, is not routable and not billed, and yields to whoever needs them.
+
+Who takes an arc: the reconciler takes requested→placed, →asleep, asleep→starting, →draining,
+→unreachable and →failed for what a node cannot report any more; the node's reports take the
+others. A replica holds its devices from `placed` until it is `stopped` or `failed` *and* its node
+has confirmed that no engine of it runs (`Replica.released_at`).
 """
 
 from enum import StrEnum
@@ -25,6 +28,7 @@ class State(StrEnum):
     PROBING = "probing"  # it listens; the smallest inference is under way
     READY = "ready"  # it answered: routable and billed
     UNREACHABLE = "unreachable"  # was ready, its node is quiet: not billed
+    ASLEEP = "asleep"  # its engine is asleep, or about to be: not routable, not billed
     DRAINING = "draining"  # stop was asked: not routable, not billed
     STOPPED = "stopped"
     FAILED = "failed"
@@ -48,7 +52,12 @@ ARCS: dict[State, frozenset[State]] = {
         {State.PROBING, State.READY, State.DRAINING, State.STOPPED, State.FAILED}
     ),
     State.PROBING: frozenset({State.READY, State.DRAINING, State.STOPPED, State.FAILED}),
-    State.READY: frozenset({State.UNREACHABLE, State.DRAINING, State.STOPPED, State.FAILED}),
+    State.READY: frozenset(
+        {State.UNREACHABLE, State.ASLEEP, State.DRAINING, State.STOPPED, State.FAILED}
+    ),
+    State.ASLEEP: frozenset(
+        {State.STARTING, State.READY} | {State.DRAINING, State.STOPPED, State.FAILED}
+    ),
     State.UNREACHABLE: frozenset({State.READY, State.DRAINING, State.STOPPED, State.FAILED}),
     State.DRAINING: frozenset({State.STOPPED, State.FAILED}),
     State.STOPPED: frozenset(),
@@ -66,7 +75,9 @@ class Reason(StrEnum):
     PROBE_PASSED = "probe_passed"
     ADOPTED = "adopted"  # a node came back with the engine still running
     SCALE_DOWN = "scale_down"
-    IDLE = "idle"  # scale to zero
+    IDLE = "idle"  # scale to zero, or to sleep
+    CANNOT_SLEEP = "cannot_sleep"  # its engine refused, and serves on
+    YIELDED = "yielded"  # it slept on devices that another replica needed
     STOP_REQUESTED = "stop_requested"
     SPEC_CHANGED = "spec_changed"
     NODE_DRAIN = "node_drain"

@@ -34,8 +34,10 @@ def signed_bytes(method: str, path_and_query: str, timestamp: str, body: bytes) 
 class StartTier(StrEnum):
     """How an engine came up; never mixed up in what we quote."""
 
+    WAKE = "wake"  # vLLM's sleep ended: the process, its graphs and the weights in RAM were there
     STANDBY = "standby"  # forked from an engine with its imports done
-    COLD = "cold"  # a plain process
+    WARM = "warm"  # a process of its own; weights and engine environment were on the node
+    COLD = "cold"  # weights or the engine environment had to be brought
 
 
 class Wall(StrEnum):
@@ -109,12 +111,14 @@ class ReplicaSpec(Message):
     served_name: str
     device_indexes: list[int]
     share_standby: bool
-    start_timeout_s: float
+    start_timeout_s: float  # a start that makes no progress for so long has failed
+    may_sleep: bool = False  # start it so that it can, on devices where that frees memory
 
 
 class DesiredReplica(Message):
     replica_id: str
     run: bool  # False: stop it, drain for `drain_s`, confirm with phase stopped
+    sleep: bool = False  # run, asleep: only where the node reported `can_sleep`
     drain_s: float = 10.0
     spec: ReplicaSpec | None = None  # present when run
 
@@ -135,9 +139,15 @@ class Phase(StrEnum):
     STARTING = "starting"
     PROBING = "probing"
     READY = "ready"
+    ASLEEP = "asleep"
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+# Parts of `starting`, in `ReplicaReport.phase_seconds` beside the phases: until the engine's
+# process runs its own code, until its weights are loaded, until it has compiled and listens.
+START_STEPS = ("spawned", "loaded", "compiled")
 
 
 class EngineReport(Message):
@@ -162,7 +172,10 @@ class ReplicaReport(Message):
     pid: int = 0
     address: str = ""  # where the gateway reaches it, once it listens
     start_tier: StartTier | None = None
-    phase_seconds: dict[str, float] = {}  # finished phases, monotonic clock
+    phase_seconds: dict[str, float] = {}  # finished phases and START_STEPS, monotonic clock
+    stalled_s: float = 0.0  # while it starts: since it last made progress
+    can_sleep: bool = False  # asleep it would free its device's memory
+    start_flags: dict[str, str] = {}  # what cut its start: flag -> value (start_flags.py)
     ready_s: float = 0.0  # seconds in READY so far, monotonic clock
     engine: EngineReport | None = None
     log_tail: list[str] = []  # with a failure: the last lines

@@ -66,7 +66,7 @@ def choose(need: Need, candidates: Iterable[Candidate]) -> Placement | Refusal:
     walls_missing = False
     for node in candidates:
         free = sorted((d for d in node.free if d.kind == need.kind), key=lambda d: d.index)
-        if why_not := _obstacle(need, node, len(free)):
+        if why_not := obstacle(need, node, len(free)):
             reasons[node.node_id] = f"{node.name}: {why_not}"
             walls_missing |= why_not == _WALLS
             continue
@@ -81,7 +81,8 @@ def choose(need: Need, candidates: Iterable[Candidate]) -> Placement | Refusal:
 _WALLS = "it cannot wall engines off from each other, and its pool serves several organizations"
 
 
-def _obstacle(need: Need, node: Candidate, free: int) -> str:
+def obstacle(need: Need, node: Candidate, free: int) -> str:
+    """Why the node does not take it with so many devices free; empty where it does."""
     if node.organization_id and node.organization_id != need.organization_id:
         return "it serves another organization"
     if node.total < need.count:
