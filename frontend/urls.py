@@ -4,6 +4,7 @@ from django.urls import path
 
 from frontend import (
     alias_views,
+    batch_views,
     budget_views,
     cost_views,
     create_views,
@@ -37,6 +38,8 @@ urlpatterns = [
     path("aliases", alias_views.index, name="aliases"),
     path("aliases/<str:id>", alias_views.detail, name="alias"),
     path("aliases/<str:id>/delete", alias_views.delete, name="alias-delete"),
+    path("batches", batch_views.index, name="batches"),
+    path("batches/<str:id>/cancel", batch_views.cancel, name="batch-cancel"),
     path("keys", key_views.index, name="keys"),
     path("keys/<str:id>", key_views.detail, name="key"),
     path("keys/<str:id>/rotate", key_views.rotate, name="key-rotate"),

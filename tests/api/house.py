@@ -9,6 +9,9 @@ from django.utils import timezone
 
 from billing.models import UsageInbox
 from compliance import audit
+from controlplane.batches import files
+from controlplane.batches import services as batches
+from controlplane.batches.models import Batch
 from controlplane.endpoints import aliases
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Alias, Endpoint, Replica
@@ -16,7 +19,7 @@ from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.tenancy import services
-from controlplane.tenancy.models import Organization, Project, Role, User
+from controlplane.tenancy.models import ApiKey, Organization, Project, Role, User
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -39,6 +42,7 @@ class House:
     replica: Replica
     membership_id: str
     alias: Alias
+    batch_id: str
 
 
 def user(email: str, *, operator: bool = False) -> User:
@@ -58,6 +62,22 @@ def _node(pool: Pool, name: str) -> Node:
     for index in range(2):
         Device.objects.create(node=node, index=index, kind="cpu", name="CPU", memory_bytes=2**33)
     return node
+
+
+def _batch(key: ApiKey) -> Batch:
+    upload = files.begin(actor=audit.SYSTEM, project=key.project, now=NOW)
+    upload.write(b"{}\n")
+    file = files.create(
+        actor=audit.SYSTEM, upload=upload, filename="in.jsonl", purpose="batch", now=NOW
+    )
+    return batches.create(
+        actor=audit.SYSTEM,
+        key=key,
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        now=NOW,
+    )
 
 
 def build(name: str) -> House:
@@ -105,6 +125,7 @@ def build(name: str) -> House:
         alias=aliases.create_alias(
             actor=audit.SYSTEM, project=project, name="gpt-4o", targets=["chat"], now=NOW
         ),
+        batch_id=_batch(key).id,
     )
 
 

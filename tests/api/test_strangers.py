@@ -55,6 +55,7 @@ def things(house: House) -> dict[str, str]:
         "api-keys": house.key_id,
         "endpoints": house.endpoint.id,
         "aliases": house.alias.id,
+        "batches": house.batch_id,
         "replicas": house.replica.id,
         "nodes": house.node.id,
         "budgets": budget(house),

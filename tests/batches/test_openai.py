@@ -30,11 +30,9 @@ def upload(api: openai.OpenAI, *lines: str) -> str:
 
 
 def ended(api: openai.OpenAI, batch_id: str, within_s: float = 60.0) -> Any:
-    def look() -> Any:
-        found = api.batches.retrieve(batch_id)
-        return found if found.status in ENDED else None
-
-    return eventually(look, within_s=within_s)
+    rows = Batch.objects.filter(id=batch_id, status__in=ENDED)
+    eventually(rows.exists, within_s=within_s)
+    return api.batches.retrieve(batch_id)
 
 
 def rows(api: openai.OpenAI, file_id: str) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
     budget = house_budget(house)
     ids = {
         "aliases": house.alias.id,
+        "batches": house.batch_id,
         "budgets": budget,
         "endpoints": house.endpoint.id,
         "keys": house.key_id,
@@ -138,6 +139,7 @@ def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
         "/endpoints",
         "/keys",
         "/aliases",
+        "/batches",
         "/budgets",
         "/limits",
         "/runs",

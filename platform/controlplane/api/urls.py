@@ -6,6 +6,7 @@ from rest_framework.routers import SimpleRouter
 
 from controlplane.api import (
     alias_views,
+    batch_views,
     budget_views,
     cost_views,
     endpoint_views,
@@ -23,6 +24,7 @@ for name, view in (
     ("members", tenancy_views.Members),
     ("api-keys", tenancy_views.ApiKeys),
     ("aliases", alias_views.Aliases),
+    ("batches", batch_views.Batches),
     ("endpoints", endpoint_views.Endpoints),
     ("replicas", endpoint_views.Replicas),
     ("pools", fleet_views.Pools),

@@ -1,0 +1,120 @@
+"""A batch that gives way, is orphaned twice, and still has each answer once, paid once."""
+
+import os
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+
+from billing import budgets
+from billing.budgets import Owner
+from billing.models import BudgetWindow, UsageInbox
+from compliance import audit
+from controlplane.batches.models import Batch, Line
+from controlplane.tenancy.models import ApiKey
+from tests.batches.conftest import Place
+from tests.batches.test_openai import ended, line, rows, upload
+from tests.gateway.house import NOW, REGION, eventually
+from workers import metering
+
+LINES = 40
+SLOW_S = 0.25  # of an answer
+
+
+def budget(place: Place) -> None:
+    """Counts what the key's requests use; far from spent."""
+    organization = place.house.project.organization_id
+    budgets.create(
+        actor=audit.SYSTEM,
+        owner=Owner(organization, REGION, "key", ApiKey.objects.get().id),
+        unit="tokens",
+        amount=10_000_000,
+        window="total",
+        now=NOW,
+    )
+
+
+def people(place: Place, many: int) -> list[float]:
+    """So many ordinary requests, eight at once; how long each took."""
+
+    def ask(api: openai.OpenAI) -> float:
+        began = time.monotonic()
+        messages = [{"role": "user", "content": "hi"}]
+        api.chat.completions.create(
+            model="tiny",
+            messages=messages,  # type: ignore[arg-type]
+            user=f"tokens=1;delay={SLOW_S}",
+        )
+        return time.monotonic() - began
+
+    api = place.openai
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(ask, [api] * many))
+
+
+def done(batch_id: str) -> int:
+    return Line.objects.filter(batch_id=batch_id, state="done").count()
+
+
+def preempted() -> bool:
+    return UsageInbox.objects.filter(finish="preempted").exists()
+
+
+def orphan_answers(place: Place, batch_id: str, runner: int) -> None:
+    """The runner stops, its lines are answered, and it dies before it has read the answers."""
+    eventually(lambda: place.engine.at_once >= 2, within_s=30)
+    os.kill(runner, signal.SIGSTOP)
+    ids = [one.request_id for one in Line.objects.filter(batch_id=batch_id, state="running")]
+    answered = UsageInbox.objects.filter(request_id__in=ids, finish="complete")
+    eventually(answered.exists, within_s=30)
+    os.kill(runner, signal.SIGKILL)
+
+
+def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None:
+    budget(place)
+    api = place.openai
+    file_id = upload(api, *(line(n, user=f"tokens=2;delay={SLOW_S}") for n in range(LINES)))
+    batch_id = api.batches.create(
+        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+    ).id
+    first = place.django.runner()
+    eventually(lambda: done(batch_id) >= 3, within_s=60)
+    took = people(place, 24)
+    assert place.engine.most_at_once <= 4
+    eventually(preempted, within_s=30)
+    orphan_answers(place, batch_id, first.pid)
+    first.wait()
+    assert 0 < done(batch_id) < LINES  # progress stays
+    second = place.django.runner()
+    eventually(lambda: Line.objects.filter(batch_id=batch_id, paid=True).exists(), within_s=30)
+    eventually(lambda: place.engine.at_once >= 2, within_s=30)
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+    place.django.runner()
+    batch = ended(api, batch_id, within_s=120)
+    assert batch.status == "completed"
+    assert (batch.request_counts.total, batch.request_counts.completed) == (LINES, LINES)
+    found = rows(api, batch.output_file_id)
+    assert sorted(one["custom_id"] for one in found) == sorted(f"c-{n}" for n in range(LINES))
+    assert not batch.error_file_id
+    paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
+    print(f"interactive, beside a batch: median {sorted(took)[12]:.2f} s, worst {max(took):.2f} s")
+
+
+def paid_once(place: Place, request_ids: dict[str, str]) -> None:
+    """Each line under the id that its answer names, the key's budget to the token, flagged."""
+    inbox = UsageInbox.objects.filter(request_id__startswith="brq_")
+    eventually(lambda: inbox.filter(request_id__in=request_ids.values()).count() == LINES)
+    charged = [one.request_id for one in inbox.filter(output_tokens__gt=0)]
+    assert sorted(charged) == sorted(request_ids.values())
+    every = UsageInbox.objects.values_list("input_tokens", "output_tokens")
+    spent = eventually(lambda: sum(map(sum, every)))
+    eventually(lambda: BudgetWindow.objects.get().spent == sum(map(sum, every)))
+    assert spent > 0
+    batch = Batch.objects.get()
+    assert (batch.completed, batch.failed) == (LINES, 0)
+    assert Counter(inbox.values_list("finish", flat=True))["preempted"] >= 1
+    flags = {metering._flags(one) for one in inbox.filter(output_tokens__gt=0)}
+    assert flags == {("batch",)}
