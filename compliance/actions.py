@@ -57,6 +57,8 @@ ACTIONS: dict[str, Action] = {
             "endpoint.unshare": "an endpoint was kept to its own project again",
             "endpoint.wake": "a request woke an endpoint that slept",
             "endpoint.delete": "an endpoint was deleted",
+            "adapter.load": "an endpoint's replicas were asked to load a LoRA adapter",
+            "adapter.unload": "an endpoint's replicas were asked to let a LoRA adapter go",
             "alias.create": "a project's endpoints got another name",
             "alias.update": "an alias's endpoints, or when it passes on, changed",
             "alias.delete": "an alias was deleted",

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from frontend import (
+    adapter_views,
     alias_views,
     batch_views,
     budget_views,
@@ -32,6 +33,8 @@ urlpatterns = [
     path("endpoints/<str:id>/start", endpoint_views.start, name="endpoint-start"),
     path("endpoints/<str:id>/stop", endpoint_views.stop, name="endpoint-stop"),
     path("endpoints/<str:id>/scale", scale_views.scale, name="endpoint-scale"),
+    path("endpoints/<str:id>/adapters", adapter_views.index, name="endpoint-adapters"),
+    path("endpoints/<str:id>/adapters/unload", adapter_views.unload, name="adapter-unload"),
     path("endpoints/<str:id>/share", scale_views.share, name="endpoint-share"),
     path("endpoints/<str:id>/unshare", scale_views.unshare, name="endpoint-unshare"),
     path("endpoints/<str:id>/delete", endpoint_views.delete, name="endpoint-delete"),

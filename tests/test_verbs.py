@@ -28,7 +28,7 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import aliases
+from controlplane.endpoints import adapters, aliases
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
@@ -42,7 +42,7 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, running, fleet, silence, endpoints, aliases, files, batches),
+    *(tenancy, limits, running, fleet, silence, endpoints, aliases, adapters, files, batches),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -52,6 +52,8 @@ NO_VERBS = {
     running.agent: "computes",
     running.stopped_at: "looks",
     aliases.refuse_shadow: "looks",
+    adapters.states: "looks",
+    adapters.note: "keeps what a node reports",
     silence.unreachable: "looks",
     files.begin: "makes what nobody sees before file.create",
     files.complete: "is part of file.create, and of a batch's end",
@@ -217,6 +219,9 @@ class Walk:
         alias = self.do(aliases.update_alias, "alias.update", alias=alias, fallback_on=[])
         self.do(aliases.delete_alias, "alias.delete", alias=alias)
         self.do(endpoints.update, "endpoint.scale", endpoint=endpoint, max_replicas=2)
+        poet = {"name": "poet", "path": "org/poet"}
+        self.do(adapters.load, "adapter.load", endpoint=endpoint, **poet)
+        self.do(adapters.unload, "adapter.unload", endpoint=endpoint, name="poet")
         self.do(endpoints.share, "endpoint.share", endpoint=endpoint)
         self.do(endpoints.unshare, "endpoint.unshare", endpoint=endpoint)
         self.do(endpoints.stop, "endpoint.stop", endpoint=endpoint)

@@ -20,6 +20,8 @@ _METERS = {
 _TONES = {
     "ready": "good",
     "complete": "good",
+    "loaded": "good",
+    "loading": "busy",
     "starting": "busy",
     "updating": "busy",
     "stopping": "busy",

@@ -81,6 +81,8 @@ class Replica(msgspec.Struct, frozen=True, gc=False):
     address: str
     kv_tokens: int | None = None  # its cache holds so many; None: it did not say
     max_num_seqs: int | None = None  # it runs so many sequences beside each other
+    adapters: frozenset[str] = frozenset()  # those of the endpoint that it has loaded
+    failed_adapters: frozenset[str] = frozenset()  # … and that it could not load
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):

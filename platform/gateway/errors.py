@@ -164,6 +164,18 @@ def _unavailable(code: str, message: str, retry_after_s: int | None) -> ApiError
     return ApiError(503, code, message, type="server_error", retry_after_s=retry_after_s)
 
 
+def adapter_loading(name: str) -> ApiError:
+    message = f"The adapter of `{name}` is being loaded; no replica has it yet."
+    return _unavailable("adapter_loading", message, 2)
+
+
+def adapter_failed(name: str) -> ApiError:
+    message = (
+        f"The adapter of `{name}` could not be loaded: its endpoint's page in the console says why."
+    )
+    return ApiError(404, "adapter_not_loaded", message, param="model")
+
+
 def endpoint_stopped(name: str) -> ApiError:
     return _unavailable("endpoint_stopped", f"The endpoint `{name}` has been stopped.", None)
 

@@ -18,6 +18,8 @@ NO_CAPACITY = "no_capacity"
 CONTEXT_OVERFLOW = "context_overflow"
 
 _EVENTS = {
+    "adapter_loading": NO_CAPACITY,
+    "adapter_not_loaded": NO_CAPACITY,
     "endpoint_starting": NO_CAPACITY,
     "endpoint_stopped": NO_CAPACITY,
     "engine_overloaded": NO_CAPACITY,

@@ -56,7 +56,8 @@ SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
-SELECT r.replica_id, r.endpoint_id, r.address, r.max_model_len, r.kv_tokens, r.max_num_seqs
+SELECT r.replica_id, r.endpoint_id, r.address, r.max_model_len, r.kv_tokens, r.max_num_seqs,
+       r.adapters, r.failed_adapters
 FROM gateway.replicas r JOIN gateway.endpoints e USING (endpoint_id)
 WHERE e.region = %s AND r.address <> '' ORDER BY r.replica_id
 """
@@ -288,12 +289,13 @@ async def _endpoints(
 ) -> list[Endpoint]:
     replicas: dict[str, list[Replica]] = {}
     lengths: dict[str, int] = {}
-    async for replica_id, endpoint_id, address, length, kv_tokens, sequences in _rows(
-        connection, "replicas", _REPLICAS, region
-    ):
+    async for row in _rows(connection, "replicas", _REPLICAS, region):
+        replica_id, endpoint_id, address, length, kv_tokens, sequences, *adapters = row
         replicas.setdefault(endpoint_id, []).append(
-            Replica(replica_id, endpoint_id, address, kv_tokens, sequences)
-        )
+            Replica(
+                replica_id, endpoint_id, address, kv_tokens, sequences, *map(alike.words, adapters)
+            )
+        )  # fmt: skip
         if kv_tokens and length is not None:
             length = min(length, kv_tokens)  # what no cache holds, no window holds
         if length is not None:

@@ -31,8 +31,8 @@ class Whose(Owner, Protocol):
 
 class Turn:
     __slots__ = (
-        "_began", "_call", "_client", "_context", "_engine_model", "_entry", "_need", "_request",
-        "_ticket", "_way", "_whose", "key",
+        "_adapter", "_began", "_call", "_client", "_context", "_engine_model", "_entry", "_need",
+        "_request", "_ticket", "_way", "_whose", "key",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Turn:
         self.key = key
         self._call = call
         self._engine_model = engine_model
+        self._adapter = engine_model != entry.endpoint.id
         self._need = need
         self._entry = entry
         self._way = way
@@ -65,7 +66,14 @@ class Turn:
         endpoint, context, way = self._entry.endpoint, self._context, self._way
         if self._call.operation.generates:
             way.place = context.learning.of(endpoint.id).place(self._need)
-        self._go(whose, endpoint, context.admission.open(endpoint, way.place))
+        roomy = context.admission.open(endpoint, way.place)
+        if self._adapter:
+            try:
+                roomy = self._having(endpoint, roomy)
+            except ApiError as error:
+                whose.turned_away(error)
+                return
+        self._go(whose, endpoint, roomy)
 
     def come_again(self, whose: Whose) -> None:
         """After a replica failed it, to one that it did not try. It has waited already."""
@@ -74,13 +82,15 @@ class Turn:
             whose.turned_away(errors.engine_unavailable(self._call.model))
             return
         self._entry.endpoint = found
+        roomy = self._context.admission.roomy(found, self._way.place, self._way.tried)
         try:
             self._authenticate(found)
+            if self._adapter:
+                roomy = self._having(found, roomy)
         except ApiError as error:
             whose.turned_away(error)
             return
         self._context.metrics.retries += 1
-        roomy = self._context.admission.roomy(found, self._way.place, self._way.tried)
         self._go(whose, found, roomy)
 
     def _go(self, whose: Whose, endpoint: Endpoint, roomy: Sequence[Replica]) -> None:
@@ -95,6 +105,19 @@ class Turn:
             whose.go(replica)
         else:
             self._wait(whose)
+
+    def _having(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> Sequence[Replica]:
+        """Those of `replicas` that have the adapter loaded. Raises ApiError where none of the
+        endpoint's has it; while it has no replica at all, one may come that does."""
+        name = self._engine_model
+        able = [one for one in endpoint.replicas if name in one.adapters]
+        if endpoint.replicas and not able:
+            if all(name in one.failed_adapters for one in endpoint.replicas):
+                raise errors.adapter_failed(self._call.model)
+            raise errors.adapter_loading(self._call.model)
+        if able and self._way.barred(endpoint).issuperset(one.id for one in able):
+            raise errors.engine_unavailable(self._call.model)
+        return [one for one in replicas if name in one.adapters]
 
     def _wait(self, whose: Whose) -> None:
         if type(self.key) is LineKey:
@@ -153,6 +176,8 @@ class Turn:
     def take_place(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> bool:
         """Raises ApiError when all that it has are out."""
         assert self._whose is not None
+        if self._adapter and not (replicas := self._having(endpoint, replicas)):
+            return False
         return self._way.to(endpoint, self._engine_model, replicas, self._whose) is not None
 
     def admitted(self, endpoint: Endpoint) -> None:

@@ -85,6 +85,11 @@ class Way:
         self._endpoint = endpoint
         return endpoint
 
+    def barred(self, endpoint: Endpoint) -> set[str]:
+        """Its replicas that failed this request, or that are out while others are not."""
+        pool = self._context.pools.of(endpoint)
+        return {*self.tried, *pool.shut(self._loop.time(), probing=not self.tried)}
+
     def _prefix(self, engine_model: str) -> list[int]:
         fields, operation = self._call.fields, self._call.operation
         parts = [bytes(fields[name]) for name in _BEFORE if name in fields]

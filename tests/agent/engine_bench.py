@@ -56,7 +56,6 @@ class Bench:
             log=self.root / "logs" / f"{spec.replica_id}.log",
             model=Path(spec.model),
             survey=self.survey,
-            adapters={one["name"]: Path(one["path"]) for one in spec.adapters},
             standby=standby,
             drain_s=5.0,
         )

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -25,6 +26,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     behaviour = ""
     asleep = False
     busy = 0
+    adapters: ClassVar[set[str]] = set()
 
 
 TOLD: list[str] = []
@@ -54,6 +56,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(200, json.dumps(TOLD).encode())
             case "/probe":
                 self.answer(503 if engine.asleep or engine.behaviour == "sick" else 200)
+            case "/adapters":
+                self.answer(200, json.dumps(sorted(engine.adapters)).encode())
+            case path if path.startswith(("/load/", "/unload/")):
+                _, verb, id = path.split("/")
+                (engine.adapters.add if verb == "load" else engine.adapters.discard)(id)
+                self.answer(200)
             case path:
                 long = "/bytes/" in path
                 self.answer(200, b"x" * int(path.rpartition("/")[2]) if long else b"alive")

@@ -70,6 +70,7 @@ class FakeRunner:
             replica_id=spec.replica_id,
             boot_id=engines.boot_id(),
             directory="",
+            adapters="here",
             home="",
             exit_file="",
             pid=child.pid,
@@ -109,6 +110,28 @@ class FakeRunner:
 
     def wake(self, running: Running) -> str | None:
         return engines.wake(running)
+
+    def adapt(
+        self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
+    ) -> list[wire.AdapterReport]:
+        """A path under /missing is that of no adapter."""
+        try:
+            held = set(get(running.socket, "/adapters").json())
+            wanted = {one.id: one.path for one in spec.adapters}
+            for id in held - wanted.keys():
+                get(running.socket, f"/unload/{id}")
+            missing = {id for id, path in wanted.items() if path.startswith("/missing")}
+            for id in wanted.keys() - held - missing:
+                get(running.socket, f"/load/{id}")
+        except httpx.HTTPError as error:
+            raise OSError(str(error)) from error
+        lost = {"reason": wire.AdapterReason.NOT_FOUND, "detail": "there is no adapter"}
+        return [
+            wire.AdapterReport(id=id, state=wire.AdapterState.FAILED, **lost)  # type: ignore[arg-type]
+            if id in missing
+            else wire.AdapterReport(id=id, state=wire.AdapterState.LOADED)
+            for id in wanted
+        ]
 
     def stop(self, running: Running, drain_s: float) -> None:
         found = kin.read(running.pid)

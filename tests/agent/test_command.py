@@ -25,13 +25,10 @@ def spec(**changes: Any) -> wire.ReplicaSpec:
     return wire.ReplicaSpec(**{**fields, **changes})
 
 
-def arguments(
-    wanted: wire.ReplicaSpec, *, kind: str = "cpu", adapters: dict[str, Path] | None = None
-) -> list[str]:
+def arguments(wanted: wire.ReplicaSpec, *, kind: str = "cpu") -> list[str]:
     return command.arguments(
         wanted,
         model=Path("/models/m"),
-        adapters=adapters or {},
         socket=Path("/run/s/rep_1/engine.sock"),
         device_kind=kind,
         drain_s=10.0,
@@ -100,11 +97,12 @@ def test_refuses_arguments_that_are_ours_or_no_names(name: str) -> None:
         arguments(spec(engine_args={name: "x"}))
 
 
-def test_adapters_are_loaded_by_name() -> None:
-    argv = arguments(spec(), adapters={"b": Path("/a/b"), "a": Path("/a/a")})
-    assert argv[-4:] == ["--enable-lora", "--lora-modules", "a=/a/a", "b=/a/b"]
-    with pytest.raises(command.SpecError, match="adapter name"):
-        arguments(spec(), adapters={"x=y": Path("/a")})
+def test_an_engine_with_room_for_adapters_takes_them_while_it_runs() -> None:
+    wanted = spec(engine_args={"max_loras": 2})
+    assert {"--enable-lora", "--max-loras=2"} <= set(arguments(wanted))
+    assert environment("cpu", [0], max_loras=2)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert "--enable-lora" not in arguments(spec())
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in environment("cpu", [0])
 
 
 def test_the_environment_holds_nothing_of_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:

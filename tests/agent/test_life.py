@@ -5,7 +5,7 @@ import signal
 import msgspec
 import pytest
 
-from controlplane.fleet.wire import DesiredReplica, Phase
+from controlplane.fleet.wire import Adapter, DesiredReplica, Phase, ReplicaReport
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.fake_runner import get, wait_until
 from tests.agent.node import TestNode, kill, kill_engine, spec
@@ -334,3 +334,53 @@ def test_a_device_is_never_held_by_two(plane: ControlPlane, node: TestNode) -> N
 def _record(node: TestNode, replica_id: str) -> Record:
     path = node.directory / "replicas" / f"{replica_id}.json"
     return msgspec.json.decode(path.read_bytes(), type=Record)
+
+
+def adapter(id: str, path: str = "/adapters/poet") -> Adapter:
+    return Adapter(id=id, name=id, path=path)
+
+
+def adapted(plane: ControlPlane, replica_id: str) -> dict[str, str]:
+    """The adapters as the newest report has them."""
+    found = plane.replica(replica_id)
+    adapters = found.adapters if found is not None else []
+    return {one.id: f"{one.state} {one.reason or ''}".strip() for one in adapters}
+
+
+def test_adapters_come_and_go_with_the_wish_alone(plane: ControlPlane, node: TestNode) -> None:
+    node.agent()
+    wish = spec(adapters=[adapter("adp_1")])
+    plane.want(wish)
+    ready = plane.wait_for(wish.replica_id, Phase.READY)
+    assert adapted(plane, wish.replica_id) == {"adp_1": "loaded"}  # before it is routable
+
+    gone = adapter("adp_3", "/missing")
+    plane.want(msgspec.structs.replace(wish, adapters=[adapter("adp_2"), gone]))
+    expected = {"adp_2": "loaded", "adp_3": "failed adapter_not_found"}
+    wait_until(lambda: adapted(plane, wish.replica_id) == expected)
+    after = plane.wait_for(wish.replica_id, Phase.READY)
+    assert after.pid == ready.pid  # neither a new engine nor a failed one
+    assert held(after) == ["adp_2"]
+
+
+def test_adapters_survive_the_death_of_agent_and_engine(
+    plane: ControlPlane, node: TestNode
+) -> None:
+    agent = node.agent()
+    wish = spec(adapters=[adapter("adp_1")])
+    plane.want(wish)
+    ready = plane.wait_for(wish.replica_id, Phase.READY)
+    kill(agent)
+    # Meanwhile the wish changed, and the engine was tampered with.
+    get(ready.address.removeprefix("unix:"), "/unload/adp_1")
+    plane.want(msgspec.structs.replace(wish, adapters=[adapter("adp_1"), adapter("adp_2")]))
+    node.agent()
+    both = {"adp_1": "loaded", "adp_2": "loaded"}
+    wait_until(lambda: adapted(plane, wish.replica_id) == both and held(ready) == [*both])
+    assert plane.wait_for(wish.replica_id, Phase.READY).pid == ready.pid
+
+
+def held(replica: ReplicaReport) -> list[str]:
+    """What the engine itself says it has."""
+    found: list[str] = get(replica.address.removeprefix("unix:"), "/adapters").json()
+    return found

@@ -85,13 +85,6 @@ def test_a_fetch_can_be_cancelled(tmp_path: Path, hub: Environment) -> None:
         models.fetch("owner/name", "", tmp_path / "cache", hub, cancelled=lambda: True)
 
 
-def test_an_adapter_needs_its_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no adapter_config\.json"):
-        models.adapter(str(tmp_path))
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert models.adapter(str(tmp_path)) == tmp_path
-
-
 def test_weights_that_engines_cannot_read_are_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     weights = tmp_path / "model.safetensors"

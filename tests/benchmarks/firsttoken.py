@@ -133,7 +133,7 @@ def stock_start(engine: environment.Environment, model: Path, root: Path) -> flo
         start_timeout_s=600.0,
     )
     argv = command.arguments(
-        spec, model=model, adapters={}, socket=Path("/unused"), device_kind="cpu", drain_s=0
+        spec, model=model, socket=Path("/unused"), device_kind="cpu", drain_s=0
     )
     argv = [flag for flag in argv if not flag.startswith("--uds")]
     env = command.environment(

@@ -20,8 +20,9 @@ def test_the_whole_wish_list(world: World, node: Node) -> None:
     assert wish.spec.served_name == wish.spec.endpoint_id == endpoint.id
     assert wish.spec.organization_id == world.project.organization_id
     assert (wish.spec.model, wish.spec.device_indexes) == ("/models/tiny", [0, 1])
-    assert wish.spec.engine_args == {"max_model_len": 2048, "tensor_parallel_size": 2}
-    assert wish.spec.adapters == [{"name": "poet", "path": "org/poet"}]
+    arguments = {"max_model_len": 2048, "tensor_parallel_size": 2, "max_loras": 4}
+    assert wish.spec.engine_args == arguments
+    assert [(one.name, one.path) for one in wish.spec.adapters] == [("poet", "org/poet")]
 
 
 def test_a_drained_replica_is_to_be_stopped_gently(world: World, node: Node) -> None:

@@ -202,6 +202,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
     made = Endpoint.objects.get(name="second")
     assert answer.headers["location"] == f"/endpoints/{made.id}"
     assert made.engine_args == {
+        "max_loras": 4,
         "max_model_len": 2048,
         "enable_prefix_caching": False,
         "tool_call_parser": "hermes",
@@ -210,7 +211,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
         "enforce_eager": True,
     }
     assert (made.queue_limit, made.queue_s) == (7, 30)
-    assert made.adapters == [{"name": "tone", "path": "/models/tone"}]
+    assert [(one["name"], one["path"]) for one in made.adapters] == [("tone", "/models/tone")]
     assert (made.min_replicas, made.max_replicas, made.idle_timeout_s) == (0, 2, 600)
 
 

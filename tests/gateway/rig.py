@@ -221,7 +221,12 @@ class Rig:
 
     def replicas(self, name: str, engines: Iterable[FakeEngine]) -> tuple[Replica, ...]:
         return tuple(
-            Replica(f"rep_{name}_{at}", f"ep_{name}", engine.address)
+            Replica(
+                f"rep_{name}_{at}",
+                f"ep_{name}",
+                engine.address,
+                adapters=frozenset(engine.adapters),
+            )
             for at, engine in enumerate(engines)
         )
 

@@ -34,7 +34,8 @@ def busy() -> Iterator[Rig]:
 
 def sized(rig: Rig, **sizes: int | None) -> None:
     (plain,) = rig.replicas("small", rig.engines)
-    rig.change("small", replicas=(Replica(plain.id, plain.endpoint_id, plain.address, **sizes),))
+    fields = {name: getattr(plain, name) for name in plain.__struct_fields__} | sizes
+    rig.change("small", replicas=(Replica(**fields),))
 
 
 def ask(rig: Rig, how: str = "", **fields: Any) -> Connection:

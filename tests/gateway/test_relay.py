@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.directory import Replica
 from gateway.records import CloseRecord
 from gateway.salts import Salts
 from tests.gateway.fake_engine import CACHED_TOKENS, PROMPT_TOKENS
@@ -206,10 +207,13 @@ def test_the_connection_lives_on_after_an_engines_refusal(tiny: Rig) -> None:
 
 @pytest.mark.trap("lost-adapter")
 def test_an_adapter_that_the_engine_lost(tiny: Rig) -> None:
-    tiny.change("tiny", adapters=frozenset({"poet", "lost"}))
+    (replica,) = tiny.endpoints["tiny"].replicas
+    both = frozenset({"poet", "lost"})  # as the directory has it
+    believed = Replica(replica.id, replica.endpoint_id, replica.address, adapters=both)
+    tiny.change("tiny", adapters=both, replicas=(believed,))
     reply = tiny.chat("tiny:lost")
     assert (reply.status, reply.error["code"]) == (404, "model_not_found")
-    tiny.change("tiny", adapters=frozenset({"poet"}))
+    tiny.change("tiny", adapters=frozenset({"poet"}), replicas=(replica,))
 
 
 def test_connections_to_the_engine_are_used_again(tiny: Rig) -> None:

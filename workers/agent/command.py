@@ -10,7 +10,6 @@ from workers.agent import shared_libraries
 Value = bool | int | float | str | None
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 # Ours alone: they decide where the engine listens, what it is called and what it may load.
 RESERVED = frozenset(
@@ -26,7 +25,9 @@ RESERVED = frozenset(
         "headless",
         "host",
         "log_config_file",
+        "enable_lora",
         "lora_modules",
+        "max_cpu_loras",
         "middleware",
         "model",
         "port",
@@ -62,7 +63,6 @@ def arguments(
     spec: wire.ReplicaSpec,
     *,
     model: Path,
-    adapters: Mapping[str, Path],
     socket: Path,
     device_kind: str,
     drain_s: float,
@@ -79,12 +79,16 @@ def arguments(
     argv += ["--disable-uvicorn-access-log", f"--shutdown-timeout={max(0, round(drain_s))}"]
     if spec.may_sleep and device_kind.startswith("nvidia-"):
         argv += ["--enable-sleep-mode"]
+    if takes_adapters(spec):
+        argv.append("--enable-lora")
     for name, value in sorted(chosen.items()):
         argv += _flag(name, value)
-    if adapters:
-        argv += ["--enable-lora", "--lora-modules"]
-        argv += [f"{_adapter(name)}={path}" for name, path in sorted(adapters.items())]
     return argv
+
+
+def takes_adapters(spec: wire.ReplicaSpec) -> bool:
+    """Whether the engine has room for LoRA adapters; which, it is told while it runs."""
+    return bool(spec.engine_args.get("max_loras"))
 
 
 def environment(
@@ -130,6 +134,9 @@ def environment(
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
+    if engine_args.get("max_loras"):
+        # On its socket, which the agent and gateways reach; a gateway passes on no such path.
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if device_kind == "cpu":
         env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = str(threads)
         # With this, one process for the engine core and its worker is allowed on a CPU.
@@ -156,9 +163,3 @@ def _flag(name: str, value: Value) -> list[str]:
         return ["--no-" + name.replace("_", "-")]
     # With the equals sign, so that no value can pass for an option of its own.
     return [f"{option}={value}"]
-
-
-def _adapter(name: str) -> str:
-    if not _ADAPTER.fullmatch(name):
-        raise SpecError(f"adapter name {name!r} is not allowed")
-    return name

@@ -52,7 +52,6 @@ class Place:
     log: Path
     model: Path
     survey: walls.Survey
-    adapters: Mapping[str, Path] = field(default_factory=dict)
     device_kind: str = "cpu"
     standby: Standby | None = None
     marks: Mapping[str, str] = field(default_factory=dict)  # environment of a plain start
@@ -72,6 +71,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     directory: str  # its socket and scratch files
     home: str  # its caches
+    adapters: str = ""  # where its adapters lie, if it takes any; the agent's alone to write
     exit_file: str
     uid: int | None = None
     flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
@@ -95,20 +95,27 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
     argv = command.arguments(
         spec,
         model=place.model,
-        adapters=place.adapters,
         socket=directory / SOCKET,
         device_kind=place.device_kind,
         drain_s=place.drain_s,
     )
+    adapters: Path | None = place.cache / "adapters" / spec.replica_id
+    if not command.takes_adapters(spec):
+        adapters = None
     uid = walls.claim_uid(directory) if wire.Wall.UID in place.survey.can else None
     try:
         walls.private_directory(directory, uid)
         walls.private_directory(home, uid)
         scratch = walls.private_directory(directory / SCRATCH, uid)
-        request = _request(spec, place, argv, directory, home, scratch, uid)
+        if adapters is not None:
+            adapters.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            shutil.rmtree(adapters, ignore_errors=True)
+            adapters.mkdir()
+            adapters.chmod(0o755)  # whatever the umask
+        request = _request(spec, place, argv, directory, home, scratch, uid, adapters)
         pid, start_time, tier = _launch(request, place)
     except (OSError, StartError) as error:
-        _tidy(directory, home, uid)
+        _tidy(directory, home, uid, adapters)
         raise StartError(str(error)) from error
     return Running(
         replica_id=spec.replica_id,
@@ -120,6 +127,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         log=str(place.log),
         directory=str(directory),
         home=str(home),
+        adapters=str(adapters or ""),
         exit_file=request["exit"],
         uid=uid,
     )
@@ -138,7 +146,7 @@ def alive(running: Running) -> bool:
 def listening(running: Running) -> bool:
     """True once the engine answers at all: loaded, and not yet proved."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return _call(running.socket, "/health", None, "", 2.0)[0] == 200
+        return call(running.socket, "/health", None, "", 2.0)[0] == 200
     return False
 
 
@@ -148,7 +156,7 @@ def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) 
     pooling = spec.engine_args.get("runner") == "pooling"
     for attempt in probing.attempts(spec.served_name, pooling_first=pooling):
         try:
-            status, answer = _call(
+            status, answer = call(
                 running.socket, attempt.path, attempt.body, attempt.content_type, timeout_s
             )
         except (OSError, http.client.HTTPException) as error:
@@ -165,7 +173,7 @@ def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) 
 def busy(running: Running) -> bool:
     """Whether it has requests to answer, as far as it says."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        status, answer = _call(running.socket, "/metrics", None, "", 10.0)
+        status, answer = call(running.socket, "/metrics", None, "", 10.0)
         return status == 200 and any(float(count) > 0 for count in _REQUESTS.findall(answer))
     return False
 
@@ -205,7 +213,8 @@ def stop(running: Running, drain_s: float) -> None:
             child.poll()
         if left:
             raise StartError(f"processes that do not die: {[process.pid for process in left]}")
-    _tidy(Path(running.directory), Path(running.home), running.uid)
+    adapters = Path(running.adapters) if running.adapters else None
+    _tidy(Path(running.directory), Path(running.home), running.uid, adapters)
 
 
 def exit_reason(running: Running) -> str:
@@ -242,7 +251,9 @@ def sweep(run_directory: Path, cache: Path, keep: Collection[str]) -> None:
     """Remove the directories, and so free the uids, of engines that are none of `keep` (replica
     ids). For a starting agent, once every process of theirs is gone."""
     short = {_directory(run_directory, replica_id).name for replica_id in keep}
-    for folder, kept in ((run_directory / "e", short), (cache / "homes", set(keep))):
+    whole = set(keep)
+    places = ((run_directory / "e", short), (cache / "homes", whole), (cache / "adapters", whole))
+    for folder, kept in places:
         with contextlib.suppress(FileNotFoundError):
             for entry in folder.iterdir():
                 if entry.name not in kept:
@@ -267,6 +278,7 @@ def _request(
     home: Path,
     scratch: Path,
     uid: int | None,
+    adapters: Path | None,
 ) -> dict[str, Any]:
     """What launcher/engine.py is asked for."""
     env = command.environment(
@@ -280,7 +292,7 @@ def _request(
     )
     network = place.survey.network
     reach = [place.environment.root, place.environment.base, place.model, directory, home]
-    reach += [LAUNCHER / "quiet.py", *place.adapters.values()]
+    reach += [LAUNCHER / "quiet.py", *([adapters] if adapters else [])]
     isolation = Isolation(uid, network, tuple(str(path) for path in reach))
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {
@@ -325,7 +337,7 @@ def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.Start
 
 def _told(running: Running, target: str) -> str | None:
     try:
-        status, answer = _call(running.socket, target, b"", "", SLEEP_TIMEOUT_S)
+        status, answer = call(running.socket, target, b"", "", SLEEP_TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:
         return f"POST {target}: {error or type(error).__name__}"
     if status == 200:
@@ -335,7 +347,7 @@ def _told(running: Running, target: str) -> str | None:
 
 def _asleep(running: Running) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
-        status, answer = _call(running.socket, "/is_sleeping", None, "", 10.0)
+        status, answer = call(running.socket, "/is_sleeping", None, "", 10.0)
         return status == 200 and json.loads(answer)["is_sleeping"] is True
     return False
 
@@ -350,9 +362,9 @@ def _drain(running: Running, drain_s: float) -> None:
         time.sleep(0.05)
 
 
-def _tidy(directory: Path, home: Path, uid: int | None) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    shutil.rmtree(home, ignore_errors=True)
+def _tidy(directory: Path, home: Path, uid: int | None, adapters: Path | None) -> None:
+    for folder in (directory, home, *([adapters] if adapters else [])):
+        shutil.rmtree(folder, ignore_errors=True)
     if uid is not None:
         walls.release_uid(uid, directory)
 
@@ -380,10 +392,10 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def _call(
+def call(
     path: str, target: str, body: bytes | None, kind: str, timeout_s: float
 ) -> tuple[int, bytes]:
-    """POST a body of that content type; GET where there is none."""
+    """Ask the engine at socket `path`: POST a body of type `kind`; GET where there is none."""
     connection = _Connection(path, timeout_s)
     try:
         method = "GET" if body is None else "POST"

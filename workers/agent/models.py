@@ -47,16 +47,6 @@ def locate(model: str, revision: str, cache: Path) -> Path | None:
     return snapshot if snapshot.exists() else None
 
 
-def adapter(path: str) -> Path:
-    """An adapter's folder. Raises ModelError."""
-    folder = Path(path)
-    if not folder.is_absolute() or not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            MODEL_NOT_FOUND, f"there is no adapter at {path}: no adapter_config.json on this node"
-        )
-    return folder
-
-
 def fetch(
     model: str,
     revision: str,

@@ -46,6 +46,7 @@ class Record(msgspec.Struct, kw_only=True):
     seen_at: float = 0.0  # when the engine was last seen alive
     drain_s: float | None = None  # a stop was asked
     engine: wire.EngineReport | None = None
+    adapters: list[wire.AdapterReport] = []
     log_tail: list[str] = []
 
     def ready_s(self, now: float) -> float:

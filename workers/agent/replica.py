@@ -21,6 +21,7 @@ from typing import Any
 
 from controlplane.fleet import wire
 from workers.agent import logs, threads
+from workers.agent.adapting import Adapting
 from workers.agent.engines import Running
 from workers.agent.progress import Progress, Watch
 from workers.agent.records import ENDED, Phase, Record, Store
@@ -69,6 +70,14 @@ class Replica:
         self._wants_sleep = record.phase is Phase.ASLEEP
         self._watch: Watch | None = None  # of an engine that starts
         self._progress = Progress(clock())
+        self.adapting = Adapting(
+            record,
+            store=store,
+            runner=runner,
+            clock=clock,
+            changed=changed,
+            cancelled=self._stopping.is_set,
+        )
         if record.drain_s is not None:
             self._stopping.set()
 
@@ -131,6 +140,7 @@ class Replica:
             start_flags=record.start_flags,
             ready_s=round(record.ready_s(self._clock()), 3),
             engine=record.engine,
+            adapters=[] if self.ended else list(record.adapters),
             log_tail=record.log_tail,
         )
 
@@ -225,6 +235,7 @@ class Replica:
             record.engine = await threads.call(self._runner.engine_report, running)
             if record.tier is not wire.StartTier.WAKE:
                 record.can_sleep = self._runner.can_sleep(running, record.spec)
+            await self.adapting.first()
             record.detail = ""
             self._enter(Phase.READY)
         elif self._late():
@@ -248,6 +259,7 @@ class Replica:
             if self._clock() - record.seen_at >= SEEN_EVERY_S:
                 record.seen_at = self._clock()
                 self._store.save(record)
+            self.adapting.tick()
             await self._pause()
 
     async def _rest(self) -> None:
@@ -292,6 +304,7 @@ class Replica:
             await self._pause()
 
     async def _drain(self) -> None:
+        self.adapting.stop()
         running = self.record.running
         if running is not None:
             await threads.call(self._runner.stop, running, self.record.drain_s or 0.0)

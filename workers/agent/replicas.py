@@ -151,6 +151,8 @@ class Replicas:
             self._add(record)
         elif replica is not None:
             replica.request_sleep(wish.sleep)
+            if wish.spec is not None:
+                replica.adapting.wish(wish.spec.adapters)
 
     def _refusal(self, spec: wire.ReplicaSpec) -> str:
         """Why `spec` may not start beside what is here, or nothing."""

@@ -44,6 +44,12 @@ class Runner(Protocol):
     def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
         """None when the smallest inference succeeded, else what is wrong."""
 
+    def adapt(
+        self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
+    ) -> list[wire.AdapterReport]:
+        """Give a running engine the adapters of `spec` and no others; how each is. What one
+        lacks is said in its report. Raises OSError when the engine does not answer."""
+
     def stop(self, running: Running, drain_s: float) -> None:
         """SIGTERM, up to `drain_s` to finish, then SIGKILL to all of it. Also tidies after an
         engine that is dead. Nothing is left when it returns; raises when something is."""

@@ -1,14 +1,16 @@
 """vLLM on this node: engines.py and its neighbours, as the loop wants them (runner.Runner)."""
 
 import contextlib
+import http.client
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.fleet import wire
-from workers.agent import engines, environment, inventory, models, processes, walls
+from controlplane.fleet.wire import AdapterReason
+from workers.agent import adapters, engines, environment, inventory, models, processes, walls
 from workers.agent.command import SpecError
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
@@ -29,7 +31,6 @@ class _Fetched:
 
     environment: Environment
     model: Path
-    adapters: dict[str, Path] = field(default_factory=dict)
 
 
 class VllmRunner:
@@ -108,13 +109,12 @@ class VllmRunner:
             model = models.fetch(
                 spec.model, spec.revision, cache, found, progress=progress, cancelled=cancelled
             )
-            adapters = {one["name"]: models.adapter(one["path"]) for one in spec.adapters}
-            self._check_readable(model, *adapters.values())
+            self._check_readable(model)
         except models.ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
         except (InstallError, OSError) as error:
             raise CannotStart(FETCH_FAILED, str(error)) from error
-        self._fetched[spec.replica_id] = _Fetched(found, model, adapters)
+        self._fetched[spec.replica_id] = _Fetched(found, model)
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
@@ -125,7 +125,6 @@ class VllmRunner:
             log=self._settings.directory / "logs" / f"{spec.replica_id}.log",
             model=fetched.model,
             survey=self._raised(self._ready()),
-            adapters=fetched.adapters,
             device_kind=kind,
             standby=self._lend(spec, fetched.environment),
             marks=processes.marks(self._settings.directory, spec.replica_id),
@@ -146,6 +145,15 @@ class VllmRunner:
 
     def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
         return engines.probe(running, spec)
+
+    def adapt(
+        self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
+    ) -> list[wire.AdapterReport]:
+        kind = self._kind(spec)
+        try:
+            return adapters.settle(running, spec, lambda one: self._adapter(one, kind, cancelled))
+        except http.client.HTTPException as error:
+            raise OSError(f"the engine did not answer: {error}") from error
 
     def stop(self, running: Running, drain_s: float) -> None:
         engines.stop(running, drain_s)
@@ -221,9 +229,22 @@ class VllmRunner:
             return 1
         return max(1, inventory.cpu_count() // len(self._devices))
 
-    def _check_readable(self, *folders: Path) -> None:
-        if os.geteuid() != 0:
-            return
-        for folder in folders:
-            if why := models.unreadable(folder):
-                raise CannotStart(FETCH_FAILED, why)
+    def _check_readable(self, folder: Path) -> None:
+        if os.geteuid() == 0 and (why := models.unreadable(folder)):
+            raise CannotStart(FETCH_FAILED, why)
+
+    def _adapter(self, one: wire.Adapter, kind: str, cancelled: Callable[[], bool]) -> Path:
+        """An adapter's folder, brought from the hub where need be. Raises AdapterError."""
+        if one.path.startswith("/"):
+            return Path(one.path)
+        try:
+            found = environment.install(environment.for_device(kind), self._settings.cache)
+            return models.fetch(
+                one.path, one.revision, self._settings.cache, found, cancelled=cancelled
+            )
+        except models.ModelError as error:
+            missing = error.reason == models.MODEL_NOT_FOUND
+            reason = AdapterReason.NOT_FOUND if missing else AdapterReason.FETCH_FAILED
+            raise adapters.AdapterError(reason, str(error)) from error
+        except (InstallError, OSError) as error:
+            raise adapters.AdapterError(AdapterReason.FETCH_FAILED, str(error)) from error

@@ -8,6 +8,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from controlplane.api import adapter_views
+from controlplane.api.adapter_views import AdapterBody, AdapterView
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
@@ -87,6 +89,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
     status = serializers.SerializerMethodField()
     message = serializers.SerializerMethodField()
     conditions = serializers.SerializerMethodField()
+    adapters = serializers.SerializerMethodField()
     replicas = serializers.SerializerMethodField()
     shared = serializers.BooleanField(read_only=True)
 
@@ -132,15 +135,14 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
     def get_conditions(self, endpoint: Endpoint) -> Any:
         return ConditionView(summary(endpoint).conditions, many=True).data
 
+    @extend_schema_field(AdapterView(many=True))
+    def get_adapters(self, endpoint: Endpoint) -> Any:
+        return AdapterView(adapter_views.shown(endpoint), many=True).data
+
     @extend_schema_field(ReplicaView(many=True))
     def get_replicas(self, endpoint: Endpoint) -> Any:
         live = [replica for replica in recent_replicas(endpoint) if replica.state in LIVE]
         return ReplicaView(live, many=True).data
-
-
-class AdapterBody(serializers.Serializer[Any]):
-    name = serializers.CharField()
-    path = serializers.CharField()
 
 
 class EndpointBody(serializers.Serializer[Any]):

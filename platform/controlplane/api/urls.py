@@ -5,6 +5,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import SimpleRouter
 
 from controlplane.api import (
+    adapter_views,
     alias_views,
     batch_views,
     budget_views,
@@ -40,7 +41,19 @@ for name, view in (
 ):
     router.register(name, view, basename=name)
 
+_adapters = adapter_views.Adapters
+
 urlpatterns = [
+    path(
+        "endpoints/<str:pk>/adapters",
+        _adapters.as_view({"get": "list", "post": "create"}),
+        name="endpoint-adapters",
+    ),
+    path(
+        "endpoints/<str:pk>/adapters/<str:name>",
+        _adapters.as_view({"get": "retrieve", "delete": "destroy"}),
+        name="endpoint-adapter",
+    ),
     path("endpoints/<str:pk>/events", streams.endpoint_events, name="endpoint-events"),
     path("replicas/<str:pk>/logs", streams.replica_logs, name="replica-logs"),
     path("schema", SpectacularAPIView.as_view(), name="schema"),

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+import msgspec
 from django.conf import settings
 
 from controlplane.endpoints.models import Replica
@@ -55,7 +56,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         revision=endpoint.revision,
         engine=endpoint.engine,
         engine_args=endpoint.engine_args,
-        adapters=endpoint.adapters,
+        adapters=[msgspec.convert(one, wire.Adapter) for one in endpoint.adapters],
         served_name=endpoint.id,
         device_indexes=sorted(claim.device.index for claim in replica.claims.all()),
         # In a pool of one organization there is nobody else to share it with.

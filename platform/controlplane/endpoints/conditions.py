@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from controlplane.endpoints import adapters
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
 
@@ -25,7 +26,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Condition:
-    """As in Kubernetes. `status` is "True" or "False"; `reason` one of states.Reason, or empty."""
+    """As in Kubernetes. `status` is "True" or "False"; `reason` one of states.Reason (of
+    AdaptersLoaded, a wire.AdapterReason), or empty."""
 
     type: str
     status: str
@@ -75,6 +77,7 @@ def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
             _scheduled(endpoint, live),
             _healthy(endpoint, ended),
             _funded(endpoint),
+            *_adapters(endpoint, live),
         ),
     )
 
@@ -142,6 +145,21 @@ def _funded(endpoint: Endpoint) -> Condition:
         return Condition("Funded", "True", "", "", endpoint.created_at)
     reason = Reason.BUDGET_EXHAUSTED
     return Condition("Funded", "False", reason, ADVICE[reason], endpoint.unfunded_at)
+
+
+def _adapters(endpoint: Endpoint, live: list[Replica]) -> list[Condition]:
+    """Whether each of its LoRA adapters is loaded wherever it serves; for an endpoint with any."""
+    states = adapters.states(endpoint, live)
+    if not states:
+        return []
+    since = max((r.state_at for r in live), default=endpoint.created_at)
+    failed = next((one for one in states if one.status == "failed"), None)
+    if failed is not None:
+        message = f"{failed.name}: {failed.message}"
+        return [Condition("AdaptersLoaded", "False", failed.reason, message, since)]
+    waiting = [one.name for one in states if one.status != "loaded"]
+    message = f"not loaded yet: {', '.join(waiting)}" if waiting else ""
+    return [Condition("AdaptersLoaded", "False" if waiting else "True", "", message, since)]
 
 
 def _healthy(endpoint: Endpoint, ended: list[Replica]) -> Condition:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from controlplane.endpoints import lifecycle, logs, notify, progress
+from controlplane.endpoints import adapters, lifecycle, logs, notify, progress
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
@@ -47,6 +47,7 @@ _KNOWN = (
     "bytes_done",
     "bytes_total",
     "progress_at",
+    "adapters",
 )
 _ADDRESS = re.compile(
     r"unix:/[!-~]{1,280}|relay:(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]+\]):\d{1,5}"
@@ -128,6 +129,8 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
     for row in held.only(*_KNOWN):
         replica = Held(row.id, State(row.state), row.wish_version)
         one = said.get(row.id)
+        if one is not None:
+            adapters.note(row, one.adapters)
         verdict = judge(replica, one, report.desired_version)
         if verdict.to is not None:
             _advance(replica, verdict, one, now)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import Q
 
+from compliance import ids
 from controlplane.endpoints import engine_args
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet.models import Device, Pool
@@ -14,7 +15,7 @@ from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Organization
 
 MAX_REPLICAS = 100
-MAX_ADAPTERS = 64
+MAX_LORAS = 4  # adapters at a time, where somebody wants any and did not say how many
 IDLE_S = range(10, 7 * 86_400 + 1)
 QUEUE_S = range(3600 + 1)
 MAX_QUEUE = 100_000
@@ -37,7 +38,7 @@ class EndpointSpec:
     pool_id: str = ""
     engine: str = "vllm"
     engine_args: Mapping[str, Any] = field(default_factory=dict)
-    adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …}
+    adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …, "revision": …}
     min_replicas: int = 1
     max_replicas: int = 1
     idle_timeout_s: int = 3600
@@ -60,15 +61,16 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     if not 1 <= spec.device_count <= 64:
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
     _source("model", spec.model, spec.revision)
-    adapters = [_adapter(one) for one in spec.adapters]
-    if len(adapters) > MAX_ADAPTERS or len({a["name"] for a in adapters}) < len(adapters):
-        raise _invalid("adapters", f"expected at most {MAX_ADAPTERS}, each with a name of its own")
+    adapters = [adapter(one) for one in spec.adapters]
+    if len({a["name"] for a in adapters}) < len(adapters):
+        raise _invalid("adapters", "each adapter needs a name of its own")
     arguments = engine_args.validate(spec.engine_args, spec.device_count, spec.device_kind)
+    if adapters or "max_lora_rank" in arguments:
+        arguments.setdefault("max_loras", max(MAX_LORAS, len(adapters)))
+    room(arguments, len(adapters))
     pool = _pool(spec, organization)
-    paths = [spec.model, *(a["path"] for a in adapters)]
-    if pool.organization_id is None and any(path.startswith("/") for path in paths):
-        message = "a path on the nodes can be used in a pool of your own only; this one is shared"
-        raise _invalid("model", message, code="path_on_shared_pool")
+    for one in (spec.model, *(a["path"] for a in adapters)):
+        reachable(one, pool)
     return replace(spec, engine_args=arguments, adapters=adapters, pool_id=pool.id), pool
 
 
@@ -92,6 +94,24 @@ def queue(limit: int | None, seconds: int | None) -> None:
         raise _invalid("queue_s", f"expected 0 to {QUEUE_S.stop - 1} seconds, not {seconds}")
 
 
+def room(arguments: Mapping[str, Any], count: int) -> None:
+    """Invalid if an engine with these arguments has no room for so many adapters."""
+    most = arguments.get("max_loras", 0)
+    if count > most:
+        message = (
+            f"{count} adapters are asked for, the endpoint has room for {most}: "
+            "unload one, or set a higher engine arg `max_loras`"
+        )
+        raise _invalid("adapters", message, code="too_many_adapters")
+
+
+def reachable(path: str, pool: Pool) -> None:
+    """Invalid where a path on the nodes might lead to somebody else's files."""
+    if path.startswith("/") and pool.organization_id is None:
+        message = "a path on the nodes can be used in a pool of your own only; this one is shared"
+        raise _invalid("model", message, code="path_on_shared_pool")
+
+
 def _source(place: str, model: str, revision: str = "") -> None:
     """An absolute path or a hub id; nothing that leads elsewhere."""
     code = "invalid_model"
@@ -111,13 +131,16 @@ def _source(place: str, model: str, revision: str = "") -> None:
         raise _invalid("revision", message, code=code)
 
 
-def _adapter(given: Mapping[str, str]) -> dict[str, str]:
-    if given.keys() != {"name", "path"} or not all(isinstance(v, str) for v in given.values()):
-        raise _invalid("adapters", "each adapter has a `name` and a `path`")
-    if not _ADAPTER.fullmatch(given["name"]):
-        raise _invalid("adapters", f"{_shown(given['name'])} cannot name an adapter")
-    _source("adapters", given["path"])
-    return dict(given)
+def adapter(given: Mapping[str, str]) -> dict[str, str]:
+    """One adapter as it is kept (wire.Adapter), under a new id; Invalid if it cannot be."""
+    known = {"name", "path"} <= given.keys() <= {"name", "path", "revision"}
+    if not known or not all(isinstance(value, str) for value in given.values()):
+        raise _invalid("adapters", "each adapter has a `name`, a `path` and perhaps a `revision`")
+    name, path, revision = given["name"], given["path"], given.get("revision", "")
+    if not _ADAPTER.fullmatch(name):
+        raise _invalid("adapters", f"{_shown(name)} cannot name an adapter")
+    _source("adapters", path, revision)
+    return {"id": ids.new("adp"), "name": name, "path": path, "revision": revision}
 
 
 def _pool(spec: EndpointSpec, organization: Organization) -> Pool:

