@@ -70,6 +70,7 @@ ACTIONS: dict[str, Action] = {
             "batch.end": "a batch ended: completed, failed, expired or cancelled",
             "replica.place": "a replica was given its devices on a node of the region",
             "replica.ready": "a replica answered its probe and began to serve",
+            "replica.start_missed": "a start took longer than is promised for its tier",
             "replica.sleep": "a replica's engine was asked to sleep: it serves nobody then",
             "replica.stop": "a replica was asked to stop",
             "replica.end": "a replica's engine ended and its devices are free",

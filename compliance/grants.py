@@ -28,6 +28,7 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
 _GATEWAY_CALLS = (
     "billing_lease(text, text, integer, jsonb)",
     "billing_close_leases(text, text[])",
+    "endpoints_note_routed(text[])",
 )
 
 

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from controlplane.api.endpoint_views import recent_replicas
 from controlplane.endpoints import access, conditions, logs, services
+from controlplane.endpoints import starts as start_times
 from controlplane.endpoints.conditions import ADVICE, Status
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.states import LIVE, Reason, State
@@ -163,6 +164,9 @@ def _live(visit: Visit, endpoint: Endpoint) -> dict[str, Any]:
         "transitions": rows,
         "failed": _failure(endpoint, replicas),
         "newest": newest,
+        "underway": start_times.underway(replicas, visit.now),
+        "measured": start_times.measured(endpoint),
+        "phase_names": start_times.PHASES,
         "every_s": SOON_S if summary.status in _MOVING else LATER_S,
         "startable": endpoint.stopped_at is not None
         or summary.status in (Status.SCALED_TO_ZERO, Status.FAILED),

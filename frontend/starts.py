@@ -31,7 +31,10 @@ class Start:
 
 
 def measure(replica: Replica, transitions: Sequence[Transition], now: datetime) -> Start:
-    """The start of `replica` from its transitions, oldest first, and the clock."""
+    """The newest start of `replica` from its transitions, oldest first, and the clock."""
+    begins = [n for n, row in enumerate(transitions) if row.from_state == State.ASLEEP]
+    if begins:
+        transitions = [row for row in transitions[begins[-1] :] if row.from_state != State.ASLEEP]
     spent: list[tuple[str, float, bool]] = []
     outcome = ""
     for row in transitions:

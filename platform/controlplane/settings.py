@@ -163,6 +163,7 @@ GATEWAY_URL = env.text(
 SWEEP_EVERY_S = env.seconds("STOA_SWEEP_EVERY_S", 2)
 METER_EVERY_S = env.seconds("STOA_METER_EVERY_S", 2)
 START_TIMEOUT_S = env.seconds("STOA_START_TIMEOUT_S", 600)
+START_TARGET_S = env.seconds("STOA_START_TARGET_S", 18)
 RUNS_KEPT_S = env.seconds("STOA_RUNS_KEPT_S", 90 * 86_400)
 RESERVE_S = env.seconds("STOA_RESERVE_S", 300)
 DRAIN_S = env.seconds("STOA_DRAIN_S", 10)

@@ -24,6 +24,7 @@ from gateway.keeper import Keeper
 from gateway.leases import Leases
 from gateway.limits import Limits
 from gateway.master import Master
+from gateway.routed import Routed
 from gateway.shipping import Shipper
 from gateway.spool import Spool
 from gateway.stops import Stops
@@ -69,14 +70,11 @@ async def run(
     epochs = Epochs(config.folder, spool_folder, config.gateway_id)
     shipper = Shipper(spool, store, spool_folder, config.gateway_id, gate.bury, epochs)
     shared = server.context(config, limits, keeper, spool, activity, uses, gate, stops, mine)
+    routed = Routed(store, shared.metrics)
+    keeper.watchers.append(routed.changed)
     serving = server.Server(shared, ours, secure)
-    await spool.start()
-    await shipper.start()
-    await activity.start()
-    await uses.start()
-    await leases.start()
-    await stops.start()
-    await keeper.start()
+    for part in (spool, shipper, activity, uses, routed, leases, stops, keeper):
+        await part.start()
     try:
         await serving.start()
         log.info("serving region %s on %s:%d", config.region, config.host, serving.port)
@@ -86,13 +84,8 @@ async def run(
         # In this order: what still runs is settled, spooled, shipped.
         await serving.drain(hurry=stopping)
         await stops.stop_telling()
-        await leases.stop()
-        await keeper.stop()
-        await activity.stop()
-        await uses.stop()
-        await shipper.stop()
-        await spool.stop()
-        await store.stop()
+        for ending in (leases, keeper, activity, uses, routed, shipper, spool, store):
+            await ending.stop()
         counters.release(spool.name)
         counters.close()
         mine.close()

@@ -28,6 +28,8 @@ class Metrics:
         self.upstream_errors: Counter[str] = Counter()  # by what went wrong, of a few words
         self._answered: Counter[tuple[str, int]] = Counter()  # without an endpoint
         self._refusals: Counter[str] = Counter()
+        self._starts: dict[str, Histogram] = {}  # of replicas, by tier
+        self._starts_missed: Counter[str] = Counter()
         self._series: dict[tuple[str, str], Series] = {}
 
     def of(self, operation: str, endpoint: Endpoint) -> Series:
@@ -41,6 +43,12 @@ class Metrics:
         self._answered[operation, status] += 1
         if error is not None:
             self.refusal(error.code)
+
+    def started(self, tier: str, seconds: float, missed: bool) -> None:
+        """A replica came to be routed to; `tier` is one of a few words."""
+        tier = tier or "unknown"
+        self._starts.setdefault(tier, Histogram(series.SECONDS)).observe(seconds)
+        self._starts_missed[tier] += missed
 
     def refusal(self, code: str | None) -> None:
         """`code` is an ApiError's: one of those that stand in our code."""
@@ -92,6 +100,11 @@ class Metrics:
         yield from _counter("cut_total", "finish", cut)
         yield from _counter("refusals_total", "code", self._refusals)
         yield from _counter("upstream_errors_total", "reason", self.upstream_errors)
+        yield from _counter("starts_missed_total", "tier", self._starts_missed)
+        yield "# TYPE stoa_gateway_start_seconds histogram"
+        for tier, starts in sorted(self._starts.items()):
+            labels = f'tier="{tier}"'
+            yield from starts.lines("stoa_gateway_start_seconds", labels, series.SECONDS)
 
 
 def _counter(name: str, label: str, counts: Mapping[str, int]) -> Iterator[str]:

@@ -82,6 +82,8 @@ def test_one_endpoint_shows_its_start_replicas_log_and_use(alice: House, setting
         "1 ready",
         'class="p-probing"',
         "standby start",
+        'id="start-times"',
+        '<td data-label="Tier">standby</td>',
         "3.0 GiB",
         "12.5 full contexts",
         "probe_passed",

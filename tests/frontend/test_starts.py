@@ -47,6 +47,19 @@ def test_what_came_after_ready_is_no_part_of_the_start() -> None:
     assert not any(one.running for one in start.phases)
 
 
+def test_a_wake_is_a_start_of_its_own() -> None:
+    rows = [
+        *BEGUN,
+        arc("starting", State.READY, 2.0),
+        arc("ready", State.ASLEEP, 900.0),
+        arc("asleep", State.STARTING, 3600.0),
+        arc("starting", State.READY, 1.25),
+    ]
+    start = starts.measure(replica(State.READY), rows, NOW)
+    assert [(one.state, one.seconds) for one in start.phases] == [("starting", 1.25)]
+    assert (start.total_s, start.outcome) == (1.25, "ready")
+
+
 def test_the_widths_fill_the_bar_and_short_phases_stay_visible() -> None:
     rows = [arc("requested", State.PLACED, 0.001), arc("placed", State.READY, 600.0)]
     start = starts.measure(replica(State.READY), rows, NOW)

@@ -14,6 +14,7 @@ from controlplane.api import (
     evidence_views,
     fleet_views,
     run_views,
+    start_views,
     streams,
     tenancy_views,
 )
@@ -55,6 +56,7 @@ urlpatterns = [
         name="endpoint-adapter",
     ),
     path("endpoints/<str:pk>/events", streams.endpoint_events, name="endpoint-events"),
+    path("endpoints/<str:pk>/starts", start_views.EndpointStarts.as_view({"get": "list"})),
     path("replicas/<str:pk>/logs", streams.replica_logs, name="replica-logs"),
     path("schema", SpectacularAPIView.as_view(), name="schema"),
     path("", include(router.urls)),

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F
 
 from compliance import audit
-from controlplane.endpoints import notify, signals
+from controlplane.endpoints import notify, signals, starts
 from controlplane.endpoints.backoff import counts, delay_s
 from controlplane.endpoints.errors import IllegalArc
 from controlplane.endpoints.models import (
@@ -20,7 +20,7 @@ from controlplane.endpoints.models import (
     ServingInterval,
     Transition,
 )
-from controlplane.endpoints.states import ARCS, LIVE, START_ORDER, Reason, State
+from controlplane.endpoints.states import ARCS, COMING, LIVE, Reason, State
 from controlplane.fleet.models import Node
 
 # Columns that a mover may set together with the state.
@@ -28,7 +28,6 @@ _FACTS = frozenset(
     {"node_id", "address", "start_tier", "engine_report", "phase_seconds", "log_tail"}
     | {"can_sleep", "start_flags"}
 )
-_STARTS_KEPT = 9
 # After these arcs, and each that leaves `asleep`, the node's list of wishes reads differently.
 _CHANGES_WISH = frozenset({State.PLACED, State.ASLEEP, State.DRAINING, State.STOPPED, State.FAILED})
 # Its node was not there to say until when it served: the last it said is what counts.
@@ -104,8 +103,8 @@ def advance(
         if to not in LIVE and (released or node_id is None):
             _let_go(replica_id, now)
         _count_failures(was.endpoint_id, to, reason, now)
-        if to is State.READY and was.state in START_ORDER:
-            _note_start(replica_id, was, now)
+        if to in (State.READY, State.FAILED) and was.state in COMING:
+            starts.note(replica_id, reason=reason, now=now)
         _record(replica_id, was, to, reason, node_id, now)
         notify.changed(was.endpoint_id, *([node_id] if node_id else []))
         if to not in LIVE:
@@ -205,16 +204,6 @@ def _count_failures(endpoint_id: str, to: State, reason: Reason, now: datetime) 
         failures = endpoint.values_list("failures", flat=True).get()
         wait_s = delay_s(failures, settings.RETRY_BASE_S, settings.RETRY_MAX_S)
         endpoint.update(retry_at=now + timedelta(seconds=wait_s))
-
-
-def _note_start(replica_id: str, was: _Was, now: datetime) -> None:
-    """How long it took from the wish to ready: what a gateway tells who asks meanwhile."""
-    endpoint = Endpoint.objects.filter(id=was.endpoint_id)
-    woken = Transition.objects.filter(replica_id=replica_id, from_state=State.ASLEEP)
-    asked_at = woken.order_by("-id").values_list("at", flat=True).first() or was.created_at
-    took = max(0.0, (now - asked_at).total_seconds())
-    newest = endpoint.values_list("start_seconds", flat=True).get()[1 - _STARTS_KEPT :]
-    endpoint.update(start_seconds=[*newest, round(took, 3)])
 
 
 def _record(

@@ -145,6 +145,43 @@ class Transition(models.Model):
         return f"{self.from_state} → {self.to_state}"
 
 
+class Start(models.Model):
+    """One start that ended: what it took, and whether the time promised for its tier was kept.
+
+    A missed one is evidence that somebody may be owed a credit; nothing removes it.
+    """
+
+    id = IdField("sta")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="starts")
+    replica = models.ForeignKey(Replica, on_delete=models.PROTECT, related_name="starts")
+    tier = models.CharField(max_length=16, blank=True)  # wire.StartTier; empty: nobody told
+    ready = models.BooleanField()  # it came to serve
+    reason = models.CharField(max_length=32, choices=_REASONS)
+    asked_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    routed_at = models.DateTimeField(null=True)  # a gateway had it in its directory
+    total_s = models.FloatField()
+    phases = models.JSONField(default=dict)  # starts.PHASES but `routed`, in seconds
+    target_s = models.FloatField(null=True)  # null: nothing is promised for the tier
+    missed = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = (
+            models.Index(fields=("endpoint", "-id"), name="start_newest"),
+            models.Index(fields=("replica",), condition=Q(routed_at=None), name="start_unrouted"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.tier} {self.total_s}"
+
+    @property
+    def routed_s(self) -> float | None:
+        if self.routed_at is None:
+            return None
+        return round(max(0.0, (self.routed_at - self.ended_at).total_seconds()), 3)
+
+
 class ServingInterval(models.Model):
     """A stretch in which a replica was ready: what device-seconds are billed from.
 

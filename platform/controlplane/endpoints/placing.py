@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from controlplane.endpoints import lifecycle, notify, sleeping
+from controlplane.endpoints import lifecycle, notify, sleeping, starts
 from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet.models import Device, Node
@@ -42,7 +42,8 @@ def place(replica_id: str, *, now: datetime) -> Placement | Refusal | None:
             sleeping.make_room(need, nodes, now=now)
             _remember(replica, answer)
             return answer
-        if (taken := _take(replica_id, need, answer.node_id, now)) is not None:
+        refused = replica.reason in (Reason.NO_CAPACITY, Reason.WALLS_MISSING)
+        if (taken := _take(replica_id, need, answer.node_id, now, refused)) is not None:
             return taken
         if not Replica.objects.filter(id=replica_id, state=State.REQUESTED).exists():
             return None
@@ -106,7 +107,9 @@ def _closed(node: Node, now: datetime) -> str:
     return "" if node.reachable(now) else "it is unreachable"
 
 
-def _take(replica_id: str, need: Need, node_id: str, now: datetime) -> Placement | None:
+def _take(
+    replica_id: str, need: Need, node_id: str, now: datetime, refused: bool
+) -> Placement | None:
     """Claim devices of this node, whichever are free now; None where somebody was faster.
 
     The node's row is the lock, taken before any claim and before the replica: everybody who
@@ -129,6 +132,7 @@ def _take(replica_id: str, need: Need, node_id: str, now: datetime) -> Placement
             now=now,
             expected=State.REQUESTED,
             node_id=node_id,
+            detail=starts.NO_ROOM if refused else "",
         )
         if not moved:
             return None
