@@ -51,6 +51,7 @@ ACTIONS: dict[str, Action] = {
             "endpoint.create": "an endpoint was asked for",
             "endpoint.update": "an endpoint's specification changed",
             "endpoint.scale": "an endpoint's bounds of replicas changed",
+            "endpoint.burst": "workers were announced who will need replicas",
             "endpoint.start": "a stopped endpoint was started",
             "endpoint.stop": "an endpoint was stopped",
             "endpoint.share": "an endpoint was published to every organization of its region",

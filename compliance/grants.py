@@ -21,7 +21,10 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("nano_eur", "run", "agent", "charges"),
     ),
     "billing_runstop": ("project_id", "run", "key_id", "gateway_id", "stopped"),
-    "endpoints_activity": ("endpoint_id", "gateway_id", "in_flight", "waiting"),
+    "endpoints_activity": (
+        *("endpoint_id", "gateway_id", "worker", "in_flight", "waiting"),
+        *("uncached_tokens", "kv_tokens", "running", "pressed", "idle_s", "prefill_tps"),
+    ),
     "tenancy_secretuse": ("secret_id", "gateway_id", "used_at"),
 }
 # Functions that run with their owner's rights: how a gateway asks for what it may not look at.

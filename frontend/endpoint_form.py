@@ -59,7 +59,7 @@ class EndpointForm(QueueForm):
         help_text="0: it sleeps when idle and costs nothing; the first request wakes it.",
     )
     max_replicas = forms.IntegerField(label="Replicas at most", initial=1, min_value=1)
-    idle_timeout_s = forms.IntegerField(
+    scale_to_zero_timeout_s = forms.IntegerField(
         label="Seconds idle until a replica above the least stops", initial=3600, min_value=10
     )
     max_model_len = forms.IntegerField(
@@ -146,7 +146,7 @@ class EndpointForm(QueueForm):
             device_count=data["device_count"],
             min_replicas=data["min_replicas"],
             max_replicas=data["max_replicas"],
-            idle_timeout_s=data["idle_timeout_s"],
+            scale_to_zero_timeout_s=data["scale_to_zero_timeout_s"],
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],
             engine_args=arguments | data["more"],

@@ -43,7 +43,7 @@ class ScaleForm(QueueForm):
         help_text="0: it sleeps when idle and costs nothing; the first request wakes it.",
     )
     max_replicas = forms.IntegerField(label="Replicas at most", min_value=1)
-    idle_timeout_s = forms.IntegerField(
+    scale_to_zero_timeout_s = forms.IntegerField(
         label="Seconds idle until a replica above the least stops", min_value=10
     )
 

@@ -62,6 +62,7 @@ NO_VERBS = {
     batches.locked: "looks",
     batches.prune: "forgets batches whose files are over",
     batches.tell_end: "is the event of a batch that the runner ended",
+    endpoints.heard: "passes on what a gateway says; a wake is told",
     fleet.renewal_due: "looks",
     fleet.touch: "raises the version that another verb's change needs",
     fleet.heartbeat: "comes every few seconds; silence and return are told",
@@ -222,6 +223,7 @@ class Walk:
         poet = {"name": "poet", "path": "org/poet"}
         self.do(adapters.load, "adapter.load", endpoint=endpoint, **poet)
         self.do(adapters.unload, "adapter.unload", endpoint=endpoint, name="poet")
+        self.do(endpoints.declare_burst, "endpoint.burst", endpoint=endpoint, workers=20, in_s=180)
         self.do(endpoints.share, "endpoint.share", endpoint=endpoint)
         self.do(endpoints.unshare, "endpoint.unshare", endpoint=endpoint)
         self.do(endpoints.stop, "endpoint.stop", endpoint=endpoint)

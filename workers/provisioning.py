@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from compliance import ids
 from controlplane.endpoints import (
+    deciding,
     funding,
     lifecycle,
     notify,
@@ -53,6 +54,7 @@ def reconcile(endpoint_id: str, *, now: datetime) -> int:
     done = 0
     for _ in range(_STEPS):
         pictures = observe.pictures(now=now, ids=[endpoint_id])
+        deciding.keep(pictures.looked)
         took = sum(_act(pictures, picture) for picture in pictures.each)
         if not took:
             break
@@ -78,6 +80,7 @@ def sweep(*, now: datetime | None = None) -> int:
 def _sweep(now: datetime) -> int:
     pulse.beat(pulse.SWEEP, now=now, gap_s=observe.pulse_gap_s())
     pictures = observe.pictures(now=now, unfunded=funding.renew(now=now))
+    deciding.keep(pictures.looked)
     done = 0
     for picture in pictures.each:
         try:

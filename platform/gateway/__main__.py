@@ -55,9 +55,9 @@ async def run(
     spool_folder = config.folder / "spool"
     store = Store(config.database_url)
     keeper, spool = Keeper(config), Spool(spool_folder)
-    activity = Activity(store, config.gateway_id, config.activity_every_s)
     counters = Table(ours.memory[_TABLE], spool.name)
     mine = Host.of(ours.memory)
+    activity = Activity(store, config.gateway_id, config.activity_every_s, mine.loads.column)
     books = Books(counters)
     leases = Leases(books, store, config.gateway_id, config.hosts)
     gate = Gate(counters, leases, books, config.hosts)

@@ -1,9 +1,11 @@
 """Tells the control plane which endpoints have traffic and which have somebody waiting.
 
 One row says the most that was in flight since the row before, so that traffic of short requests
-shows, and how many wait now. It comes at once when somebody begins to wait (it wakes the endpoint),
-otherwise at once after a quiet time and then at most every few seconds, and once more, with zeros,
-when the traffic has ended. Rows are composed when they are written, so an outage of PostgreSQL
+shows, how many wait for a replica now, and what all of it asks of replicas (`demand`). It comes at
+once when somebody begins to wait, and twice a second while there is more than the ready replicas
+take: from zero and under load the endpoint scales by it. Otherwise it comes at once after a quiet
+time and then at most every few seconds, and once more when the traffic has ended, to say how long
+ago. Rows are composed when they are written, so an outage of PostgreSQL
 loses nothing that still matters.
 """
 
@@ -16,40 +18,67 @@ import msgspec
 import psycopg
 
 from gateway import store, tasks
+from gateway.demand import NOTHING, Demand, Demands
 
 log = logging.getLogger(__name__)
 
 _TOGETHER = 10  # times in an interval at which rows are written
 
+_PRESSED_S = 0.5  # between two rows while there is more than the replicas take
+
 _INSERT = """
-INSERT INTO endpoints_activity (endpoint_id, gateway_id, in_flight, waiting)
-SELECT r ->> 0, %s, (r ->> 1)::int4, (r ->> 2)::int4 FROM jsonb_array_elements(%s::jsonb) r
+INSERT INTO endpoints_activity (endpoint_id, gateway_id, worker, in_flight, waiting,
+                                uncached_tokens, kv_tokens, running, pressed, prefill_tps, idle_s)
+SELECT r ->> 0, %s, %s, (r ->> 1)::int4, (r ->> 2)::int4, (r ->> 3)::int8, (r ->> 4)::int8,
+       (r ->> 5)::int4, (r ->> 6)::bool, (r ->> 7)::float8, (r ->> 8)::float8
+FROM jsonb_array_elements(%s::jsonb) r
 """
 
 
 class _State:
-    __slots__ = ("endpoint_id", "in_flight", "peak", "row_at", "timer", "told", "waiting")
+    __slots__ = (
+        "endpoint_id", "in_flight", "peak", "pressed", "quiet_at", "row_at", "timer", "told",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint_id = endpoint_id
         self.in_flight = 0
         self.peak = 0  # the most in flight since the last row
         self.waiting = 0
+        self.pressed = False  # as the last row said
+        self.quiet_at = 0.0  # when the last one ended
         self.told = False  # the last row was not all zeros
         self.row_at = float("-inf")
         self.timer: asyncio.Handle | None = None  # set: the next row has its time
 
     @property
     def worth_a_row(self) -> bool:
-        return bool(self.peak or self.waiting or self.told)
+        return bool(self.peak or self.waiting or self.told or self.pressed)
+
+    def idle_s(self, demand: Demand, now: float) -> float | None:
+        if self.in_flight or self.waiting or demand.running:
+            return None
+        return max(0.0, now - self.quiet_at)
+
+
+_Composed = tuple[_State, int, int, Demand, float | None]
 
 
 class Activity:
-    """Counts per endpoint. All methods belong to one event loop's thread and never block."""
+    """Counts per endpoint. All methods belong to one event loop's thread and never block.
 
-    def __init__(self, store: store.Store, gateway_id: str, every_s: float) -> None:
+    `worker`: which of its gateway's processes this is; `demands` may be set later.
+    """
+
+    demands: Demands | None = None
+
+    def __init__(
+        self, store: store.Store, gateway_id: str, every_s: float, worker: int = 0
+    ) -> None:
         self._store = store
         self._gateway_id = gateway_id
+        self._worker = worker
         self._every_s = every_s
         self._states: dict[str, _State] = {}
         self._due: set[_State] = set()
@@ -81,6 +110,8 @@ class Activity:
     def ended(self, endpoint_id: str) -> None:
         state = self._touch(endpoint_id)
         state.in_flight = max(0, state.in_flight - 1)
+        if not state.in_flight:
+            state.quiet_at = asyncio.get_running_loop().time()
 
     def waiting(self, endpoint_id: str, delta: int) -> None:
         """`delta` more requests (or fewer) wait for the endpoint to have a ready replica."""
@@ -88,9 +119,28 @@ class Activity:
         nobody = state.waiting == 0
         state.waiting = max(0, state.waiting + delta)
         if nobody and state.waiting:
-            if state.timer is not None:
-                state.timer.cancel()
-            state.timer = asyncio.get_running_loop().call_soon(self._ready, state)  # at once
+            self._at_once(state)
+        elif not state.waiting:
+            state.quiet_at = asyncio.get_running_loop().time()
+
+    def pressed(self, endpoint_id: str) -> None:
+        """Somebody waits for room at its replicas."""
+        state = self._touch(endpoint_id)
+        if not state.pressed:
+            state.pressed = True
+            self._at_once(state)
+
+    def look(self) -> None:
+        """Find the endpoints where nobody waits, and prompts queue in the engines all the same."""
+        if self.demands is not None:
+            for endpoint_id, state in list(self._states.items()):
+                if state.in_flight and not state.pressed and self.demands.of(endpoint_id).pressed:
+                    self.pressed(endpoint_id)
+
+    def _at_once(self, state: _State) -> None:
+        if state.timer is not None:
+            state.timer.cancel()
+        state.timer = asyncio.get_running_loop().call_soon(self._ready, state)
 
     def _touch(self, endpoint_id: str) -> _State:
         state = self._states.get(endpoint_id)
@@ -102,9 +152,12 @@ class Activity:
 
     def _schedule(self, state: _State) -> None:
         loop = asyncio.get_running_loop()
-        now, due_at = loop.time(), state.row_at + self._every_s
+        every_s = self._every_s
+        if state.pressed or state.waiting:
+            every_s = min(every_s, _PRESSED_S)
+        now, due_at = loop.time(), state.row_at + every_s
         if due_at > now:  # together with others: with many endpoints each row would be a statement
-            together_s = self._every_s / _TOGETHER
+            together_s = every_s / _TOGETHER
             due_at = math.ceil(due_at / together_s) * together_s
         state.timer = loop.call_at(max(due_at, now), self._ready, state)
 
@@ -136,29 +189,34 @@ class Activity:
         if not rows:
             return
         try:
-            values = [(state.endpoint_id, peak, waiting) for state, peak, waiting in rows]
+            values = [
+                (state.endpoint_id, peak, waiting, *demand, idle_s)
+                for state, peak, waiting, demand, idle_s in rows
+            ]
             encoded = msgspec.json.encode(values).decode()
             async with self._store.connection() as connection:
-                await connection.execute(_INSERT, (self._gateway_id, encoded))
+                await connection.execute(_INSERT, (self._gateway_id, self._worker, encoded))
         except BaseException:
-            for state, peak, _ in rows:
+            for state, peak, *_ in rows:
                 state.peak = max(state.peak, peak)
             raise
-        for state, peak, waiting in rows:
-            state.told = bool(peak or waiting)
+        for state, peak, waiting, demand, _ in rows:
+            state.told = bool(peak or waiting or demand.running)
             if state.timer is None and state.worth_a_row:
                 self._schedule(state)
             elif state.timer is None:
                 self._states.pop(state.endpoint_id, None)
 
-    def _compose(self, states: Iterable[_State]) -> list[tuple[_State, int, int]]:
+    def _compose(self, states: Iterable[_State]) -> list[_Composed]:
         now = asyncio.get_running_loop().time()
         rows = []
         for state in list(states):
             state.timer = None
             if state.worth_a_row:
-                rows.append((state, state.peak, state.waiting))
-                state.peak = state.in_flight
+                demand = NOTHING if self.demands is None else self.demands.of(state.endpoint_id)
+                idle_s = state.idle_s(demand, now)
+                rows.append((state, state.peak, state.waiting, demand, idle_s))
+                state.peak, state.pressed = state.in_flight, demand.pressed
                 state.row_at = now
             else:  # who waited has left before we could tell
                 self._states.pop(state.endpoint_id, None)

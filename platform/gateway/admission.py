@@ -152,6 +152,11 @@ class Admission:
     def waiting(self) -> int:
         return sum(len(line.queue) for line in self._lines.values())
 
+    def places(self, endpoint_id: str) -> list[Place]:
+        """What those ask for who wait for the endpoint here."""
+        line = self._lines.get(endpoint_id)
+        return [ticket.place for ticket in line.queue] if line is not None else []
+
     def crowded(self, endpoint: Endpoint) -> bool:
         """Whether somebody waits for it, so that one who comes now would wait as well."""
         return self._order(endpoint.id).length > 0
@@ -384,6 +389,8 @@ class Admission:
         change, line.told = waiting - line.told, waiting
         if change:
             self._activity.waiting(line.endpoint_id, change)
+        elif not line.asleep and line.queue:
+            self._activity.pressed(line.endpoint_id)
 
     def _arm(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()

@@ -62,6 +62,12 @@ class Loads:
     def sequences(self, replica_id: str) -> int:
         return self._load(replica_id) // _SEQUENCE
 
+    def ours(self, replica_id: str) -> tuple[int, int]:
+        """Tokens and sequences of this worker's own requests there."""
+        slot = self._table.known(replica_id)
+        held = self._table.words[slot + self._column] if slot else 0
+        return held % _SEQUENCE, held // _SEQUENCE
+
     def _load(self, replica_id: str) -> int:
         return self._table.total(self._table.known(replica_id) or self._find(replica_id))
 

@@ -214,6 +214,11 @@ class Pools:
                 lane.named = named(endpoint, lane.id)
         return pool
 
+    def lanes(self, endpoint_id: str) -> list[Lane]:
+        """Those of the endpoint's replicas, if any request has asked for it."""
+        pool = self._pools.get(endpoint_id)
+        return [] if pool is None else pool.lanes
+
     @property
     def in_flight(self) -> int:
         return sum(lane.in_flight for pool in self._pools.values() for lane in pool.lanes)

@@ -119,6 +119,11 @@ class Lane:
             self._quiet[head] = None
         return busy
 
+    def backlog(self, now: float) -> float:
+        """What it has still to prefill of our requests, in the unit of sizes."""
+        self.wait(now)  # what cannot tell, and should be through, is
+        return sum(ticket.work for ticket in self._pending)
+
     def pressure(self, now: float) -> float:
         """The share of its cache that was written of late, and would be driven out too early."""
         written = self._written * exp((self._written_at - now) / _WRITTEN_S)

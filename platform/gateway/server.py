@@ -17,6 +17,7 @@ from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
+from gateway.demand import Demands
 from gateway.gate import Gate
 from gateway.host import Host
 from gateway.inherited import Inherited
@@ -58,6 +59,7 @@ def context(
 ) -> Context:
     pools = Pools(limits.silent_s)
     admission = Admission(keeper, activity, pools, limits, host.loads)
+    activity.demands = Demands(admission.loads, pools, admission.places)
     return Context(
         config=config,
         limits=limits,
@@ -201,6 +203,7 @@ class Server:
             now = loop.time()
             self._sweep_clients(now)
             self.context.engines.sweep(now)
+            self.context.activity.look()
             self._patrol.round(now)
 
     def _sweep_clients(self, now: float) -> None:

@@ -106,7 +106,7 @@ def test_a_waiting_request_wakes_its_endpoint_once_at_a_time(
     woken: list[str] = []
     inside, go_on = threading.Event(), threading.Event()
 
-    def request_wake(endpoint_id: str, now: datetime) -> bool:
+    def heard(endpoint_id: str, now: datetime) -> bool:
         assert now.tzinfo is not None
         woken.append(endpoint_id)
         if endpoint_id == "ep_broken":
@@ -115,7 +115,7 @@ def test_a_waiting_request_wakes_its_endpoint_once_at_a_time(
         assert go_on.wait(SOON_S)
         return True
 
-    monkeypatch.setattr(endpoints, "request_wake", request_wake)
+    monkeypatch.setattr(endpoints, "heard", heard)
 
     def knock(endpoint_id: str) -> None:
         with connection.cursor() as cursor:

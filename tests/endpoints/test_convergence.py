@@ -18,6 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from controlplane.endpoints import backoff, reconcile, reports
 from controlplane.endpoints.states import ARCS, COMING, LIVE, Reason, State
 from controlplane.fleet import wire
+from controlplane.scaling.decide import HOT
+from controlplane.scaling.policy import ASLEEP
 from tests.endpoints.agents import Agent
 
 LIMITS = {"lease_s": 20.0, "lost_after_s": 100.0, "start_timeout_s": 200.0}
@@ -63,10 +65,12 @@ class Interleaving(RuleBasedStateMachine):
     # --- the control plane ------------------------------------------------------------
 
     def view(self) -> tuple[reconcile.EndpointView, list[reconcile.ReplicaView]]:
+        needed = self.needed_at and self.now - self.needed_at < timedelta(seconds=50)
+        tier = ASLEEP if self.asleep else HOT
+        decided = reconcile.Decided(self.wanted or (1 if needed else 0), tier)
         endpoint = reconcile.EndpointView(
-            "ep", self.generation, self.wanted, 2, 50.0, self.on, self.needed_at, self.retry_at,
-            asleep=self.asleep,
-        )  # fmt: skip
+            "ep", self.generation, self.on, decided, self.wanted == 0, self.retry_at
+        )
         replicas = [
             reconcile.ReplicaView(
                 row.id,

@@ -9,6 +9,7 @@ from controlplane.endpoints import backoff
 from controlplane.endpoints.reconcile import (
     Action,
     Create,
+    Decided,
     EndpointView,
     Fail,
     Limits,
@@ -23,6 +24,8 @@ from controlplane.endpoints.reconcile import (
     plan,
 )
 from controlplane.endpoints.states import Reason, State
+from controlplane.scaling.decide import HOT, Why
+from controlplane.scaling.policy import ASLEEP
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 LIMITS = Limits(
@@ -31,9 +34,11 @@ LIMITS = Limits(
 NODE = NodeView("node_1")
 
 
-def wish(**facts: Any) -> EndpointView:
-    given: dict[str, Any] = {"id": "ep", "generation": 1, "min_replicas": 1, "max_replicas": 3}
-    return EndpointView(**(given | {"idle_timeout_s": 60, "on": True} | facts))
+def wish(
+    replicas: int = 1, why: Why = Why.MIN_REPLICAS, tier: str = HOT, **facts: Any
+) -> EndpointView:
+    given: dict[str, Any] = {"id": "ep", "generation": 1, "on": True}
+    return EndpointView(decided=Decided(replicas, tier, why), **(given | facts))
 
 
 def one(
@@ -55,13 +60,9 @@ def ago(seconds: float) -> datetime:
 
 
 def test_what_is_missing_is_made() -> None:
-    assert planned(wish(min_replicas=2)) == [Create(1, Reason.SCALE_UP)] * 2
-    assert planned(wish(min_replicas=2), one("a", State.READY)) == [Create(1, Reason.SCALE_UP)]
+    assert planned(wish(2)) == [Create(1, Reason.SCALE_UP)] * 2
+    assert planned(wish(2), one("a", State.READY)) == [Create(1, Reason.SCALE_UP)]
     assert planned(wish(), one("a", State.READY)) == []
-
-
-def test_the_maximum_holds() -> None:
-    assert len(planned(wish(min_replicas=9, max_replicas=2))) == 2
 
 
 def test_what_was_made_is_placed() -> None:
@@ -100,34 +101,36 @@ def test_the_back_off_doubles_up_to_its_bound() -> None:
 # --- To zero and back ---------------------------------------------------------------------
 
 
-def sleepy(**facts: Any) -> EndpointView:
-    return wish(min_replicas=0, **facts)
+@pytest.mark.parametrize(
+    ("why", "sleeps", "reason"),
+    [
+        (Why.LOAD, True, Reason.WAKE),
+        (Why.LOAD, False, Reason.SCALE_UP),
+        (Why.CLOCK, True, Reason.SCHEDULED),
+        (Why.MIN_REPLICAS, False, Reason.SCALE_UP),
+    ],
+)
+def test_why_one_is_made(why: Why, sleeps: bool, reason: Reason) -> None:
+    assert planned(wish(1, why, sleeps=sleeps)) == [Create(1, reason)]
 
 
-def test_nobody_asked_and_nothing_runs() -> None:
-    assert planned(sleepy()) == []
-    assert planned(sleepy(needed_at=ago(61))) == []
+def test_one_more_of_what_serves_is_no_wake() -> None:
+    more = planned(wish(2, Why.LOAD, sleeps=True), one("a", State.READY))
+    assert more == [Create(1, Reason.SCALE_UP)]
 
 
-def test_a_request_wakes_it() -> None:
-    assert planned(sleepy(needed_at=ago(1))) == [Create(1, Reason.WAKE)]
-
-
-def test_the_idle_time_runs_from_ready_and_from_the_last_request() -> None:
-    assert planned(sleepy(needed_at=ago(900)), one("a", State.READY, ago=59)) == []
-    assert planned(sleepy(needed_at=ago(59)), one("a", State.READY, ago=900)) == []
-    idle = planned(sleepy(needed_at=ago(60)), one("a", State.READY, ago=60))
-    assert idle == [Stop("a", State.READY, Reason.IDLE)]
-
-
-def test_a_long_start_is_not_idleness() -> None:
-    assert planned(sleepy(needed_at=ago(600)), one("a", State.STARTING, ago=500)) == []
-
-
-def test_nobody_waits_any_more_for_what_waits_for_devices() -> None:
-    replica = one("a", State.REQUESTED, ago=61, reason=Reason.NO_CAPACITY)
-    gone = planned(sleepy(needed_at=ago(61)), replica)
-    assert gone == [Stop("a", State.REQUESTED, Reason.IDLE)]
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        (Why.IDLE, Reason.IDLE),
+        (Why.CAPPED, Reason.CAPPED),
+        (Why.LOAD, Reason.SCALE_DOWN),
+        (Why.KEEP_ALIVE, Reason.SCALE_DOWN),
+    ],
+)
+def test_why_one_goes(why: Why, reason: Reason) -> None:
+    assert planned(wish(0, why), one("a", State.READY)) == [Stop("a", State.READY, reason)]
+    assert planned(wish(0, why)) == []
 
 
 # --- Nodes that are silent, leave, or are gone --------------------------------------------
@@ -171,11 +174,11 @@ def test_a_start_that_gets_on_does_not() -> None:
 
 def test_what_is_kept_sleeps_and_wakes_as_is_wished() -> None:
     ready, stiff = one("a", State.READY, can_sleep=True), one("b", State.READY)
-    pair = wish(min_replicas=2)
+    pair = wish(2)
     assert planned(pair, ready, stiff) == []
-    assert planned(wish(min_replicas=2, asleep=True), ready, stiff) == [Sleep("a")]
+    assert planned(wish(2, tier=ASLEEP), ready, stiff) == [Sleep("a")]
     resting = one("a", State.ASLEEP, can_sleep=True)
-    assert planned(wish(min_replicas=2, asleep=True), resting, stiff) == []
+    assert planned(wish(2, tier=ASLEEP), resting, stiff) == []
     assert planned(pair, resting, stiff) == [Wake("a")]
     assert planned(wish(on=False), resting) == [Stop("a", State.ASLEEP, Reason.STOP_REQUESTED)]
     old = one("a", State.ASLEEP, generation=0)
@@ -186,8 +189,8 @@ def test_what_is_kept_sleeps_and_wakes_as_is_wished() -> None:
 
 def test_one_that_sleeps_is_lost_with_its_node() -> None:
     resting = one("a", State.ASLEEP, node=silent(20))
-    assert planned(wish(asleep=True), resting) == []
-    (failed, *_) = planned(wish(asleep=True), one("a", State.ASLEEP, node=silent(300)))
+    assert planned(wish(tier=ASLEEP), resting) == []
+    (failed, *_) = planned(wish(tier=ASLEEP), one("a", State.ASLEEP, node=silent(300)))
     assert isinstance(failed, Fail) and failed.reason is Reason.NODE_LOST
 
 
@@ -220,7 +223,7 @@ def test_a_drained_nodes_replica_leaves_when_its_successor_serves() -> None:
 
 
 def test_a_changed_wish_replaces_one_after_the_other() -> None:
-    changed = wish(generation=2, min_replicas=2)
+    changed = wish(2, generation=2)
     old = [one("a", State.READY), one("b", State.READY)]
     assert planned(changed, *old) == [Create(2, Reason.SPEC_CHANGED)] * 2
     new = [one("c", State.READY, generation=2), one("d", State.PROBING, generation=2)]

@@ -209,7 +209,7 @@ def test_the_node_counts_and_our_clock_bounds_it(world: World, node: Node) -> No
 
 
 def test_the_last_word_after_the_stop_counts(world: World, node: Node) -> None:
-    endpoint = world.endpoint(min_replicas=0, idle_timeout_s=10)
+    endpoint = world.endpoint(min_replicas=0, scale_to_zero_timeout_s=10)
     replica = world.replica(endpoint, node, State.READY)
     serve(world, node, replica, 8, 8.0)
     world.later(4)

@@ -77,7 +77,7 @@ def test_a_wish_is_written_audited_and_hinted(
         ({"min_replicas": 2, "max_replicas": 1}, "min_replicas"),
         ({"max_replicas": 0, "min_replicas": 0}, "max_replicas"),
         ({"max_replicas": 101}, "max_replicas"),
-        ({"idle_timeout_s": 0}, "idle_timeout_s"),
+        ({"scale_to_zero_timeout_s": 0}, "scale_to_zero_timeout_s"),
         ({"queue_limit": -1}, "queue_limit"),
         ({"queue_s": 3601}, "queue_s"),
         ({"device_count": 0}, "device_count"),

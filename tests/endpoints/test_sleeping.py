@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.endpoints import conditions, funding, sleeping
+from controlplane.endpoints import conditions, funding, services, sleeping
 from controlplane.endpoints.models import DeviceClaim, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Node
@@ -74,7 +74,7 @@ def test_one_that_refuses_is_routed_again(world: World, node: Node) -> None:
 def test_a_request_wakes_it(world: World, node: Node) -> None:
     """A wake is asked for where nothing serves, and an engine that sleeps serves nobody."""
     replica = asleep(world, node)
-    world.later(1)
+    assert services.request_wake(replica.endpoint_id, world.later(1))
     world.reconcile(replica.endpoint)
     assert refreshed(replica).state == "starting"
     assert refreshed(replica).reason == "wake"

@@ -22,7 +22,7 @@ def ask(sdk: openai.OpenAI, model: str) -> openai.types.Completion:
 
 @pytest.mark.trap("asleep-forever")
 def test_it_sleeps_and_wakes_for_a_request(stoa: Stoa, made: Made) -> None:
-    endpoint = made("sleepy", min_replicas=0, idle_timeout_s=IDLE_S)
+    endpoint = made("sleepy", min_replicas=0, scale_to_zero_timeout_s=IDLE_S)
     assert endpoint["status"] == "scaled_to_zero"
     assert endpoint["replicas"] == []
     free = stoa.api.free_devices()

@@ -22,7 +22,7 @@ WISH = {
     "device_count": "1",
     "min_replicas": "0",
     "max_replicas": "2",
-    "idle_timeout_s": "600",
+    "scale_to_zero_timeout_s": "600",
 }
 
 
@@ -134,7 +134,7 @@ def test_deleting_asks_for_the_name(alice: House) -> None:
 BOUNDS = {
     "min_replicas": "0",
     "max_replicas": "3",
-    "idle_timeout_s": "60",
+    "scale_to_zero_timeout_s": "60",
     "queue_limit": "20",
     "queue_s": "0",
 }
@@ -145,7 +145,11 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
     assert text(client.get(page)).count("as the gateway is set") == 2
     assert client.post(f"{page}/scale", BOUNDS).headers["location"] == page
     endpoint = Endpoint.objects.get(id=alice.endpoint.id)
-    assert (endpoint.min_replicas, endpoint.max_replicas, endpoint.idle_timeout_s) == (0, 3, 60)
+    assert (endpoint.min_replicas, endpoint.max_replicas, endpoint.scale_to_zero_timeout_s) == (
+        0,
+        3,
+        60,
+    )
     assert (endpoint.queue_limit, endpoint.queue_s) == (20, 0)
     assert "as the gateway is set" not in text(client.get(page))
     assert 'name="queue_limit" value="20"' in text(client.get(f"{page}/scale"))
@@ -155,7 +159,7 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
     for field, value in (
         ("min_replicas", "4"),
         ("max_replicas", "101"),
-        ("idle_timeout_s", "999999999"),
+        ("scale_to_zero_timeout_s", "999999999"),
         ("queue_limit", "-1"),
         ("queue_s", "3601"),
     ):
@@ -214,7 +218,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
     }
     assert (made.queue_limit, made.queue_s) == (7, 30)
     assert [(one["name"], one["path"]) for one in made.adapters] == [("tone", "/models/tone")]
-    assert (made.min_replicas, made.max_replicas, made.idle_timeout_s) == (0, 2, 600)
+    assert (made.min_replicas, made.max_replicas, made.scale_to_zero_timeout_s) == (0, 2, 600)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def test_a_refusal_stands_beside_its_field_and_nothing_is_lost(
     at = shown.index(f'id="id_{field}_error"')
     assert words in shown[at : at + 600]
     assert 'aria-invalid="true"' in shown
-    kept = {"name": "second", "model": "/models/kept", "idle_timeout_s": "600"}
+    kept = {"name": "second", "model": "/models/kept", "scale_to_zero_timeout_s": "600"}
     for name, typed in (kept | {field: value}).items():
         if name not in ("device_kind", "more", "adapters"):
             assert f'name="{name}" value="{typed}"' in shown, name

@@ -85,6 +85,9 @@ class WatchedActivity(Activity):
     def waiting(self, endpoint_id: str, delta: int) -> None:
         self.events.append((endpoint_id, "waiting", delta))
 
+    def pressed(self, endpoint_id: str) -> None:
+        self.events.append((endpoint_id, "pressed", 1))
+
     def balance(self, what: str) -> int:
         return sum(delta for _, kind, delta in self.events if kind == what)
 

@@ -38,7 +38,7 @@ def test_in_a_panic_it_is_looked_at_again_soon() -> None:
 
 
 def test_the_predictable_default_waits_its_time_out() -> None:
-    assert PREDICTABLE.keep_alive is KeepAlive.FIXED
+    assert PREDICTABLE.keep_alive is KeepAlive.PREDICTABLE
     wish = Wish(policy=Policy(scale_to_zero_timeout_s=300))
     waiting = decide(wish, ONE, NOW)
     assert (waiting.replicas, waiting.why, waiting.again_s) == (1, Why.KEEP_ALIVE, LONGEST_S)

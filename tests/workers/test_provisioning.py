@@ -107,7 +107,7 @@ def test_an_engine_that_crashes_waits_before_the_next_try(world: World, node: No
 
 
 def test_idle_goes_to_zero_and_a_request_brings_it_back(world: World, node: Node) -> None:
-    endpoint = world.endpoint(min_replicas=0, idle_timeout_s=30)
+    endpoint = world.endpoint(min_replicas=0, scale_to_zero_timeout_s=30)
     assert provisioning.sweep(now=world.now) == 0
     assert services.request_wake(endpoint.id, world.now)
     world.reconcile(endpoint)
@@ -115,8 +115,8 @@ def test_idle_goes_to_zero_and_a_request_brings_it_back(world: World, node: Node
     assert replica.transitions.earliest("at").reason == Reason.WAKE
     world.report(node, said(replica.id, Phase.READY))
     world.later(29)
-    Activity.objects.create(endpoint_id=endpoint.id, gateway_id="g", in_flight=1, waiting=0)
-    Activity.objects.update(at=world.now)
+    busy = {"endpoint_id": endpoint.id, "gateway_id": "g", "in_flight": 1, "waiting": 0}
+    Activity.objects.create(**busy, idle_s=0, at=world.now)
     world.later(29)
     world.heartbeat(node)
     assert world.reconcile(endpoint) == 0

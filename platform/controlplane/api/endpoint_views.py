@@ -117,7 +117,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "device_count",
             "min_replicas",
             "max_replicas",
-            "idle_timeout_s",
+            "scale_to_zero_timeout_s",
             "shared",
             "queue_limit",
             "queue_s",
@@ -161,7 +161,7 @@ class EndpointBody(serializers.Serializer[Any]):
     device_count = serializers.IntegerField(default=1)
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
-    idle_timeout_s = serializers.IntegerField(default=3600)
+    scale_to_zero_timeout_s = serializers.IntegerField(default=3600)
     queue_limit = serializers.IntegerField(default=None, allow_null=True)
     queue_s = serializers.IntegerField(default=None, allow_null=True)
 
@@ -171,7 +171,7 @@ class ScaleBody(serializers.Serializer[Any]):
 
     min_replicas = serializers.IntegerField(required=False)
     max_replicas = serializers.IntegerField(required=False)
-    idle_timeout_s = serializers.IntegerField(required=False)
+    scale_to_zero_timeout_s = serializers.IntegerField(required=False)
     queue_limit = serializers.IntegerField(
         required=False, allow_null=True, help_text="null: as the gateway is set."
     )

@@ -8,7 +8,7 @@ Subscribe first and look afterwards: what changes in between is then heard. A wa
 a thread nor a database connection. News may be lost while PostgreSQL is away, so whoever waits
 looks again now and then; after each reconnect everybody is woken.
 
-The same connection hears gateways ask for an endpoint that sleeps, and passes it on.
+The same connection hears gateways whose requests wait for an endpoint, and passes it on.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from controlplane.fleet import notify
 
 log = logging.getLogger(__name__)
 
-WAKE = "stoa_wake"  # payload: the id of an endpoint for which a request waits
+WAKE = "stoa_wake"  # payload: the id of an endpoint for which requests wait
 BEAT_EVERY_S = 2.0  # a connection that died unnoticed is found then
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 
@@ -106,7 +106,7 @@ class Listener:
         while True:
             async for notification in connection.notifies(timeout=BEAT_EVERY_S):
                 if notification.channel == WAKE:
-                    self._request_wake(notification.payload)
+                    self._hear_of(notification.payload)
                 else:
                     for waiter in self._waiters.get(notification.payload, ()):
                         waiter.wake()
@@ -119,10 +119,10 @@ class Listener:
             for waiter in waiters:
                 waiter.wake()
 
-    def _request_wake(self, endpoint_id: str) -> None:
+    def _hear_of(self, endpoint_id: str) -> None:
         """Once at a time for each endpoint: a crowd at its door asks many times."""
         if endpoint_id not in self._waking:
-            task = asyncio.create_task(asyncio.to_thread(_request_wake, endpoint_id))
+            task = asyncio.create_task(asyncio.to_thread(_hear_of, endpoint_id))
             self._waking[endpoint_id] = task
             task.add_done_callback(lambda _: self._waking.pop(endpoint_id, None))
 
@@ -147,11 +147,11 @@ async def waiting(ids: Iterable[str]) -> AsyncGenerator[Waiter]:
         yield waiter
 
 
-def _request_wake(endpoint_id: str) -> None:
+def _hear_of(endpoint_id: str) -> None:
     try:
-        endpoints.request_wake(endpoint_id, now=timezone.now())
+        endpoints.heard(endpoint_id, now=timezone.now())
     except Exception:  # the sweep asks again; the listener must live
-        log.exception("could not wake %s", endpoint_id)
+        log.exception("could not look at %s", endpoint_id)
     finally:
         close_old_connections()
 

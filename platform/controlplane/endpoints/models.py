@@ -8,10 +8,14 @@ from django.db.models.functions import Now
 from compliance.fields import IdField
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node, Pool
+from controlplane.scaling.decide import Why
+from controlplane.scaling.policy import KeepAlive
 from controlplane.tenancy.models import Project
 
 _STATES = [(state.value, state.value) for state in State]
 _REASONS = [(reason.value, reason.value) for reason in Reason]
+_WHYS = [(why.value, why.value) for why in Why]
+_KEEP_ALIVE = [(one.value, one.value) for one in KeepAlive]
 
 
 class Endpoint(models.Model):
@@ -31,7 +35,12 @@ class Endpoint(models.Model):
     device_count = models.PositiveSmallIntegerField(default=1)
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
-    idle_timeout_s = models.PositiveIntegerField(default=3600)
+    scale_to_zero_timeout_s = models.PositiveIntegerField(default=3600)
+    # What follows is read and checked by elasticity.py.
+    keep_alive = models.CharField(max_length=16, choices=_KEEP_ALIVE, default=KeepAlive.PREDICTABLE)
+    schedules = models.JSONField(default=list)
+    bursts = models.JSONField(default=list)
+    keep_warm_cap = models.JSONField(null=True)  # null: no cap
     # Of requests that wait for it, how many and how long; null: as the gateway is set.
     queue_limit = models.PositiveIntegerField(null=True)
     queue_s = models.PositiveIntegerField(null=True)
@@ -219,20 +228,64 @@ class LogLine(models.Model):
 
 
 class Activity(models.Model):
-    """What a gateway sees of an endpoint, insert-only: the idle timer and the wake read it."""
+    """What a gateway's worker sees of an endpoint, insert-only: scaling reads it."""
 
     id = models.BigAutoField(primary_key=True)
     endpoint_id = models.CharField(max_length=31)
     gateway_id = models.CharField(max_length=64)
-    in_flight = models.PositiveIntegerField()
-    waiting = models.PositiveIntegerField()
+    worker = models.PositiveSmallIntegerField(db_default=0)  # of that gateway
+    in_flight = models.PositiveIntegerField()  # the most since the row before
+    waiting = models.PositiveIntegerField()  # for a replica to be there at all
+    # Now, of requests on replicas and of those that wait (scaling.load.Load).
+    uncached_tokens = models.BigIntegerField(db_default=0)
+    kv_tokens = models.BigIntegerField(db_default=0)
+    running = models.PositiveIntegerField(db_default=0)
+    pressed = models.BooleanField(db_default=False)  # more than is ready takes at once
+    idle_s = models.FloatField(null=True)  # since the last answer; null while something is here
+    prefill_tps = models.FloatField(null=True)  # of a replica, as the worker sees it
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        indexes = (models.Index(fields=("endpoint_id", "-at"), name="activity_recent"),)
+        indexes = (
+            models.Index(fields=("endpoint_id", "-at"), name="activity_recent"),
+            models.Index(
+                fields=("at",),
+                condition=Q(waiting__gt=0) | Q(pressed=True),
+                name="activity_pressed",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.endpoint_id} {self.in_flight}"
+
+
+class Scaling(models.Model):
+    """What was decided for an endpoint last, and what deciding has to remember of it.
+
+    One look after the other: each is kept by compare-and-set on `looked_at`, so that no gap is
+    added twice and no warm second counted twice.
+    """
+
+    endpoint = models.OneToOneField(
+        Endpoint, primary_key=True, on_delete=models.CASCADE, related_name="scaling"
+    )
+    replicas = models.PositiveSmallIntegerField(default=0)
+    tier = models.CharField(max_length=16, default="off")
+    why = models.CharField(max_length=16, choices=_WHYS, default=Why.IDLE)
+    looked_at = models.DateTimeField(null=True)
+    look_at = models.DateTimeField(null=True)  # when to look again; null: now
+    hinted_at = models.DateTimeField(null=True)  # by a gateway that has more than is ready
+    idle_since = models.DateTimeField(null=True)  # the end of the last answer; null: busy, or never
+    kept_from = models.DateTimeField(null=True)  # since then nobody asked, and nothing got ready
+    gaps = models.JSONField(null=True)  # scaling.gaps.GapHistory
+    capacity = models.JSONField(default=dict)  # of a replica, as last seen: scaling.load.Capacity
+    warm = models.PositiveSmallIntegerField(default=0)  # so many wait warm at the cap's expense
+    warm_day = models.CharField(max_length=10, blank=True)
+    warm_s = models.FloatField(default=0)
+    warm_euro = models.DecimalField(max_digits=20, decimal_places=9, default=0)
+
+    def __str__(self) -> str:
+        return f"{self.endpoint_id} {self.replicas} {self.tier}"
 
 
 class Pulse(models.Model):

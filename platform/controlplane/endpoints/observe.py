@@ -1,15 +1,16 @@
 """Loads the pictures that `reconcile.plan` reads: a few queries for any number of endpoints."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Exists, Max, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from controlplane.endpoints import funding, pulse
-from controlplane.endpoints.models import Activity, Endpoint, Replica
-from controlplane.endpoints.reconcile import EndpointView, Limits, NodeView, ReplicaView
+from controlplane.endpoints import deciding, funding, pulse
+from controlplane.endpoints.deciding import Looked
+from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.reconcile import Decided, EndpointView, Limits, NodeView, ReplicaView
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet.models import Node
 
@@ -21,7 +22,7 @@ HELD = Q(state__in=LIVE) | Q(released_at=None, node__isnull=False)
 @dataclass
 class Picture:
     endpoint: EndpointView
-    replicas: list[ReplicaView] = field(default_factory=list)
+    replicas: list[ReplicaView]
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Pictures:
     at: datetime
     limits: Limits
     each: list[Picture]
+    looked: Looked  # for `deciding.keep`
 
 
 def pulse_gap_s() -> float:
@@ -53,11 +55,10 @@ def pictures(
         held = Replica.objects.filter(HELD, endpoint=OuterRef("id"))
         wanted = wanted.filter(Exists(held) | Q(deleted_at=None, stopped_at=None))
     found = {endpoint.id: endpoint for endpoint in wanted}
-    needed = _needed(found.values())
-    each = {id: Picture(_view(endpoint, needed.get(id))) for id, endpoint in found.items()}
     nodes = _NodeViews(now, limits)
+    replicas: dict[str, list[ReplicaView]] = {id: [] for id in found}
     for replica in _replicas(found):
-        each[replica.endpoint_id].replicas.append(
+        replicas[replica.endpoint_id].append(
             ReplicaView(
                 id=replica.id,
                 generation=replica.generation,
@@ -70,7 +71,11 @@ def pictures(
                 progress_at=replica.progress_at,
             )
         )
-    return Pictures(now, limits, list(each.values()))
+    looked = deciding.look(found, replicas, now=now, only_due=ids is None)
+    each = [
+        Picture(_view(endpoint, looked.decided[id]), replicas[id]) for id, endpoint in found.items()
+    ]
+    return Pictures(now, limits, each, looked)
 
 
 def _limits(now: datetime) -> Limits:
@@ -88,25 +93,13 @@ def _replicas(endpoint_ids: Iterable[str]) -> QuerySet[Replica]:
     return held.select_related("node").defer("log_tail", "engine_report", "node__inventory")
 
 
-def _needed(endpoints: Iterable[Endpoint]) -> dict[str, datetime]:
-    """When a gateway last saw somebody at those that may sleep."""
-    ids = [e.id for e in endpoints if e.min_replicas == 0 and e.stopped_at is None]
-    if not ids:
-        return {}
-    busy = Activity.objects.filter(Q(in_flight__gt=0) | Q(waiting__gt=0), endpoint_id__in=ids)
-    return dict(busy.values_list("endpoint_id").annotate(last=Max("at")).order_by())
-
-
-def _view(endpoint: Endpoint, needed: datetime | None) -> EndpointView:
-    asked = [at for at in (endpoint.wake_requested_at, needed) if at is not None]
+def _view(endpoint: Endpoint, decided: Decided) -> EndpointView:
     return EndpointView(
         id=endpoint.id,
         generation=endpoint.generation,
-        min_replicas=endpoint.min_replicas,
-        max_replicas=endpoint.max_replicas,
-        idle_timeout_s=endpoint.idle_timeout_s,
         on=endpoint.stopped_at is None and endpoint.deleted_at is None,
-        needed_at=max(asked, default=None),
+        decided=decided,
+        sleeps=endpoint.min_replicas == 0,
         retry_at=endpoint.retry_at,
         unfunded_until=endpoint.unfunded_at and endpoint.unfunded_at + _UNFUNDED,
     )

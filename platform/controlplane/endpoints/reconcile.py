@@ -7,9 +7,11 @@ run decides again. Running it twice, or in two places, is as good as once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
+from controlplane.scaling.decide import HOT, Why
+from controlplane.scaling.policy import ASLEEP
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,26 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """By `scaling.decide`: so many replicas, and why. Where the tier is asleep, those that are
+    kept sleep if they can."""
+
+    replicas: int
+    tier: str = HOT
+    why: Why = Why.MIN_REPLICAS
+
+
+@dataclass(frozen=True)
 class EndpointView:
-    """The wish. `needed_at`: when somebody last asked for it: a wake, a request, a stream."""
+    """The wish, and how many replicas it comes to now. `sleeps`: it may have none at all."""
 
     id: str
     generation: int
-    min_replicas: int
-    max_replicas: int
-    idle_timeout_s: float
     on: bool  # neither stopped nor deleted
-    needed_at: datetime | None = None
+    decided: Decided
+    sleeps: bool = False
     retry_at: datetime | None = None
     unfunded_until: datetime | None = None  # nobody pays for another replica before
-    asleep: bool = False  # what is kept sleeps where it can: nobody asks for it now
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def plan(
     live = [r for r in replicas if r.state in LIVE and r.id not in failed]
     broke = [r for r in live if r.state is not State.DRAINING and not r.funded]
     serving = [r for r in live if r.state is not State.DRAINING and r.funded]
-    wanted, too_many = _wanted(endpoint, serving, now)
+    wanted, too_many = _wanted(endpoint)
     stay = _least_useful_first(r for r in serving if _stays(r, endpoint))
     leave = _least_useful_first(r for r in serving if not _stays(r, endpoint))
     surplus = max(0, len(stay) - wanted)
@@ -152,9 +161,9 @@ def plan(
         *(Stop(r.id, r.state, Reason.STOP_REQUESTED) for r in broke if not endpoint.on),
         *(Stop(r.id, r.state, too_many) for r in stay[:surplus]),
         *(Stop(r.id, r.state, _why(r, endpoint) if wanted else too_many) for r in going),
-        *_rested(kept, asleep=endpoint.asleep),
+        *_rested(kept, asleep=endpoint.decided.tier == ASLEEP),
         *(Place(r.id) for r in sorted(kept, key=lambda r: r.id) if r.state is State.REQUESTED),
-        *([] if failed or broke else _create(endpoint, wanted - len(kept), leave, now)),
+        *([] if failed or broke else _create(endpoint, wanted - len(kept), serving, leave, now)),
     ]
 
 
@@ -198,23 +207,15 @@ def _stuck_s(replica: ReplicaView, now: datetime, limits: Limits) -> float:
     return (now - max(moments)).total_seconds()
 
 
-def _wanted(
-    endpoint: EndpointView, serving: Sequence[ReplicaView], now: datetime
-) -> tuple[int, Reason]:
+_TOO_MANY = {Why.IDLE: Reason.IDLE, Why.CAPPED: Reason.CAPPED}
+
+
+def _wanted(endpoint: EndpointView) -> tuple[int, Reason]:
     """How many replicas there should be, and the reason for those that are then too many."""
     if not endpoint.on:
         return 0, Reason.STOP_REQUESTED
-    if endpoint.min_replicas > 0:
-        return min(endpoint.min_replicas, endpoint.max_replicas), Reason.SCALE_DOWN
-    # It sleeps unless somebody needs it. The time-out runs from ready, however long the start
-    # took: one that is on its way is not judged.
-    moments = [
-        now if r.state in COMING and r.state is not State.REQUESTED else r.state_at for r in serving
-    ]
-    if endpoint.needed_at is not None:
-        moments.append(endpoint.needed_at)
-    idle = timedelta(seconds=endpoint.idle_timeout_s)
-    return (1 if moments and now - max(moments) < idle else 0), Reason.IDLE
+    decided = endpoint.decided
+    return decided.replicas, _TOO_MANY.get(decided.why, Reason.SCALE_DOWN)
 
 
 def _stays(replica: ReplicaView, endpoint: EndpointView) -> bool:
@@ -264,13 +265,21 @@ def _why(replica: ReplicaView, endpoint: EndpointView) -> Reason:
 
 
 def _create(
-    endpoint: EndpointView, missing: int, leave: Sequence[ReplicaView], now: datetime
+    endpoint: EndpointView,
+    missing: int,
+    serving: Sequence[ReplicaView],
+    leave: Sequence[ReplicaView],
+    now: datetime,
 ) -> list[Create]:
     if missing <= 0:
         return []
     if any(at is not None and now < at for at in (endpoint.retry_at, endpoint.unfunded_until)):
         return []
-    reason = Reason.WAKE if endpoint.min_replicas == 0 else Reason.SCALE_UP
-    if leave:
-        reason = _why(leave[0], endpoint)
+    reason = _why(leave[0], endpoint) if leave else _more(endpoint, serving)
     return [Create(endpoint.generation, reason)] * missing
+
+
+def _more(endpoint: EndpointView, serving: Sequence[ReplicaView]) -> Reason:
+    if endpoint.decided.why is Why.CLOCK:
+        return Reason.SCHEDULED
+    return Reason.WAKE if endpoint.sleeps and not serving else Reason.SCALE_UP

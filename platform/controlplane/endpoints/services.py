@@ -11,18 +11,28 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from compliance import audit
-from controlplane.endpoints import aliases, notify, signals
+from controlplane.endpoints import aliases, deciding, elasticity, notify, signals
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid, NameTaken
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Endpoint, Replica, Scaling
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.endpoints.states import LIVE, State
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Project
 
-__all__ = ["EndpointSpec", "create", "delete", "request_wake", "start", "stop", "update"]
+__all__ = [
+    "EndpointSpec",
+    "create",
+    "declare_burst",
+    "delete",
+    "heard",
+    "request_wake",
+    "start",
+    "stop",
+    "update",
+]
 
-BOUNDS = ("min_replicas", "max_replicas", "idle_timeout_s")
+BOUNDS = ("min_replicas", "max_replicas", "scale_to_zero_timeout_s")
 QUEUE = ("queue_limit", "queue_s")
 
 # Waiting requests repeat themselves; one wake is enough for all of them.
@@ -50,7 +60,11 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         device_count=spec.device_count,
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
-        idle_timeout_s=spec.idle_timeout_s,
+        scale_to_zero_timeout_s=spec.scale_to_zero_timeout_s,
+        keep_alive=spec.keep_alive,
+        schedules=list(spec.schedules),
+        bursts=list(spec.bursts),
+        keep_warm_cap=spec.keep_warm_cap,
         queue_limit=spec.queue_limit,
         queue_s=spec.queue_s,
         created_at=now,
@@ -70,7 +84,8 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
             "device_count": spec.device_count,
             "min_replicas": spec.min_replicas,
             "max_replicas": spec.max_replicas,
-            "idle_timeout_s": spec.idle_timeout_s,
+            "scale_to_zero_timeout_s": spec.scale_to_zero_timeout_s,
+            **{name: getattr(spec, name) for name in elasticity.FIELDS},
             "queue_limit": spec.queue_limit,
             "queue_s": spec.queue_s,
         } | ({} if path else {"model": spec.model})
@@ -85,32 +100,61 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     return endpoint
 
 
-def update(
-    *, actor: audit.Actor, endpoint: Endpoint, now: datetime, **asked: int | None
-) -> Endpoint:
-    """Change what is given of BOUNDS and QUEUE; None takes a bound of QUEUE away.
+def update(*, actor: audit.Actor, endpoint: Endpoint, now: datetime, **asked: Any) -> Endpoint:
+    """Change what is given of BOUNDS, QUEUE and `elasticity.FIELDS`; None takes a bound of QUEUE,
+    or the cap, away.
 
     Raises Invalid, NotFound, and TypeError for anything else.
     """
-    if unknown := asked.keys() - {*BOUNDS, *QUEUE}:
+    if unknown := asked.keys() - {*BOUNDS, *QUEUE, *elasticity.FIELDS}:
         raise TypeError(f"no such bound: {', '.join(sorted(unknown))}")
     if missing := [name for name in BOUNDS if asked.get(name, 0) is None]:
         raise Invalid(f"{missing[0]} is a number", field=missing[0])
     with transaction.atomic():
+        return _changed(_locked(endpoint), actor, "endpoint.scale", now, asked)
+
+
+def declare_burst(
+    *,
+    actor: audit.Actor,
+    endpoint: Endpoint,
+    now: datetime,
+    workers: int,
+    in_s: float,
+    for_s: float = 3600.0,
+    sequences: int = 1,
+) -> Endpoint:
+    """ "20 workers in 3 minutes": replicas are ready for them then, for `for_s` seconds.
+
+    `sequences`: requests that a worker has in flight. Raises Invalid, NotFound.
+    """
+    with transaction.atomic():
         endpoint = _locked(endpoint)
-        change = [
-            audit.Change(name, getattr(endpoint, name), value)
-            for name, value in asked.items()
-            if value != getattr(endpoint, name)
-        ]
-        if not change:
-            return endpoint
-        for one in change:
-            setattr(endpoint, one.path, one.after)
-        specs.bounds(endpoint.min_replicas, endpoint.max_replicas, endpoint.idle_timeout_s)
-        specs.queue(endpoint.queue_limit, endpoint.queue_s)
-        endpoint.save(update_fields=[one.path for one in change])
-        _wished(endpoint, actor, "endpoint.scale", now, change=change)
+        bursts = elasticity.with_burst(
+            endpoint.bursts, workers=workers, in_s=in_s, for_s=for_s, sequences=sequences, now=now
+        )
+        return _changed(endpoint, actor, "endpoint.burst", now, {"bursts": bursts})
+
+
+def _changed(
+    endpoint: Endpoint, actor: audit.Actor, action: str, now: datetime, asked: dict[str, Any]
+) -> Endpoint:
+    """In the transaction that locked it."""
+    most = asked.get("max_replicas", endpoint.max_replicas)
+    elastic = {name: asked[name] for name in elasticity.FIELDS if name in asked}
+    change = [
+        audit.Change(name, getattr(endpoint, name), value)
+        for name, value in (asked | elasticity.checked(elastic, most)).items()
+        if value != getattr(endpoint, name)
+    ]
+    if not change:
+        return endpoint
+    for one in change:
+        setattr(endpoint, one.path, one.after)
+    specs.bounds(endpoint.min_replicas, endpoint.max_replicas, endpoint.scale_to_zero_timeout_s)
+    specs.queue(endpoint.queue_limit, endpoint.queue_s)
+    endpoint.save(update_fields=[one.path for one in change])
+    _wished(endpoint, actor, action, now, change=change)
     return endpoint
 
 
@@ -202,6 +246,12 @@ def request_wake(endpoint_id: str, now: datetime) -> bool:
     return True
 
 
+def heard(endpoint_id: str, now: datetime) -> None:
+    """A gateway has requests that wait for the endpoint: wake it, or look at how it scales."""
+    if deciding.heard(endpoint_id, now) and not request_wake(endpoint_id, now):
+        signals.hint(endpoint_id)
+
+
 def _serves(endpoint_id: str) -> bool:
     """Whether a replica is there or on its way."""
     serving = LIVE - {State.DRAINING, State.ASLEEP}
@@ -246,5 +296,6 @@ def _wished(
         now=now,
         **facts,
     )
+    Scaling.objects.filter(endpoint=endpoint).update(look_at=None)  # should the hint be lost
     notify.changed(endpoint.id)
     signals.hint(endpoint.id)

@@ -1,9 +1,9 @@
 """Engines that sleep: out of the way of requests and bills, and back within seconds.
 
 A sleeping replica keeps its devices, so that waking it is no question of capacity; where another
-replica finds none free, the one that has slept longest yields them. `reconcile.plan` decides:
-`EndpointView.asleep` says that what is kept should sleep, `ReplicaView.can_sleep` whether the
-node says that it frees memory.
+replica finds none free, the one that has slept longest yields them. `scaling.decide` says that
+what is kept should sleep (`Decided.tier`), `ReplicaView.can_sleep` whether the node says that it
+frees memory.
 """
 
 from collections import Counter

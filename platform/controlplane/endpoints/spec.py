@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q
 
 from compliance import ids
-from controlplane.endpoints import engine_args
+from controlplane.endpoints import elasticity, engine_args
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet.models import Device, Pool
 from controlplane.tenancy.errors import NotFound
@@ -41,7 +41,11 @@ class EndpointSpec:
     adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …, "revision": …}
     min_replicas: int = 1
     max_replicas: int = 1
-    idle_timeout_s: int = 3600
+    scale_to_zero_timeout_s: int = 3600
+    keep_alive: str = "predictable"  # as elasticity.py has it, and what follows
+    schedules: Sequence[Mapping[str, Any]] = ()
+    bursts: Sequence[Mapping[str, Any]] = ()
+    keep_warm_cap: Mapping[str, Any] | None = None
     queue_limit: int | None = None  # requests that may wait; None: as the gateway is set
     queue_s: int | None = None  # for so long
 
@@ -56,8 +60,11 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
         )
     if spec.engine != "vllm":
         raise _invalid("engine", f"{_shown(spec.engine)} is no engine here; there is `vllm`")
-    bounds(spec.min_replicas, spec.max_replicas, spec.idle_timeout_s)
+    bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
     queue(spec.queue_limit, spec.queue_s)
+    elastic = elasticity.checked(
+        {name: getattr(spec, name) for name in elasticity.FIELDS}, spec.max_replicas
+    )
     if not 1 <= spec.device_count <= 64:
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
     _source("model", spec.model, spec.revision)
@@ -71,19 +78,21 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     pool = _pool(spec, organization)
     for one in (spec.model, *(a["path"] for a in adapters)):
         reachable(one, pool)
-    return replace(spec, engine_args=arguments, adapters=adapters, pool_id=pool.id), pool
+    spec = replace(spec, engine_args=arguments, adapters=adapters, pool_id=pool.id, **elastic)
+    return spec, pool
 
 
-def bounds(min_replicas: int, max_replicas: int, idle_timeout_s: int) -> None:
+def bounds(min_replicas: int, max_replicas: int, scale_to_zero_timeout_s: int) -> None:
     """Invalid unless 0 <= min <= max, max at least 1, and the idle time-out is a sensible one."""
     if not 1 <= max_replicas <= MAX_REPLICAS:
         raise _invalid("max_replicas", f"expected 1 to {MAX_REPLICAS}, not {max_replicas}")
     if not 0 <= min_replicas <= max_replicas:
         message = f"expected 0 to max_replicas ({max_replicas}), not {min_replicas}"
         raise _invalid("min_replicas", message)
-    if idle_timeout_s not in IDLE_S:
-        message = f"expected {IDLE_S.start} to {IDLE_S.stop - 1} seconds, not {idle_timeout_s}"
-        raise _invalid("idle_timeout_s", message)
+    if scale_to_zero_timeout_s not in IDLE_S:
+        most = IDLE_S.stop - 1
+        message = f"expected {IDLE_S.start} to {most} seconds, not {scale_to_zero_timeout_s}"
+        raise _invalid("scale_to_zero_timeout_s", message)
 
 
 def queue(limit: int | None, seconds: int | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.conf import settings
+from django.db import connection
 
 from compliance import audit, ids
 from controlplane.endpoints.models import Endpoint, Replica, Start, Transition
@@ -58,7 +59,8 @@ def note(replica_id: str, *, reason: Reason, now: datetime) -> None:
     if ready:
         newest = replica.endpoint.start_seconds[1 - _STARTS_KEPT :]
         Endpoint.objects.filter(id=replica.endpoint_id).update(
-            start_seconds=[*newest, round(total_s, 3)]
+            start_seconds=[*newest, round(total_s, 3)],
+            wake_requested_at=None,  # who woke it has what they asked for
         )
     if missed:
         _tell(start, replica.endpoint, now)
@@ -119,6 +121,24 @@ def figures(starts: Sequence[Start]) -> list[Figures]:
                 )
             )
     return found
+
+
+def usual_s(endpoint_ids: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
+    """The median seconds of each one's newest starts: (from off, from sleep); None: none yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(_USUAL, [StartTier.WAKE, StartTier.WAKE, list(endpoint_ids)])
+        return {id: (start_s, wake_s) for id, start_s, wake_s in cursor.fetchall()}
+
+
+_USUAL = """
+SELECT e.id, percentile_cont(0.5) WITHIN GROUP (ORDER BY s.total_s) FILTER (WHERE s.tier <> %s),
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY s.total_s) FILTER (WHERE s.tier = %s)
+FROM unnest(%s::text[]) AS e(id)
+CROSS JOIN LATERAL (
+    SELECT tier, total_s FROM endpoints_start WHERE endpoint_id = e.id AND ready
+    ORDER BY id DESC LIMIT 20
+) AS s GROUP BY e.id
+"""
 
 
 @dataclass(frozen=True)

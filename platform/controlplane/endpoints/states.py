@@ -70,6 +70,7 @@ class Reason(StrEnum):
 
     SCALE_UP = "scale_up"  # the endpoint wants more replicas
     WAKE = "wake"  # a request waits at an endpoint that slept
+    SCHEDULED = "scheduled"  # a schedule or a declared burst wants it warm
     PLACED = "placed"
     NODE_REPORT = "node_report"  # the ordinary progress of a start
     PROBE_PASSED = "probe_passed"
@@ -78,6 +79,7 @@ class Reason(StrEnum):
     IDLE = "idle"  # scale to zero, or to sleep
     CANNOT_SLEEP = "cannot_sleep"  # its engine refused, and serves on
     YIELDED = "yielded"  # it slept on devices that another replica needed
+    CAPPED = "capped"  # what may wait warm today is used up
     STOP_REQUESTED = "stop_requested"
     SPEC_CHANGED = "spec_changed"
     NODE_DRAIN = "node_drain"

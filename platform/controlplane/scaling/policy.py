@@ -13,9 +13,10 @@ ASLEEP, OFF = "asleep", "off"
 
 
 class KeepAlive(StrEnum):
-    """`fixed`: hot for `scale_to_zero_timeout_s`, then off. `automatic`: ski rental, learned."""
+    """`predictable`: hot for `scale_to_zero_timeout_s`, then off. `automatic`: ski rental, as the
+    endpoint's own gaps teach it."""
 
-    FIXED = "fixed"
+    PREDICTABLE = "predictable"
     AUTOMATIC = "automatic"
 
 
@@ -23,11 +24,11 @@ class KeepAlive(StrEnum):
 class Policy:
     """`wait_value`: what a second of somebody's waiting costs, in seconds of a hot replica.
 
-    It counts for `automatic` alone, `scale_to_zero_timeout_s` for `fixed` alone. ValueError if one
-    is no such number.
+    It counts for `automatic` alone, `scale_to_zero_timeout_s` for `predictable` alone. ValueError
+    if one is no such number.
     """
 
-    keep_alive: KeepAlive = KeepAlive.FIXED
+    keep_alive: KeepAlive = KeepAlive.PREDICTABLE
     scale_to_zero_timeout_s: float = 3600.0
     wait_value: float = 4.0
     windows: Windows = USUAL
@@ -50,7 +51,7 @@ class Policy:
         return keepalive.envelope(tiers)
 
     def steps(self, tiers: Sequence[Tier], history: GapHistory) -> tuple[Step, ...]:
-        if self.keep_alive is KeepAlive.FIXED:
+        if self.keep_alive is KeepAlive.PREDICTABLE:
             return keepalive.fixed(self.scale_to_zero_timeout_s, tiers)
         return keepalive.plan(tiers, history)
 
