@@ -35,6 +35,11 @@ ACTIONS: dict[str, Action] = {
             "run.resume": "a stopped run may go on",
             "api_key.rotate": "an API key got a new secret; the ones before it end",
             "api_key.revoke": "an API key stopped being valid",
+            "secret.create": "a project gave a secret for its sources; its value is sealed",
+            "secret.replace": "a project's secret got another value",
+            "secret.deliver": "a node was given a project's secret, for one fetch",
+            "secret.delete": "a project's secret was deleted",
+            "secret.reseal": "secrets were sealed anew under the newest key",
         },
     ),
     **_category(

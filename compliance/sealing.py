@@ -36,19 +36,24 @@ def _cipher(master_key: str) -> AESGCM:
     return AESGCM(key)
 
 
-def seal(plaintext: bytes, *, context: str) -> bytes:
-    """12 bytes of nonce, then ciphertext and tag. Raises ImproperlyConfigured on a bad key."""
+def seal(plaintext: bytes, *, context: str, key: str | None = None) -> bytes:
+    """12 bytes of nonce, then ciphertext and tag. Raises ImproperlyConfigured on a bad key.
+
+    `key`: another than the master key, in the same form.
+    """
     nonce = os.urandom(NONCE_BYTES)
-    return nonce + _cipher(settings.MASTER_KEY).encrypt(nonce, plaintext, context.encode())
+    cipher = _cipher(settings.MASTER_KEY if key is None else key)
+    return nonce + cipher.encrypt(nonce, plaintext, context.encode())
 
 
-def unseal(blob: bytes, *, context: str) -> bytes:
-    """What `seal` was given for the same context. Raises SealBroken."""
+def unseal(blob: bytes, *, context: str, key: str | None = None) -> bytes:
+    """What `seal` was given for the same context and key. Raises SealBroken."""
     blob = bytes(blob)  # a memoryview when it comes from the database
     if len(blob) < NONCE_BYTES + _TAG_BYTES:
         raise SealBroken(context)
     nonce, rest = blob[:NONCE_BYTES], blob[NONCE_BYTES:]
     try:
-        return _cipher(settings.MASTER_KEY).decrypt(nonce, rest, context.encode())
+        cipher = _cipher(settings.MASTER_KEY if key is None else key)
+        return cipher.decrypt(nonce, rest, context.encode())
     except InvalidTag:
         raise SealBroken(context) from None

@@ -18,6 +18,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
+from django.test import override_settings
 
 from billing import budgets, counters, leases, ledger, prices
 from billing import services as billing
@@ -33,7 +34,7 @@ from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
 from controlplane.fleet import silence, wire
-from controlplane.tenancy import limits, running
+from controlplane.tenancy import limits, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
 from tests.test_layout import ROOT
@@ -42,7 +43,8 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, running, fleet, silence, endpoints, aliases, adapters, files, batches),
+    *(tenancy, limits, running, project_secrets, fleet, silence),
+    *(endpoints, aliases, adapters, files, batches),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -51,6 +53,9 @@ NO_VERBS = {
     running.reference: "computes",
     running.agent: "computes",
     running.stopped_at: "looks",
+    project_secrets.find: "looks",
+    project_secrets.unsealed: "opens for deliver_secret, which tells",
+    project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",
     adapters.states: "looks",
     adapters.note: "keeps what a node reports",
@@ -93,6 +98,7 @@ NO_VERBS = {
 EVERYWHERE = {
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
     "lease.write_off",
+    "secret.reseal",
 }
 CPU = wire.DeviceInfo(index=0, kind="cpu", name="CPU", memory_bytes=1 << 33)
 
@@ -165,7 +171,29 @@ class Walk:
         self.do(running.stop_run, "run.stop", project=kept.project, run="night/one")
         self.do(running.resume_run, "run.resume", project=kept.project, run="night/one")
         self.do(limits.update_organization, "organization.update", **place, concurrency=8)
+        self.secrets()
         self.do(tenancy.revoke_key, "api_key.revoke", key=key)
+
+    def secrets(self) -> None:
+        given = {"value": {"token": "hf_x"}}
+        secret = self.do(
+            project_secrets.create_secret,
+            "secret.create",
+            project=self.kept.project,
+            kind="hub",
+            name="default",
+            **given,
+        )
+        secret = self.do(project_secrets.replace_secret, "secret.replace", secret=secret, **given)
+        self.do(
+            project_secrets.deliver_secret,
+            "secret.deliver",
+            secret=secret,
+            target=audit.Target("replica", "rep_x"),
+        )
+        with override_settings(SECRETS_KEYS={"newer": settings.MASTER_KEY}):
+            self.do(project_secrets.reseal_secrets, "secret.reseal")
+        self.do(project_secrets.delete_secret, "secret.delete", secret=secret)
 
     def fleet(self) -> None:
         kept, machine = self.kept, Machine()

@@ -57,6 +57,14 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
 
 
+def keys(name: str) -> dict[str, str]:
+    """ID=KEY pairs, comma-separated, the newest first; a secret, so NAME_FILE may hold them."""
+    pairs = [word.strip().partition("=") for word in text(name, "").split(",") if word.strip()]
+    if any(not id or not key for id, _, key in pairs):
+        raise ImproperlyConfigured(f"{name}: expected ID=KEY, and more after commas")
+    return {id: key for id, _, key in pairs}
+
+
 def database(url: str) -> dict[str, object]:
     """Django's DATABASES entry for a postgresql:// URL; `?host=/dir` selects a socket directory."""
     parts = urlsplit(url)

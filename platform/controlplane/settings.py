@@ -14,6 +14,8 @@ SECRET_KEY = env.text("STOA_SECRET_KEY")
 KEY_PEPPER = env.text("STOA_KEY_PEPPER").encode()
 # 32 bytes, base64url: seals CA keys, personal values of audit events, stored replies.
 MASTER_KEY = env.text("STOA_MASTER_KEY")
+# ID=KEY of the same form, the newest first: seal projects' secrets in place of the master key.
+SECRETS_KEYS = env.keys("STOA_SECRETS_KEYS")
 
 DEBUG = False
 ALLOWED_HOSTS = env.words("STOA_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
@@ -181,6 +183,14 @@ BATCH_LEASE_S = env.seconds("STOA_BATCH_LEASE_S", 30) * TIME_SCALE
 BATCH_CONCURRENCY = env.integer("STOA_BATCH_CONCURRENCY", 32)
 # Where runners reach a gateway.
 BATCH_GATEWAY_URL = env.text("STOA_BATCH_GATEWAY_URL", GATEWAY_URL)
+
+# --- Where models come from ------------------------------------------------------------
+HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")
+# The operator's own: the same protocol, or file:///tree on the nodes; empty: there is none.
+MIRROR_URL = env.text("STOA_MIRROR_URL", "")
+MIRROR_TOKEN = env.text("STOA_MIRROR_TOKEN", "")
+# Services that nodes may be sent to; a tenant's address alone would open the inner network.
+S3_ENDPOINTS = env.words("STOA_S3_ENDPOINTS")
 
 # The database roles that `grant_roles` provides for (compliance.grants).
 APP_ROLE = env.text("STOA_APP_ROLE", "stoa_app")

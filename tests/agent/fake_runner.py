@@ -16,7 +16,7 @@ import httpx
 from controlplane.fleet import wire
 from workers.agent import engines, kin, processes
 from workers.agent.engines import Running
-from workers.agent.runner import CannotStart, Progress
+from workers.agent.runner import CannotStart, Door, Progress
 
 ENGINE = Path(__file__).with_name("fake_engine.py")
 
@@ -35,17 +35,25 @@ class FakeRunner:
         self._children: list[subprocess.Popen[bytes]] = []
         self.fetching: Callable[[Callable[[], bool]], None] = lambda _: None
         self.starts: list[str] = []
+        self.forgotten: list[str] = []
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         return spec.model != "far"
 
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
-    ) -> None:
+    ) -> str:
         if spec.model == "unknown":
             raise CannotStart("model_not_found", "no model is called unknown")
         progress("fetching weights")
         self.fetching(cancelled)
+        return ""
+
+    def connect(self, door: Door) -> None:
+        self.door = door
+
+    def forget(self, replica_id: str) -> None:
+        self.forgotten.append(replica_id)
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         self.starts.append(spec.replica_id)

@@ -202,7 +202,7 @@ def test_a_wrong_clock_is_no_reason_to_enrol_again(plane: ControlPlane, tmp_path
 @pytest.mark.parametrize("content", [b"", b"[" * 5000, b'{"node_id":"\xc2"}'])
 def test_an_answer_that_cannot_be_read_is_no_answer(content: bytes) -> None:
     with pytest.raises(client.Unavailable):
-        client._decode(content, wire.Credential)
+        client.decode(content, wire.Credential)
 
 
 def test_nobody_there_is_unavailable(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from billing import budgets
 from billing.models import Budget
 from compliance import audit
-from controlplane.tenancy import services
+from controlplane.tenancy import project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
 
 PREFIX = "api/v1/"
@@ -46,6 +46,16 @@ def budget(house: House) -> str:
     return made.id
 
 
+def secret(house: House) -> str:
+    """The id of a secret of its project, made when it is asked for first."""
+    if (found := house.project.secrets.first()) is not None:
+        return found.id
+    value = {"token": f"hf_{house.organization.name}"}
+    return project_secrets.create_secret(
+        actor=audit.SYSTEM, project=house.project, kind="hub", name="mine", value=value, now=NOW
+    ).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -59,6 +69,7 @@ def things(house: House) -> dict[str, str]:
         "replicas": house.replica.id,
         "nodes": house.node.id,
         "budgets": budget(house),
+        "secrets": secret(house),
         "exports": "",
     }
 

@@ -37,7 +37,7 @@ def hub() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MODEL", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+    for name in ("MODEL", "HF_HUB_OFFLINE", "STOA_HUB_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(demo, "_tiny_model", lambda screen: Path("/cache/tiny/model"))
 
@@ -58,7 +58,7 @@ def test_a_person_may_name_it(
 def test_a_hub_in_reach_gives_a_small_real_one_by_its_revision(
     hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub)
+    monkeypatch.setenv("STOA_HUB_URL", hub)
     model = demo.choose_model(Screen())
     assert (model.name, model.revision) == (demo.HUB_MODEL, demo.HUB_REVISION)
     assert len(model.revision) == 40
@@ -69,7 +69,7 @@ def test_a_hub_in_reach_gives_a_small_real_one_by_its_revision(
 def test_without_a_hub_it_is_made_here_and_said_so(
     offline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("STOA_HUB_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     model = demo.choose_model(Screen())
     assert model.name == "/cache/tiny/model"

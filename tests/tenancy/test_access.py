@@ -14,9 +14,9 @@ from controlplane.tenancy.models import ApiKey, Membership, Project, Role, Scope
 NOW = datetime(2026, 3, 14, tzinfo=UTC)
 # The table as people would say it; the code's own is checked against it, cell by cell.
 MAY = {
-    Role.OWNER: "read endpoints keys projects members owners costs export",
-    Role.ADMIN: "read endpoints keys projects members costs export",
-    Role.DEVELOPER: "read endpoints keys costs",
+    Role.OWNER: "read endpoints keys secrets projects members owners costs export",
+    Role.ADMIN: "read endpoints keys secrets projects members costs export",
+    Role.DEVELOPER: "read endpoints keys secrets costs",
     Role.BILLING: "read costs",
     Role.AUDITOR: "read costs export",
 }
@@ -24,6 +24,7 @@ WORDS = {
     "read": Permission.READ,
     "endpoints": Permission.MANAGE_ENDPOINTS,
     "keys": Permission.MANAGE_KEYS,
+    "secrets": Permission.MANAGE_SECRETS,
     "projects": Permission.MANAGE_PROJECTS,
     "members": Permission.MANAGE_MEMBERS,
     "owners": Permission.MANAGE_OWNERS,
@@ -33,7 +34,7 @@ WORDS = {
 SCOPES = {
     Scope.INFERENCE: "",
     Scope.READ: "read costs",
-    Scope.MANAGE: "read endpoints keys costs",
+    Scope.MANAGE: "read endpoints keys secrets costs",
 }
 LOOKUPS: dict[str, Callable[[Principal, Any, Permission], Any]] = {
     "organization": lambda who, of, need: access.organization(who, of.organization.id, need),

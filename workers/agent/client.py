@@ -100,14 +100,16 @@ class Client:
     ) -> None:
         self.identity = identity
         self._clock = clock
-        parts = urlsplit(checked(url))
-        self._base_path = parts.path
-        verify = ssl.create_default_context(cafile=ca_file or None)
+        self.url = checked(url)
+        parts = urlsplit(self.url)
+        self._base_path, self._origin = parts.path, f"{parts.scheme}://{parts.netloc}"
+        self.tls = ssl.create_default_context(cafile=ca_file or None)
+        self.trust_env = not _loopback(parts.hostname or "")  # a proxy is for the way out
         self._http = httpx.AsyncClient(
-            base_url=f"{parts.scheme}://{parts.netloc}",
-            verify=verify,
+            base_url=self._origin,
+            verify=self.tls,
             timeout=CALL_TIMEOUT_S,
-            trust_env=not _loopback(parts.hostname or ""),  # a proxy is for the way out
+            trust_env=self.trust_env,
             headers={"content-type": "application/json"},
         )
 
@@ -123,22 +125,30 @@ class Client:
         await self._http.aclose()
 
     async def enroll(self, message: wire.EnrollRequest) -> wire.Credential:
-        return _decode(await self._send("POST", "/enroll", message, signed=False), wire.Credential)
+        return decode(await self._send("POST", "/enroll", message, signed=False), wire.Credential)
 
     async def renew(self, message: wire.RenewRequest) -> wire.Credential:
-        return _decode(await self._send("POST", "/renew", message), wire.Credential)
+        return decode(await self._send("POST", "/renew", message), wire.Credential)
 
     async def desired(self, have: int, wait_s: float) -> wire.Desired:
         """The wish list once it is newer than `have`, or after `wait_s` whatever it is."""
         path = f"/desired?have={have}&wait={wait_s:g}"
         content = await self._send("GET", path, timeout_s=wait_s + CALL_TIMEOUT_S)
-        return _decode(content, wire.Desired)
+        return decode(content, wire.Desired)
 
     async def report(self, message: wire.Report) -> wire.ReportReply:
-        return _decode(await self._send("POST", "/report", message), wire.ReportReply)
+        return decode(await self._send("POST", "/report", message), wire.ReportReply)
 
     async def logs(self, message: wire.LogChunk) -> None:
         await self._send("POST", "/logs", message)
+
+    def signed(self, method: str, path: str, body: bytes) -> tuple[str, dict[str, str]]:
+        """Address and headers of a request that somebody else sends. Raises Refused."""
+        if self.identity is None:
+            raise Refused("this node has not joined")
+        target = f"{self._base_path}{PREFIX}{path}"
+        headers = self.identity.headers(method, target, body, self._clock())
+        return f"{self._origin}{target}", headers
 
     async def _send(
         self,
@@ -165,18 +175,20 @@ class Client:
             raise Unavailable(f"no answer: {error or type(error).__name__}") from error
         if response.status_code == 401 and self.identity is not identity:
             raise Unavailable("the certificate was renewed while this call was under way")
-        _raise_for(response)
+        raise_for(response)
         return response.content
 
 
-def _decode(content: bytes, message: type[T]) -> T:
+def decode(content: bytes, message: type[T]) -> T:
+    """Raises Unavailable for what is no such message."""
     try:
         return msgspec.json.decode(content, type=message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unavailable(f"an answer that is none of ours: {error}") from error
 
 
-def _raise_for(response: httpx.Response) -> None:
+def raise_for(response: httpx.Response) -> None:
+    """Raises the CallError that an answer is, or nothing."""
     status = response.status_code
     if 200 <= status < 300:
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from controlplane.fleet import wire
 from workers.agent import credential, inventory, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
+from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
 from workers.agent.logs import Follower, prune
 from workers.agent.records import Store
@@ -57,6 +58,7 @@ class Agent:
         self._identity = identity
         self._relay = Relay(identity, self._socket) if settings.relay else None
         self._relay_address = ""
+        runner.connect(ControlPlaneDoor(client))
         self.replicas = Replicas(
             settings.directory,
             store=self._store,

@@ -31,6 +31,7 @@ class Record(msgspec.Struct, kw_only=True):
     detail: str = ""
     bytes_done: int = 0
     bytes_total: int = 0
+    revision: str = ""  # of the weights
     machine_boot: str = ""
     agent_boot: str = ""  # the agent process that wrote this
     running: Running | None = None  # None in STARTING: killed between the wish and the pid

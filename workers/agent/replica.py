@@ -131,6 +131,7 @@ class Replica:
             detail=record.detail[:500],
             bytes_done=record.bytes_done,
             bytes_total=record.bytes_total,
+            revision=record.revision,
             pid=running.pid if running is not None and not self.ended else 0,
             address=self._address(running) if running and record.phase in LISTENING else "",
             start_tier=record.tier,
@@ -168,7 +169,7 @@ class Replica:
                     given_up = True
                     await self._fail(START_TIMEOUT, self._hung(record.detail or "the fetch"))
                     return
-            fetch.result()
+            record.revision = fetch.result()
             self._enter(Phase.STARTING)
         except CannotStart as error:
             await self._fail(error.reason, str(error))
@@ -320,6 +321,8 @@ class Replica:
         self.record.enter(phase, now)
         self.record.seen_at = now
         self._store.save(self.record)
+        if self.ended:
+            self._runner.forget(self.id)
         self._changed()
 
     async def _fail(self, reason: str, detail: str) -> None:
@@ -352,7 +355,7 @@ class Replica:
     def _hung(self, what: str) -> str:
         return f"no progress for {self.record.spec.start_timeout_s:g} s: {what}"
 
-    async def _first(self, future: asyncio.Future[None], within_s: float) -> bool:
+    async def _first(self, future: asyncio.Future[str], within_s: float) -> bool:
         """Wait for `future`, for the wish to stop, or so long; whether it was the future."""
         stop = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -15,6 +15,18 @@ class CannotStart(Exception):
         self.reason = reason
 
 
+class Door(Protocol):
+    """The control plane, for whoever fetches. Blocking."""
+
+    url: str
+
+    def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
+        """Raises weights.errors.ModelError."""
+
+    def signed(self, path: str) -> tuple[str, dict[str, str]]:
+        """The address and the headers of a GET below the agents' prefix."""
+
+
 class Progress(Protocol):
     """Told while a fetch goes on: words, and bytes of the weights (0: not known)."""
 
@@ -27,10 +39,19 @@ class Runner(Protocol):
     def here(self, spec: wire.ReplicaSpec) -> bool:
         """Whether nothing has to be brought to start it."""
 
+    def connect(self, door: Door) -> None:
+        """How to ask the control plane where models are; called before the first fetch."""
+
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
-    ) -> None:
-        """Bring the engine's environment and the weights. Raises CannotStart."""
+    ) -> str:
+        """Bring the engine's environment and the weights. Their revision; empty: they have none.
+
+        Raises CannotStart.
+        """
+
+    def forget(self, replica_id: str) -> None:
+        """Nothing of this replica runs any more, or will: others may have its room."""
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         """Start the engine's process, marked as `processes.marks` says. Raises CannotStart."""

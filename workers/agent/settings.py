@@ -33,6 +33,7 @@ class Settings:
     relay: tuple[str, int] | None = None
     stop_engines: bool = False
     standby: bool = True  # keep an engine with its imports done
+    weights_bytes: int = 0  # what models may take of the disk; 0: all but a part of it
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -53,6 +54,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         relay=_host_port("STOA_AGENT_RELAY", environment.get("STOA_AGENT_RELAY", "")),
         stop_engines=environment.get("STOA_AGENT_STOP_ENGINES", "") in _YES,
         standby=environment.get("STOA_AGENT_STANDBY", "1") in _YES,
+        weights_bytes=_bytes(environment, "STOA_AGENT_WEIGHTS_BYTES"),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
         raise SettingError(
@@ -64,6 +66,13 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
     return Path(environment.get(name) or default).absolute()
+
+
+def _bytes(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "") or "0"
+    if not value.isdecimal():
+        raise SettingError(f"{name}={value!r}: expected a number of bytes")
+    return int(value)
 
 
 def _host_port(name: str, value: str) -> tuple[str, int] | None:

@@ -14,9 +14,13 @@ from workers.agent import adapters, engines, environment, inventory, models, pro
 from workers.agent.command import SpecError
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
-from workers.agent.runner import CannotStart, Progress
+from workers.agent.runner import CannotStart, Door, Progress
 from workers.agent.settings import Settings
 from workers.agent.standby import Standby, Standbys
+from workers.agent.weights import weights
+from workers.agent.weights.cache import Cache, Snapshot
+from workers.agent.weights.errors import MODEL_NOT_FOUND, ModelError
+from workers.agent.weights.weights import Weights, Wish
 
 log = logging.getLogger("stoa.agent")
 
@@ -39,8 +43,10 @@ class VllmRunner:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         # Several agents of one machine may share the cache and the run directory.
-        mine = processes.mark(settings.directory)[:6]
+        mine = self._mine = processes.mark(settings.directory)[:6]
         self._run_dir, self._homes = settings.run_dir / mine, settings.cache / "nodes" / mine
+        self._cache = Cache(settings.cache / "weights", limit_bytes=settings.weights_bytes)
+        self._weights: Weights | None = None
         self._walls: dict[frozenset[str], walls.Survey] = {}
         self._standbys: dict[str, Standbys] = {}
         self._fetched: dict[str, _Fetched] = {}
@@ -86,18 +92,23 @@ class VllmRunner:
 
     # --- runner.Runner ---------------------------------------------------------------------
 
+    def connect(self, door: Door) -> None:
+        self._weights = Weights(self._cache, door)
+
     def here(self, spec: wire.ReplicaSpec) -> bool:
         try:
             one = environment.locate(environment.for_device(self._kind(spec)), self._settings.cache)
-            found = models.locate(spec.model, spec.revision, self._settings.cache)
-        except (CannotStart, InstallError, models.ModelError, OSError):
+            if spec.model.startswith("/"):
+                models.folder(spec.model)
+                return one is not None
+        except (CannotStart, InstallError, ModelError, OSError):
             return True  # to bring anything will not help: `fetch` says why
-        return one is not None and found is not None
+        return one is not None and weights.here(self._cache, spec.source, spec.model, spec.revision)
 
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
-    ) -> None:
-        cache = self._settings.cache
+    ) -> str:
+        cache, revision = self._settings.cache, ""
         try:
             found = environment.install(
                 environment.for_device(self._kind(spec)),
@@ -106,15 +117,31 @@ class VllmRunner:
                     f"{label}: {done} of {total}" if total else label
                 ),
             )
-            model = models.fetch(
-                spec.model, spec.revision, cache, found, progress=progress, cancelled=cancelled
-            )
+            if spec.model.startswith("/"):
+                model = models.folder(spec.model)
+            else:
+                snapshot = self._snapshot(spec, progress, cancelled)
+                model, revision = snapshot.folder, snapshot.revision
             self._check_readable(model)
-        except models.ModelError as error:
+        except ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
         except (InstallError, OSError) as error:
             raise CannotStart(FETCH_FAILED, str(error)) from error
         self._fetched[spec.replica_id] = _Fetched(found, model)
+        return revision
+
+    def _snapshot(
+        self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
+    ) -> Snapshot:
+        assert self._weights is not None
+        request = wire.SourceRequest(replica_id=spec.replica_id)
+        holder = f"{self._mine}-{spec.replica_id}"
+        wish = Wish(spec.source, spec.model, spec.revision, request, holder)
+        return self._weights.fetch(wish, progress, cancelled)
+
+    def forget(self, replica_id: str) -> None:
+        self._fetched.pop(replica_id, None)
+        self._cache.release(f"{self._mine}-{replica_id}")
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
@@ -149,9 +176,8 @@ class VllmRunner:
     def adapt(
         self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
     ) -> list[wire.AdapterReport]:
-        kind = self._kind(spec)
         try:
-            return adapters.settle(running, spec, lambda one: self._adapter(one, kind, cancelled))
+            return adapters.settle(running, spec, lambda one: self._adapter(one, spec, cancelled))
         except http.client.HTTPException as error:
             raise OSError(f"the engine did not answer: {error}") from error
 
@@ -178,6 +204,7 @@ class VllmRunner:
 
     def tidy(self, keep: set[str]) -> None:
         engines.sweep(self._run_dir, self._homes, keep)
+        self._cache.keep(f"{self._mine}-", {f"{self._mine}-{replica_id}" for replica_id in keep})
 
     def tend(self) -> None:
         if not self._settings.standby:
@@ -233,18 +260,24 @@ class VllmRunner:
         if os.geteuid() == 0 and (why := models.unreadable(folder)):
             raise CannotStart(FETCH_FAILED, why)
 
-    def _adapter(self, one: wire.Adapter, kind: str, cancelled: Callable[[], bool]) -> Path:
+    def _adapter(
+        self, one: wire.Adapter, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
+    ) -> Path:
         """An adapter's folder, brought from the hub where need be. Raises AdapterError."""
         if one.path.startswith("/"):
             return Path(one.path)
+        assert self._weights is not None
+        request = wire.SourceRequest(replica_id=spec.replica_id, adapter_id=one.id)
+        wish = Wish(wire.SourceKind.HUB, one.path, one.revision, request)
         try:
-            found = environment.install(environment.for_device(kind), self._settings.cache)
-            return models.fetch(
-                one.path, one.revision, self._settings.cache, found, cancelled=cancelled
-            )
-        except models.ModelError as error:
-            missing = error.reason == models.MODEL_NOT_FOUND
+            return self._weights.fetch(wish, _silent, cancelled).folder
+        except ModelError as error:
+            missing = error.reason == MODEL_NOT_FOUND
             reason = AdapterReason.NOT_FOUND if missing else AdapterReason.FETCH_FAILED
             raise adapters.AdapterError(reason, str(error)) from error
-        except (InstallError, OSError) as error:
+        except OSError as error:
             raise adapters.AdapterError(AdapterReason.FETCH_FAILED, str(error)) from error
+
+
+def _silent(text: str, done: int = 0, total: int = 0) -> None:
+    """Of an adapter nobody waits for bytes."""

@@ -151,7 +151,7 @@ def await_bill(api: Api, endpoint: dict[str, Any], answer: Answer) -> str:
 def _hub_reachable() -> bool:
     if os.environ.get("HF_HUB_OFFLINE"):
         return False
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    hub = os.environ.get("STOA_HUB_URL") or "https://huggingface.co"
     try:
         url = f"{hub}/{HUB_MODEL}/resolve/{HUB_REVISION}/config.json"
         return httpx.head(url, timeout=4, follow_redirects=True).status_code == 200

@@ -10,4 +10,5 @@ urlpatterns = [
     path("desired", agent_views.desired),
     path("report", agent_views.report),
     path("logs", agent_views.logs),
+    path("source", agent_views.source),
 ]

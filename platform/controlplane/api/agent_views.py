@@ -20,7 +20,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from controlplane.api import listener, problems, threads
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import assignments, reports
+from controlplane.endpoints import assignments, reports, source_grants
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import credentials, errors, services, wire
 from controlplane.fleet.models import Node
@@ -123,6 +123,11 @@ async def logs(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=204)
 
 
+@_door("POST")
+async def source(request: HttpRequest) -> HttpResponse:
+    return _answer(await threads.on_thread(_source, _call(request)))
+
+
 # --- On a thread, with the database -----------------------------------------------------
 
 
@@ -175,6 +180,15 @@ def _logs(call: credentials.Call) -> None:
     now = timezone.now()
     proof = credentials.verify(call, now=now)
     engine_logs.append(proof.node, _decoded(call.body, wire.LogChunk), now)
+
+
+def _source(call: credentials.Call) -> wire.Source:
+    now = timezone.now()
+    node = credentials.verify(call, now=now).node
+    try:
+        return source_grants.grant(node, _decoded(call.body, wire.SourceRequest), now)
+    except source_grants.Refused as refusal:
+        raise _Refusal(409, refusal.reason, str(refusal)) from refusal
 
 
 # --- Reading and writing ----------------------------------------------------------------

@@ -108,6 +108,8 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "name",
             "status",
             "message",
+            "source",
+            "secret",
             "model",
             "revision",
             "engine",
@@ -151,6 +153,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
 class EndpointBody(serializers.Serializer[Any]):
     project = serializers.CharField()
     name = serializers.CharField(trim_whitespace=False, allow_blank=True)
+    secret = serializers.CharField(default="", allow_blank=True, max_length=63)
     model = serializers.CharField(max_length=300)
     revision = serializers.CharField(default="", allow_blank=True, max_length=64)
     pool = serializers.CharField(default="", allow_blank=True)
@@ -164,6 +167,12 @@ class EndpointBody(serializers.Serializer[Any]):
     scale_to_zero_timeout_s = serializers.IntegerField(default=3600)
     queue_limit = serializers.IntegerField(default=None, allow_null=True)
     queue_s = serializers.IntegerField(default=None, allow_null=True)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """`source` is a name that fields themselves use: it cannot be declared."""
+        told = "hub, mirror, s3, upload or path; empty: a path or the hub, as the model looks."
+        source = serializers.CharField(default="", allow_blank=True, help_text=told)
+        return {**super().get_fields(), "source": source}
 
 
 class ScaleBody(serializers.Serializer[Any]):

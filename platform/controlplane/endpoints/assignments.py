@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 from django.conf import settings
 
+from controlplane.endpoints import sources
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import wire
@@ -53,7 +54,8 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         endpoint_id=endpoint.id,
         organization_id=endpoint.project.organization_id,
         model=endpoint.model,
-        revision=endpoint.revision,
+        revision=sources.pinned(endpoint, endpoint.pinned),
+        source=wire.SourceKind(endpoint.source),
         engine=endpoint.engine,
         engine_args=endpoint.engine_args,
         adapters=[msgspec.convert(one, wire.Adapter) for one in endpoint.adapters],

@@ -49,6 +49,7 @@ ADVICE: dict[Reason, str] = {
     Reason.NO_CAPACITY: "Wait for devices to become free, stop another endpoint, or add a node.",
     Reason.FETCH_FAILED: "Check that the nodes reach the model's source; it is tried again.",
     Reason.MODEL_NOT_FOUND: "Check the model's name or path, and the revision.",
+    Reason.ACCESS_DENIED: "Give the project a secret that the model's source accepts.",
     Reason.ENGINE_EXITED: "Read the last log lines: an engine argument may not suit the model.",
     Reason.PROBE_FAILED: "The engine listened but did not answer: read the last log lines.",
     Reason.START_TIMEOUT: "The start made no progress: read the last log lines.",

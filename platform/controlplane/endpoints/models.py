@@ -26,8 +26,12 @@ class Endpoint(models.Model):
     pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="endpoints")
     region_code = models.CharField(max_length=32)
     name = models.CharField(max_length=63)
-    model = models.CharField(max_length=300)  # a hub id, or an absolute path on the nodes
+    source = models.CharField(max_length=16, default="hub")  # wire.SourceKind
+    secret = models.CharField(max_length=63, blank=True)  # of the project, by name; what opens it
+    model = models.CharField(max_length=300)  # as its source calls it: endpoints.sources
     revision = models.CharField(max_length=64, blank=True)
+    # What a branch was when a replica first served it, so that all serve the same: sources.pin.
+    pinned = models.JSONField(default=dict)
     engine = models.CharField(max_length=32, default="vllm")
     engine_args = models.JSONField(default=dict)  # {"max_model_len": 4096, …}: engine_args.py
     adapters = models.JSONField(default=list)  # LoRA: each as wire.Adapter

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from controlplane.endpoints import adapters, lifecycle, logs, notify, progress
+from controlplane.endpoints import adapters, lifecycle, logs, notify, progress, sources
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
@@ -28,6 +28,7 @@ _REASONS = frozenset(
     {
         Reason.FETCH_FAILED,
         Reason.MODEL_NOT_FOUND,
+        Reason.ACCESS_DENIED,
         Reason.ENGINE_EXITED,
         Reason.ENGINE_MISSING,
         Reason.PROBE_FAILED,
@@ -149,6 +150,8 @@ def _advance(
     replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: datetime
 ) -> None:
     assert verdict.to is not None
+    if verdict.to is State.READY and said is not None and said.revision:
+        sources.pin(replica.id, logs.clean(said.revision)[:64])
     lifecycle.advance(
         replica.id,
         verdict.to,

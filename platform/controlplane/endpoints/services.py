@@ -11,7 +11,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from compliance import audit
-from controlplane.endpoints import aliases, deciding, elasticity, notify, signals
+from controlplane.endpoints import aliases, deciding, elasticity, notify, signals, sources
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid, NameTaken
 from controlplane.endpoints.models import Endpoint, Replica, Scaling
@@ -46,11 +46,14 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     """
     organization = project.organization
     spec, pool = specs.check(spec, organization)
+    sources.check_secret(project, spec.source, spec.secret)
     endpoint = Endpoint(
         project=project,
         pool=pool,
         region_code=organization.region_code,
         name=spec.name,
+        source=spec.source,
+        secret=spec.secret,
         model=spec.model,
         revision=spec.revision,
         engine=spec.engine,
@@ -73,31 +76,32 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         aliases.refuse_shadow(project, spec.name)
         with _name_taken(spec.name), transaction.atomic():
             endpoint.save(force_insert=True)
-        # A path may hold a person's name; a hub id is public.
-        path = spec.model.startswith("/")
-        facts: dict[str, Any] = {
-            "pool_id": pool.id,
-            "revision": spec.revision,
-            "engine": spec.engine,
-            "engine_args": sorted(spec.engine_args),
-            "device_kind": spec.device_kind,
-            "device_count": spec.device_count,
-            "min_replicas": spec.min_replicas,
-            "max_replicas": spec.max_replicas,
-            "scale_to_zero_timeout_s": spec.scale_to_zero_timeout_s,
-            **{name: getattr(spec, name) for name in elasticity.FIELDS},
-            "queue_limit": spec.queue_limit,
-            "queue_s": spec.queue_s,
-        } | ({} if path else {"model": spec.model})
-        _wished(
-            endpoint,
-            actor,
-            "endpoint.create",
-            now,
-            change=[audit.Change(name, None, value) for name, value in facts.items()],
-            personal={"name": spec.name} | ({"model": spec.model} if path else {}),
-        )
+        _wished(endpoint, actor, "endpoint.create", now, **_told(spec))
     return endpoint
+
+
+def _told(spec: EndpointSpec) -> dict[str, Any]:
+    """What the event of a new endpoint holds of its wish."""
+    public = sources.is_public_name(spec.source)
+    facts: dict[str, Any] = {
+        "pool_id": spec.pool_id,
+        "source": spec.source,
+        "revision": spec.revision,
+        "engine": spec.engine,
+        "engine_args": sorted(spec.engine_args),
+        "device_kind": spec.device_kind,
+        "device_count": spec.device_count,
+        "min_replicas": spec.min_replicas,
+        "max_replicas": spec.max_replicas,
+        "scale_to_zero_timeout_s": spec.scale_to_zero_timeout_s,
+        **{name: getattr(spec, name) for name in elasticity.FIELDS},
+        "queue_limit": spec.queue_limit,
+        "queue_s": spec.queue_s,
+    } | ({"model": spec.model} if public else {})
+    return {
+        "change": [audit.Change(name, None, value) for name, value in facts.items()],
+        "personal": {"name": spec.name} | ({} if public else {"model": spec.model}),
+    }
 
 
 def update(*, actor: audit.Actor, endpoint: Endpoint, now: datetime, **asked: Any) -> Endpoint:

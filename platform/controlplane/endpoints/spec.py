@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q
 
 from compliance import ids
-from controlplane.endpoints import elasticity, engine_args
+from controlplane.endpoints import elasticity, engine_args, sources
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet.models import Device, Pool
 from controlplane.tenancy.errors import NotFound
@@ -21,8 +21,6 @@ QUEUE_S = range(3600 + 1)
 MAX_QUEUE = 100_000
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,7 +29,7 @@ class EndpointSpec:
     """The wish, as it comes in. Without a `pool_id` a pool that has the devices is chosen."""
 
     name: str
-    model: str  # a hub id `org/name`, or an absolute path on the nodes of the tenant's own pool
+    model: str  # as its source calls it, or an absolute path on nodes of the tenant's own pool
     device_kind: str
     device_count: int = 1
     revision: str = ""
@@ -48,6 +46,8 @@ class EndpointSpec:
     keep_warm_cap: Mapping[str, Any] | None = None
     queue_limit: int | None = None  # requests that may wait; None: as the gateway is set
     queue_s: int | None = None  # for so long
+    source: str = ""  # endpoints.sources; empty: a path is a path, everything else the hub's
+    secret: str = ""  # of the project, by name; empty: the default of its kind
 
 
 def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:
@@ -67,7 +67,7 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     )
     if not 1 <= spec.device_count <= 64:
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
-    _source("model", spec.model, spec.revision)
+    spec = replace(spec, source=sources.check(spec))
     adapters = [adapter(one) for one in spec.adapters]
     if len({a["name"] for a in adapters}) < len(adapters):
         raise _invalid("adapters", "each adapter needs a name of its own")
@@ -121,25 +121,6 @@ def reachable(path: str, pool: Pool) -> None:
         raise _invalid("model", message, code="path_on_shared_pool")
 
 
-def _source(place: str, model: str, revision: str = "") -> None:
-    """An absolute path or a hub id; nothing that leads elsewhere."""
-    code = "invalid_model"
-    if model.startswith("/"):
-        steps = model.split("/")[1:]
-        plain = model.isprintable() and all(steps) and not {".", ".."} & set(steps)
-        if not plain or len(model) > 300:
-            raise _invalid(place, "expected an absolute path without `.` or `..`", code=code)
-        if revision:
-            raise _invalid("revision", "a path has no revision", code=code)
-        return
-    if not _HUB_ID.fullmatch(model) or ".." in model:
-        message = f"expected a hub id `org/name` or an absolute path, not {_shown(model)}"
-        raise _invalid(place, message, code=code)
-    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
-        message = "expected a branch, tag or commit of at most 64 characters"
-        raise _invalid("revision", message, code=code)
-
-
 def adapter(given: Mapping[str, str]) -> dict[str, str]:
     """One adapter as it is kept (wire.Adapter), under a new id; Invalid if it cannot be."""
     known = {"name", "path"} <= given.keys() <= {"name", "path", "revision"}
@@ -148,7 +129,7 @@ def adapter(given: Mapping[str, str]) -> dict[str, str]:
     name, path, revision = given["name"], given["path"], given.get("revision", "")
     if not _ADAPTER.fullmatch(name):
         raise _invalid("adapters", f"{_shown(name)} cannot name an adapter")
-    _source("adapters", path, revision)
+    sources.place("adapters", path, revision)
     return {"id": ids.new("adp"), "name": name, "path": path, "revision": revision}
 
 

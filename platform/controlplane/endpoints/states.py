@@ -87,6 +87,7 @@ class Reason(StrEnum):
     NO_CAPACITY = "no_capacity"  # no node has the devices free
     FETCH_FAILED = "fetch_failed"
     MODEL_NOT_FOUND = "model_not_found"
+    ACCESS_DENIED = "access_denied"  # the source refuses the project's credentials
     ENGINE_EXITED = "engine_exited"  # the process ended by itself
     PROBE_FAILED = "probe_failed"
     START_TIMEOUT = "start_timeout"

@@ -9,6 +9,8 @@ node's certificate and a signature over what it says (`workers.agent.credential`
     GET  /agent/v1/desired?have=VERSION&wait=SECONDS -> Desired    (long poll)
     POST /agent/v1/report      Report          -> ReportReply
     POST /agent/v1/logs        LogChunk        -> 204
+    POST /agent/v1/source      SourceRequest   -> Source          (for a fetch that is wished for)
+    GET  /agent/v1/uploads/UPLOAD/NUMBER       -> the bytes of a tenant's own file (Range)
 """
 
 import hashlib
@@ -106,6 +108,45 @@ class Adapter(Message):
     revision: str = ""
 
 
+class SourceKind(StrEnum):
+    """Where models are kept."""
+
+    PATH = "path"  # on the node, where somebody put it
+    HUB = "hub"  # speaks Hugging Face's protocol
+    MIRROR = "mirror"  # the operator's: the same protocol, or a tree of files
+    S3 = "s3"
+    UPLOAD = "upload"  # the project's own, through the control plane
+
+
+class SourceRequest(Message):
+    """Which wish the fetch is for: a replica of this node, an adapter of it, or a pull."""
+
+    replica_id: str = ""
+    adapter_id: str = ""
+    pull_id: str = ""
+
+
+class SourceFile(Message):
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Source(Message):
+    """Where a model is, with its project's credentials: for one fetch, and kept nowhere."""
+
+    kind: SourceKind
+    url: str
+    model: str
+    project_id: str
+    revision: str = ""
+    token: str = ""
+    access_key_id: str = ""
+    secret_access_key: str = ""
+    region: str = ""
+    files: list[SourceFile] = []  # of an upload
+
+
 class ReplicaSpec(Message):
     """What a node must run. Equal `epoch` means the same wish."""
 
@@ -122,6 +163,7 @@ class ReplicaSpec(Message):
     share_standby: bool
     start_timeout_s: float  # a start that makes no progress for so long has failed
     may_sleep: bool = False  # start it so that it can, on devices where that frees memory
+    source: SourceKind = SourceKind.HUB  # of a model that is no absolute path
 
 
 class DesiredReplica(Message):
@@ -202,6 +244,7 @@ class ReplicaReport(Message):
     detail: str = ""
     bytes_done: int = 0  # of the weights while they are fetched; a start that is stuck adds none
     bytes_total: int = 0  # 0: not known
+    revision: str = ""  # what the model's files are, once they are here; a path has none
     pid: int = 0
     address: str = ""  # where the gateway reaches it, once it listens
     start_tier: StartTier | None = None

@@ -12,7 +12,16 @@ from django.db.models import Model, QuerySet
 
 from compliance import audit, ids
 from controlplane.tenancy.errors import Forbidden, NotFound
-from controlplane.tenancy.models import ApiKey, Membership, Organization, Project, Role, Scope, User
+from controlplane.tenancy.models import (
+    ApiKey,
+    Membership,
+    Organization,
+    Project,
+    ProjectSecret,
+    Role,
+    Scope,
+    User,
+)
 
 _Row = TypeVar("_Row", bound=Model)
 
@@ -21,6 +30,7 @@ class Permission(StrEnum):
     READ = "read"
     MANAGE_ENDPOINTS = "manage_endpoints"
     MANAGE_KEYS = "manage_keys"
+    MANAGE_SECRETS = "manage_secrets"
     MANAGE_PROJECTS = "manage_projects"
     MANAGE_MEMBERS = "manage_members"
     MANAGE_OWNERS = "manage_owners"  # make and unmake owners
@@ -33,6 +43,7 @@ _DEVELOP = {
     Permission.VIEW_COSTS,
     Permission.MANAGE_ENDPOINTS,
     Permission.MANAGE_KEYS,
+    Permission.MANAGE_SECRETS,
 }
 
 ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
@@ -53,6 +64,7 @@ _NAMES = {
     Permission.READ: "look at this",
     Permission.MANAGE_ENDPOINTS: "change endpoints",
     Permission.MANAGE_KEYS: "manage API keys",
+    Permission.MANAGE_SECRETS: "manage secrets",
     Permission.MANAGE_PROJECTS: "manage projects",
     Permission.MANAGE_MEMBERS: "manage members",
     Permission.MANAGE_OWNERS: "manage owners",
@@ -148,6 +160,11 @@ def api_keys(principal: Principal) -> QuerySet[ApiKey]:
     return ApiKey.objects.filter(project__in=projects(principal))
 
 
+def secrets(principal: Principal) -> QuerySet[ProjectSecret]:
+    """What there is, by name; values never leave by here."""
+    return ProjectSecret.objects.filter(project__in=projects(principal)).defer("sealed")
+
+
 def memberships(principal: Principal) -> QuerySet[Membership]:
     """People are shown to people: a key sees none."""
     return Membership.objects.filter(organization_id__in=list(principal.memberships))
@@ -167,6 +184,13 @@ def project(principal: Principal, id: str, need: Permission) -> Project:
 def api_key(principal: Principal, id: str, need: Permission) -> ApiKey:
     found = _one(ApiKey.objects.select_related("project__organization"), id, "key", "API key")
     demand(principal, need, found.project.organization_id, found.project_id, "API key")
+    return found
+
+
+def secret(principal: Principal, id: str, need: Permission) -> ProjectSecret:
+    rows = ProjectSecret.objects.select_related("project__organization").defer("sealed")
+    found = _one(rows, id, "psec", "secret")
+    demand(principal, need, found.project.organization_id, found.project_id, "secret")
     return found
 
 

@@ -174,3 +174,27 @@ class SecretUse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.secret_id} {self.used_at}"
+
+
+class ProjectSecret(models.Model):
+    """What opens a project's sources. `sealed` is only ever opened for a node that fetches."""
+
+    id = IdField("psec")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="secrets")
+    kind = models.CharField(max_length=16)  # project_secrets.Kind
+    name = models.CharField(max_length=63)
+    sealed = models.BinaryField()
+    key_id = models.CharField(max_length=64)  # which key it is sealed under
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=64)
+    changed_at = models.DateTimeField()  # when it last got another value
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("project", "kind", "name"), name="secret_name"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"

@@ -1,0 +1,121 @@
+"""What a node is told of a source: for a fetch that is wished of it, and of no other."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from msgspec.structs import replace
+
+from compliance import audit, sealing
+from controlplane.endpoints import sources
+from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.states import COMING, LIVE, Reason, State
+from controlplane.fleet import wire
+from controlplane.fleet.models import Node
+from controlplane.fleet.wire import SourceKind
+from controlplane.tenancy import project_secrets
+from controlplane.tenancy.errors import Invalid
+from controlplane.tenancy.models import Project
+
+
+class Refused(Exception):
+    """Why a model cannot be fetched; `reason` is an endpoints.states.Reason."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason.value
+
+
+def grant(node: Node, request: wire.SourceRequest, now: datetime) -> wire.Source:
+    """Source and credentials of the wish that `request` names. Raises Refused.
+
+    Only for a replica of this very node, while it starts, or while it takes an adapter: a node that
+    runs one tenant's work learns no other tenant's secret, and none without a wish.
+    """
+    states = LIVE - {State.DRAINING} if request.adapter_id else COMING
+    wanted = Replica.objects.filter(id=request.replica_id, node_id=node.id, state__in=states)
+    replica = wanted.select_related("endpoint__project__organization").first()
+    if replica is None:
+        raise Refused(Reason.FETCH_FAILED, "nothing of this node's is to be fetched by that name")
+    endpoint = replica.endpoint
+    told = _Told(node, audit.Target("replica", replica.id), now)
+    if not request.adapter_id:
+        return told.source(endpoint.project, _Wish.of(endpoint))
+    for one in endpoint.adapters:
+        if one["id"] == request.adapter_id:
+            return told.source(endpoint.project, _Wish(model=one["path"], revision=one["revision"]))
+    raise Refused(Reason.MODEL_NOT_FOUND, "the endpoint has no such adapter")
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is to be fetched; `revision` is pinned where it can be."""
+
+    model: str
+    revision: str
+    source: str = SourceKind.HUB
+    secret: str = ""
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "_Wish":
+        return cls(
+            model=endpoint.model,
+            revision=sources.pinned(endpoint, endpoint.pinned),
+            source=endpoint.source,
+            secret=endpoint.secret,
+        )
+
+
+class _Told:
+    def __init__(self, node: Node, target: audit.Target, now: datetime) -> None:
+        self._actor = audit.Actor("node", node.id, "certificate")
+        self._target, self._now = target, now
+
+    def source(self, project: Project, wish: _Wish) -> wire.Source:
+        kind = SourceKind(wish.source)
+        told = wire.Source(
+            kind=kind,
+            url="",
+            model=wish.model,
+            revision=wish.revision,
+            project_id=project.id,
+        )
+        if kind is SourceKind.MIRROR:
+            return replace(told, url=settings.MIRROR_URL, token=settings.MIRROR_TOKEN)
+        if kind is SourceKind.HUB:
+            value = self._secret(project, project_secrets.Kind.HUB, wish.secret)
+            return replace(told, url=settings.HUB_URL, token=value.get("token", ""))
+        if kind is SourceKind.S3:
+            return self._s3(project, wish, told)
+        raise Refused(Reason.MODEL_NOT_FOUND, f"a model of source {kind} is not fetched")
+
+    def _s3(self, project: Project, wish: _Wish, told: wire.Source) -> wire.Source:
+        value = self._secret(project, project_secrets.Kind.S3, wish.secret)
+        try:
+            # Once more: the operator may have struck a service off.
+            url = project_secrets.s3_service(value.get("endpoint_url") or settings.S3_ENDPOINTS[0])
+        except (Invalid, IndexError) as error:
+            raise Refused(Reason.ACCESS_DENIED, str(error)) from error
+        return replace(
+            told,
+            url=url,
+            access_key_id=value.get("access_key_id", ""),
+            secret_access_key=value.get("secret_access_key", ""),
+            region=value.get("region", ""),
+        )
+
+    def _secret(self, project: Project, kind: str, name: str) -> dict[str, str]:
+        """What the project gave to open it; empty: it asks as anybody would."""
+        found = project_secrets.find(project, kind, name)
+        if found is None:
+            if name:
+                message = f"the project's {kind} secret {name} was deleted"
+                raise Refused(Reason.ACCESS_DENIED, message)
+            return {}
+        try:
+            return project_secrets.deliver_secret(
+                actor=self._actor, secret=found, target=self._target, now=self._now
+            )
+        except sealing.SealBroken:
+            message = f"the project's {kind} secret {found.name} cannot be opened: set it anew"
+            raise Refused(Reason.ACCESS_DENIED, message) from None
