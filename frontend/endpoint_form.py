@@ -89,6 +89,18 @@ class EndpointForm(QueueForm):
         help_text="Such as <code>hermes</code>; switches tool calls on.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
     )
+    capabilities = forms.ChoiceField(
+        label="Must prove before it is ready",
+        required=False,
+        choices=[
+            ("", "what the model's recipe promises"),
+            ("tools,json_schema", "tool calls and JSON schema"),
+            ("tools", "tool calls"),
+            ("json_schema", "JSON schema"),
+            ("none", "nothing"),
+        ],
+        help_text="By real requests, of each replica.",
+    )
     more = forms.CharField(
         label="More engine arguments",
         required=False,
@@ -126,6 +138,10 @@ class EndpointForm(QueueForm):
             found[name] = _value(value)
         return found
 
+    def clean_capabilities(self) -> list[str] | None:
+        chosen = self.cleaned_data["capabilities"]
+        return [one for one in chosen.split(",") if one != "none"] if chosen else None
+
     def clean_adapters(self) -> list[dict[str, str]]:
         pairs = _pairs(self.cleaned_data["adapters"], "name=path")
         return [{"name": name, "path": path} for name, path in pairs]
@@ -151,6 +167,7 @@ class EndpointForm(QueueForm):
             queue_s=data["queue_s"],
             engine_args=arguments | data["more"],
             adapters=data["adapters"],
+            capabilities=data["capabilities"],
         )
 
     def blame(self, field: str, message: str) -> None:

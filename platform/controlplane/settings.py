@@ -193,6 +193,7 @@ MIRROR_TOKEN = env.text("STOA_MIRROR_TOKEN", "")
 S3_ENDPOINTS = env.words("STOA_S3_ENDPOINTS")
 
 # The database roles that `grant_roles` provides for (compliance.grants).
+RECIPES_DIR = env.text("STOA_RECIPES_DIR", "")  # the operator's model recipes, before ours
 APP_ROLE = env.text("STOA_APP_ROLE", "stoa_app")
 GATEWAY_ROLE = env.text("STOA_GATEWAY_ROLE", "stoa_gateway")
 

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ class Bench:
         assert found is not None
         return found
 
-    def start(self, spec: wire.ReplicaSpec, standby: Standby | None) -> engines.Running:
-        running = engines.start(spec, self.place(spec, standby))
+    def start(
+        self, spec: wire.ReplicaSpec, standby: Standby | None, template: Path | None = None
+    ) -> engines.Running:
+        running = engines.start(spec, replace(self.place(spec, standby), template=template))
         self.started.append(running)
         return running
 

@@ -119,6 +119,12 @@ class FakeRunner:
     def wake(self, running: Running) -> str | None:
         return engines.wake(running)
 
+    def prove(self, running: Running, spec: wire.ReplicaSpec) -> wire.Proof:
+        """A model called `toolless` calls none."""
+        if spec.model == "toolless":
+            raise CannotStart("tool_probe_failed", "the answer is text and no tool call")
+        return wire.Proof(proved=spec.capabilities or [])
+
     def adapt(
         self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
     ) -> list[wire.AdapterReport]:

@@ -26,7 +26,7 @@ class Lora:
         self.endpoint = made.ready(
             "lora",
             engine_args={"max_model_len": 2048, "max_loras": 2, "max_lora_rank": 8},
-            idle_timeout_s=10,
+            scale_to_zero_timeout_s=10,
         )
         self.place = f"/endpoints/{self.endpoint['id']}/adapters"
         self.folder = Path(self.endpoint["model"]).parent / "adapter"

@@ -16,6 +16,7 @@ RESERVED = frozenset(
     {
         "adapters",
         "api_key",
+        "chat_template",
         "config",
         "enable_log_outputs",
         "enable_log_requests",
@@ -66,6 +67,7 @@ def arguments(
     socket: Path,
     device_kind: str,
     drain_s: float,
+    template: Path | None = None,
 ) -> list[str]:
     """What follows `vllm serve`. Raises SpecError."""
     chosen: dict[str, Value] = dict(CPU_DEFAULTS) if device_kind == "cpu" else {}
@@ -81,6 +83,8 @@ def arguments(
         argv += ["--enable-sleep-mode"]
     if takes_adapters(spec):
         argv.append("--enable-lora")
+    if template is not None:
+        argv.append(f"--chat-template={template}")
     for name, value in sorted(chosen.items()):
         argv += _flag(name, value)
     return argv

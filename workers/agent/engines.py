@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import command, kin, probing, startup_log, walls
+from workers.agent import command, kin, probing, proving, startup_log, walls
 from workers.agent.environment import LAUNCHER, Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
@@ -36,6 +36,14 @@ RUN_DIRECTORY_MAX = 107 - len("/e/") - 12 - len(f"/{SCRATCH}/") - 36
 STOP_GRACE_S = 5.0
 SLEEP_TIMEOUT_S = 120.0  # it answers what came last first
 _REQUESTS = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
+
+
+class ProofError(Exception):
+    """An engine that cannot do what its endpoint promises; the message is for a person."""
+
+    def __init__(self, capability: wire.Capability, message: str) -> None:
+        super().__init__(message)
+        self.capability = capability
 
 
 class StartError(Exception):
@@ -54,6 +62,7 @@ class Place:
     survey: walls.Survey
     device_kind: str = "cpu"
     standby: Standby | None = None
+    template: Path | None = None  # a chat template for a model that brings none
     marks: Mapping[str, str] = field(default_factory=dict)  # environment of a plain start
     threads: int = 1  # of computation, on a CPU
     drain_s: float = 10.0
@@ -71,6 +80,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     directory: str  # its socket and scratch files
     home: str  # its caches
+    recipe: wire.Recipe | None = None
+    template: bool = False  # its chat template is the recipe's
     adapters: str = ""  # where its adapters lie, if it takes any; the agent's alone to write
     exit_file: str
     uid: int | None = None
@@ -98,6 +109,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         socket=directory / SOCKET,
         device_kind=place.device_kind,
         drain_s=place.drain_s,
+        template=place.template,
     )
     adapters: Path | None = place.cache / "adapters" / spec.replica_id
     if not command.takes_adapters(spec):
@@ -127,6 +139,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         log=str(place.log),
         directory=str(directory),
         home=str(home),
+        template=place.template is not None,
         adapters=str(adapters or ""),
         exit_file=request["exit"],
         uid=uid,
@@ -197,6 +210,40 @@ def wake(running: Running) -> str | None:
 def can_sleep(spec: wire.ReplicaSpec, device_kind: str) -> bool:
     """vLLM frees memory by CUDA's virtual addresses, and only if it was started for that."""
     return spec.may_sleep and device_kind.startswith("nvidia-")
+
+
+def prove(
+    running: Running,
+    served_name: str,
+    wanted: Collection[wire.Capability],
+    *,
+    timeout_s: float = 180.0,
+) -> None:
+    """Ask the engine for what it must be able to do. Raises ProofError, OSError, HTTPException."""
+    recipe = running.recipe
+    asked: list[tuple[wire.Capability, dict[str, Any], Callable[[bytes], str | None]]] = []
+    if wire.Capability.TOOLS in wanted:
+        tools = wire.Capability.TOOLS
+        asked.append((tools, proving.forced_call(served_name, recipe), proving.no_call))
+        if recipe is not None and recipe.call:
+            asked.append((tools, proving.written_call(served_name, recipe), proving.no_call))
+    if wire.Capability.JSON_SCHEMA in wanted:
+        schema = proving.under_schema(served_name, recipe)
+        asked.append((wire.Capability.JSON_SCHEMA, schema, proving.no_object))
+    for capability, request, flaw in asked:
+        body = json.dumps(request).encode()
+        path = "/v1/chat/completions"
+        status, answer = call(running.socket, path, body, "application/json", timeout_s)
+        wrong = flaw(answer) if status == 200 else _refusal(status, answer)
+        if wrong:
+            raise ProofError(capability, wrong)
+
+
+def _refusal(status: int, answer: bytes) -> str:
+    said = answer[:400].decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        said = str(json.loads(answer)["error"]["message"])[:400]
+    return f"the engine refused it with status {status}: {said}"
 
 
 def stop(running: Running, drain_s: float) -> None:
@@ -292,7 +339,7 @@ def _request(
     )
     network = place.survey.network
     reach = [place.environment.root, place.environment.base, place.model, directory, home]
-    reach += [LAUNCHER / "quiet.py", *([adapters] if adapters else [])]
+    reach += [LAUNCHER / "quiet.py", *(one for one in (adapters, place.template) if one)]
     isolation = Isolation(uid, network, tuple(str(path) for path in reach))
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {

@@ -48,6 +48,7 @@ class Record(msgspec.Struct, kw_only=True):
     drain_s: float | None = None  # a stop was asked
     engine: wire.EngineReport | None = None
     adapters: list[wire.AdapterReport] = []
+    proof: wire.Proof | None = None
     log_tail: list[str] = []
 
     def ready_s(self, now: float) -> float:

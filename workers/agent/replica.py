@@ -16,6 +16,7 @@ the record.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,8 +44,12 @@ ENGINE_EXITED = "engine_exited"
 ENGINE_MISSING = "engine_missing"
 FETCH_FAILED = "fetch_failed"
 PROBE_FAILED = "probe_failed"
+TOOL_PROBE_FAILED = "tool_probe_failed"
 START_TIMEOUT = "start_timeout"
 WALLS_MISSING = "walls_missing"
+
+# An engine whose parser of tool calls does not suit its tokenizer ends with words of that.
+_TOOLS = re.compile(r"tool[-_ ](?:call[-_ ])?parser", re.IGNORECASE)
 
 
 class Replica:
@@ -142,6 +147,7 @@ class Replica:
             ready_s=round(record.ready_s(self._clock()), 3),
             engine=record.engine,
             adapters=[] if self.ended else list(record.adapters),
+            proof=record.proof,
             log_tail=record.log_tail,
         )
 
@@ -195,7 +201,8 @@ class Replica:
                 return
             self._changed()
         elif not self._runner.alive(record.running):
-            await self._fail(ENGINE_EXITED, await self._exit_reason(record.running))
+            why = await self._exit_reason(record.running)
+            await self._fail(TOOL_PROBE_FAILED if _TOOLS.search(why) else ENGINE_EXITED, why)
         elif record.waking:
             await self._wake(record.running)
         elif await threads.call(self._loaded, record.running):
@@ -233,6 +240,10 @@ class Replica:
             return
         wrong = await threads.call(self._runner.probe, running, record.spec)
         if wrong is None:
+            if not (record.tier is wire.StartTier.WAKE and record.proof) and not await self._prove(
+                running
+            ):
+                return
             record.engine = await threads.call(self._runner.engine_report, running)
             if record.tier is not wire.StartTier.WAKE:
                 record.can_sleep = self._runner.can_sleep(running, record.spec)
@@ -246,6 +257,20 @@ class Replica:
             if self._watch is not None:
                 await threads.call(self._watch.look)
             await self._pause()
+
+    async def _prove(self, running: Running) -> bool:
+        """Whether it can do what its endpoint promises; one that cannot is no replica."""
+        try:
+            self.record.proof = await threads.call(self._runner.prove, running, self.record.spec)
+        except CannotStart as error:
+            await self._fail(error.reason, str(error))
+        except OSError as error:
+            if not self._late():
+                self.record.detail = str(error)
+                await self._pause()
+                return False
+            await self._fail(PROBE_FAILED, str(error))
+        return not self.ended
 
     async def _serve(self) -> None:
         record, running = self.record, self.record.running

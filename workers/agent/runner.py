@@ -65,6 +65,10 @@ class Runner(Protocol):
     def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
         """None when the smallest inference succeeded, else what is wrong."""
 
+    def prove(self, running: Running, spec: wire.ReplicaSpec) -> wire.Proof:
+        """Have the engine show what its endpoint promises. Raises CannotStart when it cannot do
+        it, OSError when it does not answer."""
+
     def adapt(
         self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]
     ) -> list[wire.AdapterReport]:

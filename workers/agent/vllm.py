@@ -5,12 +5,23 @@ import http.client
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from controlplane.fleet import wire
 from controlplane.fleet.wire import AdapterReason
-from workers.agent import adapters, engines, environment, inventory, models, processes, walls
+from workers.agent import (
+    adapters,
+    engines,
+    environment,
+    inventory,
+    models,
+    processes,
+    recipes,
+    walls,
+)
 from workers.agent.command import SpecError
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
@@ -26,6 +37,10 @@ log = logging.getLogger("stoa.agent")
 
 ENGINE_EXITED = "engine_exited"
 FETCH_FAILED = "fetch_failed"
+_UNPROVED = {
+    wire.Capability.TOOLS: "tool_probe_failed",
+    wire.Capability.JSON_SCHEMA: "schema_probe_failed",
+}
 WALLS_MISSING = "walls_missing"
 
 
@@ -145,6 +160,9 @@ class VllmRunner:
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
+        chosen = recipes.choose(spec, fetched.model)
+        spec = msgspec.structs.replace(spec, engine_args=dict(chosen.engine_args))
+        template: Path | None = None
         place = Place(
             environment=fetched.environment,
             run_directory=self._run_dir,
@@ -158,7 +176,11 @@ class VllmRunner:
             threads=self._threads(kind),
         )
         try:
-            return engines.start(spec, place)
+            if chosen.template:
+                templates = self._settings.cache / "templates"
+                template = recipes.keep_template(chosen.template, templates)
+            running = engines.start(spec, replace(place, template=template))
+            return msgspec.structs.replace(running, recipe=chosen.recipe)
         except walls.WallError as error:
             raise CannotStart(WALLS_MISSING, str(error)) from error
         except (SpecError, engines.StartError) as error:
@@ -172,6 +194,24 @@ class VllmRunner:
 
     def probe(self, running: Running, spec: wire.ReplicaSpec) -> str | None:
         return engines.probe(running, spec)
+
+    def prove(self, running: Running, spec: wire.ReplicaSpec) -> wire.Proof:
+        recipe, wanted = running.recipe, spec.capabilities
+        if wanted is None:  # a guess by the model's files promises nothing
+            wanted = recipe.capabilities if recipe is not None and recipe.by_name else []
+        try:
+            engines.prove(running, spec.served_name, wanted)
+        except engines.ProofError as error:
+            raise CannotStart(_UNPROVED[error.capability], str(error)) from error
+        except http.client.HTTPException as error:
+            raise OSError(f"the engine did not answer: {error}") from error
+        given = recipe.engine_args if recipe is not None else {}
+        return wire.Proof(
+            recipe=recipe.name if recipe is not None else "",
+            engine_args={k: v for k, v in given.items() if k not in spec.engine_args},
+            template=running.template,
+            proved=list(wanted),
+        )
 
     def adapt(
         self, running: Running, spec: wire.ReplicaSpec, cancelled: Callable[[], bool]

@@ -71,6 +71,7 @@ class ReplicaView(serializers.ModelSerializer[Replica]):
             "progress_at",
             "phase_seconds",
             "engine_report",
+            "proof",
             "log_tail",
         )
 
@@ -115,6 +116,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "engine",
             "engine_args",
             "adapters",
+            "capabilities",
             "device_kind",
             "device_count",
             "min_replicas",
@@ -160,6 +162,12 @@ class EndpointBody(serializers.Serializer[Any]):
     engine = serializers.CharField(default="vllm")
     engine_args = serializers.DictField(default=dict)
     adapters = AdapterBody(many=True, default=list)
+    capabilities = serializers.ListField(
+        child=serializers.CharField(),
+        default=None,
+        allow_null=True,
+        help_text="Proved before a replica is ready: tools, json_schema. null: as the recipe says.",
+    )
     device_kind = serializers.CharField(max_length=64)
     device_count = serializers.IntegerField(default=1)
     min_replicas = serializers.IntegerField(default=1)

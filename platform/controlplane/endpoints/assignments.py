@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 from django.conf import settings
 
-from controlplane.endpoints import sources
+from controlplane.endpoints import recipes, sources
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import wire
@@ -64,6 +64,8 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         # In a pool of one organization there is nobody else to share it with.
         share_standby=endpoint.pool.share_standby or endpoint.pool.organization_id is not None,
         start_timeout_s=settings.START_TIMEOUT_S,
+        capabilities=msgspec.convert(endpoint.capabilities, list[wire.Capability] | None),
+        recipes=recipes.candidates(endpoint.model),
         # What always serves would pay for the ability and never use it.
         may_sleep=endpoint.min_replicas == 0,
     )

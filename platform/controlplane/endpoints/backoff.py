@@ -9,6 +9,8 @@ _ENGINE = frozenset(
         Reason.MODEL_NOT_FOUND,
         Reason.ENGINE_EXITED,
         Reason.PROBE_FAILED,
+        Reason.TOOL_PROBE_FAILED,
+        Reason.SCHEMA_PROBE_FAILED,
         Reason.START_TIMEOUT,
         Reason.WALLS_MISSING,
     }

@@ -52,6 +52,10 @@ ADVICE: dict[Reason, str] = {
     Reason.ACCESS_DENIED: "Give the project a secret that the model's source accepts.",
     Reason.ENGINE_EXITED: "Read the last log lines: an engine argument may not suit the model.",
     Reason.PROBE_FAILED: "The engine listened but did not answer: read the last log lines.",
+    Reason.TOOL_PROBE_FAILED: "Set the engine arg `tool_call_parser` that suits the model, use a "
+    "model whose chat template knows tools, or leave `tools` out of the capabilities.",
+    Reason.SCHEMA_PROBE_FAILED: "Use a model with a chat template, or leave `json_schema` out of "
+    "the capabilities.",
     Reason.START_TIMEOUT: "The start made no progress: read the last log lines.",
     Reason.NODE_UNREACHABLE: "The node is silent: check its network and its agent.",
     Reason.NODE_LOST: "The node was given up: a replica is made elsewhere if there is room.",
@@ -78,6 +82,7 @@ def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
             _scheduled(endpoint, live),
             _healthy(endpoint, ended),
             _funded(endpoint),
+            *_proved(ready),
             *_adapters(endpoint, live),
         ),
     )
@@ -146,6 +151,19 @@ def _funded(endpoint: Endpoint) -> Condition:
         return Condition("Funded", "True", "", "", endpoint.created_at)
     reason = Reason.BUDGET_EXHAUSTED
     return Condition("Funded", "False", reason, ADVICE[reason], endpoint.unfunded_at)
+
+
+def _proved(ready: list[Replica]) -> list[Condition]:
+    """What all of its replicas showed that they can do, and by which recipe."""
+    proofs = [one.proof for one in ready if one.proof.get("recipe") or one.proof.get("proved")]
+    if not proofs or len(proofs) < len(ready):
+        return []
+    common = [one for one in proofs[0]["proved"] if all(one in p["proved"] for p in proofs)]
+    names = sorted({one["recipe"] for one in proofs if one["recipe"]})
+    message = ", ".join(common) or "nothing was to be proved"
+    message += f"; recipe {', '.join(names)}" if names else "; no recipe"
+    status = "True" if common else "False"
+    return [Condition("CapabilitiesProved", status, "", message, min(r.state_at for r in ready))]
 
 
 def _adapters(endpoint: Endpoint, live: list[Replica]) -> list[Condition]:

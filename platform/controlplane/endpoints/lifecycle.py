@@ -25,7 +25,7 @@ from controlplane.fleet.models import Node
 
 # Columns that a mover may set together with the state.
 _FACTS = frozenset(
-    {"node_id", "address", "start_tier", "engine_report", "phase_seconds", "log_tail"}
+    {"node_id", "address", "start_tier", "engine_report", "phase_seconds", "log_tail", "proof"}
     | {"can_sleep", "start_flags"}
 )
 # After these arcs, and each that leaves `asleep`, the node's list of wishes reads differently.

@@ -35,6 +35,8 @@ class Endpoint(models.Model):
     engine = models.CharField(max_length=32, default="vllm")
     engine_args = models.JSONField(default=dict)  # {"max_model_len": 4096, …}: engine_args.py
     adapters = models.JSONField(default=list)  # LoRA: each as wire.Adapter
+    # What each replica proves before it is ready; null: what its model's recipe promises.
+    capabilities = models.JSONField(null=True)
     device_kind = models.CharField(max_length=64)
     device_count = models.PositiveSmallIntegerField(default=1)
     min_replicas = models.PositiveSmallIntegerField(default=1)
@@ -105,6 +107,7 @@ class Replica(models.Model):
     can_sleep = models.BooleanField(default=False)  # asleep its device's memory is free
     engine_report = models.JSONField(default=dict)  # wire.EngineReport
     adapters = models.JSONField(default=dict)  # by the load's id: state, reason, detail
+    proof = models.JSONField(default=dict)  # wire.Proof
     phase_seconds = models.JSONField(default=dict)  # finished phases, by the node's clock
     bytes_done = models.BigIntegerField(default=0)  # of its weights, while they are fetched
     bytes_total = models.BigIntegerField(default=0)  # 0: not known

@@ -32,6 +32,8 @@ _REASONS = frozenset(
         Reason.ENGINE_EXITED,
         Reason.ENGINE_MISSING,
         Reason.PROBE_FAILED,
+        Reason.TOOL_PROBE_FAILED,
+        Reason.SCHEMA_PROBE_FAILED,
         Reason.START_TIMEOUT,
         Reason.WALLS_MISSING,
     }
@@ -181,6 +183,8 @@ def _facts(to: State, said: wire.ReplicaReport) -> dict[str, Any]:
         facts["start_flags"] = _flags(said.start_flags)
     if said.engine is not None:
         facts["engine_report"] = _engine(said.engine)
+    if said.proof is not None:
+        facts["proof"] = msgspec.to_builtins(said.proof)
     if to is State.READY:
         facts["address"] = said.address
     if to is State.FAILED:

@@ -10,6 +10,7 @@ from django.db.models import Q
 from compliance import ids
 from controlplane.endpoints import elasticity, engine_args, sources
 from controlplane.endpoints.errors import Invalid
+from controlplane.fleet import wire
 from controlplane.fleet.models import Device, Pool
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Organization
@@ -37,6 +38,7 @@ class EndpointSpec:
     engine: str = "vllm"
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …, "revision": …}
+    capabilities: Sequence[str] | None = None  # of wire.Capability; None: as the recipe promises
     min_replicas: int = 1
     max_replicas: int = 1
     scale_to_zero_timeout_s: int = 3600
@@ -75,11 +77,12 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     if adapters or "max_lora_rank" in arguments:
         arguments.setdefault("max_loras", max(MAX_LORAS, len(adapters)))
     room(arguments, len(adapters))
+    capabilities = _capabilities(spec.capabilities)
     pool = _pool(spec, organization)
     for one in (spec.model, *(a["path"] for a in adapters)):
         reachable(one, pool)
-    spec = replace(spec, engine_args=arguments, adapters=adapters, pool_id=pool.id, **elastic)
-    return spec, pool
+    spec = replace(spec, engine_args=arguments, adapters=adapters, capabilities=capabilities)
+    return replace(spec, pool_id=pool.id, **elastic), pool
 
 
 def bounds(min_replicas: int, max_replicas: int, scale_to_zero_timeout_s: int) -> None:
@@ -101,6 +104,15 @@ def queue(limit: int | None, seconds: int | None) -> None:
         raise _invalid("queue_limit", f"expected 0 to {MAX_QUEUE} requests, not {limit}")
     if seconds is not None and seconds not in QUEUE_S:
         raise _invalid("queue_s", f"expected 0 to {QUEUE_S.stop - 1} seconds, not {seconds}")
+
+
+def _capabilities(given: Sequence[str] | None) -> list[str] | None:
+    known = [one.value for one in wire.Capability]
+    if given is None:
+        return None
+    if not set(given) <= set(known):
+        raise _invalid("capabilities", f"expected some of {', '.join(known)}")
+    return [one for one in known if one in given]
 
 
 def room(arguments: Mapping[str, Any], count: int) -> None:

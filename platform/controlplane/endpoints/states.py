@@ -90,6 +90,8 @@ class Reason(StrEnum):
     ACCESS_DENIED = "access_denied"  # the source refuses the project's credentials
     ENGINE_EXITED = "engine_exited"  # the process ended by itself
     PROBE_FAILED = "probe_failed"
+    TOOL_PROBE_FAILED = "tool_probe_failed"  # it promised tools and makes no tool call
+    SCHEMA_PROBE_FAILED = "schema_probe_failed"  # … and JSON schema
     START_TIMEOUT = "start_timeout"
     NODE_UNREACHABLE = "node_unreachable"
     NODE_LOST = "node_lost"  # quiet for longer than the grace

@@ -147,6 +147,31 @@ class Source(Message):
     files: list[SourceFile] = []  # of an upload
 
 
+class Capability(StrEnum):
+    """What an engine has to prove before its replica is ready."""
+
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+
+
+PROBE_TOKENS = 128  # of an answer that proves it; models that think first need more
+
+
+class Recipe(Message):
+    """What engines of a family of models are started with; endpoints/recipes says it all."""
+
+    name: str
+    by_name: bool = False  # it fits the model's name: nothing more has to be looked at
+    engine_args: dict[str, bool | int | float | str | None] = {}
+    capabilities: list[Capability] = []
+    template_has: list[str] = []
+    tokens: list[str] = []
+    call: str = ""
+    template: str = ""
+    probe_tokens: int = PROBE_TOKENS
+    template_kwargs: dict[str, bool | int | float | str | None] = {}
+
+
 class ReplicaSpec(Message):
     """What a node must run. Equal `epoch` means the same wish."""
 
@@ -164,6 +189,9 @@ class ReplicaSpec(Message):
     start_timeout_s: float  # a start that makes no progress for so long has failed
     may_sleep: bool = False  # start it so that it can, on devices where that frees memory
     source: SourceKind = SourceKind.HUB  # of a model that is no absolute path
+    # What it proves before it is ready; None: what the recipe promises that fits its model's name.
+    capabilities: list[Capability] | None = None
+    recipes: list[Recipe] = []  # the first that fits the model applies
 
 
 class DesiredReplica(Message):
@@ -237,6 +265,15 @@ class AdapterReport(Message):
     detail: str = ""
 
 
+class Proof(Message):
+    """Which recipe an engine was started with, and what it then showed that it can do."""
+
+    recipe: str = ""
+    engine_args: dict[str, bool | int | float | str | None] = {}  # that came from the recipe
+    template: bool = False  # so did its chat template
+    proved: list[Capability] = []
+
+
 class ReplicaReport(Message):
     replica_id: str
     phase: Phase
@@ -255,6 +292,7 @@ class ReplicaReport(Message):
     ready_s: float = 0.0  # seconds in READY so far, monotonic clock
     engine: EngineReport | None = None
     adapters: list[AdapterReport] = []
+    proof: Proof | None = None
     log_tail: list[str] = []  # with a failure: the last lines
 
 
