@@ -14,5 +14,6 @@ class Migration(migrations.Migration):
         migrations.AddField("endpoint", "capabilities", models.JSONField(null=True)),
         migrations.AddField("replica", "proof", models.JSONField(default=dict)),
         migrations.AlterField("replica", "reason", _REASON),
+        migrations.AlterField("start", "reason", _REASON),
         migrations.AlterField("transition", "reason", _REASON),
     ]
