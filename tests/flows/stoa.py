@@ -168,6 +168,7 @@ class Stoa:
         words = {
             "web": (b"uvicorn", b"controlplane.asgi:application"),
             "worker": (b"celery", b"workers.celery"),
+            "batches": (b"controlplane", b"run_batches"),
             "gateway": (b"-m", b"gateway"),
             "agent": (b"workers.agent", b"run"),
             "postgres": (b"-D", str(self.var / "pg").encode()),
