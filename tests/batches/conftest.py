@@ -1,4 +1,5 @@
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,17 @@ __all__ = ["beat", "house", "road"]  # fixtures
 KEY = "sk-stoa-abcdefgh-" + "k" * 43
 
 
+def family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (one for one in status.splitlines() if one.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+
 @dataclass
 class Place:
     """One endpoint `tiny` on one fake engine, behind real processes."""
@@ -29,6 +41,12 @@ class Place:
     django: Django
     engine: FakeEngine
     endpoint: Endpoint
+    web: "subprocess.Popen[bytes]"
+
+    def peaks(self) -> list[int]:
+        """The most bytes that the web process and the gateway's processes have had."""
+        assert self.gateway.process is not None
+        return [peak(pid) for pid in (self.web.pid, *family(self.gateway.process.pid))]
 
     @property
     def openai(self) -> openai.OpenAI:
@@ -50,9 +68,9 @@ def place(house: House, beat: Beat, road: Road, tmp_path: Path) -> Iterator[Plac
         gateway = Process(tmp_path / "gateway", road.port, **settings)
         gateway.port = port
         try:
-            django.web()
+            web = django.web()
             gateway.start()
-            yield Place(house, beat, gateway, django, engine, endpoint)
+            yield Place(house, beat, gateway, django, engine, endpoint, web)
         finally:
             django.stop()
             if gateway.process is not None:

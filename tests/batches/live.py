@@ -41,7 +41,7 @@ class Django:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def web(self) -> None:
+    def web(self) -> "subprocess.Popen[bytes]":
         command = ["uvicorn", "controlplane.asgi:application", "--port", str(self.port)]
         process = self._start(
             "web", *command, "--no-access-log", "--timeout-graceful-shutdown", "1"
@@ -55,6 +55,7 @@ class Django:
                 return False
 
         eventually(answers, within_s=START_S)
+        return process
 
     def runner(self) -> "subprocess.Popen[bytes]":
         return self._start("runner", "controlplane", "run_batches")

@@ -19,7 +19,7 @@ from tests.batches.test_openai import ended, line, rows, upload
 from tests.gateway.house import NOW, REGION, eventually
 from workers import metering
 
-LINES = 40
+LINES = 60
 SLOW_S = 0.25  # of an answer
 
 
@@ -54,6 +54,16 @@ def people(place: Place, many: int) -> list[float]:
         return list(pool.map(ask, [api] * many))
 
 
+def crowd(place: Place) -> list[float]:
+    """People come until a line was cut off for them; each time they find some that run."""
+    took: list[float] = []
+    while not preempted():
+        eventually(lambda: place.engine.at_once >= 3, within_s=30)
+        took += people(place, 16)
+    assert place.engine.most_at_once <= 4
+    return took
+
+
 def done(batch_id: str) -> int:
     return Line.objects.filter(batch_id=batch_id, state="done").count()
 
@@ -81,9 +91,7 @@ def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None
     ).id
     first = place.django.runner()
     eventually(lambda: done(batch_id) >= 3, within_s=60)
-    took = people(place, 24)
-    assert place.engine.most_at_once <= 4
-    eventually(preempted, within_s=30)
+    took = crowd(place)
     orphan_answers(place, batch_id, first.pid)
     first.wait()
     assert 0 < done(batch_id) < LINES  # progress stays
@@ -100,7 +108,7 @@ def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None
     assert sorted(one["custom_id"] for one in found) == sorted(f"c-{n}" for n in range(LINES))
     assert not batch.error_file_id
     paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
-    print(f"interactive, beside a batch: median {sorted(took)[12]:.2f} s, worst {max(took):.2f} s")
+    print(f"interactive, beside a batch: worst {max(took):.2f} s")
 
 
 def paid_once(place: Place, request_ids: dict[str, str]) -> None:

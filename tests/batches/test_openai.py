@@ -1,14 +1,16 @@
 """OpenAI's own client against a gateway: files and batches, and another project's are not there."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from controlplane.batches.models import Batch, File, FileChunk, Line
-from tests.batches.conftest import Place
+from tests.batches.conftest import KEY, Place
 from tests.batches.live import client
 from tests.gateway.house import REGION, eventually, new_project
 
@@ -85,6 +87,33 @@ def test_a_batch_from_file_to_file(place: Place) -> None:
     nothing_in_the_clear(place)
     strangers(place, file.id, batch.id, batch.output_file_id)
     lists(api, batch, file.id)
+    nowhere_whole(place)
+
+
+def nowhere_whole(place: Place) -> None:
+    """A form whose purpose comes last, of a file larger than what its way may take in memory."""
+    size = 48 << 20
+    before = place.peaks()
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        form = [("file", ("big.jsonl", file)), ("purpose", (None, b"batch"))]
+        answer = httpx.post(
+            f"http://127.0.0.1:{place.gateway.port}/v1/files",
+            files=form,  # type: ignore[arg-type]
+            headers={"authorization": f"Bearer {KEY}"},
+            timeout=120,
+        )
+    assert (answer.status_code, answer.json()["bytes"]) == (200, size)
+    content = httpx.stream(
+        "GET",
+        f"http://127.0.0.1:{place.gateway.port}/v1/files/{answer.json()['id']}/content",
+        headers={"authorization": f"Bearer {KEY}"},
+        timeout=120,
+    )
+    with content as reply:
+        assert sum(map(len, reply.iter_raw())) == size
+    grown = [after - one for one, after in zip(before, place.peaks(), strict=True)]
+    assert max(grown) < size / 2, grown
 
 
 def nothing_in_the_clear(place: Place) -> None:
