@@ -33,14 +33,21 @@ NOTHING = Demand()
 
 
 class Demands:
-    """`waiting`: what those ask for who wait for an endpoint."""
+    """`waiting`: what those ask for who wait for an endpoint; `lines`: sequences and tokens that
+    lines of batches hold there. All lines together count as one request: they keep an endpoint
+    awake, and are no reason for a second replica."""
 
     def __init__(
-        self, loads: Loads, pools: Pools, waiting: Callable[[str], Iterable[Place]]
+        self,
+        loads: Loads,
+        pools: Pools,
+        waiting: Callable[[str], Iterable[Place]],
+        lines: Callable[[str], tuple[int, int]],
     ) -> None:
         self._loads = loads
         self._pools = pools
         self._waiting = waiting
+        self._lines = lines
 
     def of(self, endpoint_id: str) -> Demand:
         now = asyncio.get_running_loop().time()
@@ -57,6 +64,8 @@ class Demands:
                 seconds += backlog * lane.pace if lane.known else 0.0
             if lane.known:
                 paces.append(lane.pace)
+        of_lines, held = self._lines(endpoint_id)
+        running, kv = max(running - of_lines, min(of_lines, 1)), max(0, kv - held)
         places = list(self._waiting(endpoint_id))
         for place in places:
             uncached += place.prompt

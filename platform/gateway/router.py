@@ -33,7 +33,8 @@ class Ticket:
     """A request on its way to a replica. `visible`: its first byte ends its prefill."""
 
     __slots__ = (
-        "answered", "at", "due", "lane", "owner", "probe", "shift", "size", "visible", "work",
+        "answered", "at", "due", "lane", "owner", "probe", "shift", "size", "spare", "visible",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Ticket:
         self.visible = visible
         self.answered = False
         self.probe = False
+        self.spare = False  # a line of a batch
         self.owner: Owner | None = None
 
 
@@ -120,9 +122,9 @@ class Lane:
         return busy
 
     def backlog(self, now: float) -> float:
-        """What it has still to prefill of our requests, in the unit of sizes."""
+        """What it has still to prefill of our requests, in the unit of sizes; not of batches."""
         self.wait(now)  # what cannot tell, and should be through, is
-        return sum(ticket.work for ticket in self._pending)
+        return sum(ticket.work for ticket in self._pending if not ticket.spare)
 
     def pressure(self, now: float) -> float:
         """The share of its cache that was written of late, and would be driven out too early."""

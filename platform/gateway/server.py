@@ -59,7 +59,8 @@ def context(
 ) -> Context:
     pools = Pools(limits.silent_s)
     admission = Admission(keeper, activity, pools, limits, host.loads)
-    activity.demands = Demands(admission.loads, pools, admission.places)
+    spare = Spare(admission, limits.spare_share)
+    activity.demands = Demands(admission.loads, pools, admission.places, spare.load)
     return Context(
         config=config,
         limits=limits,
@@ -77,7 +78,7 @@ def context(
         host=host,
         brake=Brake(host.runs),
         suspects=Suspects(host.suspects),
-        spare=Spare(admission, limits.spare_share),
+        spare=spare,
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )

@@ -11,6 +11,7 @@ from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool
 from gateway.request import Call
 from gateway.router import Lane, Owner, Ticket
+from gateway.spare import LineKey
 
 _BEFORE = ("tools", "system", "instructions")  # what engines read before a prompt, in this order
 _BUSY = (429, 503)  # statuses by which an engine says that it has too much to do
@@ -115,6 +116,7 @@ class Way:
         if ticket is None:
             return None
         ticket.owner = owner
+        ticket.spare = type(self._key) is LineKey
         lane = self.lane = ticket.lane
         self.tried += (lane.id,)
         return lane.replica

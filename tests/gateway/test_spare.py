@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from billing import passes
+from gateway.demand import Demand
 from gateway.directory import RateLimits
 from tests.gateway.rig import KEY, OTHER_KEY, PEPPER, PROJECT, Rig
 from tests.gateway.wire import Response
@@ -155,6 +156,27 @@ def test_who_waits_has_the_newest_line_cut_off(rig: Rig) -> None:
     assert (records["brq_1-1"].input_tokens, records["brq_1-1"].output_tokens) == (0, 0)
     assert records["brq_0-1"].finish == "complete"
     assert rig.server.context.spare.load("ep_tiny") == (0, 0)
+
+
+def test_for_autoscaling_all_lines_are_one_request(rig: Rig) -> None:
+    narrow(rig, 8, kv_tokens=100_000)
+
+    async def demand() -> Demand:
+        assert rig.activity.demands is not None
+        return rig.activity.demands.of("ep_tiny")
+
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(send, rig, shown(f"brq_{n}-1"), "gate=1") for n in range(5)]
+        rig.until(lambda: rig.engines[0].at_once == 5)
+        assert rig.run(demand()) == Demand(0, 0, 1, False, None)
+        running += [pool.submit(rig.chat, "tiny", user="gate=1") for _ in range(2)]
+        rig.until(lambda: rig.engines[0].at_once == 7)
+        found = rig.run(demand())
+        assert (found.running, found.pressed) == (2, False)
+        assert found.kv_tokens > 0
+        rig.run(_open(rig))
+        assert {one.result().status for one in running} == {200}
+    assert rig.run(demand()).running == 0
 
 
 def test_a_line_wakes_nobody_and_waits_for_nobody(rig: Rig) -> None:
