@@ -9,6 +9,7 @@ from billing.models import Account
 from controlplane.endpoints import engine_args
 from controlplane.endpoints.offers import Offer
 from controlplane.endpoints.services import EndpointSpec
+from frontend.elastic_form import ElasticForm
 from frontend.scale_views import QueueForm
 from frontend.templatetags.console import money, size
 
@@ -31,7 +32,7 @@ def _choices(name: str) -> list[tuple[str, str]]:
     return [_UNSET, *((one, one) for one in rule.choices)]
 
 
-class EndpointForm(QueueForm):
+class EndpointForm(ElasticForm, QueueForm):
     name = forms.CharField(
         max_length=63,
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
@@ -51,16 +52,6 @@ class EndpointForm(QueueForm):
     device_kind = forms.ChoiceField(label="Devices")
     device_count = forms.IntegerField(
         label="Devices for a replica", initial=1, min_value=1, max_value=64
-    )
-    min_replicas = forms.IntegerField(
-        label="Replicas at least",
-        initial=1,
-        min_value=0,
-        help_text="0: it sleeps when idle and costs nothing; the first request wakes it.",
-    )
-    max_replicas = forms.IntegerField(label="Replicas at most", initial=1, min_value=1)
-    scale_to_zero_timeout_s = forms.IntegerField(
-        label="Seconds idle until a replica above the least stops", initial=3600, min_value=10
     )
     max_model_len = forms.IntegerField(
         label="Context length, in tokens", required=False, help_text="<code>max_model_len</code>"
@@ -160,9 +151,7 @@ class EndpointForm(QueueForm):
             revision=data["revision"],
             device_kind=data["device_kind"],
             device_count=data["device_count"],
-            min_replicas=data["min_replicas"],
-            max_replicas=data["max_replicas"],
-            scale_to_zero_timeout_s=data["scale_to_zero_timeout_s"],
+            **self.elastic(),
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],
             engine_args=arguments | data["more"],
@@ -172,7 +161,7 @@ class EndpointForm(QueueForm):
 
     def blame(self, field: str, message: str) -> None:
         """Put a refusal of the house beside the field that it is about."""
-        name = field.removeprefix("engine_args.")
+        name = "cap_seconds" if field == "keep_warm_cap" else field.removeprefix("engine_args.")
         if name not in self.fields:
             name = "more" if field.startswith("engine_args") else "__all__"
         self.add_error(None if name == "__all__" else name, message)

@@ -10,7 +10,9 @@ from controlplane.endpoints import access, services, spec
 from controlplane.endpoints.models import Endpoint
 from controlplane.tenancy import access as tenancy_access
 from controlplane.tenancy.access import Permission
-from controlplane.tenancy.errors import Conflict
+from controlplane.tenancy.errors import Conflict, Invalid
+from frontend import elastic_form
+from frontend.elastic_form import ElasticForm
 from frontend.forms import blaming
 from frontend.visits import Request, Visit, page, show
 
@@ -34,35 +36,52 @@ class QueueForm(forms.Form):
     )
 
 
-class ScaleForm(QueueForm):
-    """What may be changed of an endpoint: services.BOUNDS and QUEUE."""
-
-    min_replicas = forms.IntegerField(
-        label="Replicas at least",
-        min_value=0,
-        help_text="0: it sleeps when idle and costs nothing; the first request wakes it.",
-    )
-    max_replicas = forms.IntegerField(label="Replicas at most", min_value=1)
-    scale_to_zero_timeout_s = forms.IntegerField(
-        label="Seconds idle until a replica above the least stops", min_value=10
-    )
+class ScaleForm(ElasticForm, QueueForm):
+    """What may be changed of an endpoint while it serves."""
 
 
 @page
 def scale(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     endpoint = _endpoint(request, visit, id)
-    kept = {name: getattr(endpoint, name) for name in (*services.BOUNDS, *services.QUEUE)}
-    form = ScaleForm(request.POST or None, initial=kept)
+    queue = {name: getattr(endpoint, name) for name in services.QUEUE}
+    form = ScaleForm(request.POST or None, initial=elastic_form.kept(endpoint) | queue)
     if request.method == "POST" and form.is_valid():
-        with blaming(form):
+        changes = form.elastic() | {name: form.cleaned_data[name] for name in services.QUEUE}
+        with blaming(form, otherwise="cap_seconds"):
             services.update(
-                actor=visit.principal.actor, endpoint=endpoint, now=visit.now, **form.cleaned_data
+                actor=visit.principal.actor, endpoint=endpoint, now=visit.now, **changes
             )
             messages.success(request, f"The bounds of {endpoint.name} are changed.")
             return redirect("frontend:endpoint", id=id)
-    context = {"endpoint": endpoint, "form": form}
+    context = {"endpoint": endpoint, "form": form, "burst": elastic_form.BurstForm()}
     status = 422 if form.is_bound and not form.is_valid() else 200
     return show(request, visit, "endpoint_scale.html", context, status=status)
+
+
+@require_POST
+@page
+def burst(request: Request, visit: Visit, id: str) -> HttpResponseBase:
+    endpoint = _endpoint(request, visit, id)
+    form = elastic_form.BurstForm(request.POST)
+    if form.is_valid():
+        data = form.cleaned_data
+        try:
+            services.declare_burst(
+                actor=visit.principal.actor,
+                endpoint=endpoint,
+                now=visit.now,
+                workers=data["workers"],
+                in_s=60 * data["in_minutes"],
+                for_s=60 * data["for_minutes"],
+                sequences=data["sequences"],
+            )
+        except Invalid as error:
+            messages.error(request, error.message)
+        else:
+            messages.success(request, f"{endpoint.name} will be ready for them.")
+    else:
+        messages.error(request, "Four whole numbers announce a burst.")
+    return redirect("frontend:endpoint-scale", id=id)
 
 
 @require_POST

@@ -35,6 +35,7 @@ urlpatterns = [
     path("endpoints/<str:id>/scale", scale_views.scale, name="endpoint-scale"),
     path("endpoints/<str:id>/adapters", adapter_views.index, name="endpoint-adapters"),
     path("endpoints/<str:id>/adapters/unload", adapter_views.unload, name="adapter-unload"),
+    path("endpoints/<str:id>/burst", scale_views.burst, name="endpoint-burst"),
     path("endpoints/<str:id>/share", scale_views.share, name="endpoint-share"),
     path("endpoints/<str:id>/unshare", scale_views.unshare, name="endpoint-unshare"),
     path("endpoints/<str:id>/delete", endpoint_views.delete, name="endpoint-delete"),

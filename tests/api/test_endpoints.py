@@ -50,6 +50,33 @@ def test_create_look_scale_stop_start_delete(alice: House) -> None:
     assert set(actions) == {f"endpoint.{verb}" for verb in wanted}
 
 
+def test_how_it_follows_traffic_and_clock(alice: House) -> None:
+    client = with_key(alice.secret)
+    schedule = {"cron": "0 8 * * mon-fri", "time_zone": "Europe/Berlin", "duration_s": 36000}
+    cap = {"seconds": 600, "euro": "2.50"}
+    asked = body(alice, min_replicas=0, max_replicas=8, schedules=[schedule], keep_warm_cap=cap)
+    shown = post(client, "/endpoints", asked).json()
+    assert (shown["keep_alive"], shown["scale_to_zero_timeout_s"]) == ("predictable", 3600)
+    assert shown["schedules"] == [schedule | {"replicas": 1}]
+    assert shown["keep_warm_cap"] == cap | {"time_zone": "UTC"}
+    path = f"/api/v1/endpoints/{shown['id']}"
+    changed: dict[str, Any] = {"keep_alive": "automatic", "keep_warm_cap": None, "schedules": []}
+    found = client.patch(path, changed, content_type="application/json").json()
+    assert {name: found[name] for name in changed} == changed
+    burst = {"workers": 20, "in_s": 180}
+    declared = client.post(f"{path}/bursts", burst, content_type="application/json").json()
+    (one,) = declared["bursts"]
+    assert (one["workers"], one["sequences"]) == (20, 1)
+    for bad, field in (({"workers": 20, "in_s": -1}, "in_s"), ({"workers": 0}, "bursts")):
+        refused = client.post(f"{path}/bursts", bad, content_type="application/json")
+        assert refused.status_code == 422
+        assert refused.json()["field"] == field
+    gone = client.patch(path, {"bursts": []}, content_type="application/json").json()
+    assert gone["bursts"] == []
+    actions = AuditEvent.objects.filter(target_id=shown["id"], action="endpoint.burst")
+    assert actions.count() == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [

@@ -156,7 +156,30 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
     client.post(f"{page}/scale", {**BOUNDS, "queue_limit": "", "queue_s": ""})
     endpoint.refresh_from_db()
     assert (endpoint.max_replicas, endpoint.queue_limit, endpoint.queue_s) == (3, None, None)
+    more = {"keep_alive": "automatic", "schedules": "0 8 * * mon-fri Europe/Berlin 36000 2"}
+    more |= {"cap_seconds": "600", "cap_euro": "2.50", "cap_time_zone": "Europe/Berlin"}
+    assert client.post(f"{page}/scale", {**BOUNDS, **more}).headers["location"] == page
+    endpoint.refresh_from_db()
+    assert endpoint.keep_alive == "automatic"
+    assert endpoint.schedules[0]["cron"] == "0 8 * * mon-fri"
+    assert endpoint.keep_warm_cap == {
+        "seconds": 600, "euro": "2.50", "time_zone": "Europe/Berlin"
+    }  # fmt: skip
+    form = text(client.get(f"{page}/scale"))
+    assert "0 8 * * mon-fri Europe/Berlin 36000 2</textarea>" in form
+    assert 'name="cap_euro" value="2.50"' in form
+    assert "from <code>0 8 * * mon-fri</code> Europe/Berlin" in text(client.get(page))
+    burst = {"workers": "20", "in_minutes": "3", "for_minutes": "60", "sequences": "1"}
+    assert client.post(f"{page}/burst", burst).headers["location"] == f"{page}/scale"
+    assert "20 workers from" in text(client.get(f"{page}/scale"))
+    client.post(f"{page}/burst", {**burst, "workers": "0"})
+    endpoint.refresh_from_db()
+    assert [one["workers"] for one in endpoint.bursts] == [20]
     for field, value in (
+        ("schedules", "often"),
+        ("schedules", "0 8 * * * Nowhere/Land 60 1"),
+        ("cap_time_zone", "x" * 65),
+        ("cap_euro", "1.234"),
         ("min_replicas", "4"),
         ("max_replicas", "101"),
         ("scale_to_zero_timeout_s", "999999999"),
@@ -166,7 +189,7 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
         answer = client.post(f"{page}/scale", {**BOUNDS, field: value})
         assert answer.status_code == 422, field
         assert f'id="id_{field}_error"' in text(answer), field
-    for path in ("scale", "share", "unshare"):
+    for path in ("scale", "burst", "share", "unshare"):
         assert signed_in(alice.billing).post(f"{page}/{path}", BOUNDS).status_code == 403
     assert "Change its bounds" not in text(signed_in(alice.billing).get(page))
 

@@ -15,13 +15,13 @@ from billing.budgets import Owner
 from billing.models import Budget, BudgetWindow, Lease, UsageEvent
 from compliance import audit
 from compliance.models import AuditEvent
-from controlplane.endpoints import funding
+from controlplane.endpoints import funding, services
 from controlplane.endpoints.conditions import Status, summarize
-from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
+from controlplane.endpoints.models import Endpoint, Replica, Scaling, ServingInterval
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
-from tests.endpoints.world import START, World, said
+from tests.endpoints.world import ACTOR, START, World, said
 from workers import metering, provisioning, upkeep
 
 HOUR = 120_000_000  # nanoeuro of a CPU at list price
@@ -77,6 +77,27 @@ def serve(world: World, node: Node, seconds: int, ready: dict[str, float], step:
         metering.meter_replicas(world.now)
         funding.close_ended(world.now)
         sweep(world)
+
+
+def test_what_was_decided_is_reserved_for_a_burst_included(world: World) -> None:
+    """Ten replicas are decided for twenty workers; the budget pays for three for so long."""
+    node = world.node(devices=10)
+    few = budget(world, int(3.5 * settings.RESERVE_S * PER_S))
+    endpoint = world.endpoint(min_replicas=0, max_replicas=10, engine_args={"max_num_seqs": 4})
+    services.declare_burst(actor=ACTOR, endpoint=endpoint, now=world.now, workers=28, in_s=0)
+    sweep(world)
+    assert [r.state for r in live(endpoint)] == ["placed"] * 3
+    assert Scaling.objects.get(endpoint=endpoint).replicas == 10
+    assert 0 <= held(few) <= few.amount
+    sweep(world)
+    endpoint.refresh_from_db()
+    assert len(live(endpoint)) == 3 and endpoint.unfunded_at == world.now
+    raise_to(few, int(11 * settings.RESERVE_S * PER_S), world)
+    world.later(funding.RETRY_S)
+    world.heartbeat(node)
+    sweep(world)
+    assert [r.state for r in live(endpoint)] == ["placed"] * 10
+    assert {r.transitions.earliest("id").reason for r in live(endpoint)} == {Reason.SCHEDULED}
 
 
 def spent(budget: Budget) -> int:

@@ -14,9 +14,10 @@ from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import conditions, logs, services
-from controlplane.endpoints.models import Endpoint, Replica, Transition
+from controlplane.endpoints.models import Endpoint, Replica, Scaling, Transition
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import LIVE
+from controlplane.scaling.policy import KeepAlive
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Forbidden
@@ -84,6 +85,58 @@ class ConditionView(serializers.Serializer[Any]):
     last_transition_at = serializers.DateTimeField()
 
 
+class ScheduleBody(serializers.Serializer[Any]):
+    """At least `replicas` for `duration_s` from each moment at which the cron strikes."""
+
+    cron = serializers.CharField(max_length=200)
+    time_zone = serializers.CharField(max_length=64, default="UTC")
+    duration_s = serializers.IntegerField()
+    replicas = serializers.IntegerField(default=1)
+
+
+class BurstView(serializers.Serializer[Any]):
+    """So many workers come at `at` and are gone by `until`, each with so many requests."""
+
+    workers = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    until = serializers.DateTimeField()
+    sequences = serializers.IntegerField(default=1)
+
+
+class BurstBody(serializers.Serializer[Any]):
+    """ "20 workers in 3 minutes": `{"workers": 20, "in_s": 180}`."""
+
+    workers = serializers.IntegerField()
+    in_s = serializers.IntegerField(default=0)
+    for_s = serializers.IntegerField(default=3600)
+    sequences = serializers.IntegerField(default=1, help_text="Requests of one at a time.")
+
+
+class CapBody(serializers.Serializer[Any]):
+    """The most that may wait warm in a day of the time zone, above `min_replicas`."""
+
+    seconds = serializers.IntegerField(default=None, allow_null=True)
+    euro = serializers.DecimalField(max_digits=12, decimal_places=2, default=None, allow_null=True)
+    time_zone = serializers.CharField(max_length=64, default="UTC")
+
+
+class ScalingView(serializers.ModelSerializer[Scaling]):
+    """What was decided last, and what waited warm today."""
+
+    class Meta:
+        model = Scaling
+        fields = (
+            "replicas",
+            "tier",
+            "why",
+            "looked_at",
+            "idle_since",
+            "warm_day",
+            "warm_s",
+            "warm_euro",
+        )
+
+
 class EndpointView(serializers.ModelSerializer[Endpoint]):
     object = serializers.CharField(default="endpoint", read_only=True)
     organization = serializers.CharField(source="project.organization_id")
@@ -96,6 +149,10 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
     adapters = serializers.SerializerMethodField()
     replicas = serializers.SerializerMethodField()
     shared = serializers.BooleanField(read_only=True)
+    schedules = ScheduleBody(many=True)
+    bursts = BurstView(many=True)
+    keep_warm_cap = CapBody(allow_null=True)
+    scaling = serializers.SerializerMethodField()
 
     class Meta:
         model = Endpoint
@@ -122,6 +179,11 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "min_replicas",
             "max_replicas",
             "scale_to_zero_timeout_s",
+            "keep_alive",
+            "schedules",
+            "bursts",
+            "keep_warm_cap",
+            "scaling",
             "shared",
             "queue_limit",
             "queue_s",
@@ -145,6 +207,11 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
     @extend_schema_field(AdapterView(many=True))
     def get_adapters(self, endpoint: Endpoint) -> Any:
         return AdapterView(adapter_views.shown(endpoint), many=True).data
+
+    @extend_schema_field(ScalingView(allow_null=True))
+    def get_scaling(self, endpoint: Endpoint) -> Any:
+        row = Scaling.objects.filter(endpoint=endpoint).first()
+        return None if row is None else ScalingView(row).data
 
     @extend_schema_field(ReplicaView(many=True))
     def get_replicas(self, endpoint: Endpoint) -> Any:
@@ -173,6 +240,10 @@ class EndpointBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
     scale_to_zero_timeout_s = serializers.IntegerField(default=3600)
+    keep_alive = serializers.ChoiceField(choices=[*KeepAlive], default=KeepAlive.PREDICTABLE)
+    schedules = ScheduleBody(many=True, default=list)
+    bursts = BurstView(many=True, default=list)
+    keep_warm_cap = CapBody(default=None, allow_null=True)
     queue_limit = serializers.IntegerField(default=None, allow_null=True)
     queue_s = serializers.IntegerField(default=None, allow_null=True)
 
@@ -189,6 +260,10 @@ class ScaleBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(required=False)
     max_replicas = serializers.IntegerField(required=False)
     scale_to_zero_timeout_s = serializers.IntegerField(required=False)
+    keep_alive = serializers.ChoiceField(choices=[*KeepAlive], required=False)
+    schedules = ScheduleBody(many=True, required=False)
+    bursts = BurstView(many=True, required=False)
+    keep_warm_cap = CapBody(required=False, allow_null=True, help_text="null: no cap.")
     queue_limit = serializers.IntegerField(
         required=False, allow_null=True, help_text="null: as the gateway is set."
     )
@@ -259,6 +334,18 @@ class Endpoints(HouseViewSet):
         endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
         stopped = services.stop(actor=self.principal.actor, endpoint=endpoint, now=self.now)
         return Response(EndpointView(stopped).data)
+
+    @extend_schema(request=BurstBody, responses=EndpointView)
+    @action(detail=True, methods=["post"], url_path="bursts")
+    @idempotent
+    def declare_burst(self, request: Request, pk: str) -> Response:
+        """Have replicas ready when a crowd comes."""
+        endpoint = self._endpoint(pk, Permission.MANAGE_ENDPOINTS)
+        body = self.checked(request, BurstBody)
+        declared = services.declare_burst(
+            actor=self.principal.actor, endpoint=endpoint, now=self.now, **body
+        )
+        return Response(EndpointView(declared).data)
 
     @extend_schema(request=None, responses=EndpointView)
     @action(detail=True, methods=["post"])

@@ -46,6 +46,8 @@ class Summary:
 
 # What somebody can do about it.
 ADVICE: dict[Reason, str] = {
+    Reason.CAPPED: "What may wait warm today is used up: raise the cap, or await its next day.",
+    Reason.SCHEDULED: "A schedule or a declared burst wants it: change that to have fewer.",
     Reason.NO_CAPACITY: "Wait for devices to become free, stop another endpoint, or add a node.",
     Reason.FETCH_FAILED: "Check that the nodes reach the model's source; it is tried again.",
     Reason.MODEL_NOT_FOUND: "Check the model's name or path, and the revision.",

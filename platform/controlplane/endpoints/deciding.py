@@ -28,7 +28,7 @@ from controlplane.endpoints.states import COMING, LIVE, State
 from controlplane.endpoints.traffic import Quiet, Row
 from controlplane.scaling import caps
 from controlplane.scaling.caps import Warmth
-from controlplane.scaling.decide import Decision, Picture, Why, decide
+from controlplane.scaling.decide import Decision, Picture, Why, Wish, decide
 from controlplane.scaling.desired import USUAL
 from controlplane.scaling.gaps import GapHistory
 from controlplane.scaling.load import Capacity, Load
@@ -207,9 +207,7 @@ def _look(
     quiet = traffic.quiet(seen.rows, row.idle_since, row.looked_at, now)
     wish = elasticity.wish(endpoint, hourly)
     current = [one for one in replicas if one.state in _THERE and one.funded]
-    warmth = Warmth(row.warm_day, row.warm_s, row.warm_euro)
-    if row.looked_at is not None and row.looked_at < now:
-        warmth = caps.waited(warmth, wish.cap, row.looked_at, now, replicas=row.warm, hourly=hourly)
+    warmth = _waited(endpoint, row, wish, quiet, now)
     gaps, kept_from = _remembered(row, quiet), _kept_from(endpoint, row, current, quiet)
     start_s, wake_s = usual
     sleeps = any(one.can_sleep for one in current)  # really: its node says that it frees memory
@@ -237,6 +235,26 @@ def _look(
         endpoint.id, row.looked_at, row.look_at, decision, quiet, kept_from, warm, warmth,
         kept, gaps,
     )  # fmt: skip
+
+
+def _waited(endpoint: Endpoint, row: Scaling, wish: Wish, quiet: Quiet, now: datetime) -> Warmth:
+    """What waits warm while nothing runs is more than while something does."""
+    warmth = Warmth(row.warm_day, row.warm_s, row.warm_euro)
+    if row.looked_at is None or row.looked_at >= now:
+        return warmth
+    spare, idle = row.warm, row.warm
+    if row.idle_since is None:  # it was busy
+        idle = max(0, row.replicas - endpoint.min_replicas)
+    else:
+        spare = max(0, row.warm - 1)
+    turned = now - timedelta(seconds=quiet.idle_s)
+    parts = ((row.looked_at, turned, spare), (turned, now, idle))
+    for since, until, replicas in parts:
+        if replicas and since < until:
+            warmth = caps.waited(
+                warmth, wish.cap, since, until, replicas=replicas, hourly=wish.hourly
+            )
+    return warmth
 
 
 def _capacity(

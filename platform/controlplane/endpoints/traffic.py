@@ -5,7 +5,7 @@ A row holds until the next one of the same worker; of a worker that is gone it h
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from controlplane.scaling.desired import Sample
 from controlplane.scaling.load import Capacity, Load, utilization
 
 STALE_S = 15.0  # three times a gateway's pace while it has something in flight
+_NOTHING = timedelta(0)
 _STALE = timedelta(seconds=STALE_S)
 
 Worker = tuple[str, int]
@@ -32,10 +33,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Between requests: the gaps that ended, in seconds, and since when another one lasts."""
+    """Between requests: the gaps that ended, in seconds, and since when another one lasts.
 
-    gaps: tuple[float, ...]
-    since: datetime | None  # None: something runs or waits, or nothing ever did
+    `idle_s`: for how long since the look before nothing ran or waited.
+    """
+
+    gaps: tuple[float, ...] = ()
+    since: datetime | None = None  # None: something runs or waits, or nothing ever did
+    idle_s: float = 0.0
 
 
 def samples(
@@ -71,14 +76,22 @@ def quiet(
     """
     gaps: list[float] = []
     known = looked_at if since is None else None
-    for start, end in _stretches(rows):
+    stretches = _stretches(rows)
+    for start, end in stretches:
         if since is not None:
             if end <= since:
                 continue
             if start > since and (known is None or start > known):
                 gaps.append((start - since).total_seconds())
         since = end
-    return Quiet(tuple(gaps), None if since is None or since >= now else since)
+    open_since = None if since is None or since >= now else since
+    return Quiet(tuple(gaps), open_since, _idle_s(stretches, looked_at or now, now))
+
+
+def _idle_s(stretches: Iterable[Stretch], after: datetime, now: datetime) -> float:
+    busy = (min(end, now) - max(start, after) for start, end in stretches)
+    left = now - after - sum((one for one in busy if one > _NOTHING), _NOTHING)
+    return max(0.0, left.total_seconds())
 
 
 def _by_worker(rows: Iterable[Row]) -> list[list[Row]]:
@@ -96,21 +109,26 @@ def _ends(rows: Sequence[Row]) -> list[datetime]:
 
 def _stretches(rows: Iterable[Row]) -> list[Stretch]:
     """When something ran or waited anywhere, ascending and apart."""
-    each: list[Stretch] = []
-    for mine in _by_worker(rows):
-        before: datetime | None = None  # until then the row before had something
-        for row, until in zip(mine, _ends(mine), strict=True):
-            if row.busy:
-                start = row.at if before is None else min(before, row.at)
-                if row.idle_s is None:
-                    each.append((start, until))
-                else:
-                    each.append((start, max(start, row.at - timedelta(seconds=row.idle_s))))
-            before = until if row.idle_s is None and row.busy else None
     merged: list[Stretch] = []
-    for start, end in sorted(each):
+    for start, end in sorted(one for mine in _by_worker(rows) for one in _of_worker(mine)):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((start, end))
     return merged
+
+
+def _of_worker(rows: Sequence[Row]) -> Iterator[Stretch]:
+    """One whose row says that it has something has it until a row says since when it has not."""
+    begun: datetime | None = None
+    following = [row.at for row in rows[1:]]
+    for number, (row, until) in enumerate(zip(rows, _ends(rows), strict=True)):
+        if row.busy and row.idle_s is None:
+            begun = begun or row.at
+            if number == len(following) or until < following[number]:  # it was heard no more
+                yield begun, until
+                begun = None
+        elif row.busy or begun is not None:
+            end = row.at - timedelta(seconds=row.idle_s or 0.0)
+            yield min(begun or end, end), end
+            begun = None

@@ -149,5 +149,8 @@ def _kept(wish: Wish, picture: Picture) -> tuple[str, int, float]:
     if picture.current == 0 or tier.name == OFF:
         return OFF, 0, again_s
     if tier.name == HOT:
-        return HOT, min(picture.current, _by_load(wish, picture)), again_s
+        kept = min(picture.current, _by_load(wish, picture))
+        if kept > max(1, wish.min_replicas):  # the windows move on
+            again_s = min(again_s, wish.policy.windows.stable_s / 12)
+        return HOT, kept, again_s
     return tier.name, 1, again_s
