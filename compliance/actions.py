@@ -63,6 +63,8 @@ ACTIONS: dict[str, Action] = {
             "endpoint.unshare": "an endpoint was kept to its own project again",
             "endpoint.wake": "a request woke an endpoint that slept",
             "endpoint.delete": "an endpoint was deleted",
+            "model.pull": "a model was asked onto the nodes of a pool",
+            "model.cancel_pull": "a model that was asked onto nodes is not fetched any more",
             "adapter.load": "an endpoint's replicas were asked to load a LoRA adapter",
             "adapter.unload": "an endpoint's replicas were asked to let a LoRA adapter go",
             "alias.create": "a project's endpoints got another name",

@@ -38,9 +38,24 @@ class EndpointForm(ElasticForm, QueueForm):
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
     )
+    source = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "the hub, or a path on your own nodes"),
+            ("mirror", "the operator's mirror"),
+            ("s3", "S3"),
+        ],
+    )
+    secret = forms.CharField(
+        max_length=63,
+        required=False,
+        help_text="The name of a secret that opens the source. Empty: the project's default.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
     model = forms.CharField(
         max_length=300,
-        help_text="A hub id such as <code>org/name</code>, or an absolute path on your own nodes.",
+        help_text="A hub id such as <code>org/name</code>, <code>s3://bucket/folder</code>, or an "
+        "absolute path on your own nodes.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
     )
     revision = forms.CharField(
@@ -147,6 +162,8 @@ class EndpointForm(ElasticForm, QueueForm):
             arguments["enable_auto_tool_choice"] = True
         return EndpointSpec(
             name=data["name"],
+            source=data["source"],
+            secret=data["secret"],
             model=data["model"],
             revision=data["revision"],
             device_kind=data["device_kind"],

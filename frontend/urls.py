@@ -16,6 +16,7 @@ from frontend import (
     node_views,
     run_views,
     scale_views,
+    secret_views,
     session_views,
 )
 
@@ -48,6 +49,8 @@ urlpatterns = [
     path("keys/<str:id>", key_views.detail, name="key"),
     path("keys/<str:id>/rotate", key_views.rotate, name="key-rotate"),
     path("keys/<str:id>/revoke", key_views.revoke, name="key-revoke"),
+    path("secrets", secret_views.index, name="secrets"),
+    path("secrets/<str:id>/delete", secret_views.delete, name="secret-delete"),
     path("costs", cost_views.index, name="costs"),
     path("budgets", budget_views.index, name="budgets"),
     path("budgets/<str:id>", budget_views.detail, name="budget"),

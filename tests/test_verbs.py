@@ -29,7 +29,7 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import adapters, aliases
+from controlplane.endpoints import adapters, aliases, pulls
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
@@ -44,7 +44,7 @@ WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, fleet, silence),
-    *(endpoints, aliases, adapters, files, batches),
+    *(endpoints, aliases, adapters, pulls, files, batches),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -57,6 +57,8 @@ NO_VERBS = {
     project_secrets.unsealed: "opens for deliver_secret, which tells",
     project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",
+    pulls.wished: "looks",
+    pulls.note: "keeps what a node reports",
     adapters.states: "looks",
     adapters.note: "keeps what a node reports",
     silence.unreachable: "looks",
@@ -259,6 +261,14 @@ class Walk:
         Endpoint.objects.update(wake_requested_at=None)
         self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
         self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
+        pull = self.do(
+            pulls.pull_model,
+            "model.pull",
+            project=kept.project,
+            pool=kept.node.pool,
+            spec=pulls.PullSpec("org/model"),
+        )
+        self.do(pulls.cancel_pull, "model.cancel_pull", pull=pull)
 
     def batches(self) -> None:
         project = self.kept.project

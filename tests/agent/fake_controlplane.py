@@ -34,6 +34,7 @@ class ControlPlane:
         self.certificates: list[str] = []  # fingerprints, the newest last
         self.lifetime = timedelta(days=1)
         self.wishes: dict[str, wire.DesiredReplica] = {}
+        self.pulls: list[wire.Pull] = []
         self.version = 1
         self.stale: wire.Desired | None = None  # answered once, as a late list would be
         self.polls: list[int] = []  # the versions that pollers had
@@ -98,6 +99,7 @@ class ControlPlane:
             replicas=list(self.wishes.values()),
             report_every_s=REPORT_EVERY_S,
             lease_s=1.0,
+            pulls=self.pulls,
         )
 
     def replica(self, replica_id: str) -> wire.ReplicaReport | None:

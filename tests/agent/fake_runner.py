@@ -52,6 +52,12 @@ class FakeRunner:
     def connect(self, door: Door) -> None:
         self.door = door
 
+    def pull(self, pull: wire.Pull, progress: Progress, cancelled: Callable[[], bool]) -> str:
+        if pull.model == "unknown":
+            raise CannotStart("model_not_found", "no model is called unknown")
+        progress("fetching", 7, 7)
+        return "c0ffee"
+
     def forget(self, replica_id: str) -> None:
         self.forgotten.append(replica_id)
 

@@ -10,6 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from billing import budgets
 from billing.models import Budget
 from compliance import audit
+from controlplane.endpoints import pulls
 from controlplane.tenancy import project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
 
@@ -56,6 +57,18 @@ def secret(house: House) -> str:
     ).id
 
 
+def pull(house: House) -> str:
+    if (found := house.project.pulls.first()) is not None:
+        return found.id
+    return pulls.pull_model(
+        actor=audit.SYSTEM,
+        project=house.project,
+        pool=house.pool,
+        spec=pulls.PullSpec(f"{house.organization.name}/model"),
+        now=NOW,
+    ).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -70,6 +83,7 @@ def things(house: House) -> dict[str, str]:
         "nodes": house.node.id,
         "budgets": budget(house),
         "secrets": secret(house),
+        "model-pulls": pull(house),
         "exports": "",
     }
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine_fixtures import engine_environment
+from tests.agent.fake_hub import FakeHub
+from tests.engine_fixtures import engine_environment, tiny_model
 from tests.flows.stoa import Stoa, endpoint_body, installation, until
 
-__all__ = ["engine_environment"]
+__all__ = ["engine_environment", "tiny_model"]
 
 # Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
 SETTINGS = {
@@ -25,11 +26,23 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look is 
 
 
 @pytest.fixture(scope="session")
-def stoa(engine_environment: object) -> Iterator[Stoa]:
+def hub() -> Iterator[FakeHub]:
+    """The hub that its nodes fetch from; empty until a test puts a model there."""
+    with FakeHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def stoa(engine_environment: object, hub: FakeHub) -> Iterator[Stoa]:
     """`make up`, with the first answer billed; Ctrl-C at the end, and nothing is left."""
     with (
         tempfile.TemporaryDirectory(prefix="stoa-flow-", dir="/tmp") as folder,
-        installation(Path(folder) / "var", **SETTINGS, TMPDIR=_made(Path(folder) / "tmp")) as stoa,
+        installation(
+            Path(folder) / "var",
+            **SETTINGS,
+            STOA_HUB_URL=hub.url,
+            TMPDIR=_made(Path(folder) / "tmp"),
+        ) as stoa,
     ):
         run_file = stoa.var / "run.json"
         assert stat.S_IMODE(run_file.stat().st_mode) == 0o600

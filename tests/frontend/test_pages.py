@@ -11,6 +11,7 @@ from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import House, signed_in
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import secret as house_secret
 from tests.frontend.reading import read
 
 OPERATORS = {"nodes", "node-enrol", "node-act"}
@@ -30,6 +31,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "keys": house.key_id,
         "nodes": house.node.id,
         "projects": house.project.id,
+        "secrets": house_secret(house),
     }
     thing = ids.get(route.split("/")[0], "")
     named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN}
@@ -115,6 +117,7 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
         ("/keys", {"project": alice.project.id, "name": "x", "scopes": "inference"}),
         ("/budgets", {"project": alice.project.id, "whose": "project", "amount": "1"}),
         ("/aliases", {"project": alice.project.id, "name": "x", "targets": "chat"}),
+        ("/secrets", {"project": alice.project.id, "kind": "hub", "name": "x", "value": "y"}),
         ("/limits", {"project": alice.project.id, "form": "project", "concurrency": "1"}),
         ("/limits", {"project": alice.project.id, "form": "organization", "concurrency": "1"}),
         ("/limits", {"project": alice.project.id, "form": "runs", "own": "own"}),
@@ -139,6 +142,7 @@ def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
         "/endpoints",
         "/keys",
         "/aliases",
+        "/secrets",
         "/batches",
         "/budgets",
         "/limits",

@@ -13,6 +13,7 @@ from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
 from workers.agent.logs import Follower, prune
+from workers.agent.pulls import Pulls
 from workers.agent.records import Store
 from workers.agent.relay import Relay
 from workers.agent.replica import COMING, Replica
@@ -59,6 +60,7 @@ class Agent:
         self._relay = Relay(identity, self._socket) if settings.relay else None
         self._relay_address = ""
         runner.connect(ControlPlaneDoor(client))
+        self._pulls = Pulls(runner, self._changed.set)
         self.replicas = Replicas(
             settings.directory,
             store=self._store,
@@ -105,6 +107,7 @@ class Agent:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(2):
                     await self._send_report()
+        self._pulls.stop()
         await self.replicas.leave()
         if self._relay is not None:
             await self._relay.stop()
@@ -132,6 +135,7 @@ class Agent:
             desired = await self._client.desired(0, 0)
         self._report_every_s = desired.report_every_s
         self.replicas.apply(desired)
+        self._pulls.apply(desired.pulls)
         if desired.version == have and self._clock() - asked_at < POLL_SPACING_S:
             await asyncio.sleep(POLL_SPACING_S)  # a proxy that does not let polls wait
 
@@ -161,6 +165,7 @@ class Agent:
                 agent_version=VERSION,
                 desired_version=self.replicas.version,
                 replicas=self.replicas.reports(),
+                pulls=self._pulls.reports(),
                 inventory=found if news else None,
             )
         )

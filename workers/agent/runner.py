@@ -50,6 +50,9 @@ class Runner(Protocol):
         Raises CannotStart.
         """
 
+    def pull(self, pull: wire.Pull, progress: Progress, cancelled: Callable[[], bool]) -> str:
+        """Bring a model into the cache; its revision. Raises CannotStart."""
+
     def forget(self, replica_id: str) -> None:
         """Nothing of this replica runs any more, or will: others may have its room."""
 

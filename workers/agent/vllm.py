@@ -154,6 +154,17 @@ class VllmRunner:
         wish = Wish(spec.source, spec.model, spec.revision, request, holder)
         return self._weights.fetch(wish, progress, cancelled)
 
+    def pull(self, pull: wire.Pull, progress: Progress, cancelled: Callable[[], bool]) -> str:
+        assert self._weights is not None
+        request = wire.SourceRequest(pull_id=pull.pull_id)
+        wish = Wish(pull.source, pull.model, pull.revision, request)
+        try:
+            return self._weights.fetch(wish, progress, cancelled).revision
+        except ModelError as error:
+            raise CannotStart(error.reason, str(error)) from error
+        except OSError as error:
+            raise CannotStart(FETCH_FAILED, str(error)) from error
+
     def forget(self, replica_id: str) -> None:
         self._fetched.pop(replica_id, None)
         self._cache.release(f"{self._mine}-{replica_id}")

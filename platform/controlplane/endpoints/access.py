@@ -3,7 +3,7 @@
 from django.db.models import QuerySet
 
 from compliance import ids
-from controlplane.endpoints.models import Alias, Endpoint, Replica
+from controlplane.endpoints.models import Alias, Endpoint, Pull, Replica
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import NotFound
@@ -38,6 +38,20 @@ def alias(principal: Principal, id: str, need: Permission) -> Alias:
         raise NotFound("alias")
     project = found.project
     access.demand(principal, need, project.organization_id, project.id, "alias")
+    return found
+
+
+def pulls(principal: Principal) -> QuerySet[Pull]:
+    mine = Pull.objects.filter(project__in=access.projects(principal))
+    return mine.prefetch_related("nodes")
+
+
+def pull(principal: Principal, id: str, need: Permission) -> Pull:
+    rows = Pull.objects.select_related("project__organization").filter(id=id)
+    found = rows.first() if ids.valid(id, "pul") else None
+    if found is None:
+        raise NotFound("pull")
+    access.demand(principal, need, found.project.organization_id, found.project_id, "pull")
     return found
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 from django.conf import settings
 
-from controlplane.endpoints import recipes, sources
+from controlplane.endpoints import pulls, recipes, sources
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import wire
@@ -33,6 +33,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
         replicas=[] if removed_at else [_desired(replica) for replica in replicas],
         report_every_s=settings.NODE_REPORT_EVERY_S,
         lease_s=settings.NODE_LEASE_S,
+        pulls=[] if removed_at else pulls.wished(node),
     )
 
 

@@ -6,6 +6,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from compliance.fields import IdField
+from controlplane.endpoints.pull_models import Pull as Pull
+from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.scaling.decide import Why

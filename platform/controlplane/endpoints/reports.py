@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from controlplane.endpoints import adapters, lifecycle, logs, notify, progress, sources
+from controlplane.endpoints import adapters, lifecycle, logs, notify, progress, pulls, sources
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
@@ -146,6 +146,7 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
         if one is not None and replica.state not in COMING | {State.UNREACHABLE}:
             serving.add(row.id, one.ready_s)
     serving.write(now)
+    pulls.note(node, report.pulls, now)
 
 
 def _advance(

@@ -7,8 +7,8 @@ from django.conf import settings
 from msgspec.structs import replace
 
 from compliance import audit, sealing
-from controlplane.endpoints import sources
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints import pulls, sources
+from controlplane.endpoints.models import Endpoint, PullNode, Replica
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -32,6 +32,8 @@ def grant(node: Node, request: wire.SourceRequest, now: datetime) -> wire.Source
     Only for a replica of this very node, while it starts, or while it takes an adapter: a node that
     runs one tenant's work learns no other tenant's secret, and none without a wish.
     """
+    if request.pull_id:
+        return _pulled(node, request.pull_id, now)
     states = LIVE - {State.DRAINING} if request.adapter_id else COMING
     wanted = Replica.objects.filter(id=request.replica_id, node_id=node.id, state__in=states)
     replica = wanted.select_related("endpoint__project__organization").first()
@@ -45,6 +47,17 @@ def grant(node: Node, request: wire.SourceRequest, now: datetime) -> wire.Source
         if one["id"] == request.adapter_id:
             return told.source(endpoint.project, _Wish(model=one["path"], revision=one["revision"]))
     raise Refused(Reason.MODEL_NOT_FOUND, "the endpoint has no such adapter")
+
+
+def _pulled(node: Node, pull_id: str, now: datetime) -> wire.Source:
+    rows = PullNode.objects.filter(node_id=node.id, pull_id=pull_id, pull__cancelled_at=None)
+    wanted = rows.exclude(state__in=pulls.OVER)
+    row = wanted.select_related("pull__project__organization").first()
+    if row is None:
+        raise Refused(Reason.FETCH_FAILED, "nothing of this node's is to be fetched by that name")
+    pull = row.pull
+    wish = _Wish(pull.model, pull.revision, pull.source, pull.secret)
+    return _Told(node, audit.Target("pull", pull.id), now).source(pull.project, wish)
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,34 @@ class DesiredReplica(Message):
     spec: ReplicaSpec | None = None  # present when run
 
 
+class PullState(StrEnum):
+    """How far a model that is brought before it is needed is."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Pull(Message):
+    """A model that should be in the node's cache."""
+
+    pull_id: str
+    source: SourceKind
+    model: str
+    revision: str = ""
+
+
+class PullReport(Message):
+    pull_id: str
+    state: PullState = PullState.WAITING
+    bytes_done: int = 0
+    bytes_total: int = 0  # 0: not known
+    revision: str = ""
+    reason: str = ""  # an endpoints.states.Reason when it failed
+    detail: str = ""
+
+
 class Desired(Message):
     """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it."""
 
@@ -209,6 +237,7 @@ class Desired(Message):
     replicas: list[DesiredReplica]
     report_every_s: float
     lease_s: float
+    pulls: list[Pull] = []
 
 
 class Phase(StrEnum):
@@ -304,6 +333,7 @@ class Report(Message):
     agent_version: str
     desired_version: int  # the newest wish list that this report takes account of
     replicas: list[ReplicaReport]
+    pulls: list[PullReport] = []
     inventory: Inventory | None = None  # sent first, and when it changed
 
 
