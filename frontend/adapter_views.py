@@ -47,7 +47,7 @@ def index(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     endpoint = _endpoint(request, visit, id, need)
     form = AdapterForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        with blaming(form):
+        with blaming(form, "path"):
             adapters.load(
                 actor=visit.principal.actor, endpoint=endpoint, now=visit.now, **form.cleaned_data
             )

@@ -137,7 +137,8 @@ class EndpointForm(ElasticForm, QueueForm):
 
     def clean_more(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name, value in _pairs(self.cleaned_data["more"], "flag=value"):
+        for flag, value in _pairs(self.cleaned_data["more"], "flag=value"):
+            name = flag.removeprefix("--").replace("-", "_")
             by_field = name in COMMON and self.cleaned_data.get(name) not in (None, "")
             if name in found or by_field:
                 raise forms.ValidationError(f"{name} is given twice")
@@ -192,7 +193,7 @@ def _pairs(text: str, form: str) -> list[tuple[str, str]]:
             continue
         if not equals or not name.strip():
             raise forms.ValidationError(f"expected {form} on each line, not {line.strip()[:80]!r}")
-        pairs.append((name.strip().removeprefix("--").replace("-", "_"), value.strip()))
+        pairs.append((name.strip(), value.strip()))
     return pairs
 
 

@@ -70,11 +70,13 @@ def _model(endpoint: Endpoint, name: str, adapter: str) -> dict[str, Any]:
         "parent": endpoint.name if adapter else None,
         "endpoint": endpoint.id,
         "max_model_len": endpoint.max_model_len,
-        "status": _status(endpoint),
+        "status": _status(endpoint, adapter),
     }
 
 
-def _status(endpoint: Endpoint) -> str:
+def _status(endpoint: Endpoint, adapter: str = "") -> str:
+    """An adapter is ready where a replica has it loaded."""
     if endpoint.stopped:
         return "stopped"
-    return "ready" if endpoint.replicas else "waiting"
+    serves = any(not adapter or adapter in one.adapters for one in endpoint.replicas)
+    return "ready" if serves else "waiting"

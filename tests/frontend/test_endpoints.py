@@ -224,7 +224,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
         enable_prefix_caching="false",
         tool_call_parser="hermes",
         more="--block-size=32\nenforce_eager=true\n",
-        adapters="tone=/models/tone\n",
+        adapters="my-tone=/models/tone\n",
         queue_limit="7",
         queue_s="30",
     )
@@ -240,7 +240,7 @@ def test_creating_with_all_the_trimmings(alice: House) -> None:
         "enforce_eager": True,
     }
     assert (made.queue_limit, made.queue_s) == (7, 30)
-    assert [(one["name"], one["path"]) for one in made.adapters] == [("tone", "/models/tone")]
+    assert [(one["name"], one["path"]) for one in made.adapters] == [("my-tone", "/models/tone")]
     assert (made.min_replicas, made.max_replicas, made.scale_to_zero_timeout_s) == (0, 2, 600)
 
 

@@ -67,6 +67,13 @@ def test_one_that_is_being_loaded_is_worth_coming_back_for(rig: Rig) -> None:
     assert rig.chat("tiny:other").status == 200
 
 
+def test_the_list_of_models_says_which_is_ready(rig: Rig) -> None:
+    two(rig)
+    has(rig, "", "poet")
+    listed = {one["id"]: one["status"] for one in rig.get("/v1/models").json["data"]}
+    assert listed == {"tiny": "ready", "tiny:other": "waiting", "tiny:poet": "ready"}
+
+
 def test_one_that_could_not_be_loaded_is_not_found(rig: Rig) -> None:
     two(rig)
     has(rig, "", "", failed="poet")
