@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core import checks
 from django.test import override_settings
 
 from controlplane.endpoints import recipes
 from controlplane.endpoints.conditions import summarize
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint
-from controlplane.endpoints.recipes import RecipeError
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -56,6 +56,7 @@ def test_where_no_name_fits_the_files_decide(model: str) -> None:
 
 
 def test_each_of_ours_says_where_its_facts_are_from() -> None:
+    assert recipes.problems(str(recipes.OURS)) == []
     for recipe, told in recipes.everything():
         facts = {*recipe.engine_args} - {"enable_auto_tool_choice"}
         facts |= {name for name in ("call", "template", "tokens") if getattr(recipe, name)}
@@ -123,11 +124,17 @@ def test_the_operators_come_first_and_replace_ours(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
-    with (
-        override_settings(RECIPES_DIR=write(tmp_path, text)),
-        pytest.raises(RecipeError, match=complaint),
-    ):
-        recipes.candidates("org/model")
+    folder = write(tmp_path, text)
+    (tmp_path / "right.toml").write_text(
+        '[[recipe]]\nname = "right"\nmodels = ["right"]\n[recipe.sources]'
+    )
+    (wrong,) = recipes.problems(folder)
+    assert "own.toml" in wrong and complaint in wrong
+    with override_settings(RECIPES_DIR=folder):
+        # Nobody waits for it: the others and ours are there.
+        assert getattr(recipes.named("org/right"), "name", "") == "right"
+        assert recipes.named("Qwen/Qwen2.5-7B-Instruct") is not None
+        assert [one.id for one in checks.run_checks()] == ["endpoints.E001"]
 
 
 # --- of an endpoint -------------------------------------------------------------------------

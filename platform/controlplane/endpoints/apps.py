@@ -1,5 +1,21 @@
+from collections.abc import Sequence
+from typing import Any
+
 from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
 
 
 class EndpointsConfig(AppConfig):
     name = "controlplane.endpoints"
+
+    def ready(self) -> None:
+        checks.register(_recipes)
+
+
+def _recipes(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Each command of ours says what is wrong with the operator's model recipes."""
+    from controlplane.endpoints import recipes
+
+    wrong = recipes.problems(settings.RECIPES_DIR)
+    return [checks.Error(text, id="endpoints.E001") for text in wrong]

@@ -1,8 +1,9 @@
 """Model recipes: what an engine of a family of models should be started with, as data.
 
 One TOML file a family, in this folder and in the operator's own (setting RECIPES_DIR, read first;
-a recipe of a name that is taken replaces ours). The first that fits a model's name applies. Where
-none does, those that look into a model's files go along, and the node that has the files decides.
+a recipe of a name that is taken replaces ours). Files are read once. The first that fits a model's
+name applies; where none does, those that look into a model's files go along, and the node that has
+the files decides.
 What a tenant says himself always wins over a recipe.
 
     [[recipe]]
@@ -20,6 +21,7 @@ What a tenant says himself always wins over a recipe.
 """
 
 import fnmatch
+import logging
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +33,8 @@ from django.conf import settings
 from controlplane.endpoints import engine_args
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet import wire
+
+log = logging.getLogger(__name__)
 
 OURS = Path(__file__).parent
 CAPABILITIES = tuple(wire.Capability)
@@ -71,8 +75,13 @@ def named(model: str) -> wire.Recipe | None:
 
 
 def everything() -> list[tuple[Recipe, wire.Recipe]]:
-    """All, in the order in which they are tried. Raises RecipeError."""
+    """All, in the order in which they are tried."""
     return list(_load(settings.RECIPES_DIR))
+
+
+def problems(folder: str) -> list[str]:
+    """What is wrong with the recipes of a folder; no file of one that is wrong is used."""
+    return [wrong for path in _files(folder) if (wrong := _read(path)[1])]
 
 
 @lru_cache(maxsize=4096)
@@ -90,18 +99,30 @@ def _load(folder: str) -> tuple[tuple[Recipe, wire.Recipe], ...]:
     """The operator's, then ours."""
     found: dict[str, tuple[Recipe, wire.Recipe]] = {}
     for place in (*([Path(folder)] if folder else []), OURS):
-        for path in sorted(place.glob("*.toml")):
-            for recipe in _read(path):
-                found.setdefault(recipe.name, (recipe, _told(recipe, path)))
+        for path in _files(str(place)):
+            recipes, wrong = _read(path)
+            if wrong:
+                # Nodes wait for their wish lists: one bad file must not keep them from it.
+                log.error("a file of model recipes is not used: %s", wrong)
+            for recipe, told in recipes:
+                found.setdefault(recipe.name, (recipe, told))
     return tuple(found.values())
 
 
-def _read(path: Path) -> list[Recipe]:
+def _files(folder: str) -> list[Path]:
+    return sorted(Path(folder).glob("*.toml")) if folder else []
+
+
+def _read(path: Path) -> tuple[list[tuple[Recipe, wire.Recipe]], str]:
+    """The recipes of a file, or none and what is wrong with it."""
     try:
         content = tomllib.loads(path.read_text())
-        return msgspec.convert(content, dict[str, list[Recipe]], strict=True).get("recipe", [])
+        kept = msgspec.convert(content, dict[str, list[Recipe]], strict=True).get("recipe", [])
+        return [(recipe, _told(recipe, path)) for recipe in kept], ""
     except (OSError, ValueError, msgspec.ValidationError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+        return [], f"{path}: {error}"
+    except RecipeError as error:
+        return [], str(error)
 
 
 def _told(recipe: Recipe, path: Path) -> wire.Recipe:
