@@ -183,6 +183,7 @@ BATCH_LEASE_S = env.seconds("STOA_BATCH_LEASE_S", 30) * TIME_SCALE
 BATCH_CONCURRENCY = env.integer("STOA_BATCH_CONCURRENCY", 32)
 # Where runners reach a gateway.
 BATCH_GATEWAY_URL = env.text("STOA_BATCH_GATEWAY_URL", GATEWAY_URL)
+BATCH_REGION = env.text("STOA_BATCH_REGION", "")
 
 # --- Where models come from ------------------------------------------------------------
 HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")

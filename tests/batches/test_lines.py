@@ -1,6 +1,8 @@
 """Lines and their leases, and how batches end, step by step on a clock of the test's own."""
 
+import itertools
 import json
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,6 +110,8 @@ def booked(line: Line, finish: str) -> None:
 
 def test_a_line_is_one_runners_and_has_one_result(desk: Desk) -> None:
     batch = desk.batch(3)
+    assert [one.waiting for one in lines.streams(desk.now, "eu-de-1")] == [3]
+    assert lines.streams(desk.now, "eu-fr-1") == []
     first = desk.claim("one", 2)
     second = desk.claim("two", 5)
     assert [line.number for line in first] == [1, 2]
@@ -174,6 +178,62 @@ def test_a_line_that_was_refused_waits_and_has_a_new_id(desk: Desk) -> None:
     assert lines.take_over(desk.later(1)) == 1
     (third,) = desk.claim()
     assert (third.attempt, third.paid) == (2, True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_a_line_has_one_result_and_one_charge(desk: Desk, seed: int) -> None:
+    """Runners claim, answer, are refused or die at any moment; the books hear of it now or late."""
+    chance = random.Random(seed)
+    batch = desk.batch(5)
+    held: list[tuple[str, Line]] = []
+    late: list[tuple[str, str]] = []  # (request id, finish) that have not been shipped yet
+    owners = itertools.count()
+
+    def book(line: Line, finish: str) -> None:
+        late.append((line.request_id, finish))
+        if chance.random() < 0.8:
+            ship()
+
+    def ship() -> None:
+        while late:
+            request_id, finish = late.pop(0)
+            if not UsageInbox.objects.filter(request_id=request_id).exists():  # as the gateway's
+                booked(Line(id=request_id[:-2], attempt=int(request_id[-1])), finish)
+
+    def step(deadly: bool) -> None:
+        what = chance.randrange(7 if deadly else 3)
+        if what == 0 or not held:
+            owner = f"r{next(owners)}"
+            held.extend((owner, line) for line in desk.claim(owner, 2))
+            return
+        owner, line = held.pop(chance.randrange(len(held)))
+        if what in (1, 2):
+            book(line, "complete")
+            desk.settle(line, owner)
+        elif what == 3:  # it died with the answer
+            book(line, "complete")
+        elif what == 4:  # it died, and so the gateway cut its request off
+            book(line, "client_gone")
+        elif what == 5 and line.attempt < 8:
+            book(line, "preempted")
+            known = chance.random() < 0.7
+            lines.put_back(line, owner, not_before=desk.now, fault=False, known=known)
+        # else it died before it had sent anything
+
+    for deadly in (True, False):
+        for _ in range(60):
+            step(deadly)
+            desk.later(chance.choice((0, 1, 12)))
+            held[:] = [one for one in held if one[1].lease_until >= desk.now]  # type: ignore[operator]
+            lines.take_over(desk.now)
+    ship()
+    finishing.advance(desk.later(31))
+    batch.refresh_from_db()
+    assert (batch.status, batch.completed, batch.failed) == (Status.COMPLETED, 5, 0)
+    answers = [one["id"] for one in desk.read(batch.output_file_id)]
+    assert len(set(answers)) == len(answers) == 5
+    charged = UsageInbox.objects.filter(finish="complete").values_list("request_id", flat=True)
+    assert len({one.rpartition("-")[0] for one in charged}) == len(charged) <= 5
 
 
 def test_a_cancelled_batch_keeps_what_is_done(desk: Desk) -> None:

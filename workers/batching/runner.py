@@ -43,7 +43,7 @@ _FENCE = 0.7  # of a lease
 
 
 class Runner:
-    """`owner` is unique among all runners that ever were."""
+    """`owner` is unique among all runners that ever were; `region` is the gateway's."""
 
     def __init__(
         self,
@@ -52,12 +52,14 @@ class Runner:
         gateway_url: str,
         concurrency: int,
         lease_s: float,
+        region: str = "",
         clock: Callable[[], datetime] = timezone.now,
     ) -> None:
         self.owner = owner
         self._lease_s = lease_s
         self._clock = clock
         self._most = concurrency
+        self._region = region
         self._client = httpx.Client(
             base_url=gateway_url,
             timeout=httpx.Timeout(sending.ANSWER_S, connect=sending.CONNECT_S),
@@ -147,7 +149,7 @@ class Runner:
     # --- claiming -------------------------------------------------------------------------
     def _dispatch(self) -> None:
         """Until all threads are busy, or no stream takes more."""
-        found = lines.streams(self._clock())
+        found = lines.streams(self._clock(), self._region)
         self._forget(found)
         while found and self._free():
             busy = self._by_project()

@@ -11,10 +11,12 @@ A request without a gateway's pass for exactly its method and target does not ex
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from django.conf import settings
@@ -32,7 +34,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/gateway"
 THREADS = 32
-UPLOADS_MAX = 4  # at once, of one project at one process
+AT_ONCE = 8  # requests of one project at one process, …
+UPLOADS_MAX = 4  # … and those of them that bring files
 _PIECE_S = 120.0  # a body or a reader that does not move for so long is given up
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -71,7 +74,8 @@ class GatewayDoor:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "gateway-door")
-        self._uploads: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()  # by project; uploads once more under their own
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -95,25 +99,42 @@ class GatewayDoor:
         asked_id = headers.get("x-request-id", "")[:64]
         token = context.enter(lambda: RequestContext(asked_id, scope["method"], "gateway door"))
         try:
-            try:
-                answer = self._answer(scope, headers, body)
-            except Refused as refused:
-                answer = refused.answer()
-            except Gone:
-                return
-            except Exception:
-                log.exception("%s failed", asked_id)
-                answer = Refused(500, "internal_error", "The control plane failed.").answer()
-            finally:
+            with ExitStack() as until_written:
+                answer = self._safely(scope, headers, body, asked_id, until_written)
                 connection.close()  # back to the pool
-            _write(answer, push)
+                _write(answer, push)
         except (Gone, OSError):
             return
         finally:
             connection.close()
             context.leave(token)
 
-    def _answer(self, scope: dict[str, Any], headers: Mapping[str, str], body: Body) -> Answer:
+    def _safely(
+        self,
+        scope: dict[str, Any],
+        headers: Mapping[str, str],
+        body: Body,
+        asked_id: str,
+        until_written: ExitStack,
+    ) -> Answer:
+        """Raises Gone."""
+        try:
+            return self._answer(scope, headers, body, until_written)
+        except Refused as refused:
+            return refused.answer()
+        except Gone:
+            raise
+        except Exception:
+            log.exception("%s failed", asked_id)
+            return Refused(500, "internal_error", "The control plane failed.").answer()
+
+    def _answer(
+        self,
+        scope: dict[str, Any],
+        headers: Mapping[str, str],
+        body: Body,
+        until_written: ExitStack,
+    ) -> Answer:
         path = scope["raw_path"].decode("latin-1").removeprefix(scope.get("root_path", "") + PREFIX)
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
@@ -122,16 +143,26 @@ class GatewayDoor:
         if key is None:
             raise Refused(401, "invalid_api_key", "The API key is not valid any more.")
         asked = Asked(scope["method"], path, query, headers, body, key)
-        if not openai_api.uploads(asked):
-            return openai_api.answer(asked)
-        if self._uploads[key.project_id] >= UPLOADS_MAX:
-            message = f"At most {UPLOADS_MAX} files of a project are uploaded at the same time."
-            raise Refused(429, "too_many_uploads", message, headers={"retry-after": "2"})
-        self._uploads[key.project_id] += 1
+        until_written.enter_context(self._one_of(key.project_id, AT_ONCE))
+        if openai_api.uploads(asked):
+            until_written.enter_context(self._one_of(f"{key.project_id} uploads", UPLOADS_MAX))
+        return openai_api.answer(asked)
+
+    @contextmanager
+    def _one_of(self, name: str, most: int) -> Iterator[None]:
+        """A slow client has a thread for long: no project may have all of them. Raises Refused."""
+        with self._lock:
+            if self._under_way[name] >= most:
+                message = f"At most {most} of these requests of a project are taken at once."
+                raise Refused(429, "too_many_requests", message, headers={"retry-after": "2"})
+            self._under_way[name] += 1
         try:
-            return openai_api.answer(asked)
+            yield
         finally:
-            self._uploads[key.project_id] -= 1
+            with self._lock:
+                self._under_way[name] -= 1
+                if not self._under_way[name]:
+                    del self._under_way[name]
 
 
 def _admitted(given: str, method: str, target: str) -> dict[str, Any]:

@@ -43,12 +43,14 @@ class Stream:
     waiting: int
 
 
-def streams(now: datetime) -> list[Stream]:
-    """All that could be run now, oldest batch first."""
+def streams(now: datetime, region: str = "") -> list[Stream]:
+    """All that could be run now, in one region or in all, oldest batch first."""
+    here = {"batch__project__organization__region_code": region} if region else {}
     rows = (
         Line.objects.filter(state=LineState.PENDING)
         .filter(Q(not_before=None) | Q(not_before__lte=now))
         .filter(batch__status=Status.IN_PROGRESS, batch__ends_as="", batch__expires_at__gt=now)
+        .filter(**here)
         .values("batch_id", "batch__project_id", "model")
         .annotate(waiting=Count("id"))
         .order_by("batch_id", "model")
@@ -92,15 +94,15 @@ def settle(line: Line, owner: str, *, result: bytes, failed: bool) -> bool:
 def put_back(line: Line, owner: str, *, not_before: datetime, fault: bool, known: bool) -> bool:
     """It is to be run again; `fault`: it may have been an engine's or the line's own.
 
-    `known`: the books were told that nothing was delivered, or never heard of it. Else they are
-    asked, as for a lost runner's.
+    `known`: the books were told that nothing was delivered, or never heard of it. Else, and where
+    its id had been used before, they are asked, as for a lost runner's. What is paid stays so.
     """
     changes: dict[str, object] = {"state": LineState.PENDING, "owner": "", "lease_until": None}
     if fault:
         changes["failures"] = F("failures") + 1
-    if known:
-        changes |= {"attempt": F("attempt") + 1, "paid": False}
-    else:
+    if known and not line.unsure:
+        changes["attempt"] = F("attempt") + (0 if line.paid else 1)
+    elif not line.paid:
         changes["lease_until"] = not_before  # taken over from here when that is past
         changes |= {"state": LineState.RUNNING, "owner": f"left:{owner}"[:64]}
     return bool(_mine(line, owner).update(not_before=not_before, **changes))
@@ -119,9 +121,9 @@ def take_over(now: datetime, *, most: int = 500) -> int:
             finish = booked.get(line.request_id)
             if finish is not None and finish != _DELIVERED:
                 line.attempt += 1
-            line.paid = finish == _DELIVERED
+            line.paid, line.unsure = finish == _DELIVERED, finish is None
             line.state, line.owner, line.lease_until = LineState.PENDING, "", None
-        fields = ["attempt", "paid", "state", "owner", "lease_until"]
+        fields = ["attempt", "paid", "unsure", "state", "owner", "lease_until"]
         Line.objects.bulk_update(over, fields)
     return len(over)
 

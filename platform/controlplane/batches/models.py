@@ -113,7 +113,8 @@ class Line(models.Model):
 
     `attempt` is part of the id that its request has in the books. It rises when it is known what
     became of the attempt before; where that is unknown the same id is used again, so that nothing
-    is charged twice. `paid`: that attempt is in the books with all of its answer.
+    is charged twice. `paid`: that attempt is in the books with all of its answer. `unsure`: its id
+    is used again, and the first use may yet turn up there.
     """
 
     id = IdField("brq")
@@ -125,6 +126,7 @@ class Line(models.Model):
     state = models.CharField(max_length=8, choices=LineState, default=LineState.PENDING)
     attempt = models.PositiveIntegerField(default=1)
     paid = models.BooleanField(default=False)
+    unsure = models.BooleanField(default=False)
     failures = models.PositiveSmallIntegerField(default=0)  # answers that may be an engine's fault
     owner = models.CharField(max_length=64, blank=True)
     lease_until = models.DateTimeField(null=True)

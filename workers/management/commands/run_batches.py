@@ -1,5 +1,6 @@
 """`run_batches`: sends the lines of batches to a gateway, until it is told to stop."""
 
+import logging
 import os
 import secrets
 import signal
@@ -21,7 +22,9 @@ class Command(BaseCommand):
             gateway_url=settings.BATCH_GATEWAY_URL,
             concurrency=settings.BATCH_CONCURRENCY,
             lease_s=settings.BATCH_LEASE_S,
+            region=settings.BATCH_REGION,
         )
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each line
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         runner.run()
