@@ -39,7 +39,7 @@ format: dev ## Let ruff put things right
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: dev ## Run one benchmark: make bench NAME=firsttoken ARGS="…"
+bench: dev ## Run one benchmark: make bench NAME=coldstart ARGS="…"
 	@test -n "$(NAME)" || { echo "NAME= one of: $$(cd tests/benchmarks && ls *.py | sed 's/\.py//' | xargs)"; exit 2; }
 	@$(BIN)/python -P tests/benchmarks/$(NAME).py $(ARGS)
 

@@ -1,15 +1,18 @@
 """The agent with a real vLLM: from a wish to an answer, and over the agent's death."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from controlplane.fleet.wire import Phase, ReplicaReport, StartTier
+from controlplane.fleet.wire import START_STEPS, Phase, ReplicaReport, StartTier
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.fake_runner import wait_until
 from tests.agent.node import ROOT, TestNode, kill, spec
@@ -51,6 +54,15 @@ def vllm_node(plane: ControlPlane, engine_environment: Environment) -> Iterator[
         yield node
     finally:
         node.close()
+        mine = processes.mark(node.directory)[:6]
+        shutil.rmtree(default_cache() / "nodes" / mine, ignore_errors=True)
+
+
+def slots(node: VllmNode) -> set[str]:
+    """Who has the slots of what outlives engines: replicas, or nobody."""
+    mine = processes.mark(node.directory)[:6]
+    notes = (default_cache() / "nodes" / mine / "caches").glob("*/*.json")
+    return {str(json.loads(note.read_text())["replica_id"]) for note in notes}
 
 
 def complete(report: ReplicaReport) -> str:
@@ -62,14 +74,24 @@ def complete(report: ReplicaReport) -> str:
     return str(answer.json()["choices"][0]["text"])
 
 
+def stays_awake(plane: ControlPlane, ready: ReplicaReport) -> None:
+    """On a CPU vLLM says that it sleeps, and frees nothing: so it never is asked to."""
+    assert ready.start_tier is StartTier.WARM and not ready.can_sleep and not ready.start_flags
+    assert ready.phase_seconds.keys() >= set(START_STEPS)
+    plane.sleep(ready.replica_id)
+    plane.wait_for_applied()
+
+
 def test_from_a_wish_to_an_answer_and_over_the_agents_death(
     plane: ControlPlane, vllm_node: VllmNode, tiny_model: Path
 ) -> None:
     node = vllm_node
     agent = node.agent()
-    wish = spec(str(tiny_model / "model"), start_timeout_s=START_S, engine_args=ARGUMENTS)
+    facts: dict[str, Any] = {"start_timeout_s": START_S, "engine_args": ARGUMENTS}
+    wish = spec(str(tiny_model / "model"), may_sleep=True, **facts)
     plane.want(wish)
     ready = plane.wait_for(wish.replica_id, Phase.READY, START_S)
+    stays_awake(plane, ready)
     said = complete(ready)
     assert ready.engine is not None and ready.engine.kv_cache_tokens
     inventory = plane.reports[0].inventory
@@ -89,15 +111,12 @@ def test_from_a_wish_to_an_answer_and_over_the_agents_death(
     assert standbys <= _standbys(node)
 
     # A second engine comes from the standby that outlived the agent.
-    other = spec(
-        str(tiny_model / "model"),
-        start_timeout_s=START_S,
-        engine_args=ARGUMENTS,
-        device_indexes=[1],
-    )
+    other = spec(str(tiny_model / "model"), device_indexes=[1], **facts)
     plane.want(other)
     second = plane.wait_for(other.replica_id, Phase.READY, START_S)
     assert second.start_tier is StartTier.STANDBY and complete(second) == said
+    assert slots(node) == {wish.replica_id, other.replica_id}
+    assert plane.wait_for(wish.replica_id, Phase.READY).pid == ready.pid
 
     # An engine that the standby forked for an agent that died before it wrote that down.
     kill(agent)
@@ -113,6 +132,7 @@ def test_from_a_wish_to_an_answer_and_over_the_agents_death(
     plane.stop(wish.replica_id)
     plane.wait_for(wish.replica_id, Phase.STOPPED, 60)
     assert kin.read(ready.pid) is None
+    assert slots(node) == {"", other.replica_id}
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(30) == 0
     assert kin.read(again.pid) is not None

@@ -282,3 +282,28 @@ def test_a_key_for_an_adapter_alone(rig: Rig) -> None:
     for model, status in [("poet", 200), ("tiny:poet", 200), ("tiny", 404)]:
         body = {"messages": HELLO, "model": model}
         assert rig.post("/e/tiny/v1/chat/completions", body).status == status
+
+
+@pytest.mark.parametrize("base", ["", "/e/tiny"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sleep",
+        "/sleep?level=1",
+        "/wake_up",
+        "/is_sleeping",
+        "/collective_rpc",
+        "/reset_prefix_cache",
+        "/server_info",
+        "/release_kv_cache_memory",
+        "/v1/../sleep",
+        "//sleep",
+        "/sleep/",
+        "/%73leep",
+    ],
+)
+def test_what_puts_an_engine_to_sleep_is_nobodys_to_reach(tiny: Rig, base: str, path: str) -> None:
+    """Engines that may sleep offer vLLM's development routes, to their node's agent alone."""
+    for reply in (tiny.post(base + path, {}), tiny.get(base + path)):
+        assert reply.status in (400, 404), path
+    assert not tiny.engines[0].seen

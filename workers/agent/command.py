@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from controlplane.fleet import wire
 from workers.agent import shared_libraries
@@ -56,6 +57,9 @@ CPU_DEFAULTS: Mapping[str, Value] = {
 }
 
 
+_NOTHING: Mapping[str, Value] = MappingProxyType({})
+
+
 class SpecError(ValueError):
     """An engine argument that cannot be; the message names it."""
 
@@ -68,12 +72,14 @@ def arguments(
     device_kind: str,
     drain_s: float,
     template: Path | None = None,
+    added: Mapping[str, Value] = _NOTHING,
 ) -> list[str]:
-    """What follows `vllm serve`. Raises SpecError."""
+    """What follows `vllm serve`; `added` by us, unless the endpoint says it. Raises SpecError."""
     chosen: dict[str, Value] = dict(CPU_DEFAULTS) if device_kind == "cpu" else {}
     if len(spec.device_indexes) > 1:
         # A process for each device; the endpoint's settings say how they share the model.
         chosen["distributed_executor_backend"] = "mp"
+    chosen.update(added)
     chosen.update(spec.engine_args)
     argv = [str(model), f"--served-model-name={spec.served_name}", f"--uds={socket}"]
     argv += ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]
@@ -104,9 +110,11 @@ def environment(
     device_indexes: list[int],
     threads: int,
     engine_args: Mapping[str, Value],
+    cache: Path | None = None,
+    may_sleep: bool = False,
 ) -> dict[str, str]:
     """The whole environment of an engine. `home` and `scratch` belong to its uid; `scratch`
-    must be short, for it holds unix sockets."""
+    must be short, for it holds unix sockets. `cache`: what outlives it, by default in `home`."""
     env = {
         "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin",
         "LD_LIBRARY_PATH": shared_libraries.folder(bin_directory.parent),
@@ -120,11 +128,8 @@ def environment(
         "XDG_CACHE_HOME": f"{home}/cache",
         "XDG_CONFIG_HOME": f"{home}/config",
         "HF_HOME": f"{home}/cache/huggingface",
-        "VLLM_CACHE_ROOT": f"{home}/cache/vllm",
         "VLLM_CONFIG_ROOT": f"{home}/config/vllm",
-        "TORCHINDUCTOR_CACHE_DIR": f"{home}/cache/inductor",
-        "TRITON_CACHE_DIR": f"{home}/cache/triton",
-        "NUMBA_CACHE_DIR": f"{home}/cache/numba",
+        **_caches(cache or home / "cache"),
         # The weights are here already, and an engine behind its walls reaches no hub.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -152,7 +157,19 @@ def environment(
     elif device_kind.startswith("nvidia-"):
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in device_indexes)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        if may_sleep:
+            # Its routes to sleep and wake, and others, which only the agent can reach.
+            env["VLLM_SERVER_DEV_MODE"] = "1"
     return env
+
+
+def _caches(kept: Path) -> dict[str, str]:
+    return {
+        "VLLM_CACHE_ROOT": f"{kept}/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{kept}/inductor",
+        "TRITON_CACHE_DIR": f"{kept}/triton",
+        "NUMBA_CACHE_DIR": f"{kept}/numba",
+    }
 
 
 def _flag(name: str, value: Value) -> list[str]:

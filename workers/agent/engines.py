@@ -23,13 +23,15 @@ from typing import Any
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import command, kin, probing, proving, startup_log, walls
+from workers.agent import caches, command, kin, probing, proving, startup_log, walls
 from workers.agent.environment import LAUNCHER, Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
+from workers.agent.start_flags import Chosen
 
 SOCKET = "engine.sock"
 SCRATCH = "t"
+KEPT = "caches"  # beside homes/
 # What is left of a unix socket's 107 bytes for `Place.run_directory`.
 RUN_DIRECTORY_MAX = 107 - len("/e/") - 12 - len(f"/{SCRATCH}/") - 36
 # Between the engine's own drain and our patience with it.
@@ -65,6 +67,9 @@ class Place:
     template: Path | None = None  # a chat template for a model that brings none
     marks: Mapping[str, str] = field(default_factory=dict)  # environment of a plain start
     threads: int = 1  # of computation, on a CPU
+    flags: Chosen = field(default_factory=Chosen)  # what cuts the start
+    kept: Path | None = None  # where caches outlive engines (caches.py); closed to all but us
+    kept_bytes: int = 20 << 30
     drain_s: float = 10.0
 
 
@@ -85,6 +90,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     adapters: str = ""  # where its adapters lie, if it takes any; the agent's alone to write
     exit_file: str
     uid: int | None = None
+    cache: str = ""  # its slot of what outlives it
     flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
 
 
@@ -110,12 +116,15 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         device_kind=place.device_kind,
         drain_s=place.drain_s,
         template=place.template,
+        added=place.flags.arguments,
     )
     adapters: Path | None = place.cache / "adapters" / spec.replica_id
     if not command.takes_adapters(spec):
         adapters = None
     uid = walls.claim_uid(directory) if wire.Wall.UID in place.survey.can else None
+    cache: Path | None = None
     try:
+        cache = _cache(spec, place, uid)
         walls.private_directory(directory, uid)
         walls.private_directory(home, uid)
         scratch = walls.private_directory(directory / SCRATCH, uid)
@@ -124,10 +133,10 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir()
             adapters.chmod(0o755)  # whatever the umask
-        request = _request(spec, place, argv, directory, home, scratch, uid, adapters)
+        request = _request(spec, place, argv, directory, home, scratch, uid, adapters, cache)
         pid, start_time, tier = _launch(request, place)
     except (OSError, StartError) as error:
-        _tidy(directory, home, uid, adapters)
+        _tidy(directory, home, uid, adapters, cache)
         raise StartError(str(error)) from error
     return Running(
         replica_id=spec.replica_id,
@@ -143,6 +152,8 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         adapters=str(adapters or ""),
         exit_file=request["exit"],
         uid=uid,
+        cache=str(cache or ""),
+        flags=place.flags.told,
     )
 
 
@@ -261,7 +272,8 @@ def stop(running: Running, drain_s: float) -> None:
         if left:
             raise StartError(f"processes that do not die: {[process.pid for process in left]}")
     adapters = Path(running.adapters) if running.adapters else None
-    _tidy(Path(running.directory), Path(running.home), running.uid, adapters)
+    cache = Path(running.cache) if running.cache else None
+    _tidy(Path(running.directory), Path(running.home), running.uid, adapters, cache)
 
 
 def exit_reason(running: Running) -> str:
@@ -297,6 +309,7 @@ def report(running: Running) -> wire.EngineReport:
 def sweep(run_directory: Path, cache: Path, keep: Collection[str]) -> None:
     """Remove the directories, and so free the uids, of engines that are none of `keep` (replica
     ids). For a starting agent, once every process of theirs is gone."""
+    caches.sweep(cache / KEPT, set(keep))
     short = {_directory(run_directory, replica_id).name for replica_id in keep}
     whole = set(keep)
     places = ((run_directory / "e", short), (cache / "homes", whole), (cache / "adapters", whole))
@@ -326,6 +339,7 @@ def _request(
     scratch: Path,
     uid: int | None,
     adapters: Path | None,
+    cache: Path | None,
 ) -> dict[str, Any]:
     """What launcher/engine.py is asked for."""
     env = command.environment(
@@ -336,10 +350,13 @@ def _request(
         device_indexes=spec.device_indexes,
         threads=place.threads,
         engine_args=spec.engine_args,
+        cache=cache,
+        may_sleep=spec.may_sleep,
     )
     network = place.survey.network
     reach = [place.environment.root, place.environment.base, place.model, directory, home]
-    reach += [LAUNCHER / "quiet.py", *(one for one in (adapters, place.template) if one)]
+    ours = (adapters, cache, place.template)
+    reach += [LAUNCHER / "quiet.py", *(path for path in ours if path is not None)]
     isolation = Isolation(uid, network, tuple(str(path) for path in reach))
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {
@@ -409,7 +426,25 @@ def _drain(running: Running, drain_s: float) -> None:
         time.sleep(0.05)
 
 
-def _tidy(directory: Path, home: Path, uid: int | None, adapters: Path | None) -> None:
+def _cache(spec: wire.ReplicaSpec, place: Place, uid: int | None) -> Path | None:
+    """A slot for what outlives the engine, by its organization, model, environment and device."""
+    if place.kept is None:
+        return None
+    key = caches.key(
+        organization=spec.organization_id,
+        model=str(place.model),
+        environment=str(place.environment.root),
+        device_kind=place.device_kind,
+    )
+    return caches.take(place.kept, key, spec.replica_id, uid, most_bytes=place.kept_bytes)
+
+
+def _tidy(
+    directory: Path, home: Path, uid: int | None, adapters: Path | None, cache: Path | None
+) -> None:
+    if cache is not None:
+        with contextlib.suppress(OSError):
+            caches.give_back(cache)  # before its uid is another's
     for folder in (directory, home, *([adapters] if adapters else [])):
         shutil.rmtree(folder, ignore_errors=True)
     if uid is not None:

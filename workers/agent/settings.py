@@ -34,6 +34,7 @@ class Settings:
     stop_engines: bool = False
     standby: bool = True  # keep an engine with its imports done
     weights_bytes: int = 0  # what models may take of the disk; 0: all but a part of it
+    caches_bytes: int = 20 << 30  # what engines may leave of what they compiled
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -55,6 +56,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         stop_engines=environment.get("STOA_AGENT_STOP_ENGINES", "") in _YES,
         standby=environment.get("STOA_AGENT_STANDBY", "1") in _YES,
         weights_bytes=_bytes(environment, "STOA_AGENT_WEIGHTS_BYTES"),
+        caches_bytes=_bytes(environment, "STOA_AGENT_CACHES_BYTES", 20 << 30),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
         raise SettingError(
@@ -68,8 +70,8 @@ def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
     return Path(environment.get(name) or default).absolute()
 
 
-def _bytes(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name, "") or "0"
+def _bytes(environment: Mapping[str, str], name: str, default: int = 0) -> int:
+    value = environment.get(name) or str(default)
     if not value.isdecimal():
         raise SettingError(f"{name}={value!r}: expected a number of bytes")
     return int(value)

@@ -28,6 +28,7 @@ from workers.agent.environment import Environment, InstallError
 from workers.agent.runner import CannotStart, Door, Progress
 from workers.agent.settings import Settings
 from workers.agent.standby import Standby, Standbys
+from workers.agent.tuning import Tuning
 from workers.agent.weights import weights
 from workers.agent.weights.cache import Cache, Snapshot
 from workers.agent.weights.errors import MODEL_NOT_FOUND, ModelError
@@ -63,6 +64,7 @@ class VllmRunner:
         self._cache = Cache(settings.cache / "weights", limit_bytes=settings.weights_bytes)
         self._weights: Weights | None = None
         self._walls: dict[frozenset[str], walls.Survey] = {}
+        self._tuning = Tuning(self._homes / "shapes")
         self._standbys: dict[str, Standbys] = {}
         self._fetched: dict[str, _Fetched] = {}
         self._devices: list[wire.DeviceInfo] = []
@@ -174,6 +176,7 @@ class VllmRunner:
         chosen = recipes.choose(spec, fetched.model)
         spec = msgspec.structs.replace(spec, engine_args=dict(chosen.engine_args))
         template: Path | None = None
+        flags = self._tuning.choose(spec, fetched.environment, kind)
         place = Place(
             environment=fetched.environment,
             run_directory=self._run_dir,
@@ -185,6 +188,9 @@ class VllmRunner:
             standby=self._lend(spec, fetched.environment),
             marks=processes.marks(self._settings.directory, spec.replica_id),
             threads=self._threads(kind),
+            flags=flags,
+            kept=self._homes / engines.KEPT,
+            kept_bytes=self._settings.caches_bytes,
         )
         try:
             if chosen.template:
@@ -248,10 +254,13 @@ class VllmRunner:
         return engines.wake(running)
 
     def exit_reason(self, running: Running) -> str:
+        self._tuning.failed(running)
         return engines.exit_reason(running)
 
     def engine_report(self, running: Running) -> wire.EngineReport:
-        return engines.report(running)
+        report = engines.report(running)
+        self._tuning.proved(running, report)
+        return report
 
     def tidy(self, keep: set[str]) -> None:
         engines.sweep(self._run_dir, self._homes, keep)
