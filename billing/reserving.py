@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from billing import prices, rating, windows
 from billing.models import Budget, Lease, Meter, Subject, Unit
@@ -129,34 +130,61 @@ def lasts(
     )
 
 
-def settle(holder: str, payer: Payer, served: Iterable[tuple[datetime, int]]) -> None:
-    """Spend what the replica served: (when, device-seconds) each, in the caller's transaction.
+@dataclass(frozen=True)
+class Served:
+    """What one replica served: (when, device-seconds) each."""
+
+    holder: str
+    payer: Payer
+    pieces: Sequence[tuple[datetime, int]]
+
+
+def settle(served: Sequence[Served]) -> None:
+    """Spend what replicas served, in the caller's transaction and in statements for all of them.
 
     Every budget counts it; a hard one from the replica's lease, where it has one.
     """
-    pieces = list(served)
-    found = payable([payer])[payer.organization_id, payer.project_id] if pieces else []
-    if not found:
+    found = payable(one.payer for one in served if one.pieces)
+    if not any(found.values()):
         return
     versions = prices.versions("EUR")
-    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for at, seconds in pieces:
-        price = _price(versions, payer, at)
-        cost = 0 if price is None else math.ceil(rating.exact_amount(seconds, price) * _NANO)
-        for budget in found:
-            sums[budget.id, _window(budget, at).id] += cost
-    rows = [(*key, sums[key]) for key in sorted(sums) if sums[key]]
+    sums: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+    for one in served:
+        for at, seconds in one.pieces:
+            price = _price(versions, one.payer, at)
+            cost = 0 if price is None else math.ceil(rating.exact_amount(seconds, price) * _NANO)
+            for budget in found[one.payer.organization_id, one.payer.project_id]:
+                sums[budget.id, _window(budget, at).id, one.holder] += cost
+    _spend({key: cost for key, cost in sums.items() if cost})
+
+
+def _spend(sums: dict[tuple[str, str, str], int]) -> None:
+    """By budget, window and holder. Windows in their order, then leases: as everybody who takes
+    both."""
+    windows: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for (budget_id, window, _), cost in sums.items():
+        windows[budget_id, window] += cost
     with connection.cursor() as cursor:
-        # Windows in their order, then leases: as everybody who takes both.
-        cursor.executemany(
+        cursor.execute(
             'INSERT INTO billing_budgetwindow AS w (budget_id, "window", spent, calls)'
-            ' VALUES (%s, %s, %s, 0) ON CONFLICT (budget_id, "window")'
+            ' SELECT v.budget, v."window", v.spent, 0'
+            ' FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS v(budget, "window", spent)'
+            ' ORDER BY v.budget, v."window" ON CONFLICT (budget_id, "window")'
             " DO UPDATE SET spent = w.spent + excluded.spent, last_at = now()",
-            rows,
+            _columns([(*key, cost) for key, cost in windows.items()], 3),
         )
-    for budget_id, window, amount in rows:
-        mine = Lease.objects.filter(holder=holder, budget=budget_id, window=window, closed_at=None)
-        mine.update(settled=F("settled") + amount)
+        cursor.execute(
+            "UPDATE billing_lease l SET settled = l.settled + v.amount"
+            " FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[])"
+            ' AS v(budget, "window", holder, amount)'
+            ' WHERE l.budget_id = v.budget AND l."window" = v."window"'
+            " AND l.holder = v.holder AND l.closed_at IS NULL",
+            _columns([(*key, cost) for key, cost in sums.items()], 4),
+        )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[column] for row in rows] for column in range(width)]
 
 
 def holders() -> list[str]:

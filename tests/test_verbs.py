@@ -71,6 +71,8 @@ NO_VERBS = {
     batches.tell_end: "is the event of a batch that the runner ended",
     endpoints.heard: "passes on what a gateway says; a wake is told",
     fleet.renewal_due: "looks",
+    fleet.versions: "looks",
+    fleet.check: "looks",
     fleet.touch: "raises the version that another verb's change needs",
     fleet.heartbeat: "comes every few seconds; silence and return are told",
     billing.open_account: "is part of organization.create, which names the account",

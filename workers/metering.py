@@ -6,10 +6,10 @@ What cannot be booked is set aside with its reason, and is never dropped.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from billing import errors, reserving, services, usage
 from billing.models import Basis, Meter, UsageInbox
@@ -26,6 +26,7 @@ ABSURD_TOKENS = 1_000_000_000
 # Booked requests stay this long, for whoever compares them with a gateway's spool.
 BATCH = "brq_"  # how ids of lines of batches begin: only the control plane can draw them
 INBOX_KEPT = timedelta(days=30)
+AT_ONCE = 500  # serving intervals of one transaction
 
 
 # How a request may end, and be counted, without a word about it.
@@ -73,18 +74,17 @@ def retry_problems() -> int:
     return UsageInbox.objects.filter(booked_at=None).exclude(problem="").update(problem="")
 
 
-def meter_replicas(now: datetime) -> int:
-    """Turns seconds that replicas served into usage, minute by minute; returns the new events."""
-    written = 0
-    open_or_due = ServingInterval.objects.filter(funding.UNMETERED).select_related("replica")
-    for interval in open_or_due.defer("replica__log_tail", "replica__engine_report").order_by("id"):
-        if not _slices(interval, now):
-            continue
-        try:
-            written += _meter(interval.id, now)
-        except errors.UsageConflict as conflict:
-            log.error("serving interval %s cannot be metered: %s", interval.id, conflict)
-    return written
+def meter_replicas(now: datetime, limit: int | None = None) -> int:
+    """Turns seconds that replicas served into usage, minute by minute; returns the new events.
+
+    `limit`: of so many serving intervals, those that began first; the others are for the next run.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_DUE, {"now": now, "limit": limit})
+        due = [row[0] for row in cursor.fetchall()]
+    return sum(
+        _meter_each(due[start : start + AT_ONCE], now) for start in range(0, len(due), AT_ONCE)
+    )
 
 
 def accrue_hours(now: datetime, back_hours: int = 6) -> int:
@@ -207,28 +207,63 @@ def _record(events: Mapping[str, list[usage.Event]]) -> dict[str, str]:
     return {}
 
 
-def _meter(interval_id: str, now: datetime) -> int:
-    """The due minutes of one interval, and the mark that they are done, in one transaction."""
+def _meter_each(interval_ids: Sequence[str], now: datetime) -> int:
+    """Together, or one by one where one of them cannot be metered."""
+    try:
+        return _meter(interval_ids, now)
+    except errors.UsageConflict as conflict:
+        if len(interval_ids) > 1:
+            return sum(_meter_each([id], now) for id in interval_ids)
+        log.error("serving interval %s cannot be metered: %s", interval_ids[0], conflict)
+        return 0
+
+
+def _meter(interval_ids: Sequence[str], now: datetime) -> int:
+    """The due minutes of some intervals, and the marks that they are done, in one transaction."""
     with transaction.atomic():
-        interval = (
+        intervals = (
             ServingInterval.objects.select_for_update(skip_locked=True, of=("self",))
             .select_related("replica__endpoint__project__organization")
-            .filter(id=interval_id)
-            .first()
+            .defer("replica__log_tail", "replica__engine_report")
+            .filter(id__in=interval_ids)
+            .order_by("id")
         )
-        due = _slices(interval, now) if interval else []
-        if interval is None or not due:
+        due = [(one, pieces) for one in intervals if (pieces := _slices(one, now))]
+        if not due:
             return 0
-        written = usage.record(_replica_events(interval, due))
-        devices = interval.replica.endpoint.device_count
-        reserving.settle(
-            interval.replica_id,
-            funding.payer(interval.replica.endpoint),
-            [(piece.at, piece.seconds * devices) for piece in due],
+        written = usage.record(
+            event for one, pieces in due for event in _replica_events(one, pieces)
         )
-        interval.metered_s += sum(piece.seconds for piece in due)
-        interval.save(update_fields=["metered_s"])
+        reserving.settle([_served(one, pieces) for one, pieces in due])
+        for one, pieces in due:
+            one.metered_s += sum(piece.seconds for piece in pieces)
+        with connection.cursor() as cursor:
+            cursor.execute(_MARK, [[one.id for one, _ in due], [one.metered_s for one, _ in due]])
     return written
+
+
+def _served(interval: ServingInterval, due: Iterable[serving.Slice]) -> reserving.Served:
+    endpoint = interval.replica.endpoint
+    pieces = [(piece.at, piece.seconds * endpoint.device_count) for piece in due]
+    return reserving.Served(interval.replica_id, funding.payer(endpoint), pieces)
+
+
+# As `serving.slices` finds something due, or a little more: a minute is over, or the stretch is.
+_DUE = """
+SELECT i.id FROM endpoints_servinginterval i
+WHERE (i.ended_at IS NULL
+       AND floor(floor((EXTRACT(EPOCH FROM i.started_at) + 0.001
+                        + LEAST(i.served_s, EXTRACT(EPOCH FROM %(now)s - i.started_at))) / 60) * 60
+                 - EXTRACT(EPOCH FROM i.started_at)) > i.metered_s)
+   OR (i.ended_at IS NOT NULL
+       AND i.metered_s
+           < floor(LEAST(i.served_s, EXTRACT(EPOCH FROM i.ended_at - i.started_at))))
+ORDER BY i.id LIMIT %(limit)s
+"""
+_MARK = """
+UPDATE endpoints_servinginterval i SET metered_s = v.metered_s
+FROM unnest(%s::text[], %s::int[]) AS v(id, metered_s) WHERE i.id = v.id
+"""
 
 
 def _slices(interval: ServingInterval, now: datetime) -> list[serving.Slice]:

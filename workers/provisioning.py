@@ -24,6 +24,7 @@ from controlplane.endpoints import (
     sleeping,
 )
 from controlplane.endpoints import reconcile as thinking
+from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.observe import Picture, Pictures
 from controlplane.endpoints.reconcile import (
@@ -55,7 +56,7 @@ def reconcile(endpoint_id: str, *, now: datetime) -> int:
     for _ in range(_STEPS):
         pictures = observe.pictures(now=now, ids=[endpoint_id])
         deciding.keep(pictures.looked)
-        took = sum(_act(pictures, picture) for picture in pictures.each)
+        took = sum(_act(pictures, picture, Board(now)) for picture in pictures.each)
         if not took:
             break
         done += took
@@ -80,32 +81,48 @@ def sweep(*, now: datetime | None = None) -> int:
 def _sweep(now: datetime) -> int:
     pulse.beat(pulse.SWEEP, now=now, gap_s=observe.pulse_gap_s())
     pictures = observe.pictures(now=now, unfunded=funding.renew(now=now))
-    deciding.keep(pictures.looked)
+    listening_since = pictures.limits.listening_since
+    board = Board(now)
     done = 0
-    for picture in pictures.each:
-        try:
-            if took := _act(pictures, picture):
-                done += took + reconcile(picture.endpoint.id, now=now)
-        except Exception:  # one endpoint must not stop the others
-            log.exception("endpoint %s could not be reconciled", picture.endpoint.id)
-    silence.note(now=now, listening_since=pictures.limits.listening_since)
+    for _ in range(1 + _STEPS):
+        deciding.keep(pictures.looked)
+        took = _act_each(pictures, board)
+        if not took:
+            break
+        done += sum(took.values())
+        pictures = observe.pictures(now=now, ids=took)
+    silence.note(now=now, listening_since=listening_since)
     return done
 
 
-def _act(pictures: Pictures, picture: Picture) -> int:
+def _act_each(pictures: Pictures, board: Board) -> dict[str, int]:
+    """Of each endpoint for which something took effect, how much did."""
+    found = {}
+    for picture in pictures.each:
+        try:
+            if took := _act(pictures, picture, board):
+                found[picture.endpoint.id] = took
+        except Exception:  # one endpoint must not stop the others
+            log.exception("endpoint %s could not be reconciled", picture.endpoint.id)
+    return found
+
+
+def _act(pictures: Pictures, picture: Picture, board: Board) -> int:
     actions = thinking.plan(picture.endpoint, picture.replicas, pictures.at, pictures.limits)
     creates = [action for action in actions if isinstance(action, Create)]
-    done = sum(_apply(action, pictures.at) for action in actions if not isinstance(action, Create))
+    done = sum(
+        _apply(action, pictures.at, board) for action in actions if not isinstance(action, Create)
+    )
     if creates:
         done += _create(picture.endpoint.id, pictures.at)
     return done
 
 
-def _apply(action: Action, now: datetime) -> bool:
+def _apply(action: Action, now: datetime, board: Board) -> bool:
     """One action, guarded by the state that it was decided for; whether it changed anything."""
     match action:
         case Place(replica_id):
-            return isinstance(placing.place(replica_id, now=now), Placement)
+            return isinstance(placing.place(replica_id, now=now, board=board), Placement)
         case Stop(replica_id, expected, reason):
             to = State.STOPPED if expected is State.REQUESTED else State.DRAINING
             return lifecycle.advance(replica_id, to, reason=reason, now=now, expected=expected)

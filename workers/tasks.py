@@ -29,7 +29,7 @@ def meter() -> None:
     for _ in range(_BATCHES):
         if metering.book_requests(timezone.now(), limit=_BATCH) < _BATCH:
             break
-    metering.meter_replicas(timezone.now())
+    metering.meter_replicas(timezone.now(), limit=_BATCH)
 
 
 @app.task

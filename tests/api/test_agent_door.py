@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,72 +11,24 @@ import httpx
 import msgspec
 import pytest
 from django.conf import settings
-from django.db import OperationalError, close_old_connections, connections
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane import asgi
-from controlplane.api import agent_views, listener
+from controlplane.api import listener, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import reports
-from controlplane.fleet import services, wire
+from controlplane.endpoints import hearing, reports
+from controlplane.endpoints.models import Replica
+from controlplane.fleet import notify, services, wire
 from controlplane.fleet.models import Node, Pool
+from tests.api.door import Door, on_thread, play
 from tests.fleet.machine import Machine, enrolled, inventory, report
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 REPORT = "/agent/v1/report"
-
-
-class Door:
-    """An agent's calls to the web process, signed by `machine` where there is one."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.http = http
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: bytes | wire.Message = b"",
-        *,
-        machine: Machine | None = None,
-        at: datetime | None = None,
-    ) -> httpx.Response:
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        headers = (
-            machine.headers(method, path, content, now=at or timezone.now()) if machine else {}
-        )
-        return await self.http.request(method, path, content=content, headers=headers)
-
-
-Scene = Callable[[Door], Awaitable[None]]
-
-
-def play(scene: Scene) -> None:
-    """Run a scene against the web process's own application."""
-
-    async def run() -> None:
-        application: Any = asgi.application
-        transport = httpx.ASGITransport(application)
-        async with (
-            asyncio.timeout(90),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
-        ):
-            await scene(Door(http))
-
-    asyncio.run(run())
-
-
-async def on_thread(work: Callable[[], Any]) -> Any:
-    def run() -> Any:
-        try:
-            return work()
-        finally:
-            close_old_connections()
-
-    return await asyncio.to_thread(run)
 
 
 @pytest.fixture
@@ -175,11 +127,13 @@ def test_late_and_repeated_reports_are_answered_and_not_applied(
     node, machine = joined
     applied: list[tuple[str, int]] = []
 
-    def apply(of: Node, message: wire.Report, now: datetime) -> None:
-        assert (of.pk, of.boot_id, of.report_seq) == (node.pk, message.boot_id, message.seq)
+    def act(_: Iterable[Replica], message: wire.Report, now: datetime) -> reports.Serving:
+        node.refresh_from_db()
+        assert (node.boot_id, node.report_seq) == (message.boot_id, message.seq)
         applied.append((message.boot_id, message.seq))
+        return reports.Serving()
 
-    monkeypatch.setattr(reports, "apply", apply)
+    monkeypatch.setattr(reports, "act", act)
     start = timezone.now()
 
     async def scene(door: Door) -> None:
@@ -214,7 +168,7 @@ async def _asleep(node_id: str, count: int = 1) -> None:
 def test_a_poll_waits_for_its_node_alone(
     joined: tuple[Node, Machine], pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_views, "LOOK_AGAIN_S", 60.0)  # only news can wake it
+    monkeypatch.setattr(watch, "LOOK_AGAIN_S", 60.0)  # only news can wake it
     node, machine = joined
     other, _ = enrolled(pool, "gpu-2", now=timezone.now())
 
@@ -237,7 +191,7 @@ def test_a_poll_waits_for_its_node_alone(
 def test_a_poll_that_hears_nothing_looks_for_itself(
     joined: tuple[Node, Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_views, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(watch, "LOOK_AGAIN_S", 0.05)
     node, machine = joined
 
     async def scene(door: Door) -> None:
@@ -321,32 +275,48 @@ def test_an_agent_that_hangs_up_waits_no_longer(joined: tuple[Node, Machine]) ->
     play(scene)
 
 
-def test_waiting_polls_hold_neither_connection_nor_thread(joined: tuple[Node, Machine]) -> None:
-    """More polls than there are of either, and all of them come back."""
-    node, machine = joined
+def test_a_thousand_waiting_polls_hold_neither_connection_nor_thread(
+    joined: tuple[Node, Machine], pool: Pool
+) -> None:
+    """Besides the one connection that listens; they look together, and all of them come back."""
+    _, machine = joined
+    others = [enrolled(pool, f"gpu-{n}", now=timezone.now())[1] for n in range(2, 12)]
+    machines = [machine, *others] * 91
     connections["default"].close()  # this thread's own
-    pool: Any = connections["default"].pool  # type: ignore[attr-defined]
-    polls_at_once = pool.max_size + 8
+    of_threads: Any = connections["default"].pool  # type: ignore[attr-defined]
+    path = "/agent/v1/desired?have=1&wait=25"
 
     async def scene(door: Door) -> None:
-        polls = [
-            asyncio.create_task(
-                door.call("GET", "/agent/v1/desired?have=1&wait=25", machine=machine)
-            )
-            for _ in range(polls_at_once)
-        ]
-        await _asleep(node.id, polls_at_once)
-        threads = [thread for thread in threading.enumerate() if thread.name.startswith("asyncio")]
-        assert len(threads) < polls_at_once / 2  # the shared pool's, at rest
-        assert threading.active_count() < polls_at_once
-        while (stats := pool.get_stats())["pool_available"] < stats["pool_size"]:
+        polls = [asyncio.create_task(door.call("GET", path, machine=one)) for one in machines]
+        await listener.current().connected.wait()
+        while sum(map(len, listener.current()._waiters.values())) < len(polls):
+            await asyncio.sleep(0.01)
+        while (stats := of_threads.get_stats())["pool_available"] < stats["pool_size"]:
             await asyncio.sleep(0.01)  # the last of them still look
         assert not any(poll.done() for poll in polls)
-        await on_thread(lambda: services.touch(node))
+        assert threading.active_count() < 50  # the shared pool's, at rest
+        assert stats["pool_size"] <= of_threads.max_size
+        assert await on_thread(_listening) == 1
+        looks = stats["requests_num"]
+        await on_thread(lambda: Node.objects.update(desired_version=2))
+        await on_thread(lambda: notify.changed(*Node.objects.values_list("id", flat=True)))
         for response in await asyncio.gather(*polls):
             assert response.json()["version"] == 2
+        # Each got its list by a use of a connection; to learn of it all together took a few.
+        assert of_threads.get_stats()["requests_num"] - looks < len(polls) + 30
 
+    assert len(machines) > 1000
     play(scene)
+
+
+def _listening() -> int:
+    """Connections to this database beside those of threads."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'stoa-listener' AND datname = current_database()"
+        )
+        return int(cursor.fetchone()[0])
 
 
 # --- What is refused --------------------------------------------------------------------
@@ -467,10 +437,10 @@ def test_without_a_database_the_agent_is_told_to_come_back(
 ) -> None:
     _, machine = joined
 
-    def heartbeat(**_: object) -> bool:
+    def hear(*_: object, **__: object) -> None:
         raise OperationalError("the server closed the connection unexpectedly")
 
-    monkeypatch.setattr(services, "heartbeat", heartbeat)
+    monkeypatch.setattr(hearing, "hear", hear)
 
     async def scene(door: Door) -> None:
         refused(await door.call("POST", REPORT, report(), machine=machine), 503, "unavailable")

@@ -53,6 +53,10 @@ def held(budget: Budget) -> float:
     return round(sum(row.granted - row.settled for row in rows) / SECOND, 3)
 
 
+def settle(holder: str, payer: reserving.Payer, pieces: list[tuple[datetime, int]]) -> None:
+    reserving.settle([reserving.Served(holder, payer, pieces)])
+
+
 @pytest.mark.usefixtures("price")
 def test_every_hard_budget_pays_or_none() -> None:
     whole, part = make("organization", 101), make("project", 50)
@@ -73,7 +77,7 @@ def test_every_hard_budget_pays_or_none() -> None:
 def test_what_was_served_is_settled_from_its_lease_and_the_rest_is_freed() -> None:
     whole, warns = make("organization", 101), make("project", 5, hard=False)
     assert reserve("rep_1", 60)
-    reserving.settle("rep_1", PAYER, [(NOW, 2 * 20), (NOW + timedelta(minutes=1), 2 * 5)])
+    settle("rep_1", PAYER, [(NOW, 2 * 20), (NOW + timedelta(minutes=1), 2 * 5)])
     current = counters.current([whole, warns], NOW)
     assert {status.spent for status in current.values()} == {25 * SECOND}
     assert held(whole) == 35
@@ -93,14 +97,14 @@ def test_the_dearest_price_of_the_time_is_reserved() -> None:
     assert reserve("rep_1", 31)
     assert held(whole) == 62
     after = NOW + timedelta(seconds=30)
-    reserving.settle("rep_1", PAYER, [(NOW, 2 * 30), (after, 2)])
+    settle("rep_1", PAYER, [(NOW, 2 * 30), (after, 2)])
     assert counters.current([whole], NOW)[whole.id].spent == 30 * SECOND + 2 * SECOND
 
 
 def test_what_has_no_price_is_bounded_by_nothing(db: None) -> None:
     make("organization", 0)
     assert reserve("rep_1", 60)
-    reserving.settle("rep_1", PAYER, [(NOW, 60)])
+    settle("rep_1", PAYER, [(NOW, 60)])
     assert not Lease.objects.exists()
 
 
@@ -120,7 +124,7 @@ def test_many_at_once_get_what_there_is_and_no_more() -> None:
     def ask(number: int) -> None:
         try:
             outcomes.append(reserve(f"rep_{number}", 20))
-            reserving.settle(f"rep_{number}", PAYER, [(NOW, 2 * 10)] if outcomes[-1] else [])
+            settle(f"rep_{number}", PAYER, [(NOW, 2 * 10)] if outcomes[-1] else [])
         finally:
             connection.close()
 

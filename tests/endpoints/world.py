@@ -5,20 +5,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings
 
 from billing.models import Account
 from compliance import audit
-from controlplane.endpoints import assignments, placing, pulse, reports, services
+from controlplane.endpoints import assignments, hearing, placing, pulse, reports, services
 from controlplane.endpoints.models import Endpoint, Pulse, Replica, ServingInterval
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
+from controlplane.fleet.credentials import Caller
 from controlplane.fleet.models import Device, Node, Pool, Region
 from controlplane.tenancy.models import Organization, Project
 from workers import provisioning
 
 START = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 ACTOR = audit.Actor("user", "usr_test")
+_KEY = Ed25519PrivateKey.generate().public_key()  # it has signed already, where it is asked for
 WALLS = {"walls": ["uid", "network", "socket"]}
 
 
@@ -120,10 +123,13 @@ class World:
             desired_version=node.desired_version if version is None else version,
             replicas=list(replicas),
         )
-        reports.apply(node, report, self.now)
+        caller = Caller(node.id, "eu-de-1", node.certificate_sha256, _KEY, self.now, self.now)
+        if hearing.hear(caller, report, signed_at=self.now, now=self.now) is None:
+            reports.apply(node, report, self.now)
 
     def desired(self, node: Node) -> dict[str, wire.DesiredReplica]:
-        return {one.replica_id: one for one in assignments.desired(node, self.now).replicas}
+        listed = assignments.desired(node, self.now).replicas or []
+        return {one.replica_id: one for one in listed}
 
     def states(self, endpoint: Endpoint) -> list[str]:
         rows = Replica.objects.filter(endpoint=endpoint).order_by("id")

@@ -314,8 +314,8 @@ def test_renewal_keeps_the_shown_certificate_until_the_new_one_is_seen(
 
 def test_renewal_is_due_at_half_life(join: Join, now: datetime) -> None:
     node, _ = join()
-    assert not services.renewal_due(node, now + 12 * HOUR)
-    assert services.renewal_due(node, now + 12 * HOUR + timedelta(seconds=1))
+    assert not services.renewal_due(node.certificate_expires_at, now + 12 * HOUR)
+    assert services.renewal_due(node.certificate_expires_at, now + 12 * HOUR + timedelta(seconds=1))
 
 
 def test_gateway_certificate_is_issued_and_recorded(region: Region, now: datetime) -> None:

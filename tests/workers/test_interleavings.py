@@ -51,7 +51,7 @@ class House(RuleBasedStateMachine):
 
     def wishes(self, n: int) -> tuple[int, Wishes]:
         desired = assignments.desired(self.nodes[n], self.world.now)
-        listed = desired.replicas
+        listed = desired.replicas or []
         return desired.version, {
             one.replica_id: one.spec.device_indexes[0] if one.spec else None for one in listed
         }

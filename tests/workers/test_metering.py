@@ -11,7 +11,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 
-from billing import ledger, usage
+from billing import ledger, reserving, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
 from controlplane.endpoints.models import ServingInterval
 from tests.workers import served
@@ -209,7 +209,7 @@ def test_booking_that_is_killed_anywhere_and_repeated_books_once(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(usage, "record"), (ServingInterval, "save"), (metering, "_replica_events")],
+    [(usage, "record"), (reserving, "settle"), (metering, "_replica_events")],
 )
 def test_metering_that_is_killed_anywhere_and_repeated_meters_once(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str

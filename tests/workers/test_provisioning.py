@@ -9,6 +9,7 @@ from django.db import close_old_connections, connection, connections
 
 from compliance.models import AuditEvent
 from controlplane.endpoints import observe, pulse, services
+from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import Activity, DeviceClaim, Pulse, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
@@ -61,10 +62,10 @@ def test_one_broken_endpoint_does_not_stop_the_others(
     broken, sound = world.endpoint(name="a"), world.endpoint(name="b")
     act = provisioning._act
 
-    def failing(pictures: observe.Pictures, picture: observe.Picture) -> int:
+    def failing(pictures: observe.Pictures, picture: observe.Picture, board: Board) -> int:
         if picture.endpoint.id == broken.id:
             raise RuntimeError("broken")
-        return act(pictures, picture)
+        return act(pictures, picture, board)
 
     monkeypatch.setattr(provisioning, "_act", failing)
     provisioning.sweep(now=world.now)

@@ -25,6 +25,7 @@ log = logging.getLogger("stoa.agent")
 
 POLL_WAIT_S = 20.0  # how long the control plane may keep a poll open
 POLL_SPACING_S = 0.5
+WHOLE_EVERY_S = 120.0  # how long a wish list is taken for the one that it was
 LOGS_EVERY_S = 1.0
 LOG_CHUNKS = 25  # of one replica before it is another's turn
 INVENTORY_EVERY_S = 60.0
@@ -55,6 +56,7 @@ class Agent:
         self._inventory_sent: wire.Inventory | None = None
         self._seq = 0
         self._report_every_s = 1.0
+        self._whole_at = 0.0
         self._followers: dict[str, Follower] = {}
         self._identity = identity
         self._relay = Relay(identity, self._socket) if settings.relay else None
@@ -128,14 +130,18 @@ class Agent:
     # --- the wish list -------------------------------------------------------------------
 
     async def _desire(self) -> None:
-        have, asked_at = self.replicas.version, self._clock()
+        # Two lists may have one version, where the control plane lost its memory.
+        asked_at = self._clock()
+        have = self.replicas.version if asked_at < self._whole_at else 0
         desired = await self._client.desired(have, POLL_WAIT_S)
-        if desired.version < have:
+        if desired.version < self.replicas.version:
             # Late, or the control plane came back from a backup: what it says now, counts.
             desired = await self._client.desired(0, 0)
         self._report_every_s = desired.report_every_s
-        self.replicas.apply(desired)
-        self._pulls.apply(desired.pulls)
+        if desired.replicas is not None:
+            self._whole_at = asked_at + WHOLE_EVERY_S
+            self.replicas.apply(desired)
+            self._pulls.apply(desired.pulls)
         if desired.version == have and self._clock() - asked_at < POLL_SPACING_S:
             await asyncio.sleep(POLL_SPACING_S)  # a proxy that does not let polls wait
 

@@ -120,6 +120,8 @@ class Replicas:
 
     def apply(self, desired: wire.Desired) -> None:
         """Make the wish list ours. Equal lists change nothing; every change happens in tasks."""
+        if desired.replicas is None:
+            return  # as we have it
         listed = {wish.replica_id: wish for wish in desired.replicas}
         self._gone = {}
         for wish in desired.replicas:

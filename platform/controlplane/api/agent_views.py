@@ -4,11 +4,11 @@ The database is used on threads that give both thread and connection back before
 made: a long poll that waits holds neither.
 """
 
-import asyncio
 import functools
 import logging
 import math
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,9 +18,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from controlplane.api import listener, problems, threads
+from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import assignments, reports, source_grants
+from controlplane.endpoints import assignments, hearing, reports, source_grants
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import credentials, errors, services, wire
 from controlplane.fleet.models import Node
@@ -31,7 +31,6 @@ T = TypeVar("T")
 View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 MAX_WAIT_S = 25.0  # below the idle time-outs of common proxies
-LOOK_AGAIN_S = 5.0  # while waiting: news can be lost with the connection that carries it
 
 _STATUS: tuple[tuple[type[errors.FleetError], int], ...] = (
     (errors.CredentialError, 401),
@@ -99,17 +98,14 @@ async def desired(request: HttpRequest) -> HttpResponse:
     have = int(_number(request, "have", int))
     wait_s = min(_number(request, "wait", float), MAX_WAIT_S)
     node = await threads.on_thread(_proved, call)
-    loop = asyncio.get_running_loop()
-    until = loop.time() + wait_s
-    async with listener.waiting([node.id]) as waiter:
-        while (wish := await threads.on_thread(_desired, node, have)) is None:
-            left_s = until - loop.time()
-            if left_s <= 0:
-                wish = await threads.on_thread(_desired, node, None)
-                break
-            await waiter.wait(min(left_s, LOOK_AGAIN_S))
-    assert wish is not None
-    return _answer(wish)
+    version: int | None = node.desired_version
+    if version == have and wait_s > 0:
+        version = await watch.current().differs(node.id, have, within_s=wait_s)
+    if version is None:
+        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
+    if version == have:
+        return _answer(assignments.unchanged(version))
+    return _answer(await threads.on_thread(assignments.desired, node, timezone.now()))
 
 
 @_door("POST")
@@ -158,22 +154,26 @@ def _proved(call: credentials.Call) -> Node:
     return credentials.verify(call, now=timezone.now()).node
 
 
-def _desired(node: Node, have: int | None) -> wire.Desired | None:
-    """The node's wish list, or None when its version is `have`."""
-    version, removed_at = Node.objects.values_list("desired_version", "removed_at").get(pk=node.pk)
-    if removed_at is not None:
-        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
-    return None if version == have else assignments.desired(node, timezone.now())
-
-
 def _report(call: credentials.Call) -> wire.ReportReply:
     now = timezone.now()
-    proof = credentials.verify(call, now=now)
+    caller, signed_at = credentials.signer(call, now=now)
     message = _decoded(call.body, wire.Report)
+    heard = hearing.hear(caller, message, signed_at=signed_at, now=now)
+    if heard is not None:
+        expires_at = heard.certificate_expires_at
+    else:
+        expires_at = _heard_at_length(call, message, now).certificate_expires_at
+    return wire.ReportReply(
+        lease_s=settings.NODE_LEASE_S, renew=services.renewal_due(expires_at, now)
+    )
+
+
+def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime) -> Node:
+    proof = credentials.verify(call, now=now)
     node = proof.node
     if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
         reports.apply(node, message, now)
-    return wire.ReportReply(lease_s=settings.NODE_LEASE_S, renew=services.renewal_due(node, now))
+    return node
 
 
 def _logs(call: credentials.Call) -> None:

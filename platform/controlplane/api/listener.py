@@ -69,9 +69,12 @@ class Listener:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="stoa-listener")
 
     @asynccontextmanager
-    async def waiting(self, ids: Iterable[str]) -> AsyncGenerator[Waiter]:
+    async def waiting(
+        self, ids: Iterable[str], waiter: Waiter | None = None
+    ) -> AsyncGenerator[Waiter]:
+        """`waiter`: one of the caller's own kind."""
         self.start()
-        waiter, wanted = Waiter(), set(ids)
+        waiter, wanted = waiter or Waiter(), set(ids)
         for id in wanted:
             self._waiters[id].add(waiter)
         try:
@@ -108,7 +111,7 @@ class Listener:
                 if notification.channel == WAKE:
                     self._hear_of(notification.payload)
                 else:
-                    for waiter in self._waiters.get(notification.payload, ()):
+                    for waiter in tuple(self._waiters.get(notification.payload, ())):
                         waiter.wake()
             # Nodes can reach us: from now on their silence is theirs.
             beat = pulse.values(pulse.DOOR, now=timezone.now(), gap_s=observe.pulse_gap_s())

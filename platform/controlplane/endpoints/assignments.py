@@ -37,6 +37,16 @@ def desired(node: Node, now: datetime) -> wire.Desired:
     )
 
 
+def unchanged(version: int) -> wire.Desired:
+    """For a node that has the list of this version."""
+    return wire.Desired(
+        version=version,
+        replicas=None,
+        report_every_s=settings.NODE_REPORT_EVERY_S,
+        lease_s=settings.NODE_LEASE_S,
+    )
+
+
 def _desired(replica: Replica) -> wire.DesiredReplica:
     run = replica.state in LIVE and replica.state != State.DRAINING
     return wire.DesiredReplica(

@@ -42,7 +42,7 @@ SLEEP_RENT = 0.02  # of a second asleep: it holds memory of its node, and no mon
 WAKE_LASTS_S = 600.0  # a wake that led to nothing for so long is forgotten
 PRESSED = Q(waiting__gt=0) | Q(pressed=True)
 _PAUSE = timedelta(seconds=0.4)
-_FRESH = timedelta(seconds=5)
+FRESH = timedelta(seconds=5)
 _MAX_NUM_SEQS = 256  # of an engine that has not said: vLLM's own default
 _THERE = LIVE - {State.DRAINING}
 _BACK = timedelta(seconds=USUAL.memory_s + traffic.STALE_S)
@@ -134,7 +134,7 @@ def _due(endpoint: Endpoint, row: Scaling | None, now: datetime, pressed: Collec
 
 def _pressed(now: datetime) -> set[str]:
     """Where gateways have more than is ready, whether or not a hint of it was heard."""
-    late = Activity.objects.filter(PRESSED, at__gt=now - _FRESH)
+    late = Activity.objects.filter(PRESSED, at__gt=now - FRESH)
     return set(late.values_list("endpoint_id", flat=True).distinct())
 
 

@@ -117,7 +117,13 @@ def release(replica_id: str, *, now: datetime) -> bool:
     with transaction.atomic():
         over = Replica.objects.filter(id=replica_id, released_at=None).exclude(state__in=LIVE)
         row = over.values_list("endpoint_id", "node_id").first()
-        if row is None or not _let_go(replica_id, now):
+        if row is None:
+            return False
+        if row[1]:
+            # It is in the node's list no more. The node before the replica, as everybody does.
+            Node.objects.filter(id=row[1]).update(desired_version=F("desired_version") + 1)
+        if not _let_go(replica_id, now):
+            transaction.set_rollback(True)
             return False
         notify.changed(row[0], *([row[1]] if row[1] else []))
         signals.hint(row[0])

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 
-from controlplane.endpoints import deciding, funding, pulse
+from controlplane.endpoints import deciding, due, funding, pulse
 from controlplane.endpoints.deciding import Looked
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.reconcile import Decided, EndpointView, Limits, NodeView, ReplicaView
@@ -48,12 +48,10 @@ def pictures(
     `unfunded`: replicas that no budget pays for.
     """
     limits = _limits(now)
-    wanted = Endpoint.objects.order_by("id")
-    if ids is not None:
-        wanted = wanted.filter(id__in=list(ids))
-    else:
-        held = Replica.objects.filter(HELD, endpoint=OuterRef("id"))
-        wanted = wanted.filter(Exists(held) | Q(deleted_at=None, stopped_at=None))
+    only_due = ids is None
+    if ids is None:
+        ids = due.endpoints(now=now, limits=limits, unfunded=unfunded)
+    wanted = Endpoint.objects.filter(id__in=list(ids)).order_by("id")
     found = {endpoint.id: endpoint for endpoint in wanted}
     nodes = _NodeViews(now, limits)
     replicas: dict[str, list[ReplicaView]] = {id: [] for id in found}
@@ -71,7 +69,7 @@ def pictures(
                 progress_at=replica.progress_at,
             )
         )
-    looked = deciding.look(found, replicas, now=now, only_due=ids is None)
+    looked = deciding.look(found, replicas, now=now, only_due=only_due)
     each = [
         Picture(_view(endpoint, looked.decided[id]), replicas[id]) for id, endpoint in found.items()
     ]

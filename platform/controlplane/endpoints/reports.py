@@ -8,6 +8,7 @@ engine when it reads the list of wishes.
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -40,7 +41,7 @@ _REASONS = frozenset(
 )
 _PHASES = frozenset(wire.Phase) | frozenset(wire.START_STEPS)
 # Of a replica's row, what a report is held against.
-_KNOWN = (
+KNOWN = (
     "id",
     "state",
     "wish_version",
@@ -125,11 +126,20 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
     """
     if report.boot_id == node.boot_id and report.seq < node.report_seq:
         return
-    said = {one.replica_id: one for one in report.replicas}
     # Always in this order: reports of two nodes may touch the same two endpoints.
     held = Replica.objects.filter(node_id=node.id, released_at=None).order_by("endpoint_id", "id")
-    serving = _Serving()
-    for row in held.only(*_KNOWN):
+    act(held.only(*KNOWN), report, now).write(now)
+    pulls.note(node, report.pulls, now)
+
+
+def act(held: Iterable[Replica], report: wire.Report, now: datetime) -> "Serving":
+    """What the report says of each that its node holds, done; returns the seconds it counted.
+
+    `held` with what is KNOWN of each, in the order of endpoint and id.
+    """
+    said = {one.replica_id: one for one in report.replicas}
+    serving = Serving()
+    for row in held:
         replica = Held(row.id, State(row.state), row.wish_version)
         one = said.get(row.id)
         if one is not None:
@@ -145,8 +155,7 @@ def apply(node: Node, report: wire.Report, now: datetime) -> None:
             progress.note(row, one, now)
         if one is not None and replica.state not in COMING | {State.UNREACHABLE}:
             serving.add(row.id, one.ready_s)
-    serving.write(now)
-    pulls.note(node, report.pulls, now)
+    return serving
 
 
 def _advance(
@@ -220,7 +229,7 @@ def _moved(row: Replica, said: wire.ReplicaReport) -> None:
 
 
 @dataclass
-class _Serving:
+class Serving:
     """Counts of seconds served, written for all replicas of a report at once."""
 
     ids: list[str] = field(default_factory=list)
@@ -228,7 +237,7 @@ class _Serving:
 
     def add(self, replica_id: str, ready_s: float) -> None:
         self.ids.append(replica_id)
-        self.counts.append(max(0.0, ready_s))
+        self.counts.append(seconds(ready_s))
 
     def write(self, now: datetime) -> None:
         """Into the newest interval of each: never back, never beyond what our own clock saw.
@@ -238,10 +247,17 @@ class _Serving:
         if not self.ids:
             return
         with connection.cursor() as cursor:
-            cursor.execute(_COUNT, {"ids": self.ids, "counts": self.counts, "now": now})
+            cursor.execute(
+                COUNT.format(whose=""), {"ids": self.ids, "counts": self.counts, "now": now}
+            )
 
 
-_COUNT = """
+def seconds(ready_s: float) -> float:
+    return max(0.0, ready_s)
+
+
+# `whose` narrows down the replicas `v` that are counted.
+COUNT = """
 UPDATE endpoints_servinginterval AS i
 SET node_offset_s = said.offset_s,
     served_s = GREATEST(i.served_s, LEAST(said.ready_s - said.offset_s, said.clock_s))
@@ -251,6 +267,7 @@ FROM (
                 THEN v.ready_s - s.served_s ELSE s.node_offset_s END AS offset_s,
            EXTRACT(EPOCH FROM COALESCE(s.ended_at, %(now)s) - s.started_at) AS clock_s
     FROM unnest(%(ids)s::text[], %(counts)s::float8[]) AS v(replica_id, ready_s)
+    {whose}
     JOIN endpoints_servinginterval s ON s.replica_id = v.replica_id
     ORDER BY s.replica_id, s.started_at DESC
 ) AS said

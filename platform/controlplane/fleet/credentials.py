@@ -8,7 +8,9 @@ and a renewal is good only for who holds its key.
 
 import base64
 import binascii
+import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,55 +46,95 @@ class Proof:
     signed_at: datetime
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whom a certificate names, which its region's authority has issued."""
+
+    node_id: str
+    region: str
+    certificate_sha256: str
+    key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+
+
+# What an authority has signed it has signed for good: it is looked at once. Whether it is still
+# the node's is asked each time. About 2 KiB each; the newest are kept.
+_KNOWN = 16_384
+_known: OrderedDict[str, Caller] = OrderedDict()
+
+
 def verify(call: Call, *, now: datetime) -> Proof:
-    """The node that makes `call`.
+    """The node that makes `call`, its inventory left for who asks for it.
 
     Raises CredentialError (MissingCredential, ClockSkew, ExpiredCredential,
     SupersededCredential) and RemovedNode. What a certificate is good for is said only to who
     holds its key.
     """
-    certificate = _certificate(call)
+    who, signed_at = signer(call, now=now)
+    found = Node.objects.select_related("pool").defer("inventory")
+    node = found.filter(pk=who.node_id).first()
+    if node is None or node.pool.region_id != who.region:
+        raise errors.CredentialError("The certificate names no node of the region.")
+    if node.removed_at is not None:
+        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
+    _check_newest(node, who.certificate_sha256)
+    return Proof(node, who.certificate_sha256, signed_at)
+
+
+def signer(call: Call, *, now: datetime) -> tuple[Caller, datetime]:
+    """Who signed `call`, and when by the node's clock; not whether the node still is ours.
+
+    Raises CredentialError (MissingCredential, ClockSkew, ExpiredCredential).
+    """
+    encoded = call.headers.get(wire.CERTIFICATE_HEADER, "")
+    if not encoded or not call.headers.get(wire.SIGNATURE_HEADER):
+        raise errors.MissingCredential("The request carries no node certificate or no signature.")
+    who = _known.get(encoded) or _issued(encoded)
+    signed_at = _signed_at(call, who)
+    _check_times(who, signed_at, now)
+    _known[encoded] = who
+    with contextlib.suppress(KeyError):  # two threads may make room at once
+        _known.move_to_end(encoded)
+        if len(_known) > _KNOWN:
+            _known.popitem(last=False)
+    return who, signed_at
+
+
+def _issued(encoded: str) -> Caller:
+    try:
+        certificate = x509.load_der_x509_certificate(_decoded(encoded))
+    except ValueError as error:
+        raise errors.CredentialError("The certificate cannot be read.") from error
     named = authority.identity(certificate)
     if named is None or named.kind != "node":
         raise errors.CredentialError("The certificate names no node.")
     region = Region.objects.filter(code=named.region).first()
     if region is None or not authority.issued(certificate, region.ca_certificate):
         raise errors.CredentialError("The certificate was not issued by its region's authority.")
-    signed_at = _signed_at(call, certificate)
-    _check_times(certificate, signed_at, now)
-    node = Node.objects.select_related("pool__region").filter(pk=named.id).first()
-    if node is None or node.pool.region_id != region.code:
-        raise errors.CredentialError("The certificate names no node of the region.")
-    if node.removed_at is not None:
-        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
-    shown = authority.sha256(certificate)
-    _check_newest(node, shown)
-    return Proof(node, shown, signed_at)
+    key = certificate.public_key()
+    if not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+        raise errors.CredentialError("The certificate's key is of no kind that we issue for.")
+    return Caller(
+        node_id=named.id,
+        region=named.region,
+        certificate_sha256=authority.sha256(certificate),
+        key=key,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
 
 
-def _certificate(call: Call) -> x509.Certificate:
-    encoded = call.headers.get(wire.CERTIFICATE_HEADER, "")
-    if not encoded or not call.headers.get(wire.SIGNATURE_HEADER):
-        raise errors.MissingCredential("The request carries no node certificate or no signature.")
-    try:
-        return x509.load_der_x509_certificate(_decoded(encoded))
-    except ValueError as error:
-        raise errors.CredentialError("The certificate cannot be read.") from error
-
-
-def _signed_at(call: Call, certificate: x509.Certificate) -> datetime:
+def _signed_at(call: Call, who: Caller) -> datetime:
     """Verify the signature, then read the time that it covers."""
     timestamp = call.headers.get(wire.TIMESTAMP_HEADER, "")
     signed = wire.signed_bytes(call.method, call.path, timestamp, call.body)
     try:
         signature = _decoded(call.headers[wire.SIGNATURE_HEADER])
-        key = certificate.public_key()
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(signature, signed)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+        if isinstance(who.key, ed25519.Ed25519PublicKey):
+            who.key.verify(signature, signed)
         else:
-            raise errors.CredentialError("The certificate's key is of no kind that we issue for.")
+            who.key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
         seconds = float(timestamp)
         if not math.isfinite(seconds):
             raise ValueError(timestamp)
@@ -101,7 +143,7 @@ def _signed_at(call: Call, certificate: x509.Certificate) -> datetime:
         raise errors.CredentialError("The signature does not match the request.") from error
 
 
-def _check_times(certificate: x509.Certificate, signed_at: datetime, now: datetime) -> None:
+def _check_times(who: Caller, signed_at: datetime, now: datetime) -> None:
     ahead = signed_at - now
     if abs(ahead) > timedelta(seconds=wire.CLOCK_SKEW_S):
         raise errors.ClockSkew(
@@ -109,12 +151,11 @@ def _check_times(certificate: x509.Certificate, signed_at: datetime, now: dateti
             f" {'ahead of' if ahead > timedelta(0) else 'behind'} this clock:"
             " set the node's clock, for instance with an NTP service."
         )
-    if now >= certificate.not_valid_after_utc:
+    if now >= who.not_after:
         raise errors.ExpiredCredential(
-            f"The node's certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M}"
-            f" UTC: {_CURE}."
+            f"The node's certificate expired at {who.not_after:%Y-%m-%d %H:%M} UTC: {_CURE}."
         )
-    if now < certificate.not_valid_before_utc:
+    if now < who.not_before:
         raise errors.CredentialError("The certificate is not valid yet.")
 
 

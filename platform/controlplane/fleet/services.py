@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -270,7 +271,7 @@ def heartbeat(*, node: Node, report: wire.Report, signed_at: datetime, now: date
     same = Q(boot_id=report.boot_id)
     newer = same & Q(report_seq__lt=report.seq)
     successor = ~same & (Q(report_signed_at=None) | Q(report_signed_at__lte=signed_at))
-    _check(report)
+    check(report)
     facts: dict[str, object] = {
         "boot_id": report.boot_id,
         "report_seq": report.seq,
@@ -289,9 +290,16 @@ def heartbeat(*, node: Node, report: wire.Report, signed_at: datetime, now: date
     return bool(taken)
 
 
-def renewal_due(node: Node, now: datetime) -> bool:
+def renewal_due(expires_at: datetime, now: datetime) -> bool:
     """Half of the certificate's life is over: time enough to try again."""
-    return node.certificate_expires_at - now < timedelta(seconds=settings.NODE_CERTIFICATE_S / 2)
+    return expires_at - now < timedelta(seconds=settings.NODE_CERTIFICATE_S / 2)
+
+
+def versions(node_ids: Iterable[str]) -> dict[str, int | None]:
+    """Of each node the version of its wish list; None where it was removed."""
+    rows = Node.objects.filter(pk__in=list(node_ids)).order_by()
+    found = rows.values_list("id", "desired_version", "removed_at")
+    return {id: None if removed_at else version for id, version, removed_at in found}
 
 
 def touch(node: Node) -> None:
@@ -376,7 +384,8 @@ def _name(name: str, *, length: int = _NAME_LENGTH) -> str:
     return name
 
 
-def _check(report: wire.Report) -> None:
+def check(report: wire.Report) -> None:
+    """Raises InvalidReport for what the columns cannot hold."""
     words = ((report.boot_id, _BOOT_ID_LENGTH), (report.agent_version, _VERSION_LENGTH))
     if not all(0 < len(word) <= length and word.isprintable() for word, length in words):
         raise errors.InvalidReport("boot_id or agent_version is empty, too long or not printable.")

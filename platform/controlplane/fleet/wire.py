@@ -231,10 +231,13 @@ class PullReport(Message):
 
 
 class Desired(Message):
-    """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it."""
+    """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it.
+
+    Without `replicas` all of it is as the node said it has.
+    """
 
     version: int
-    replicas: list[DesiredReplica]
+    replicas: list[DesiredReplica] | None
     report_every_s: float
     lease_s: float
     pulls: list[Pull] = []
