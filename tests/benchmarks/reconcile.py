@@ -71,12 +71,14 @@ def every_two_seconds(rounds: int, before: Callable[[int], None] = lambda _: Non
 
 def changing(turn: int) -> None:
     """Without a hint: one percent more replicas are wanted, or that many fewer."""
-    from controlplane.endpoints.models import Endpoint
+    from controlplane.endpoints.models import Endpoint, Scaling
     from tests.benchmarks.fleet.world import EACH
 
     of_fleet = Endpoint.objects.filter(name__startswith="endpoint-").order_by("name")
-    some = of_fleet.values_list("id", flat=True)[: max(1, int(of_fleet.count() * CHANGING))]
-    Endpoint.objects.filter(id__in=list(some)).update(min_replicas=EACH if turn % 2 else 2 * EACH)
+    count = max(1, int(of_fleet.count() * CHANGING))
+    some = list(of_fleet.values_list("id", flat=True)[:count])
+    Endpoint.objects.filter(id__in=some).update(min_replicas=EACH if turn % 2 else 2 * EACH)
+    Scaling.objects.filter(endpoint__in=some).update(look_at=None)  # as the verb does
 
 
 def cold(stand: Stand) -> list[float]:
