@@ -4,13 +4,14 @@ A public function of a room's services that is neither walked here nor named as 
 test, so that nobody can add a way to change something that nobody hears of.
 """
 
+import hashlib
 import importlib
 import inspect
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from io import StringIO
+from io import BytesIO, StringIO
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import adapters, aliases, pulls
+from controlplane.endpoints import adapters, aliases, pulls, uploads
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet import services as fleet
@@ -44,7 +45,7 @@ WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, fleet, silence),
-    *(endpoints, aliases, adapters, pulls, files, batches),
+    *(endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -58,6 +59,7 @@ NO_VERBS = {
     project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",
     pulls.wished: "looks",
+    uploads.place: "computes",
     pulls.note: "keeps what a node reports",
     adapters.states: "looks",
     adapters.note: "keeps what a node reports",
@@ -271,6 +273,17 @@ class Walk:
             spec=pulls.PullSpec("org/model"),
         )
         self.do(pulls.cancel_pull, "model.cancel_pull", pull=pull)
+        digest = hashlib.sha256(b"{}").hexdigest()
+        upload = self.do(
+            uploads.begin_upload,
+            "upload.create",
+            project=kept.project,
+            name="mine",
+            files=[{"path": "config.json", "size_bytes": 2, "sha256": digest}],
+        )
+        piece = {"number": 0, "offset": 0, "body": BytesIO(b"{}")}
+        self.do(uploads.take_piece, "upload.complete", upload=upload, **piece)
+        self.do(uploads.delete_upload, "upload.delete", upload=upload)
 
     def batches(self) -> None:
         project = self.kept.project

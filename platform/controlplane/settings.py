@@ -192,6 +192,9 @@ MIRROR_URL = env.text("STOA_MIRROR_URL", "")
 MIRROR_TOKEN = env.text("STOA_MIRROR_TOKEN", "")
 # Services that nodes may be sent to; a tenant's address alone would open the inner network.
 S3_ENDPOINTS = env.words("STOA_S3_ENDPOINTS")
+# Weights that projects bring; every web process sees the same folder.
+UPLOADS_DIR = Path(env.text("STOA_UPLOADS_DIR", str(VAR / "uploads")))
+UPLOADS_PROJECT_BYTES = env.integer("STOA_UPLOADS_PROJECT_BYTES", 1 << 40)
 
 # The database roles that `grant_roles` provides for (compliance.grants).
 RECIPES_DIR = env.text("STOA_RECIPES_DIR", "")  # the operator's model recipes, before ours

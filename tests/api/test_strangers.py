@@ -10,7 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from billing import budgets
 from billing.models import Budget
 from compliance import audit
-from controlplane.endpoints import pulls
+from controlplane.endpoints import pulls, uploads
 from controlplane.tenancy import project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
 
@@ -69,6 +69,19 @@ def pull(house: House) -> str:
     ).id
 
 
+def upload(house: House) -> str:
+    if (found := house.project.uploads.first()) is not None:
+        return found.id
+    files = [{"path": "config.json", "size_bytes": 2, "sha256": "0" * 64}]
+    return uploads.begin_upload(
+        actor=audit.SYSTEM,
+        project=house.project,
+        name=house.organization.name,
+        files=files,
+        now=NOW,
+    ).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -84,6 +97,7 @@ def things(house: House) -> dict[str, str]:
         "budgets": budget(house),
         "secrets": secret(house),
         "model-pulls": pull(house),
+        "model-uploads": upload(house),
         "exports": "",
     }
 

@@ -11,4 +11,5 @@ urlpatterns = [
     path("report", agent_views.report),
     path("logs", agent_views.logs),
     path("source", agent_views.source),
+    path("uploads/<str:upload_id>/<int:number>", agent_views.upload),
 ]

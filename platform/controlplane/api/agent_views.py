@@ -7,20 +7,23 @@ made: a long poll that waits holds neither.
 import functools
 import logging
 import math
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import assignments, hearing, reports, source_grants
+from controlplane.endpoints import assignments, hearing, reports, source_grants, uploads
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import credentials, errors, services, wire
 from controlplane.fleet.models import Node
@@ -28,8 +31,9 @@ from controlplane.fleet.models import Node
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
+View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
+_PIECE = 1 << 20  # of a file, read and sent at once
 MAX_WAIT_S = 25.0  # below the idle time-outs of common proxies
 
 _STATUS: tuple[tuple[type[errors.FleetError], int], ...] = (
@@ -54,11 +58,12 @@ def _door(method: str) -> Callable[[View], View]:
     def around(view: View) -> View:
         @csrf_exempt
         @functools.wraps(view)
-        async def answer(request: HttpRequest) -> HttpResponse:
+        async def answer(request: HttpRequest, **place: Any) -> HttpResponseBase:
+            response: HttpResponseBase
             try:
                 if request.method != method:
                     raise _Refusal(405, "method_not_allowed", f"Use {method} here.")
-                response = await view(request)
+                response = await view(request, **place)
             except _Refusal as refusal:
                 response = problems.response(refusal.status, refusal.code, str(refusal))
             except errors.FleetError as error:
@@ -122,6 +127,28 @@ async def logs(request: HttpRequest) -> HttpResponse:
 @_door("POST")
 async def source(request: HttpRequest) -> HttpResponse:
     return _answer(await threads.on_thread(_source, _call(request)))
+
+
+@_door("GET")
+async def upload(request: HttpRequest, upload_id: str, number: int) -> StreamingHttpResponse:
+    """A file of a tenant's own model, from the byte that is asked for on."""
+    path, size = await threads.on_thread(_upload, _call(request), upload_id, number)
+    asked = re.fullmatch(r"bytes=(\d{1,18})-", request.headers.get("range", ""))
+    start = min(int(asked[1]), size) if asked else 0
+
+    async def body() -> AsyncIterator[bytes]:
+        with path.open("rb") as file:
+            file.seek(start)
+            while chunk := await threads.on_thread(file.read, _PIECE):
+                yield chunk
+
+    answer = StreamingHttpResponse(
+        body(), status=206 if asked else 200, content_type="application/octet-stream"
+    )
+    answer["content-length"] = str(size - start)
+    if asked:
+        answer["content-range"] = f"bytes {start}-{size - 1}/{size}"
+    return answer
 
 
 # --- On a thread, with the database -----------------------------------------------------
@@ -189,6 +216,15 @@ def _source(call: credentials.Call) -> wire.Source:
         return source_grants.grant(node, _decoded(call.body, wire.SourceRequest), now)
     except source_grants.Refused as refusal:
         raise _Refusal(409, refusal.reason, str(refusal)) from refusal
+
+
+def _upload(call: credentials.Call, upload_id: str, number: int) -> tuple[Path, int]:
+    node = credentials.verify(call, now=timezone.now()).node
+    try:
+        file = source_grants.uploaded_file(node, upload_id, number)
+    except source_grants.Refused as refusal:
+        raise _Refusal(404, refusal.reason, str(refusal)) from refusal
+    return uploads.place(file), file.size_bytes
 
 
 # --- Reading and writing ----------------------------------------------------------------

@@ -19,6 +19,7 @@ from controlplane.api import (
     start_views,
     streams,
     tenancy_views,
+    upload_views,
 )
 
 router = SimpleRouter(trailing_slash=False)
@@ -27,6 +28,7 @@ for name, view in (
     ("projects", tenancy_views.Projects),
     ("members", tenancy_views.Members),
     ("api-keys", tenancy_views.ApiKeys),
+    ("model-uploads", upload_views.Uploads),
     ("model-pulls", pull_views.Pulls),
     ("secrets", secret_views.Secrets),
     ("aliases", alias_views.Aliases),

@@ -3,7 +3,7 @@
 from django.db.models import QuerySet
 
 from compliance import ids
-from controlplane.endpoints.models import Alias, Endpoint, Pull, Replica
+from controlplane.endpoints.models import Alias, Endpoint, Pull, Replica, Upload
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import NotFound
@@ -38,6 +38,20 @@ def alias(principal: Principal, id: str, need: Permission) -> Alias:
         raise NotFound("alias")
     project = found.project
     access.demand(principal, need, project.organization_id, project.id, "alias")
+    return found
+
+
+def uploads(principal: Principal) -> QuerySet[Upload]:
+    mine = Upload.objects.filter(project__in=access.projects(principal))
+    return mine.prefetch_related("files")
+
+
+def upload(principal: Principal, id: str, need: Permission) -> Upload:
+    rows = Upload.objects.select_related("project__organization").filter(id=id)
+    found = rows.first() if ids.valid(id, "upl") else None
+    if found is None:
+        raise NotFound("upload")
+    access.demand(principal, need, found.project.organization_id, found.project_id, "upload")
     return found
 
 

@@ -10,6 +10,10 @@ class EndpointsConfig(AppConfig):
     name = "controlplane.endpoints"
 
     def ready(self) -> None:
+        # Models are importable only now.
+        from controlplane.endpoints import places
+
+        places.register()
         checks.register(_recipes)
 
 

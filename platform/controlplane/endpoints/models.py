@@ -9,6 +9,8 @@ from compliance.fields import IdField
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.states import Reason, State
+from controlplane.endpoints.upload_models import Upload as Upload
+from controlplane.endpoints.upload_models import UploadFile as UploadFile
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.scaling.decide import Why
 from controlplane.scaling.policy import KeepAlive

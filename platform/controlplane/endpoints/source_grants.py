@@ -8,7 +8,13 @@ from msgspec.structs import replace
 
 from compliance import audit, sealing
 from controlplane.endpoints import pulls, sources
-from controlplane.endpoints.models import Endpoint, PullNode, Replica
+from controlplane.endpoints.models import (
+    Endpoint,
+    PullNode,
+    Replica,
+    Upload,
+    UploadFile,
+)
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -100,6 +106,8 @@ class _Told:
             return replace(told, url=settings.HUB_URL, token=value.get("token", ""))
         if kind is SourceKind.S3:
             return self._s3(project, wish, told)
+        if kind is SourceKind.UPLOAD:
+            return replace(told, files=_uploaded(project, wish.model))
         raise Refused(Reason.MODEL_NOT_FOUND, f"a model of source {kind} is not fetched")
 
     def _s3(self, project: Project, wish: _Wish, told: wire.Source) -> wire.Source:
@@ -132,3 +140,32 @@ class _Told:
         except sealing.SealBroken:
             message = f"the project's {kind} secret {found.name} cannot be opened: set it anew"
             raise Refused(Reason.ACCESS_DENIED, message) from None
+
+
+def uploaded_file(node: Node, upload_id: str, number: int) -> UploadFile:
+    """A file of an upload that this node is to serve or to pull. Raises Refused."""
+    here = Replica.objects.filter(
+        node_id=node.id, state__in=COMING, endpoint__source=SourceKind.UPLOAD
+    ).filter(endpoint__model=upload_id)
+    pulled = PullNode.objects.filter(
+        node_id=node.id, pull__cancelled_at=None, pull__model=upload_id
+    ).exclude(state__in=pulls.OVER)
+    projects = {*here.values_list("endpoint__project_id", flat=True)}
+    projects |= {*pulled.values_list("pull__project_id", flat=True)}
+    rows = UploadFile.objects.filter(upload_id=upload_id, number=number, verified=True)
+    found = rows.filter(upload__project_id__in=projects).first()
+    if found is None:
+        raise Refused(Reason.MODEL_NOT_FOUND, "nothing of this node's is to be fetched there")
+    return found
+
+
+def _uploaded(project: Project, upload_id: str) -> list[wire.SourceFile]:
+    upload = Upload.objects.filter(id=upload_id, project=project, finished_at__isnull=False)
+    files = UploadFile.objects.filter(upload__in=upload).order_by("number")
+    found = [
+        wire.SourceFile(path=one.path, size_bytes=one.size_bytes, sha256=one.sha256)
+        for one in files
+    ]
+    if not found:
+        raise Refused(Reason.MODEL_NOT_FOUND, "the project has no complete upload of this id")
+    return found

@@ -1,0 +1,128 @@
+"""Weights of one's own: in pieces, taken up again, verified, and for their project alone."""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compliance import places
+from controlplane.endpoints import source_grants, uploads
+from controlplane.endpoints.errors import Invalid
+from controlplane.endpoints.models import Upload
+from controlplane.fleet import wire
+from controlplane.fleet.models import Node
+from controlplane.tenancy.errors import Conflict
+from tests.endpoints.world import ACTOR, World, organization
+
+WEIGHTS = b"w" * 1000
+
+
+@pytest.fixture(autouse=True)
+def folder(settings: Any, tmp_path: Path) -> Path:
+    settings.UPLOADS_DIR = tmp_path
+    return tmp_path
+
+
+def declared(**contents: bytes) -> list[dict[str, Any]]:
+    return [
+        {"path": path, "size_bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+        for path, text in {"config.json": b"{}", **contents}.items()
+    ]
+
+
+def begin(world: World, files: list[dict[str, Any]] | None = None) -> Upload:
+    files = declared(**{"model.safetensors": WEIGHTS}) if files is None else files
+    return uploads.begin_upload(
+        actor=ACTOR, project=world.project, name="mine", files=files, now=world.now
+    )
+
+
+def piece(world: World, upload: Upload, number: int, offset: int, content: bytes) -> int:
+    return uploads.take_piece(
+        actor=ACTOR,
+        upload=upload,
+        number=number,
+        offset=offset,
+        body=BytesIO(content),
+        now=world.now,
+    ).received_bytes
+
+
+def whole(world: World) -> Upload:
+    upload = begin(world)
+    piece(world, upload, 0, 0, b"{}")
+    piece(world, upload, 1, 0, WEIGHTS)
+    upload.refresh_from_db()
+    return upload
+
+
+def test_pieces_go_on_where_the_last_one_ended(world: World, folder: Path) -> None:
+    upload = begin(world)
+    assert piece(world, upload, 0, 0, b"{}") == 2
+    assert piece(world, upload, 1, 0, WEIGHTS[:300]) == 300
+    for offset in (0, 299, 301, 1000):
+        with pytest.raises(Conflict, match="begins at byte 300"):
+            piece(world, upload, 1, offset, WEIGHTS)
+    # What a piece that was cut off left beyond is written over.
+    place = uploads.place(upload.files.get(number=1))
+    place.write_bytes(place.read_bytes() + b"left over")
+    assert piece(world, upload, 1, 300, WEIGHTS[300:]) == 1000
+    assert place.read_bytes() == WEIGHTS
+    upload.refresh_from_db()
+    assert upload.finished_at == world.now
+    uploads.delete_upload(actor=ACTOR, upload=upload, now=world.now)
+    assert list(folder.iterdir()) == []
+
+
+def test_what_was_not_declared_does_not_count(world: World) -> None:
+    upload = begin(world)
+    with pytest.raises(Conflict, match="is not what was declared"):
+        piece(world, upload, 0, 0, b"[]")
+    with pytest.raises(Invalid, match="ends with its file"):
+        piece(world, upload, 0, 0, b"{}}")
+    with pytest.raises(Invalid, match="no file of this number"):
+        piece(world, upload, 7, 0, b"{}")
+    assert piece(world, upload, 0, 0, b"{}") == 2
+
+
+@pytest.mark.parametrize("path", ["../x.json", "/etc/x", "a//b", ".hidden", "a/../b", ""])
+def test_a_path_leads_nowhere_else(world: World, path: str) -> None:
+    with pytest.raises(Invalid, match="plain relative path"):
+        begin(world, declared(**{path: b"x"}))
+
+
+def test_a_project_has_a_bound(world: World, settings: Any) -> None:
+    settings.UPLOADS_PROJECT_BYTES = 1500
+    begin(world)
+    with pytest.raises(Invalid, match="uploads at most 1500 bytes"):
+        begin(world)
+
+
+def test_only_its_project_serves_it(world: World, node: Node) -> None:
+    upload = whole(world)
+    mine = world.replica(world.endpoint(source="upload", model=upload.id), node)
+    request = wire.SourceRequest(replica_id=mine.id)
+    told = source_grants.grant(node, request, world.now)
+    assert [file.path for file in told.files] == ["config.json", "model.safetensors"]
+    assert source_grants.uploaded_file(node, upload.id, 1).path == "model.safetensors"
+    other = world.node("n2")
+    with pytest.raises(source_grants.Refused):
+        source_grants.uploaded_file(other, upload.id, 1)
+    world.pool.organization = None
+    world.pool.save()
+    stranger = organization("stranger")
+    stolen = world.endpoint(project=stranger, source="upload", model=upload.id)
+    theirs = world.replica(stolen, other)
+    with pytest.raises(source_grants.Refused):
+        source_grants.grant(other, wire.SourceRequest(replica_id=theirs.id), world.now)
+    with pytest.raises(source_grants.Refused):
+        source_grants.uploaded_file(other, upload.id, 1)
+
+
+def test_compliance_knows_where_they_lie(world: World, folder: Path) -> None:
+    whole(world)
+    (place,) = [one for one in places.places() if one.name == "model_uploads"]
+    assert place.erase(world.project.id, world.now) == 1
+    assert (Upload.objects.count(), list(folder.iterdir())) == (0, [])
