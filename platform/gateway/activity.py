@@ -13,12 +13,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 import psycopg
 
 from gateway import store, tasks
-from gateway.demand import NOTHING, Demand, Demands
+from gateway.demand import NOTHING, Demand
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,12 @@ class _State:
         return max(0.0, now - self.quiet_at)
 
 
+class Sight(Protocol):
+    """What sees how much there is for an endpoint: `demand.Demands`."""
+
+    def of(self, endpoint_id: str) -> Demand: ...
+
+
 _Composed = tuple[_State, int, int, Demand, float | None]
 
 
@@ -71,7 +78,7 @@ class Activity:
     `worker`: which of its gateway's processes this is; `demands` may be set later.
     """
 
-    demands: Demands | None = None
+    demands: Sight | None = None
 
     def __init__(
         self, store: store.Store, gateway_id: str, every_s: float, worker: int = 0

@@ -9,6 +9,7 @@ import pytest
 from controlplane.endpoints.models import Activity as Row
 from gateway.activity import Activity
 from gateway.config import Config
+from gateway.demand import NOTHING, Demand
 from gateway.store import Store
 from tests.gateway.house import Beat, House, Road, eventually, role_url
 
@@ -154,3 +155,37 @@ def test_stopping_tells_the_last_state(house: House, beat: Beat, config: Config)
         beat.call(activity.ended, "ep_1")
         assert rows() == [(1, 0)]
     assert rows() == [(1, 0), (1, 0)]  # there was traffic until a moment ago
+
+
+class Steady:
+    """Demands that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOTHING
+
+    def of(self, endpoint_id: str) -> Demand:
+        return self.now
+
+
+def test_more_than_is_ready_is_told_twice_a_second(
+    house: House, beat: Beat, config: Config
+) -> None:
+    with (
+        telling(beat, config) as activity,
+        psycopg.connect(role_url("stoa_app"), autocommit=True) as listener,
+    ):
+        listener.execute("LISTEN stoa_wake")
+        activity._every_s = 60
+        demands = activity.demands = Steady()
+        beat.call(activity.began, "ep_1")
+        eventually(rows)
+        demands.now = Demand(300, 5000, 9, pressed=True, prefill_tps=800.0)
+        beat.call(activity.look)
+        assert len(list(listener.notifies(timeout=5.0, stop_after=2))) == 2
+        row = Row.objects.latest("id")
+        assert (row.uncached_tokens, row.kv_tokens, row.running) == (300, 5000, 9)
+        assert (row.pressed, row.prefill_tps, row.idle_s) == (True, 800.0, None)
+        demands.now = NOTHING
+        beat.call(activity.ended, "ep_1")
+        eventually(lambda: not Row.objects.latest("id").pressed)
+        assert Row.objects.latest("id").idle_s is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.demand import NOTHING, Demand
 from gateway.directory import Replica
 from gateway.limits import Limits
 from tests.gateway.rig import KEY, Rig
@@ -253,3 +254,37 @@ def test_bodies_that_wait_are_bounded_in_bytes() -> None:
         assert (reply.status, reply.error["code"]) == (503, "endpoint_starting")
         assert rig.activity.balance("waiting") == 0
         rig.stop()
+
+
+# --- what autoscaling hears of it -----------------------------------------------------------------
+
+
+def demand(rig: Rig) -> Demand:
+    demands = rig.server.context.activity.demands
+    assert demands is not None
+
+    async def look() -> Demand:
+        return demands.of("ep_small")
+
+    return rig.run(look())
+
+
+def test_what_runs_and_what_waits_for_room_counts(busy: Rig) -> None:
+    long = {"messages": [{"role": "user", "content": "word " * 2000}], "max_tokens": 100}
+    sized(busy, max_num_seqs=1, kv_tokens=100_000)
+    assert demand(busy) == NOTHING
+    first = ask(busy, "gate=1", **long)
+    in_flight(busy, 1)
+    alone = demand(busy)
+    assert (alone.running, alone.pressed) == (1, False)
+    assert alone.kv_tokens > 100
+    assert alone.uncached_tokens > 1000
+    second = ask(busy, "gate=1", **long)
+    waits(busy, 1)
+    both = demand(busy)
+    assert (both.running, both.pressed) == (2, True)
+    assert both.kv_tokens == 2 * alone.kv_tokens
+    assert ("ep_small", "pressed", 1) in busy.activity.events
+    let_go(busy)
+    assert [first.response().status, second.response().status] == [200, 200]
+    assert demand(busy).running == 0
