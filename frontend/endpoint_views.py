@@ -169,7 +169,7 @@ def _live(visit: Visit, endpoint: Endpoint) -> dict[str, Any]:
         "phase_names": start_times.PHASES,
         "every_s": SOON_S if summary.status in _MOVING else LATER_S,
         "startable": endpoint.stopped_at is not None
-        or summary.status in (Status.SCALED_TO_ZERO, Status.FAILED),
+        or summary.status in (Status.SCALED_TO_ZERO, Status.ASLEEP, Status.FAILED),
     }
 
 

@@ -42,6 +42,9 @@ def test_it_sleeps_and_wakes_for_a_request(stoa: Stoa, made: Made) -> None:
         (one,) = stoa.api.replicas(endpoint["id"])
         assert (one["state"], one["start_tier"]) == ("ready", "standby")
         assert one["id"] in stoa.engines()
+        (told,) = until(partial(routed, stoa, endpoint["id"]), what="the start is on record")
+        assert (told["tier"], told["target_s"]) == ("standby", 18.0)
+        assert told["missed"] is (told["total_s"] > 18.0)
         # Nobody asks any more.
         until(asleep, within_s=60, what="it sleeps again")
         (one,) = stoa.api.replicas(endpoint["id"])
@@ -62,6 +65,12 @@ def test_it_sleeps_and_wakes_for_a_request(stoa: Stoa, made: Made) -> None:
         request_id = answer._request_id or ""
         booked = until(partial(stoa.api.tokens, request_id), what="it is booked")
         assert booked["output_tokens"] == 3
+
+
+def routed(stoa: Stoa, endpoint_id: str) -> list[dict[str, Any]]:
+    """Its newest start, once a gateway has said that it routes there."""
+    newest = stoa.api.get(f"/endpoints/{endpoint_id}/starts")["newest"]
+    return [start for start in newest[:1] if start["routed_s"] is not None]
 
 
 def gather(sdk: openai.OpenAI, count: int) -> list[openai.types.Completion]:

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import gateway
 from gateway import gauges
-from gateway.metrics import GONE
+from gateway.metrics import GONE, Metrics
 from tests.gateway.rig import KEY, Rig
 from tests.gateway.wire import Connection
 from workers.local.embedded import free_port
@@ -184,3 +184,16 @@ def test_codes_are_a_closed_list() -> None:
                 assert passed_on or isinstance(code, ast.Constant), ast.unparse(node)
                 codes.update([code.value] if isinstance(code, ast.Constant) else [])
     assert "model_not_found" in codes
+
+
+def test_starts_are_counted_by_tier() -> None:
+    metrics = Metrics()
+    for seconds, missed in ((1.5, False), (20.0, True)):
+        metrics.started("standby", seconds, missed)
+    metrics.started("", 3.0, False)
+    value = read(metrics.text({}).decode())
+    assert value("stoa_gateway_start_seconds_count", tier="standby") == 2
+    assert value("stoa_gateway_start_seconds_sum", tier="standby") == 21.5
+    assert value("stoa_gateway_start_seconds_bucket", tier="standby", le="2.5") == 1
+    assert value("stoa_gateway_starts_missed_total", tier="standby") == 1
+    assert value("stoa_gateway_start_seconds_count", tier="unknown") == 1
