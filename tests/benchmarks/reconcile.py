@@ -248,7 +248,7 @@ def play(stand: Stand, agents: Agents, server: Server, world: "World", words: bo
         for row in server.dearest(12):
             print(*row)
     stand.sweeping(True)
-    time.sleep(3)
+    decided([world.create(DECISIONS + BURST).id], agents)  # the worker is up
     ids, due = [], time.monotonic()
     for turn in range(DECISIONS):
         due += 1 / DECISIONS_PER_S
