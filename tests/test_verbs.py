@@ -254,6 +254,7 @@ class Walk:
         alias = self.do(aliases.update_alias, "alias.update", alias=alias, fallback_on=[])
         self.do(aliases.delete_alias, "alias.delete", alias=alias)
         self.do(endpoints.update, "endpoint.scale", endpoint=endpoint, max_replicas=2)
+        Endpoint.objects.update(engine_args={"max_loras": 4})  # else its replicas are replaced too
         poet = {"name": "poet", "path": "org/poet"}
         self.do(adapters.load, "adapter.load", endpoint=endpoint, **poet)
         self.do(adapters.unload, "adapter.unload", endpoint=endpoint, name="poet")

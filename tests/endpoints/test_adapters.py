@@ -6,6 +6,7 @@ import pytest
 
 from compliance.models import AuditEvent
 from controlplane.endpoints import adapters, services
+from controlplane.endpoints import spec as specs
 from controlplane.endpoints.conditions import summarize
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, Replica
@@ -75,6 +76,12 @@ def test_the_same_again_changes_nothing_and_another_source_is_another_load(
     (second,) = load(world, endpoint, path="/adapters/other").adapters
     assert (second["name"], second["path"]) == ("poet", "/adapters/other")
     assert second["id"] != first[0]["id"]
+
+
+def test_one_that_is_kept_is_no_new_load(world: World, endpoint: Endpoint) -> None:
+    (kept,) = load(world, endpoint).adapters
+    assert specs.adapter(kept) == kept
+    assert specs.adapter(POET)["id"] not in ("", kept["id"])
 
 
 def test_what_cannot_be_is_refused_and_changes_nothing(
@@ -162,8 +169,9 @@ def test_what_the_nodes_say_is_what_is_shown(world: World, node: Node, endpoint:
     replica.refresh_from_db()
     assert replica.state == State.READY
     endpoint.refresh_from_db()
-    condition = summarize(endpoint, [replica]).conditions[-1]
-    assert (condition.type, condition.status) == ("AdaptersLoaded", "False")
+    conditions = {one.type: one for one in summarize(endpoint, [replica]).conditions}
+    condition = conditions["AdaptersLoaded"]
+    assert condition.status == "False"
     assert condition.reason == "adapter_rank_too_high"
 
 

@@ -134,15 +134,21 @@ def reachable(path: str, pool: Pool) -> None:
 
 
 def adapter(given: Mapping[str, str]) -> dict[str, str]:
-    """One adapter as it is kept (wire.Adapter), under a new id; Invalid if it cannot be."""
-    known = {"name", "path"} <= given.keys() <= {"name", "path", "revision"}
+    """One adapter as it is kept (wire.Adapter); one without an id is a new load, and gets one.
+    Invalid if it cannot be."""
+    known = {"name", "path"} <= given.keys() <= {"id", "name", "path", "revision"}
     if not known or not all(isinstance(value, str) for value in given.values()):
         raise _invalid("adapters", "each adapter has a `name`, a `path` and perhaps a `revision`")
     name, path, revision = given["name"], given["path"], given.get("revision", "")
     if not _ADAPTER.fullmatch(name):
         raise _invalid("adapters", f"{_shown(name)} cannot name an adapter")
     sources.place("adapters", path, revision)
-    return {"id": ids.new("adp"), "name": name, "path": path, "revision": revision}
+    return {
+        "id": given.get("id") or ids.new("adp"),
+        "name": name,
+        "path": path,
+        "revision": revision,
+    }
 
 
 def _pool(spec: EndpointSpec, organization: Organization) -> Pool:
