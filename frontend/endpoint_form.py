@@ -68,6 +68,13 @@ class EndpointForm(ElasticForm, QueueForm):
     device_count = forms.IntegerField(
         label="Devices for a replica", initial=1, min_value=1, max_value=64
     )
+    node_count = forms.IntegerField(
+        label="Nodes for a replica",
+        initial=1,
+        min_value=1,
+        required=False,
+        help_text="Above 1 it takes the devices on each of them.",
+    )
     max_model_len = forms.IntegerField(
         label="Context length, in tokens", required=False, help_text="<code>max_model_len</code>"
     )
@@ -169,6 +176,7 @@ class EndpointForm(ElasticForm, QueueForm):
             revision=data["revision"],
             device_kind=data["device_kind"],
             device_count=data["device_count"],
+            node_count=data["node_count"] or 1,
             **self.elastic(),
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],

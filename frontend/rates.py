@@ -57,7 +57,7 @@ def of(
     rates = {}
     for endpoint in endpoints:
         hour = hours.get(endpoint.device_kind)
-        each = None if hour is None else hour * endpoint.device_count
+        each = None if hour is None else hour * endpoint.devices_each
         rates[endpoint.id] = Rate(
             currency=currency,
             replica_hour=each,

@@ -307,7 +307,7 @@ def messages(part: Part) -> Iterator[Batch]:
             verdict = reports.judge(row, one, whole.desired_version)
             assert verdict.to is None or verdict.to in ARCS[state]
             if one is not None and verdict.to is not None:
-                _storable(reports._facts(verdict.to, one))
+                _storable(reports.facts(verdict.to, one))
         if whole.inventory is not None:
             with contextlib.suppress(InvalidReport):
                 _storable(inventory.document(whole.inventory))

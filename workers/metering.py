@@ -244,7 +244,7 @@ def _meter(interval_ids: Sequence[str], now: datetime) -> int:
 
 def _served(interval: ServingInterval, due: Iterable[serving.Slice]) -> reserving.Served:
     endpoint = interval.replica.endpoint
-    pieces = [(piece.at, piece.seconds * endpoint.device_count) for piece in due]
+    pieces = [(piece.at, piece.seconds * endpoint.devices_each) for piece in due]
     return reserving.Served(interval.replica_id, funding.payer(endpoint), pieces)
 
 
@@ -297,5 +297,5 @@ def _replica_events(
             device_kind=endpoint.device_kind,
             meter=Meter.DEVICE_SECONDS.value,
             basis=Basis.CHARGE.value,
-            quantity=piece.seconds * endpoint.device_count,
+            quantity=piece.seconds * endpoint.devices_each,
         )

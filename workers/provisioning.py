@@ -9,6 +9,7 @@ import logging
 from datetime import datetime
 
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from compliance import ids
@@ -42,6 +43,7 @@ from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import silence
 from controlplane.fleet.models import Node
 from controlplane.placement.choose import Placement
+from controlplane.placement.gang import GangPlacement
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +124,8 @@ def _apply(action: Action, now: datetime, board: Board) -> bool:
     """One action, guarded by the state that it was decided for; whether it changed anything."""
     match action:
         case Place(replica_id):
-            return isinstance(placing.place(replica_id, now=now, board=board), Placement)
+            placed = placing.place(replica_id, now=now, board=board)
+            return isinstance(placed, Placement | GangPlacement)
         case Stop(replica_id, expected, reason):
             to = State.STOPPED if expected is State.REQUESTED else State.DRAINING
             return lifecycle.advance(replica_id, to, reason=reason, now=now, expected=expected)
@@ -144,8 +147,8 @@ def _apply(action: Action, now: datetime, board: Board) -> bool:
 def _mark_unreachable(replica_id: str, now: datetime) -> bool:
     """Unless its node spoke in the meantime."""
     with transaction.atomic():
-        node = Node.objects.filter(replicas=replica_id).first()
-        if node is None or node.reachable(now):
+        nodes = Node.objects.filter(Q(replicas=replica_id) | Q(members__replica=replica_id))
+        if all(node.reachable(now) for node in nodes):
             return False
         return lifecycle.advance(
             replica_id,

@@ -25,13 +25,15 @@ def region() -> authority.Authority:
     return authority.create("eu-test-1", now=NOW)
 
 
-def node_identity(region: authority.Authority, directory: Path) -> credential.Identity:
+def node_identity(
+    region: authority.Authority, directory: Path, node_id: str = "node_1"
+) -> credential.Identity:
     key = credential.pending_key(directory)
     certificate = authority.node_certificate(
-        region, key.public_key(), node_id="node_1", now=NOW, lifetime=DAY
+        region, key.public_key(), node_id=node_id, now=NOW, lifetime=DAY
     )
     answer = wire.Credential(
-        node_id="node_1",
+        node_id=node_id,
         region=region.region,
         pool="default",
         certificate_pem=authority.pem(certificate),

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from billing.models import Account
 from compliance import audit
-from controlplane.endpoints import assignments, hearing, placing, pulse, reports, services
+from controlplane.endpoints import assignments, gangs, hearing, placing, pulse, reports, services
 from controlplane.endpoints.models import Endpoint, Pulse, Replica, ServingInterval
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
@@ -126,6 +126,8 @@ class World:
         caller = Caller(node.id, "eu-de-1", node.certificate_sha256, _KEY, self.now, self.now)
         if hearing.hear(caller, report, signed_at=self.now, now=self.now) is None:
             reports.apply(node, report, self.now)
+            if node.in_gangs:
+                gangs.hear(node, report, self.now)
 
     def desired(self, node: Node) -> dict[str, wire.DesiredReplica]:
         listed = assignments.desired(node, self.now).replicas or []

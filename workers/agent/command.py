@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from controlplane.fleet import wire
-from workers.agent import shared_libraries
+from workers.agent import shared_libraries, tunnel
+from workers.agent.launcher import isolation
 
 Value = bool | int | float | str | None
 
@@ -28,6 +29,10 @@ RESERVED = frozenset(
         "host",
         "log_config_file",
         "enable_lora",
+        "master_addr",
+        "master_port",
+        "nnodes",
+        "node_rank",
         "lora_modules",
         "max_cpu_loras",
         "middleware",
@@ -58,6 +63,7 @@ CPU_DEFAULTS: Mapping[str, Value] = {
 
 
 _NOTHING: Mapping[str, Value] = MappingProxyType({})
+GANG_PORT = 29_501  # where the members of a gang first meet, at rank 0
 
 
 class SpecError(ValueError):
@@ -76,7 +82,7 @@ def arguments(
 ) -> list[str]:
     """What follows `vllm serve`; `added` by us, unless the endpoint says it. Raises SpecError."""
     chosen: dict[str, Value] = dict(CPU_DEFAULTS) if device_kind == "cpu" else {}
-    if len(spec.device_indexes) > 1:
+    if len(spec.device_indexes) > 1 or spec.seat is not None:
         # A process for each device; the endpoint's settings say how they share the model.
         chosen["distributed_executor_backend"] = "mp"
     chosen.update(added)
@@ -93,6 +99,10 @@ def arguments(
         argv.append(f"--chat-template={template}")
     for name, value in sorted(chosen.items()):
         argv += _flag(name, value)
+    if spec.seat is not None:
+        argv += [f"--nnodes={spec.seat.size}", f"--node-rank={spec.seat.rank}"]
+        argv += [f"--master-addr={tunnel.address(0)}", f"--master-port={GANG_PORT}"]
+        argv += ["--headless"] if spec.seat.rank else []
     return argv
 
 
@@ -112,6 +122,7 @@ def environment(
     engine_args: Mapping[str, Value],
     cache: Path | None = None,
     may_sleep: bool = False,
+    seat: wire.Seat | None = None,
 ) -> dict[str, str]:
     """The whole environment of an engine. `home` and `scratch` belong to its uid; `scratch`
     must be short, for it holds unix sockets. `cache`: what outlives it, by default in `home`."""
@@ -138,10 +149,7 @@ def environment(
         "NO_COLOR": "1",
         "SPT_NOENV": "1",  # process titles would overwrite the marks (processes.py)
         "VLLM_LOGGING_COLOR": "0",
-        # Its network namespace has loopback and nothing else.
-        "VLLM_HOST_IP": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
+        **_network(seat),
     }
     if engine_args.get("max_loras"):
         # On its socket, which the agent and gateways reach; a gateway passes on no such path.
@@ -170,6 +178,13 @@ def _caches(kept: Path) -> dict[str, str]:
         "TRITON_CACHE_DIR": f"{kept}/triton",
         "NUMBA_CACHE_DIR": f"{kept}/numba",
     }
+
+
+def _network(seat: wire.Seat | None) -> dict[str, str]:
+    """Its namespace has loopback and nothing else, but for the way to the others of its gang."""
+    name = "lo" if seat is None else isolation.GANG
+    address = "127.0.0.1" if seat is None else tunnel.address(seat.rank)
+    return {"VLLM_HOST_IP": address, "GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def _flag(name: str, value: Value) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import caches, command, kin, probing, proving, startup_log, walls
+from workers.agent import caches, command, kin, probing, proving, startup_log, tunnel, walls
 from workers.agent.environment import LAUNCHER, Environment
 from workers.agent.launcher.isolation import Isolation
 from workers.agent.standby import Standby, StandbyError
@@ -118,6 +118,8 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         template=place.template,
         added=place.flags.arguments,
     )
+    if spec.seat is not None and wire.Wall.GANG not in place.survey.can:
+        raise walls.WallError("this node cannot give an engine a gang's private network")
     adapters: Path | None = place.cache / "adapters" / spec.replica_id
     if not command.takes_adapters(spec):
         adapters = None
@@ -352,12 +354,14 @@ def _request(
         engine_args=spec.engine_args,
         cache=cache,
         may_sleep=spec.may_sleep,
+        seat=spec.seat,
     )
     network = place.survey.network
     reach = [place.environment.root, place.environment.base, place.model, directory, home]
     ours = (adapters, cache, place.template)
     reach += [LAUNCHER / "quiet.py", *(path for path in ours if path is not None)]
-    isolation = Isolation(uid, network, tuple(str(path) for path in reach))
+    gang = tunnel.address(spec.seat.rank) if spec.seat is not None else ""
+    isolation = Isolation(uid, network, tuple(str(path) for path in reach), gang)
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {
         "argv": argv,

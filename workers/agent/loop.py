@@ -7,11 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
+
 from controlplane.fleet import wire
 from workers.agent import credential, inventory, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
+from workers.agent.gang import Gangs, Stream
 from workers.agent.logs import Follower, prune
 from workers.agent.pulls import Pulls
 from workers.agent.records import Store
@@ -30,6 +33,7 @@ LOGS_EVERY_S = 1.0
 LOG_CHUNKS = 25  # of one replica before it is another's turn
 INVENTORY_EVERY_S = 60.0
 TEND_EVERY_S = 2.0
+BIND_EVERY_S = 0.2
 RENEWAL_CHECK_S = 60.0
 STOP_DRAIN_S = 2.0  # on the way out
 
@@ -59,7 +63,8 @@ class Agent:
         self._whole_at = 0.0
         self._followers: dict[str, Follower] = {}
         self._identity = identity
-        self._relay = Relay(identity, self._socket) if settings.relay else None
+        self._relay = Relay(identity, self._socket, self._admit) if settings.relay else None
+        self._gangs = Gangs(self._relay.call) if self._relay else None
         self._relay_address = ""
         runner.connect(ControlPlaneDoor(client))
         self._pulls = Pulls(runner, self._changed.set)
@@ -78,7 +83,7 @@ class Agent:
         try:
             await self._start_relay()
             await self.replicas.adopt()
-            self._inventory = await threads.call(self._survey)
+            self._inventory = await self._take_stock()
             async with asyncio.TaskGroup() as group:
                 loops = [
                     group.create_task(self._forever(step))
@@ -89,6 +94,7 @@ class Agent:
                         self._look,
                         self._tend,
                         self._keep,
+                        self._bind,
                     )
                 ]
                 await stop.wait()
@@ -111,6 +117,8 @@ class Agent:
                     await self._send_report()
         self._pulls.stop()
         await self.replicas.leave()
+        if self._gangs is not None:
+            await self._gangs.close()
         if self._relay is not None:
             await self._relay.stop()
 
@@ -182,9 +190,13 @@ class Agent:
     async def _look(self) -> None:
         """Take stock again: a GPU may have fallen off, an engine environment come ready."""
         await asyncio.sleep(INVENTORY_EVERY_S)
-        self._inventory = await threads.call(self._survey)
+        self._inventory = await self._take_stock()
         if not inventory.same(self._inventory_sent, self._inventory):
             self._changed.set()
+
+    async def _take_stock(self) -> wire.Inventory:
+        found = await threads.call(self._survey)
+        return msgspec.structs.replace(found, relay=self._relay_address.removeprefix("relay:"))
 
     async def _tend(self) -> None:
         """Warm a standby up, while no engine that somebody waits for needs the processor."""
@@ -257,6 +269,18 @@ class Agent:
             port = await self._relay.start(host, port)
             self._relay_address = f"relay:{host}:{port}"
             log.info("relay on %s port %s", host, port)
+
+    async def _bind(self) -> None:
+        """Give each gang's member that runs here its network."""
+        if self._gangs is None:
+            await asyncio.sleep(INVENTORY_EVERY_S)
+            return
+        await self._gangs.follow(self.replicas.gangs())
+        await asyncio.sleep(BIND_EVERY_S)
+
+    async def _admit(self, name: str, node_id: str, stream: Stream) -> None:
+        if self._gangs is not None:
+            await self._gangs.admit(name, node_id, stream)
 
     def _address(self, running: Running) -> str:
         return self._relay_address or f"unix:{running.socket}"

@@ -3,17 +3,20 @@
 TLS 1.3 under the region's authority. The caller must show a certificate of that authority which
 says that it is a gateway of this region; the name it asks for (SNI) selects the replica. Bytes
 pass both ways untouched, and a slow reader slows the writer down.
+
+Other nodes of the region call here too, for a gang's network (gang.py), and get nothing else.
 """
 
 import asyncio
 import logging
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives import serialization
 
+from workers.agent import gang
 from workers.agent.credential import Identity
 
 log = logging.getLogger("stoa.agent")
@@ -29,11 +32,21 @@ def server_name(replica_id: str) -> str:
     return replica_id.replace("_", "-") + SUFFIX
 
 
-class Relay:
-    """`socket_of` gives the unix socket of a replica of this node, or None."""
+# (name, node id, stream): a call of another node to one of this node's gangs
+Admit = Callable[[str, str, gang.Stream], Awaitable[None]]
 
-    def __init__(self, identity: Identity, socket_of: Callable[[str], str | None]) -> None:
-        self._socket_of = socket_of
+
+class Relay:
+    """`socket_of` gives the unix socket of a replica of this node, or None; `admit` takes calls
+    of other nodes."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        socket_of: Callable[[str], str | None],
+        admit: Admit | None = None,
+    ) -> None:
+        self._socket_of, self._admit = socket_of, admit
         self._names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
         self._role = ""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,12 +61,9 @@ class Relay:
     def use(self, identity: Identity) -> None:
         """Show this certificate from the next connection on."""
         self._role = f"spiffe://stoa/region/{identity.credential.region}/gateway/"
-        # OpenSSL takes a chain from a file alone; this one is gone when it has read it.
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # mode 0600
-            file.write(identity.key_pem())
-            file.write(identity.certificate.public_bytes(serialization.Encoding.PEM))
-            file.flush()
-            self._context.load_cert_chain(file.name)
+        self._node_role = f"spiffe://stoa/region/{identity.credential.region}/node/"
+        self._calls = _calling(identity)
+        _show(self._context, identity)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError."""
@@ -67,6 +77,16 @@ class Relay:
         )
         chosen: int = self._server.sockets[0].getsockname()[1]
         return chosen
+
+    async def call(self, host: str, port: int, name: str, node_id: str) -> gang.Stream:
+        """A connection to the relay of that very node. Raises OSError."""
+        stream = await asyncio.open_connection(
+            host, port, ssl=self._calls, server_hostname=name, limit=1 << 18
+        )
+        if self._peer(stream[1], self._node_role) != node_id:
+            stream[1].close()
+            raise OSError(f"{host} port {port} is not the node {node_id}")
+        return stream
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -88,8 +108,11 @@ class Relay:
         assert task is not None
         self._open.add(task)
         try:
-            engine = await self._engine(writer)
-            if engine is not None:
+            name = self._names.get(writer.get_extra_info("ssl_object"), "")
+            if self._admit is not None and name.endswith(gang.SUFFIX):
+                if node_id := self._peer(writer, self._node_role):
+                    await self._admit(name, node_id, (reader, writer))
+            elif (engine := await self._engine(name, writer)) is not None:
                 await _join((reader, writer), engine)
         except OSError as error:
             log.info("relay: %s", error)
@@ -99,15 +122,11 @@ class Relay:
             self._open.discard(task)
             writer.close()
 
-    async def _engine(
-        self, writer: asyncio.StreamWriter
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    async def _engine(self, name: str, writer: asyncio.StreamWriter) -> gang.Stream | None:
         """A connection to the engine that this caller may reach."""
-        connection: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        if not self._gateway(connection):
+        if not self._peer(writer, self._role):
             log.warning("relay: refused a caller that is no gateway of this region")
             return None
-        name = self._names.get(connection, "")
         replica_id = name.removesuffix(SUFFIX).replace("-", "_")
         path = self._socket_of(replica_id) if name.endswith(SUFFIX) else None
         if path is None:
@@ -115,19 +134,36 @@ class Relay:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             return await asyncio.open_unix_connection(path, limit=_BLOCK)
 
-    def _gateway(self, connection: ssl.SSLObject) -> bool:
-        certificate = connection.getpeercert() or {}
-        names = certificate.get("subjectAltName", ())
-        return any(
-            len(entry) == 2 and entry[0] == "URI" and str(entry[1]).startswith(self._role)
-            for entry in names
-        )
+    def _peer(self, writer: asyncio.StreamWriter, role: str) -> str:
+        """The id that the other side's certificate gives it in that role; empty if none."""
+        certificate = writer.get_extra_info("ssl_object").getpeercert() or {}
+        for entry in certificate.get("subjectAltName", ()):
+            if len(entry) == 2 and entry[0] == "URI" and str(entry[1]).startswith(role):
+                return str(entry[1]).removeprefix(role)
+        return ""
 
 
-async def _join(
-    caller: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    engine: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-) -> None:
+def _calling(identity: Identity) -> ssl.SSLContext:
+    """For calls to other nodes: who answers is known by the id in its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=identity.credential.ca_pem)
+    _show(context, identity)
+    return context
+
+
+def _show(context: ssl.SSLContext, identity: Identity) -> None:
+    # OpenSSL takes a chain from a file alone; this one is gone when it has read it.
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # mode 0600
+        file.write(identity.key_pem())
+        file.write(identity.certificate.public_bytes(serialization.Encoding.PEM))
+        file.flush()
+        context.load_cert_chain(file.name)
+
+
+async def _join(caller: gang.Stream, engine: gang.Stream) -> None:
     """Pipe until either side ends; then both do, so that the engine sees a caller's departure."""
     up = asyncio.create_task(_pipe(caller[0], engine[1]))
     down = asyncio.create_task(_pipe(engine[0], caller[1]))

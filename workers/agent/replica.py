@@ -108,6 +108,12 @@ class Replica:
             self._wants_sleep = asleep
             self._nudged.set()
 
+    def hear(self, peers: list[wire.Peer], go: bool) -> None:
+        """What the wish list says of the other members of its gang."""
+        if (self.record.peers, self.record.go) != (peers, go):
+            self.record.peers, self.record.go = peers, go
+            self._store.save(self.record)
+
     async def run(self) -> None:
         """Drive the replica to its end; returns then."""
         steps: dict[Phase, Callable[[], Awaitable[None]]] = {
@@ -127,6 +133,15 @@ class Replica:
                 log.exception("%s: %s did not work, trying again", self.id, self.record.phase)
                 await asyncio.sleep(RETRY_S)
 
+    @property
+    def _follows(self) -> bool:
+        """A gang's member that serves nobody itself."""
+        return self.record.spec.seat is not None and self.record.spec.seat.rank > 0
+
+    @property
+    def _reached(self) -> bool:
+        return self.record.phase in LISTENING and not self._follows
+
     def report(self) -> wire.ReplicaReport:
         record, running = self.record, self.record.running
         return wire.ReplicaReport(
@@ -138,7 +153,7 @@ class Replica:
             bytes_total=record.bytes_total,
             revision=record.revision,
             pid=running.pid if running is not None and not self.ended else 0,
-            address=self._address(running) if running and record.phase in LISTENING else "",
+            address=self._address(running) if running and self._reached else "",
             start_tier=record.tier,
             phase_seconds=dict(record.phase_seconds),
             stalled_s=round(self._stalled_s(), 3) if record.phase in COMING else 0.0,
@@ -192,6 +207,12 @@ class Replica:
                 else:
                     await self._pause()
                 return
+            if not record.go:
+                # Of a gang nobody starts before each member has what it needs, so that none
+                # waits with an engine for another's download. It is no stall of ours.
+                self._progress.told(self._clock())
+                await self._pause()
+                return
             self._watch = None
             try:
                 # The intent, STARTING without a pid, is already on disk.
@@ -205,6 +226,8 @@ class Replica:
             await self._fail(TOOL_PROBE_FAILED if _TOOLS.search(why) else ENGINE_EXITED, why)
         elif record.waking:
             await self._wake(record.running)
+        elif self._follows:
+            self._enter(Phase.READY)  # it computes for rank 0, whose probe proves them all
         elif await threads.call(self._loaded, record.running):
             self._enter(Phase.PROBING)
         elif self._late():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from controlplane.fleet import wire
-from workers.agent import logs, processes, threads
+from workers.agent import gang, logs, processes, threads
 from workers.agent.engines import Running
 from workers.agent.records import ENDED, Phase, Record, Store
 from workers.agent.replica import ENGINE_MISSING, LISTENING, WALLS_MISSING, Replica
@@ -53,6 +53,15 @@ class Replicas:
         """The engine of a replica that takes requests."""
         replica = self._all.get(replica_id)
         return replica.record.running if replica and replica.record.phase in LISTENING else None
+
+    def gangs(self) -> dict[str, gang.Wanted]:
+        """The members of gangs whose engines run here, by replica id."""
+        found: dict[str, gang.Wanted] = {}
+        for replica in self._all.values():
+            record = replica.record
+            if record.spec.seat is not None and record.running is not None and not replica.ended:
+                found[replica.id] = (record.running, record.spec.seat, record.peers)
+        return found
 
     # --- after a restart of the agent ---------------------------------------------------
 
@@ -145,13 +154,14 @@ class Replicas:
                     replica_id=wish.replica_id, phase=Phase.STOPPED
                 )
         elif replica is None and wish.spec is not None:
-            record = Record(spec=wish.spec, phase_since=self._clock())
+            record = Record(spec=wish.spec, phase_since=self._clock(), peers=wish.peers, go=wish.go)
             if refusal := self._refusal(wish.spec):
                 record.reason, record.detail = WALLS_MISSING, refusal
                 record.enter(Phase.FAILED, self._clock())
             self._store.save(record)
             self._add(record)
         elif replica is not None:
+            replica.hear(wish.peers, wish.go)
             replica.request_sleep(wish.sleep)
             if wish.spec is not None:
                 replica.adapting.wish(wish.spec.adapters)

@@ -60,6 +60,8 @@ def survey(paths: Sequence[Path] = (), *, python: str = sys.executable) -> Surve
         kind = SHARED
     else:
         can.add(Wall.NETWORK)
+        if kind == OWN and not _try(Isolation(network=OWN, gang="10.0.0.1"), python, ()):
+            can.add(Wall.GANG)
     return Survey(frozenset(can), missing, kind)
 
 

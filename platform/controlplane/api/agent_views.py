@@ -23,7 +23,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import assignments, hearing, reports, source_grants, uploads
+from controlplane.endpoints import assignments, gangs, hearing, reports, source_grants, uploads
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import credentials, errors, services, wire
 from controlplane.fleet.models import Node
@@ -200,6 +200,8 @@ def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime
     node = proof.node
     if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
         reports.apply(node, message, now)
+        if node.in_gangs:
+            gangs.hear(node, message, now)
     return node
 
 

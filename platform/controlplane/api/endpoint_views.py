@@ -14,7 +14,7 @@ from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import conditions, logs, services
-from controlplane.endpoints.models import Endpoint, Replica, Scaling, Transition
+from controlplane.endpoints.models import Endpoint, Member, Replica, Scaling, Transition
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import LIVE
 from controlplane.scaling.policy import KeepAlive
@@ -46,10 +46,22 @@ class TransitionView(serializers.ModelSerializer[Transition]):
         )
 
 
+class MemberView(serializers.ModelSerializer[Member]):
+    node = serializers.CharField(source="node_id")
+    phase = serializers.CharField(help_text="As its node last said; empty before.")
+
+    class Meta:
+        model = Member
+        fields = ("rank", "node", "phase")
+
+
 class ReplicaView(serializers.ModelSerializer[Replica]):
     object = serializers.CharField(default="replica", read_only=True)
     endpoint = serializers.CharField(source="endpoint_id")
-    node = serializers.CharField(source="node_id", allow_null=True)
+    node = serializers.CharField(
+        source="node_id", allow_null=True, help_text="null of one that stands on several nodes."
+    )
+    members = serializers.SerializerMethodField()
 
     class Meta:
         model = Replica
@@ -58,6 +70,7 @@ class ReplicaView(serializers.ModelSerializer[Replica]):
             "object",
             "endpoint",
             "node",
+            "members",
             "generation",
             "state",
             "reason",
@@ -75,6 +88,12 @@ class ReplicaView(serializers.ModelSerializer[Replica]):
             "proof",
             "log_tail",
         )
+
+    @extend_schema_field(MemberView(many=True))
+    def get_members(self, replica: Replica) -> Any:
+        if replica.node_count == 1:
+            return []
+        return MemberView(replica.members.all(), many=True).data
 
 
 class ConditionView(serializers.Serializer[Any]):
@@ -176,6 +195,7 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "capabilities",
             "device_kind",
             "device_count",
+            "node_count",
             "min_replicas",
             "max_replicas",
             "scale_to_zero_timeout_s",
@@ -236,7 +256,8 @@ class EndpointBody(serializers.Serializer[Any]):
         help_text="Proved before a replica is ready: tools, json_schema. null: as the recipe says.",
     )
     device_kind = serializers.CharField(max_length=64)
-    device_count = serializers.IntegerField(default=1)
+    device_count = serializers.IntegerField(default=1, help_text="Of each node.")
+    node_count = serializers.IntegerField(default=1, help_text="That one replica stands on.")
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
     scale_to_zero_timeout_s = serializers.IntegerField(default=3600)

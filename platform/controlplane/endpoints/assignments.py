@@ -4,9 +4,10 @@ from datetime import datetime
 
 import msgspec
 from django.conf import settings
+from django.db.models import QuerySet
 
-from controlplane.endpoints import pulls, recipes, sources
-from controlplane.endpoints.models import Replica
+from controlplane.endpoints import gangs, pulls, recipes, sources
+from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -20,7 +21,9 @@ def desired(node: Node, now: datetime) -> wire.Desired:
     The version is read before the list: an agent may believe that it knows less than it does,
     never more.
     """
-    version, removed_at = Node.objects.values_list("desired_version", "removed_at").get(id=node.id)
+    version, removed_at, in_gangs = Node.objects.values_list(
+        "desired_version", "removed_at", "in_gangs"
+    ).get(id=node.id)
     replicas = (
         Replica.objects.filter(node_id=node.id, released_at=None)
         .select_related("endpoint__project", "endpoint__pool")
@@ -28,9 +31,12 @@ def desired(node: Node, now: datetime) -> wire.Desired:
         .defer("log_tail", "engine_report")
         .order_by("id")
     )
+    wishes = [] if removed_at else [_desired(replica) for replica in replicas]
+    if in_gangs and not removed_at:
+        wishes += [_seated(member) for member in _members(node)]
     return wire.Desired(
         version=version,
-        replicas=[] if removed_at else [_desired(replica) for replica in replicas],
+        replicas=wishes,
         report_every_s=settings.NODE_REPORT_EVERY_S,
         lease_s=settings.NODE_LEASE_S,
         pulls=[] if removed_at else pulls.wished(node),
@@ -47,8 +53,22 @@ def unchanged(version: int) -> wire.Desired:
     )
 
 
-def _desired(replica: Replica) -> wire.DesiredReplica:
-    run = replica.state in LIVE and replica.state != State.DRAINING
+def _members(node: Node) -> QuerySet[Member]:
+    return (
+        Member.objects.filter(node_id=node.id, released_at=None)
+        .select_related("replica__endpoint__project", "replica__endpoint__pool")
+        .prefetch_related("replica__claims__device", "replica__members__node")
+        .order_by("replica_id")
+    )
+
+
+def _seated(member: Member) -> wire.DesiredReplica:
+    # Rank 0 finishes what it was asked, and the others compute for it until it has.
+    return gangs.seated(member, _desired(member.replica, drains=member.rank == 0))
+
+
+def _desired(replica: Replica, *, drains: bool = True) -> wire.DesiredReplica:
+    run = replica.state in LIVE and not (drains and replica.state == State.DRAINING)
     return wire.DesiredReplica(
         replica_id=replica.id,
         run=run,

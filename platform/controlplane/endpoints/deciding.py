@@ -184,7 +184,7 @@ def _hourly(endpoints: Iterable[Endpoint], now: datetime) -> dict[str, Decimal]:
     found = {}
     for one in capped:
         price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.device_kind, now, "EUR")
-        found[one.id] = price.amount * one.device_count if price else Decimal(0)
+        found[one.id] = price.amount * one.devices_each if price else Decimal(0)
     return found
 
 

@@ -45,7 +45,7 @@ def payer(endpoint: Endpoint) -> Payer:
         endpoint.project.organization_id,
         endpoint.project_id,
         endpoint.device_kind,
-        endpoint.device_count,
+        endpoint.devices_each,
     )
 
 

@@ -2,8 +2,8 @@
 
 Most reports say what the one before said. What this statement does not settle (a certificate
 that is being replaced, a report that came late, an inventory, models that are being brought, a
-node that was removed) is for the longer way: `fleet.credentials.verify`,
-`fleet.services.heartbeat` and `reports.apply`.
+node that was removed or hosts gangs) is for the longer way: `fleet.credentials.verify`,
+`fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
 """
 
 from collections.abc import Iterable
@@ -80,7 +80,7 @@ WITH heard AS (
     UPDATE fleet_node
     SET boot_id = %(boot)s, report_seq = %(seq)s, report_signed_at = %(signed)s,
         heartbeat_at = %(now)s, lease_until = %(until)s, agent_version = %(version)s
-    WHERE id = %(node)s AND removed_at IS NULL
+    WHERE id = %(node)s AND removed_at IS NULL AND NOT in_gangs
       AND certificate_sha256 = %(shown)s AND previous_certificate_sha256 = ''
       AND CASE WHEN boot_id = %(boot)s THEN report_seq < %(seq)s
                ELSE report_signed_at IS NULL OR report_signed_at <= %(signed)s END

@@ -1,6 +1,6 @@
 """The one door for a replica's state: explicit arcs, compare-and-set, a timed row for each."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F
 
 from compliance import audit
-from controlplane.endpoints import notify, signals, starts
+from controlplane.endpoints import members, notify, signals, starts
 from controlplane.endpoints.backoff import counts, delay_s
 from controlplane.endpoints.errors import IllegalArc
 from controlplane.endpoints.models import (
@@ -50,8 +50,13 @@ class _Was:
     created_at: datetime
     endpoint_id: str
     node_id: str | None
+    node_count: int
     organization_id: str
     region: str
+
+    @property
+    def gang(self) -> bool:
+        return self.node_count > 1
 
 
 def advance(
@@ -86,10 +91,11 @@ def advance(
         if to not in ARCS[was.state]:
             raise IllegalArc(replica_id, was.state, to)
         node_id = facts.get("node_id", was.node_id)
-        wish_changes = to in _CHANGES_WISH or was.state is State.ASLEEP
-        if node_id and wish_changes:
+        wish_changes = _changes_wish(was, to)
+        nodes = members.node_ids(replica_id) if was.gang else [node_id] if node_id else []
+        if nodes and wish_changes:
             # Before the replica's own row, as everybody does who needs both.
-            Node.objects.select_for_update(no_key=True).values_list("id").get(id=node_id)
+            members.lock(nodes)
         facts |= {"state": to, "reason": reason, "state_at": now, "detail": detail}
         if to is State.DRAINING or (to is State.STOPPED and was.state is not State.DRAINING):
             facts["stop_requested_at"] = now
@@ -98,34 +104,50 @@ def advance(
             return False
         _keep_time(replica_id, was, to, reason, now, ready_s)
         _note(replica_id, was, to, reason, detail, now)
-        if node_id and wish_changes:
+        if was.gang and wish_changes:
+            members.change_wish(replica_id)
+        elif node_id and wish_changes:
             _change_wish(replica_id, node_id)
-        if to not in LIVE and (released or node_id is None):
+        if to not in LIVE and (released or not nodes):
             _let_go(replica_id, now)
         _count_failures(was.endpoint_id, to, reason, now)
         if to in (State.READY, State.FAILED) and was.state in COMING:
             starts.note(replica_id, reason=reason, now=now)
-        _record(replica_id, was, to, reason, node_id, now)
-        notify.changed(was.endpoint_id, *([node_id] if node_id else []))
+        _record(replica_id, was, to, reason, nodes, now)
+        notify.changed(was.endpoint_id, *nodes)
         if to not in LIVE:
             signals.hint(was.endpoint_id)
         return True
 
 
-def release(replica_id: str, *, now: datetime) -> bool:
-    """Free the devices of a replica that is over: its node has said that no engine of it runs."""
+def _changes_wish(was: _Was, to: State) -> bool:
+    """A gang's members may start with the step to starting, all at once."""
+    goes = was.gang and to is State.STARTING
+    return to in _CHANGES_WISH or was.state is State.ASLEEP or goes
+
+
+def release(replica_id: str, *, now: datetime, node_id: str | None = None) -> bool:
+    """Free the devices of a replica that is over: its node has said that no engine of it runs.
+
+    Of a gang only those on `node_id`, or without one those on nodes that were removed.
+    """
     with transaction.atomic():
         over = Replica.objects.filter(id=replica_id, released_at=None).exclude(state__in=LIVE)
-        row = over.values_list("endpoint_id", "node_id").first()
+        row = over.values_list("endpoint_id", "node_id", "node_count").first()
         if row is None:
             return False
-        if row[1]:
+        gang = row[2] > 1
+        on = node_id if gang else row[1]
+        if on:
             # It is in the node's list no more. The node before the replica, as everybody does.
-            Node.objects.filter(id=row[1]).update(desired_version=F("desired_version") + 1)
-        if not _let_go(replica_id, now):
+            Node.objects.filter(id=on).update(desired_version=F("desired_version") + 1)
+        done = members.let_go(replica_id, node_id, now) if gang else _let_go(replica_id, now)
+        if gang and done and not members.held(replica_id):
+            _let_go(replica_id, now)
+        if not done:
             transaction.set_rollback(True)
             return False
-        notify.changed(row[0], *([row[1]] if row[1] else []))
+        notify.changed(row[0], *([on] if on else []))
         signals.hint(row[0])
         return True
 
@@ -139,6 +161,7 @@ def _read(replica_id: str) -> _Was | None:
             "created_at",
             "endpoint_id",
             "node_id",
+            "node_count",
             "endpoint__project__organization_id",
             "endpoint__region_code",
         )
@@ -178,7 +201,9 @@ def _keep_time(
         )
     elif was.state is State.READY and newest is not None and newest.ended_at is None:
         end = now
-        if reason in _NODE_SILENT and was.node_id:
+        if reason in _NODE_SILENT and was.gang:
+            end = min(now, members.heard_at(replica_id) or now)
+        elif reason in _NODE_SILENT and was.node_id:
             heard = Node.objects.filter(id=was.node_id).values_list("heartbeat_at", flat=True)
             end = min(now, heard.get() or now)
         funded = Replica.objects.values_list("funded_until", flat=True).get(id=replica_id)
@@ -213,7 +238,7 @@ def _count_failures(endpoint_id: str, to: State, reason: Reason, now: datetime) 
 
 
 def _record(
-    replica_id: str, was: _Was, to: State, reason: Reason, node_id: str | None, now: datetime
+    replica_id: str, was: _Was, to: State, reason: Reason, nodes: Sequence[str], now: datetime
 ) -> None:
     """Where whose model ran, and how it ended, is evidence: it stands in the tenant's log."""
     if action := _AUDITED.get(to):
@@ -227,7 +252,9 @@ def _record(
             now=now,
             change=[
                 audit.Change("endpoint_id", None, was.endpoint_id),
-                audit.Change("node_id", None, node_id),
+                audit.Change("node_ids", None, list(nodes))
+                if was.gang
+                else audit.Change("node_id", None, nodes[0]),
             ]
             if to is State.PLACED
             else (),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Q
 
 from controlplane.endpoints import notify
 from controlplane.endpoints.models import LogLine, Replica
@@ -22,7 +22,9 @@ def append(node: Node, chunk: wire.LogChunk, now: datetime) -> int:
     A line that is there already, a replica that is not this node's, a replica whose end is
     confirmed long since: nothing happens. Beyond the newest KEEP_LINES, older lines go.
     """
-    if not Replica.objects.filter(id=chunk.replica_id, node_id=node.id).exists():
+    # Of a gang the log is rank 0's.
+    whose = Q(node_id=node.id) | Q(members__node=node, members__rank=0)
+    if not Replica.objects.filter(whose, id=chunk.replica_id).exists():
         return 0
     last = chunk.first_number + len(chunk.lines) - 1
     if not chunk.lines or last > _MAX_NUMBER:

@@ -42,7 +42,8 @@ class Endpoint(models.Model):
     # What each replica proves before it is ready; null: what its model's recipe promises.
     capabilities = models.JSONField(null=True)
     device_kind = models.CharField(max_length=64)
-    device_count = models.PositiveSmallIntegerField(default=1)
+    device_count = models.PositiveSmallIntegerField(default=1)  # of each node
+    node_count = models.PositiveSmallIntegerField(default=1)  # that one replica stands on
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
     scale_to_zero_timeout_s = models.PositiveIntegerField(default=3600)
@@ -88,6 +89,11 @@ class Endpoint(models.Model):
         return self.name
 
     @property
+    def devices_each(self) -> int:
+        """What one replica holds, on all of its nodes."""
+        return self.device_count * self.node_count
+
+    @property
     def shared(self) -> bool:
         return self.shared_at is not None and self.unshared_at is None
 
@@ -98,7 +104,9 @@ class Replica(models.Model):
     id = IdField("rep")
     endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="replicas")
     generation = models.PositiveIntegerField()
+    # Of a gang, which stands on several nodes, there is a Member for each of them instead.
     node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT, related_name="replicas")
+    node_count = models.PositiveSmallIntegerField(default=1)  # known once it is placed
     state = models.CharField(max_length=16, choices=_STATES, default=State.REQUESTED)
     reason = models.CharField(max_length=32, choices=_REASONS)
     state_at = models.DateTimeField()
@@ -134,6 +142,32 @@ class Replica(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Member(models.Model):
+    """A gang's part on one node: rank 0 serves, the others compute for it."""
+
+    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="members")
+    rank = models.PositiveSmallIntegerField()
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="members")
+    phase = models.CharField(max_length=16, blank=True)  # wire.Phase; empty: not heard of yet
+    bytes_done = models.BigIntegerField(default=0)  # of its weights, while they are fetched
+    bytes_total = models.BigIntegerField(default=0)
+    wish_version = models.BigIntegerField(default=0)  # as of Replica, on this node
+    released_at = models.DateTimeField(null=True)  # its node confirmed: no engine, devices free
+
+    class Meta:
+        ordering = ("rank",)
+        constraints = (
+            models.UniqueConstraint(fields=("replica", "rank"), name="member_rank"),
+            models.UniqueConstraint(fields=("replica", "node"), name="member_node"),
+        )
+        indexes = (
+            models.Index(fields=("node",), condition=Q(released_at=None), name="member_held"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.replica_id} {self.rank}"
 
 
 class DeviceClaim(models.Model):

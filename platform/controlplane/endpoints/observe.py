@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Q, QuerySet
 
-from controlplane.endpoints import deciding, due, funding, pulse
+from controlplane.endpoints import deciding, due, funding, members, pulse
 from controlplane.endpoints.deciding import Looked
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.reconcile import Decided, EndpointView, Limits, NodeView, ReplicaView
@@ -16,7 +16,7 @@ from controlplane.fleet.models import Node
 
 _UNFUNDED = timedelta(seconds=funding.RETRY_S)
 # Those that live, and those that are over but still hold devices.
-HELD = Q(state__in=LIVE) | Q(released_at=None, node__isnull=False)
+HELD = Q(state__in=LIVE) | Q(released_at=None) & (Q(node__isnull=False) | Q(node_count__gt=1))
 
 
 @dataclass
@@ -54,8 +54,10 @@ def pictures(
     wanted = Endpoint.objects.filter(id__in=list(ids)).order_by("id")
     found = {endpoint.id: endpoint for endpoint in wanted}
     nodes = _NodeViews(now, limits)
+    held_now = list(_replicas(found))
+    gangs = members.nodes([replica.id for replica in held_now if replica.node_count > 1])
     replicas: dict[str, list[ReplicaView]] = {id: [] for id in found}
-    for replica in _replicas(found):
+    for replica in held_now:
         replicas[replica.endpoint_id].append(
             ReplicaView(
                 id=replica.id,
@@ -63,7 +65,7 @@ def pictures(
                 state=State(replica.state),
                 state_at=replica.state_at,
                 reason=Reason(replica.reason),
-                node=nodes.of(replica.node),
+                node=nodes.of(replica.node) or nodes.all_of(gangs.get(replica.id, ())),
                 funded=replica.id not in unfunded,
                 can_sleep=replica.can_sleep,
                 progress_at=replica.progress_at,
@@ -121,6 +123,18 @@ class _NodeViews:
                 removed=node.removed_at is not None,
             )
         return self.seen[node.id]
+
+    def all_of(self, members: Iterable[Node]) -> NodeView | None:
+        """A gang's nodes as one: what befalls one of them befalls the gang."""
+        views = [view for node in members if (view := self.of(node))]
+        if not views:
+            return None
+        return NodeView(
+            id=views[0].id,
+            quiet_s=max(view.quiet_s for view in views),
+            leaving=any(view.leaving for view in views),
+            removed=any(view.removed for view in views),
+        )
 
     def _quiet_s(self, node: Node) -> float:
         if self.limits.listening_since is None:

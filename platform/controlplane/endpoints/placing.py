@@ -1,15 +1,17 @@
 """Takes devices for a replica: choose on a picture, then look again under the node's lock."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from django.db import transaction
 
-from controlplane.endpoints import lifecycle, notify, sleeping, starts
+from controlplane.endpoints import gangs, lifecycle, notify, sleeping, starts
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node
 from controlplane.placement.choose import Need, Placement, Refusal
+from controlplane.placement.gang import GangPlacement, choose_gang
 
 # Each lost race shows a fuller picture, so this is far more than a full pool needs.
 _ATTEMPTS = 20
@@ -17,7 +19,7 @@ _ATTEMPTS = 20
 
 def place(
     replica_id: str, *, now: datetime, board: Board | None = None
-) -> Placement | Refusal | None:
+) -> Placement | GangPlacement | Refusal | None:
     """Give a requested replica its devices, or say why nobody can. None: not requested any more.
 
     A refusal leaves it requested, with the reason `no_capacity` and the words for people. `board`:
@@ -32,6 +34,8 @@ def place(
         return None
     endpoint, need = replica.endpoint, _need(replica.endpoint)
     board = board or Board(now)
+    if endpoint.node_count > 1:
+        return _place_gang(replica, need, board)
     for _ in range(_ATTEMPTS):
         known = board.refusal(endpoint, need)
         answer = known or board.choose(endpoint, need)
@@ -47,6 +51,24 @@ def place(
         if not Replica.objects.filter(id=replica_id, state=State.REQUESTED).exists():
             return None
         board.forget(endpoint)  # somebody was faster
+    return Refusal({"": "others took the devices first"})
+
+
+def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | Refusal | None:
+    endpoint = replica.endpoint
+    able, siblings = gangs.able(endpoint.pool_id), gangs.siblings(endpoint.id)
+    for _ in range(_ATTEMPTS):
+        nodes = [replace(one, siblings=siblings[one.node_id]) for one in board.candidates(endpoint)]
+        answer = choose_gang(need, endpoint.node_count, nodes, able)
+        if isinstance(answer, Refusal):
+            _remember(replica, answer)
+            return answer
+        taken = gangs.take(replica.id, need, answer.node_ids, board.now)
+        board.forget(endpoint)
+        if taken:
+            return answer
+        if not Replica.objects.filter(id=replica.id, state=State.REQUESTED).exists():
+            return None
     return Refusal({"": "others took the devices first"})
 
 

@@ -21,9 +21,9 @@ def note(row: Replica, said: wire.ReplicaReport, now: datetime) -> None:
     done, total = (min(max(count, 0), _MOST) for count in (said.bytes_done, said.bytes_total))
     if (done, total) != (row.bytes_done, row.bytes_total):
         facts |= {"bytes_done": done, "bytes_total": total}
-    moved_at = _moved_at(row, said, now, more=done > row.bytes_done)
-    if moved_at is not None:
-        facts["progress_at"] = moved_at
+    moved = moved_at(row, said, now, more=done > row.bytes_done)
+    if moved is not None:
+        facts["progress_at"] = moved
     if not facts:
         return
     Replica.objects.filter(id=row.id).update(**facts)
@@ -31,7 +31,7 @@ def note(row: Replica, said: wire.ReplicaReport, now: datetime) -> None:
         notify.changed(row.endpoint_id)
 
 
-def _moved_at(
+def moved_at(
     row: Replica, said: wire.ReplicaReport, now: datetime, *, more: bool
 ) -> datetime | None:
     """When it last got on, where that is news."""

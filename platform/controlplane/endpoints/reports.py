@@ -98,14 +98,14 @@ def judge(held: Held, said: wire.ReplicaReport | None, version: int) -> Verdict:
         return Verdict()  # it has not taken the news yet
     if said.phase is wire.Phase.DRAINING:
         return Verdict(State.DRAINING)
-    reachable = bool(_ADDRESS.fullmatch(said.address))
+    reached = reachable(said.address)
     heard = version >= held.wish_version
     if held.state is State.ASLEEP:
-        woke = heard and said.phase is wire.Phase.READY and not said.can_sleep and reachable
+        woke = heard and said.phase is wire.Phase.READY and not said.can_sleep and reached
         return Verdict(State.READY, Reason.CANNOT_SLEEP) if woke else Verdict()
     if said.phase is wire.Phase.ASLEEP or (held.state is State.STARTING and not heard):
         return Verdict()  # it is asked to wake, and may be ready only because it still is
-    return _progress(held.state, State(said.phase), reachable)
+    return _progress(held.state, State(said.phase), reached)
 
 
 def _progress(state: State, phase: State, reachable: bool) -> Verdict:
@@ -146,7 +146,7 @@ def act(held: Iterable[Replica], report: wire.Report, now: datetime) -> "Serving
             adapters.note(row, one.adapters)
         verdict = judge(replica, one, report.desired_version)
         if verdict.to is not None:
-            _advance(replica, verdict, one, now)
+            move(replica, verdict, one, now)
         elif verdict.released:
             lifecycle.release(row.id, now=now)
         elif one is not None and row.state == State.READY:
@@ -158,9 +158,8 @@ def act(held: Iterable[Replica], report: wire.Report, now: datetime) -> "Serving
     return serving
 
 
-def _advance(
-    replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: datetime
-) -> None:
+def move(replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: datetime) -> None:
+    """Take the arc of a verdict, with what the report says beside the phase."""
     assert verdict.to is not None
     if verdict.to is State.READY and said is not None and said.revision:
         sources.pin(replica.id, logs.clean(said.revision)[:64])
@@ -173,33 +172,38 @@ def _advance(
         expected=replica.state,
         released=verdict.released,
         ready_s=said.ready_s if said else 0.0,
-        **(_facts(verdict.to, said) if said else {}),
+        **(facts(verdict.to, said) if said else {}),
     )
 
 
-def _facts(to: State, said: wire.ReplicaReport) -> dict[str, Any]:
+def reachable(address: str) -> bool:
+    """Whether a gateway could make something of it."""
+    return bool(_ADDRESS.fullmatch(address))
+
+
+def facts(to: State, said: wire.ReplicaReport) -> dict[str, Any]:
     """What the replica's row should remember of a report with which its state moves."""
-    facts: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if said.phase_seconds:
-        facts["phase_seconds"] = {
+        found["phase_seconds"] = {
             phase: round(seconds, 3)
             for phase, seconds in said.phase_seconds.items()
             if phase in _PHASES
         }
     if said.start_tier is not None:
-        facts["start_tier"] = said.start_tier
+        found["start_tier"] = said.start_tier
     if to is State.READY:
-        facts["can_sleep"] = said.can_sleep
-        facts["start_flags"] = _flags(said.start_flags)
+        found["can_sleep"] = said.can_sleep
+        found["start_flags"] = _flags(said.start_flags)
     if said.engine is not None:
-        facts["engine_report"] = _engine(said.engine)
+        found["engine_report"] = _engine(said.engine)
     if said.proof is not None:
-        facts["proof"] = msgspec.to_builtins(said.proof)
+        found["proof"] = msgspec.to_builtins(said.proof)
     if to is State.READY:
-        facts["address"] = said.address
+        found["address"] = said.address
     if to is State.FAILED:
-        facts["log_tail"] = logs.joined(said.log_tail)
-    return facts
+        found["log_tail"] = logs.joined(said.log_tail)
+    return found
 
 
 def _engine(said: wire.EngineReport) -> dict[str, str | int | float]:

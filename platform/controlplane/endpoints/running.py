@@ -17,7 +17,7 @@ def running(account_id: str, *, now: datetime) -> list[costs.Running]:
             project_id=interval.replica.endpoint.project_id,
             endpoint_id=interval.replica.endpoint_id,
             device_kind=interval.replica.endpoint.device_kind,
-            device_seconds=interval.replica.endpoint.device_count
+            device_seconds=interval.replica.endpoint.devices_each
             * serving.unmetered_s(
                 started_at=interval.started_at,
                 ended_at=interval.ended_at,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
+from django.db.models import Q
 from msgspec.structs import replace
 
 from compliance import audit, sealing
@@ -41,7 +42,8 @@ def grant(node: Node, request: wire.SourceRequest, now: datetime) -> wire.Source
     if request.pull_id:
         return _pulled(node, request.pull_id, now)
     states = LIVE - {State.DRAINING} if request.adapter_id else COMING
-    wanted = Replica.objects.filter(id=request.replica_id, node_id=node.id, state__in=states)
+    here = Q(node_id=node.id) | Q(members__node=node)
+    wanted = Replica.objects.filter(here, id=request.replica_id, state__in=states)
     replica = wanted.select_related("endpoint__project__organization").first()
     if replica is None:
         raise Refused(Reason.FETCH_FAILED, "nothing of this node's is to be fetched by that name")

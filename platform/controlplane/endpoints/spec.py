@@ -17,6 +17,7 @@ from controlplane.tenancy.models import Organization
 
 MAX_REPLICAS = 100
 MAX_LORAS = 4  # adapters at a time, where somebody wants any and did not say how many
+MAX_NODES = 16
 IDLE_S = range(10, 7 * 86_400 + 1)
 QUEUE_S = range(3600 + 1)
 MAX_QUEUE = 100_000
@@ -32,7 +33,8 @@ class EndpointSpec:
     name: str
     model: str  # as its source calls it, or an absolute path on nodes of the tenant's own pool
     device_kind: str
-    device_count: int = 1
+    device_count: int = 1  # of each node
+    node_count: int = 1  # that one replica stands on
     revision: str = ""
     pool_id: str = ""
     engine: str = "vllm"
@@ -69,13 +71,19 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     )
     if not 1 <= spec.device_count <= 64:
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
+    if not 1 <= spec.node_count <= MAX_NODES:
+        raise _invalid("node_count", f"expected 1 to {MAX_NODES} nodes, not {spec.node_count}")
     spec = replace(spec, source=sources.check(spec))
     adapters = [adapter(one) for one in spec.adapters]
     if len({a["name"] for a in adapters}) < len(adapters):
         raise _invalid("adapters", "each adapter needs a name of its own")
-    arguments = engine_args.validate(spec.engine_args, spec.device_count, spec.device_kind)
+    arguments = engine_args.validate(
+        spec.engine_args, spec.device_count, spec.device_kind, spec.node_count
+    )
     if adapters or "max_lora_rank" in arguments:
         arguments.setdefault("max_loras", max(MAX_LORAS, len(adapters)))
+    if spec.node_count > 1 and "max_loras" in arguments:
+        raise _invalid("adapters", "a replica that stands on several nodes takes no adapters")
     room(arguments, len(adapters))
     capabilities = _capabilities(spec.capabilities)
     pool = _pool(spec, organization)
@@ -173,32 +181,44 @@ def _pool(spec: EndpointSpec, organization: Organization) -> Pool:
         pools = sorted(here, key=lambda p: (p.organization_id is None, p.id))
     offers = {pool.id: _offer(pool) for pool in pools}
     for pool in pools:
-        if offers[pool.id].get(spec.device_kind, 0) >= spec.device_count:
+        if _nodes_for(spec, offers[pool.id]) >= spec.node_count:
             return pool
     raise _too_much(spec, list(offers.values()))
 
 
-def _offer(pool: Pool) -> dict[str, int]:
-    """Device kind to the most of it that one node of the pool has."""
+def _offer(pool: Pool) -> dict[str, list[int]]:
+    """Device kind to how many of it each node of the pool has."""
     devices = Device.objects.filter(node__pool=pool, node__removed_at=None, healthy=True)
     per_node: dict[tuple[str, str], int] = {}
     for node_id, kind in devices.values_list("node_id", "kind"):
         per_node[node_id, kind] = per_node.get((node_id, kind), 0) + 1
-    most: dict[str, int] = {}
+    counts: dict[str, list[int]] = {}
     for (_, kind), count in per_node.items():
-        most[kind] = max(most.get(kind, 0), count)
-    return most
+        counts.setdefault(kind, []).append(count)
+    return counts
 
 
-def _too_much(spec: EndpointSpec, offers: list[dict[str, int]]) -> Invalid:
+def _nodes_for(spec: EndpointSpec, offer: Mapping[str, Sequence[int]]) -> int:
+    """How many nodes have what the wish asks of each."""
+    return sum(count >= spec.device_count for count in offer.get(spec.device_kind, ()))
+
+
+def _too_much(spec: EndpointSpec, offers: list[dict[str, list[int]]]) -> Invalid:
     most: dict[str, int] = {}
     for offer in offers:
-        for kind, count in offer.items():
-            most[kind] = max(most.get(kind, 0), count)
+        for kind, counts in offer.items():
+            most[kind] = max(most.get(kind, 0), *counts)
     if spec.device_kind not in most:
         known = ", ".join(sorted(most)) or "none"
         message = f"no node has devices of kind {_shown(spec.device_kind)}; there are: {known}"
         return _invalid("device_kind", message, code="device_kind_unknown")
+    if spec.device_count <= most[spec.device_kind]:
+        there = max(_nodes_for(spec, offer) for offer in offers)
+        message = (
+            f"{spec.node_count} nodes with {spec.device_count} devices of kind {spec.device_kind} "
+            f"each are asked for, the largest pool has {there}"
+        )
+        return _invalid("node_count", message, code="node_count_too_large")
     message = (
         f"{spec.device_count} devices of kind {spec.device_kind} on one node are asked for, "
         f"the largest node has {most[spec.device_kind]}"

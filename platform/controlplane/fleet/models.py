@@ -63,6 +63,7 @@ class Node(models.Model):
     agent_version = models.CharField(max_length=32, blank=True)
     inventory = models.JSONField(default=dict)  # wire.Inventory
     desired_version = models.BigIntegerField(default=1)  # rises when its desired state changes
+    in_gangs = models.BooleanField(default=False)  # a gang's member was placed here once
     created_at = models.DateTimeField()
 
     class Meta:

