@@ -55,6 +55,11 @@ ACTIONS: dict[str, Action] = {
         {
             "endpoint.create": "an endpoint was asked for",
             "endpoint.update": "an endpoint's specification changed",
+            "endpoint.rollback": "an endpoint was taken back to an earlier version",
+            "rollout.promote": "a new version was given more traffic, or all, by hand",
+            "rollout.abort": "a rollout was broken off: the version before serves",
+            "rollout.complete": "every replica of an endpoint is of the new version",
+            "rollout.fail": "a new version failed; reason and version say how it ended",
             "endpoint.scale": "an endpoint's bounds of replicas changed",
             "endpoint.burst": "workers were announced who will need replicas",
             "endpoint.start": "a stopped endpoint was started",

@@ -25,6 +25,9 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("endpoint_id", "gateway_id", "worker", "in_flight", "waiting"),
         *("uncached_tokens", "kv_tokens", "running", "pressed", "idle_s", "prefill_tps"),
     ),
+    "endpoints_versionhealth": (
+        *("rollout_id", "version", "gateway_id", "requests", "errors", "first", "total"),
+    ),
     "tenancy_secretuse": ("secret_id", "gateway_id", "used_at"),
 }
 # Functions that run with their owner's rights: how a gateway asks for what it may not look at.

@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
 from controlplane.api.endpoint_views import recent_replicas
-from controlplane.endpoints import access, conditions, logs, services
+from controlplane.endpoints import access, conditions, logs, rollout_rows, services
 from controlplane.endpoints import starts as start_times
 from controlplane.endpoints.conditions import ADVICE, Status
 from controlplane.endpoints.models import Endpoint, Replica, Transition
@@ -140,7 +140,8 @@ def _listed(visit: Visit) -> dict[str, Any]:
 
 def _live(visit: Visit, endpoint: Endpoint) -> dict[str, Any]:
     replicas = recent_replicas(endpoint)
-    summary = conditions.summarize(endpoint, replicas)
+    rollout = rollout_rows.newest(endpoint)
+    summary = conditions.summarize(endpoint, replicas, rollout)
     newest = starts.newest(replicas)
     rows = list(
         Transition.objects.filter(replica__in=replicas)
@@ -153,6 +154,7 @@ def _live(visit: Visit, endpoint: Endpoint) -> dict[str, Any]:
     return {
         "endpoint": endpoint,
         "summary": summary,
+        "rollout": rollout,
         "rate": rates.of(
             endpoint.project, [endpoint], {endpoint.id: summary.ready_replicas}, now=visit.now
         )[endpoint.id],

@@ -18,6 +18,7 @@ from frontend import (
     scale_views,
     secret_views,
     session_views,
+    version_views,
 )
 
 app_name = "frontend"
@@ -37,6 +38,8 @@ urlpatterns = [
     path("endpoints/<str:id>/adapters", adapter_views.index, name="endpoint-adapters"),
     path("endpoints/<str:id>/adapters/unload", adapter_views.unload, name="adapter-unload"),
     path("endpoints/<str:id>/burst", scale_views.burst, name="endpoint-burst"),
+    path("endpoints/<str:id>/versions", version_views.index, name="endpoint-versions"),
+    path("endpoints/<str:id>/rollout/<str:verb>", version_views.act, name="endpoint-rollout"),
     path("endpoints/<str:id>/share", scale_views.share, name="endpoint-share"),
     path("endpoints/<str:id>/unshare", scale_views.unshare, name="endpoint-unshare"),
     path("endpoints/<str:id>/delete", endpoint_views.delete, name="endpoint-delete"),

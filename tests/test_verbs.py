@@ -30,9 +30,9 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import adapters, aliases, pulls, uploads
+from controlplane.endpoints import adapters, aliases, pulls, rollouts, uploads, versions
 from controlplane.endpoints import services as endpoints
-from controlplane.endpoints.models import Endpoint
+from controlplane.endpoints.models import Endpoint, Rollout
 from controlplane.fleet import services as fleet
 from controlplane.fleet import silence, wire
 from controlplane.tenancy import limits, project_secrets, running
@@ -46,6 +46,7 @@ PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, fleet, silence),
     *(endpoints, aliases, adapters, pulls, uploads, files, batches),
+    *(versions, rollouts),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -63,6 +64,7 @@ NO_VERBS = {
     pulls.note: "keeps what a node reports",
     adapters.states: "looks",
     adapters.note: "keeps what a node reports",
+    versions.differences: "looks",
     silence.unreachable: "looks",
     files.begin: "makes what nobody sees before file.create",
     files.complete: "is part of file.create, and of a batch's end",
@@ -265,6 +267,7 @@ class Walk:
         self.do(endpoints.start, "endpoint.start", endpoint=endpoint)
         Endpoint.objects.update(wake_requested_at=None)
         self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
+        self.versions(endpoint)
         self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
         pull = self.do(
             pulls.pull_model,
@@ -317,6 +320,18 @@ class Walk:
         assert Batch.objects.get().status == "cancelled"
         self.do(files.delete, "file.delete", file=made[0])
         self.do(files.expire, "file.expire", now=NOW + timedelta(days=31))
+
+    def versions(self, endpoint: Endpoint) -> None:
+        self.do(versions.change, "endpoint.update", endpoint=endpoint, changes={"revision": "a"})
+        self.do(rollouts.abort, "rollout.abort", endpoint=endpoint)
+        self.do(versions.change, "endpoint.update", endpoint=endpoint, changes={"revision": "b"})
+        self.do(versions.roll_back, "endpoint.rollback", endpoint=endpoint, number=2)
+        now = NOW + timedelta(seconds=1)
+        Rollout.objects.filter(state="progressing").update(proved_at=now, replaced_at=now)
+        self.do(rollouts.promote, "rollout.promote", endpoint=endpoint)
+        self.do(versions.change, "endpoint.update", endpoint=endpoint, changes={"revision": "c"})
+        Rollout.objects.filter(state="progressing").update(failures=3)
+        self.do(rollouts.tend, "rollout.fail", listening_since=None)
 
     def billing(self) -> None:
         self.do(

@@ -224,6 +224,7 @@ def _meter(interval_ids: Sequence[str], now: datetime) -> int:
         intervals = (
             ServingInterval.objects.select_for_update(skip_locked=True, of=("self",))
             .select_related("replica__endpoint__project__organization")
+            .prefetch_related("replica__version")
             .defer("replica__log_tail", "replica__engine_report")
             .filter(id__in=interval_ids)
             .order_by("id")
@@ -243,9 +244,10 @@ def _meter(interval_ids: Sequence[str], now: datetime) -> int:
 
 
 def _served(interval: ServingInterval, due: Iterable[serving.Slice]) -> reserving.Served:
-    endpoint = interval.replica.endpoint
-    pieces = [(piece.at, piece.seconds * endpoint.devices_each) for piece in due]
-    return reserving.Served(interval.replica_id, funding.payer(endpoint), pieces)
+    version = interval.replica.version
+    pieces = [(piece.at, piece.seconds * version.devices_each) for piece in due]
+    payer = funding.payer(interval.replica.endpoint, version)
+    return reserving.Served(interval.replica_id, payer, pieces)
 
 
 # As `serving.slices` finds something due, or a little more: a minute is over, or the stretch is.
@@ -294,8 +296,8 @@ def _replica_events(
             endpoint_id=endpoint.id,
             replica_id=replica.id,
             region=endpoint.region_code,
-            device_kind=endpoint.device_kind,
+            device_kind=replica.version.device_kind,
             meter=Meter.DEVICE_SECONDS.value,
             basis=Basis.CHARGE.value,
-            quantity=piece.seconds * endpoint.devices_each,
+            quantity=piece.seconds * replica.version.devices_each,
         )

@@ -21,6 +21,7 @@ from controlplane.endpoints import (
     observe,
     placing,
     pulse,
+    rollouts,
     signals,
     sleeping,
 )
@@ -56,6 +57,7 @@ def reconcile(endpoint_id: str, *, now: datetime) -> int:
     """Take the endpoint as far towards its wish as can be; returns the actions that took effect."""
     done = 0
     for _ in range(_STEPS):
+        rollouts.tend(now=now, listening_since=_listening(now), endpoint_id=endpoint_id)
         pictures = observe.pictures(now=now, ids=[endpoint_id])
         deciding.keep(pictures.looked)
         took = sum(_act(pictures, picture, Board(now)) for picture in pictures.each)
@@ -82,6 +84,7 @@ def sweep(*, now: datetime | None = None) -> int:
 
 def _sweep(now: datetime) -> int:
     pulse.beat(pulse.SWEEP, now=now, gap_s=observe.pulse_gap_s())
+    rollouts.tend(now=now, listening_since=_listening(now))
     pictures = observe.pictures(now=now, unfunded=funding.renew(now=now))
     listening_since = pictures.limits.listening_since
     board = Board(now)
@@ -95,6 +98,10 @@ def _sweep(now: datetime) -> int:
         pictures = observe.pictures(now=now, ids=took)
     silence.note(now=now, listening_since=listening_since)
     return done
+
+
+def _listening(now: datetime) -> datetime | None:
+    return pulse.listening_since(now=now, gap_s=observe.pulse_gap_s())
 
 
 def _act_each(pictures: Pictures, board: Board) -> dict[str, int]:
@@ -189,7 +196,7 @@ def _request(endpoint_id: str, create: Create, now: datetime) -> bool:
     """False where no budget pays for it."""
     replica_id = ids.new("rep")
     try:
-        funded_until = funding.fund(replica_id, endpoint_id, now=now)
+        funded_until = funding.fund(replica_id, endpoint_id, create.generation, now=now)
     except funding.Unfunded:
         return False
     replica = Replica.objects.create(

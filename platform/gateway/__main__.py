@@ -30,6 +30,7 @@ from gateway.spool import Spool
 from gateway.stops import Stops
 from gateway.store import Store
 from gateway.table import Table
+from gateway.trials import Teller
 from gateway.uses import Uses
 
 log = logging.getLogger("gateway")
@@ -73,7 +74,8 @@ async def run(
     routed = Routed(store, shared.metrics)
     keeper.watchers.append(routed.changed)
     serving = server.Server(shared, ours, secure)
-    for part in (spool, shipper, activity, uses, routed, leases, stops, keeper):
+    teller = Teller(shared.trials, store, config.gateway_id, config.activity_every_s)
+    for part in (spool, shipper, activity, uses, teller, routed, leases, stops, keeper):
         await part.start()
     try:
         await serving.start()
@@ -84,7 +86,7 @@ async def run(
         # In this order: what still runs is settled, spooled, shipped.
         await serving.drain(hurry=stopping)
         await stops.stop_telling()
-        for ending in (leases, keeper, activity, uses, routed, shipper, spool, store):
+        for ending in (leases, keeper, activity, uses, teller, routed, shipper, spool, store):
             await ending.stop()
         counters.release(spool.name)
         counters.close()

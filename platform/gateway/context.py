@@ -23,6 +23,7 @@ from gateway.spool import Spool
 from gateway.stops import Stops
 from gateway.suspects import Suspects
 from gateway.tracer import Tracer
+from gateway.trials import Trials
 from gateway.upstream import Engines
 from gateway.uses import Uses
 
@@ -61,6 +62,7 @@ class Context:
     brake: Brake
     suspects: Suspects
     spare: Spare
+    trials: Trials = field(default_factory=Trials)
     learning: Learning = field(default_factory=Learning)
     access: AccessLog | None = None
     tracer: Tracer | None = None

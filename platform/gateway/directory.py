@@ -85,6 +85,16 @@ class Replica(msgspec.Struct, frozen=True, gc=False):
     failed_adapters: frozenset[str] = frozenset()  # … and that it could not load
 
 
+class Rollout(msgspec.Struct, frozen=True, gc=False):
+    """One version of an endpoint takes over from another."""
+
+    id: str
+    version: int
+    old_version: int
+    share: float | None = None  # percent of traffic that the new one gets; None: not set
+    replica_ids: frozenset[str] = frozenset()  # the ready ones of the new version
+
+
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
     id: str
     project_id: str
@@ -102,6 +112,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     start_s: float | None = None  # the median of its last starts; None: there was none
     queue_limit: int | None = None  # requests that may wait for it; None: the gateway's setting
     queue_s: float | None = None  # for so long at most; None: the gateway's setting
+    rollout: Rollout | None = None  # that is under way
 
 
 class StoppedRun(msgspec.Struct, frozen=True, gc=False):

@@ -76,7 +76,7 @@ class Exchange:
         self._need = need
         self._loop = client.loop
         self._wire = b""
-        self._way = way = Way(context, client.loop, key, call, endpoint)
+        self._way = way = Way(context, client.loop, key, call, endpoint, ask.run)
         self._turn = Turn(context, client, request, key, call, engine_model, need, entry, way)
         self._paused = self._stale = False
         self._upstream: Upstream | None = None
@@ -422,7 +422,7 @@ class Exchange:
         return NONE, "delivered"
 
     def _settle(self, status: int, finish: str, used: Usage, counted_by: str) -> None:
-        self._way.leave(served=finish == "complete")
+        self._way.leave(served=finish == "complete", broke=finish == "engine_error")
         self._turn.ended(used, counted=finish == "complete" and counted_by == "engine")
         now = time.monotonic()
         self._entry.settle(now, status, finish, used, counted_by)

@@ -21,6 +21,7 @@ from gateway.directory import (
     Project,
     RateLimits,
     Replica,
+    Rollout,
     StoppedRun,
 )
 from gateway.keyring import Keyring
@@ -62,7 +63,10 @@ FROM gateway.replicas r JOIN gateway.endpoints e USING (endpoint_id)
 WHERE e.region = %s AND r.address <> '' ORDER BY r.replica_id
 """
 
-
+_ROLLOUTS = """
+SELECT endpoint_id, rollout_id, to_number, from_number, share, replica_ids
+FROM gateway.rollouts WHERE region = %s
+"""
 _BUDGETS = """
 SELECT budget_id, subject, subject_id, unit, amount, "window", time_zone, hard, allowance, name
 FROM gateway.budgets WHERE region = %s
@@ -300,6 +304,11 @@ async def _endpoints(
             length = min(length, kv_tokens)  # what no cache holds, no window holds
         if length is not None:
             lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
+    rollouts: dict[str, Rollout] = {}
+    async for endpoint_id, id, new, old, share, ids in _rows(
+        connection, "rollouts", _ROLLOUTS, region
+    ):
+        rollouts[endpoint_id] = Rollout(id, new, old, share, frozenset(ids))
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
         endpoint_id, project, organization, name, model, adapters, stopped, *more = row
@@ -310,6 +319,7 @@ async def _endpoints(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
                 stopped, created, ready, lengths.get(endpoint_id), kind,
                 start_s=start_s, queue_limit=queue_limit, queue_s=queue_s, shared=shared,
+                rollout=rollouts.get(endpoint_id),
             )
         )  # fmt: skip
     return endpoints

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
-from gateway import errors, pools, prefixes
+from gateway import arms, errors, pools, prefixes
+from gateway.budgets import NO_RUN, Run
 from gateway.context import Context
-from gateway.directory import Endpoint, Key, Replica
+from gateway.directory import Endpoint, Key, Replica, Rollout
 from gateway.loads import Place
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool
@@ -21,8 +22,8 @@ class Way:
     """Holds at most one place in a replica's queue, and gives it back exactly once."""
 
     __slots__ = (
-        "_call", "_context", "_endpoint", "_key", "_keys", "_loop", "_pool", "_ticket",
-        "_visible", "lane", "place", "tried",
+        "_call", "_context", "_endpoint", "_first", "_fresh", "_key", "_keys", "_loop", "_pool",
+        "_run", "_ticket", "_visible", "lane", "place", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -32,18 +33,22 @@ class Way:
         key: Key,
         call: Call,
         endpoint: Endpoint,
+        run: Run = NO_RUN,
     ) -> None:
         self._context = context
         self._key = key
         self._call = call
         self._endpoint = endpoint
         self._loop = loop
+        self._run = run
         self._pool: Pool | None = None
         self._ticket: Ticket | None = None
         self.lane: Lane | None = None  # where it is, or was last
         self.tried: tuple[str, ...] = ()
         self.place = Place(0, 0)  # what it takes there
         self._keys: list[int] = []
+        self._fresh: bool | None = None  # whether it is a canary's; None: nobody asked
+        self._first = 0.0  # when a stream's answer began
         # A whole answer comes when its last token does: its first byte tells little.
         self._visible = call.stream or not call.operation.generates
 
@@ -63,6 +68,10 @@ class Way:
             and self._call.size >= prefixes.BLOCK
         ):
             self._keys = self._prefix(engine_model)
+        if (rollout := endpoint.rollout) is not None and rollout.share is not None:
+            roomy = self._of_version(rollout, pool, roomy)
+            if not roomy:
+                return None
         full: Collection[str] = ()
         if len(roomy) < len(endpoint.replicas):
             full = {one.id for one in endpoint.replicas}.difference(one.id for one in roomy)
@@ -71,6 +80,16 @@ class Way:
             retry_after_s = pool.retry_after_s(self._loop.time())
             raise errors.engine_unavailable(self._call.model, retry_after_s)
         return replica
+
+    def _of_version(
+        self, rollout: Rollout, pool: Pool, roomy: Sequence[Replica]
+    ) -> Sequence[Replica]:
+        """Those of the version that it is meant for."""
+        if self._fresh is None:
+            self._fresh = arms.fresh(rollout, self._run, self._call.fields)
+        standing = [one.id for one in pool.lanes if not one.standing.out]
+        untried = [id for id in standing if id not in self.tried]
+        return arms.allowed(rollout, self._fresh, roomy, untried)
 
     def onward(self) -> Endpoint | None:
         """The endpoint, if it has a replica that was not tried and the budget of retries allows
@@ -132,17 +151,32 @@ class Way:
 
     def first_byte(self) -> None:
         if self._visible and self._ticket is not None:
-            self._ticket.lane.first_byte(self._ticket, self._loop.time())
+            self._first = now = self._loop.time()
+            self._ticket.lane.first_byte(self._ticket, now)
 
-    def leave(self, *, served: bool = False) -> None:
-        """It ends, or goes elsewhere, and nobody is to blame; `served` with a whole answer."""
+    def leave(self, *, served: bool = False, broke: bool = False) -> None:
+        """It ends, or goes elsewhere; `served` with a whole answer, `broke` with one in which
+        the engine told of an error."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
+            if self._endpoint.rollout is not None and (served or broke):
+                self._tried(self._endpoint.rollout, ticket, served)
             # What only looks into the tokenizer says nothing about a prefill.
             served = served and self._call.operation.counts
             ticket.owner = None
             ticket.lane.end(ticket, self._loop.time(), served=served)
             self._context.admission.give(self._endpoint.id, self.place)
+
+    def _tried(self, rollout: Rollout, ticket: Ticket, served: bool) -> None:
+        """What it says of the version that answered."""
+        trials = self._context.trials
+        if not served:
+            trials.failed(rollout, ticket.lane.id)
+        elif self._call.operation.counts:
+            now = self._loop.time()
+            # A short stream may have come whole: it ends before its first byte has left.
+            first_s = (self._first or now) - ticket.at if self._call.stream else None
+            trials.served(rollout, ticket.lane.id, first_s, now - ticket.at)
 
     def failed(self, status: int = 0) -> None:
         """The replica could not be reached, went away, fell silent (0), or answered 5xx."""
@@ -155,6 +189,8 @@ class Way:
         if status and (status < 500 or status in _BUSY):
             ticket.lane.end(ticket, now, served=False)
         else:
+            if self._endpoint.rollout is not None:
+                self._tried(self._endpoint.rollout, ticket, served=False)
             self._pool.failed(ticket, now, REFUSED if status else LOST)
 
     def lines(self) -> bytes:

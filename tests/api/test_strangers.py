@@ -93,6 +93,7 @@ def things(house: House) -> dict[str, str]:
         "aliases": house.alias.id,
         "batches": house.batch_id,
         "replicas": house.replica.id,
+        "versions": house.endpoint.versions.get().id,
         "nodes": house.node.id,
         "budgets": budget(house),
         "secrets": secret(house),

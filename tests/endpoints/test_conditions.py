@@ -48,7 +48,7 @@ def test_one_word(states: list[State], facts: dict[str, Any], status: Status) ->
 
 def test_conditions_say_what_is_wrong() -> None:
     summary = how(State.FAILED, failures=2, retry_at=NOW + timedelta(seconds=20))
-    ready, scheduled, healthy, funded = summary.conditions
+    ready, scheduled, healthy, funded, *_ = summary.conditions
     assert (ready.type, ready.status) == ("Ready", "False")
     assert (scheduled.type, scheduled.status) == ("Scheduled", "True")
     assert (healthy.type, healthy.status) == ("Healthy", "False")

@@ -18,6 +18,7 @@ from django.db import connection
 
 from billing.models import Account
 from compliance import grants
+from controlplane.endpoints import version_spec
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Pool, Region
@@ -82,7 +83,7 @@ class House:
         return key
 
     def endpoint(self, name: str = "chat", **fields: Any) -> Endpoint:
-        return Endpoint.objects.create(
+        endpoint = Endpoint.objects.create(
             project=fields.pop("project", self.project),
             pool=self.pool,
             region_code=self.pool.region_id,
@@ -92,6 +93,8 @@ class House:
             created_at=NOW,
             **fields,
         )
+        version_spec.begin(endpoint, now=NOW)
+        return endpoint
 
     def replica(self, endpoint: Endpoint, address: str = "unix:/run/x", **fields: Any) -> Replica:
         """A replica that is ready; made in two steps, as in life, so that the gateway hears it."""

@@ -6,6 +6,7 @@ from typing import Any
 from billing import prices, services
 from billing.models import UsageEvent, UsageInbox
 from compliance import audit
+from controlplane.endpoints import version_spec
 from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
 from controlplane.fleet.models import Pool, Region
 from controlplane.tenancy.models import Organization, Project
@@ -14,7 +15,7 @@ MONTH = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 
 
-def endpoint(name: str = "chat", device_count: int = 1) -> Endpoint:
+def endpoint(name: str = "chat", device_count: int = 1, device_kind: str = "cpu") -> Endpoint:
     """An endpoint of an organization of its own, with the default prices published."""
     prices.publish_defaults(actor=audit.SYSTEM, now=MONTH)
     region, _ = Region.objects.get_or_create(
@@ -28,16 +29,18 @@ def endpoint(name: str = "chat", device_count: int = 1) -> Endpoint:
         created_at=MONTH,
     )
     project = Project.objects.create(organization=organization, name=name, created_at=MONTH)
-    return Endpoint.objects.create(
+    endpoint = Endpoint.objects.create(
         project=project,
         pool=pool,
         region_code=region.code,
         name=name,
         model="tiny",
-        device_kind="cpu",
+        device_kind=device_kind,
         device_count=device_count,
         created_at=MONTH,
     )
+    version_spec.begin(endpoint, now=MONTH)
+    return endpoint
 
 
 def interval(of: Endpoint, start: datetime, served_s: float, **fields: Any) -> ServingInterval:

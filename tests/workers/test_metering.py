@@ -409,9 +409,7 @@ def test_after_an_outage_every_hour_of_it_is_accrued() -> None:
 
 
 def test_usage_without_a_price_is_loud(caplog: pytest.LogCaptureFixture) -> None:
-    endpoint = served.endpoint()
-    endpoint.device_kind = "nvidia-h200"
-    endpoint.save()
+    endpoint = served.endpoint(device_kind="nvidia-h200")
     served.interval(endpoint, NOON, 60, ended_at=NOON + timedelta(minutes=1))
     metering.meter_replicas(LATER)
     assert metering.accrue_hours(LATER) == 0

@@ -11,9 +11,10 @@ from rest_framework.response import Response
 from controlplane.api import adapter_views
 from controlplane.api.adapter_views import AdapterBody, AdapterView
 from controlplane.api.idempotency import idempotent
+from controlplane.api.version_views import RolloutStatus, VersionActions
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
-from controlplane.endpoints import conditions, logs, services
+from controlplane.endpoints import conditions, logs, rollout_rows, services
 from controlplane.endpoints.models import Endpoint, Member, Replica, Scaling, Transition
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import LIVE
@@ -156,7 +157,7 @@ class ScalingView(serializers.ModelSerializer[Scaling]):
         )
 
 
-class EndpointView(serializers.ModelSerializer[Endpoint]):
+class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
     object = serializers.CharField(default="endpoint", read_only=True)
     organization = serializers.CharField(source="project.organization_id")
     project = serializers.CharField(source="project_id")
@@ -204,6 +205,8 @@ class EndpointView(serializers.ModelSerializer[Endpoint]):
             "bursts",
             "keep_warm_cap",
             "scaling",
+            "version",
+            "rollout",
             "shared",
             "queue_limit",
             "queue_s",
@@ -296,7 +299,7 @@ class LogView(serializers.Serializer[Any]):
     text = serializers.CharField()
 
 
-class Endpoints(HouseViewSet):
+class Endpoints(VersionActions):
     serializer_class = EndpointView
     queryset = Endpoint.objects.none()
 
@@ -425,7 +428,8 @@ def recent_replicas(endpoint: Endpoint) -> list[Replica]:
 
 
 def summary(endpoint: Endpoint) -> conditions.Summary:
-    return conditions.summarize(endpoint, recent_replicas(endpoint))
+    newest = rollout_rows.newest(endpoint)
+    return conditions.summarize(endpoint, recent_replicas(endpoint), newest)
 
 
 def log_lines(replica: Replica, count: int) -> Any:

@@ -20,6 +20,7 @@ from controlplane.api import (
     streams,
     tenancy_views,
     upload_views,
+    version_views,
 )
 
 router = SimpleRouter(trailing_slash=False)
@@ -35,6 +36,7 @@ for name, view in (
     ("batches", batch_views.Batches),
     ("endpoints", endpoint_views.Endpoints),
     ("replicas", endpoint_views.Replicas),
+    ("versions", version_views.Versions),
     ("pools", fleet_views.Pools),
     ("regions", fleet_views.Regions),
     ("nodes", fleet_views.Nodes),

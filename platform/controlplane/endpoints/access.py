@@ -3,7 +3,14 @@
 from django.db.models import QuerySet
 
 from compliance import ids
-from controlplane.endpoints.models import Alias, Endpoint, Pull, Replica, Upload
+from controlplane.endpoints.models import (
+    Alias,
+    Endpoint,
+    EndpointVersion,
+    Pull,
+    Replica,
+    Upload,
+)
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import NotFound
@@ -77,6 +84,16 @@ def endpoint(principal: Principal, id: str, need: Permission) -> Endpoint:
         raise NotFound("endpoint")
     project = found.project
     access.demand(principal, need, project.organization_id, project.id, "endpoint")
+    return found
+
+
+def version(principal: Principal, id: str, need: Permission) -> EndpointVersion:
+    rows = EndpointVersion.objects.select_related("endpoint__project__organization")
+    found = rows.filter(id=id).first() if ids.valid(id, "ver") else None
+    if found is None:
+        raise NotFound("version")
+    project = found.endpoint.project
+    access.demand(principal, need, project.organization_id, project.id, "version")
     return found
 
 

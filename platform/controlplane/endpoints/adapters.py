@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F
 
 from compliance import audit
-from controlplane.endpoints import logs, notify, wishes
+from controlplane.endpoints import logs, notify, versions, wishes
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.states import LIVE, State
@@ -84,9 +84,11 @@ def load(
             return endpoint
         specs.reachable(path, endpoint.pool)
         others = [one for one in endpoint.adapters if one["name"] != name]
-        _make_room(endpoint, len(others) + 1)
+        if "max_loras" not in endpoint.engine_args:
+            endpoint = _with_room(endpoint, actor, now)
+        specs.room(endpoint.engine_args, len(others) + 1)
         endpoint.adapters = [*others, wanted]
-        endpoint.save(update_fields=["adapters", "engine_args", "generation"])
+        endpoint.save(update_fields=["adapters"])
         _wish(endpoint, nodes, actor, "adapter.load", name, before, wanted, now)
     return endpoint
 
@@ -145,12 +147,17 @@ def _source(one: Mapping[str, str]) -> tuple[str, str]:
     return one["path"], one["revision"]
 
 
-def _make_room(endpoint: Endpoint, count: int) -> None:
-    """Engines without room are replaced by some that have it. Raises Invalid."""
-    if "max_loras" not in endpoint.engine_args:
-        endpoint.engine_args = endpoint.engine_args | {"max_loras": specs.MAX_LORAS}
-        endpoint.generation += 1
-    specs.room(endpoint.engine_args, count)
+def _with_room(endpoint: Endpoint, actor: audit.Actor, now: datetime) -> Endpoint:
+    """A new version: engines without room are replaced by some that have it."""
+    arguments = endpoint.engine_args | {"max_loras": specs.MAX_LORAS}
+    versions.change(
+        actor=actor,
+        endpoint=endpoint,
+        changes={"engine_args": arguments},
+        note="room for adapters",
+        now=now,
+    )
+    return wishes.locked(endpoint)
 
 
 def _wish(

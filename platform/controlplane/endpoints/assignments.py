@@ -27,7 +27,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
     replicas = (
         Replica.objects.filter(node_id=node.id, released_at=None)
         .select_related("endpoint__project", "endpoint__pool")
-        .prefetch_related("claims__device")
+        .prefetch_related("claims__device", "version")
         .defer("log_tail", "engine_report")
         .order_by("id")
     )
@@ -79,24 +79,24 @@ def _desired(replica: Replica, *, drains: bool = True) -> wire.DesiredReplica:
 
 
 def _spec(replica: Replica) -> wire.ReplicaSpec:
-    endpoint = replica.endpoint
+    endpoint, version = replica.endpoint, replica.version
     return wire.ReplicaSpec(
         replica_id=replica.id,
         endpoint_id=endpoint.id,
         organization_id=endpoint.project.organization_id,
-        model=endpoint.model,
-        revision=sources.pinned(endpoint, endpoint.pinned),
-        source=wire.SourceKind(endpoint.source),
-        engine=endpoint.engine,
-        engine_args=endpoint.engine_args,
+        model=version.model,
+        revision=sources.pinned(version, endpoint.pinned),
+        source=wire.SourceKind(version.source),
+        engine=version.spec["engine"],
+        engine_args=version.spec["engine_args"],
         adapters=[msgspec.convert(one, wire.Adapter) for one in endpoint.adapters],
         served_name=endpoint.id,
         device_indexes=sorted(claim.device.index for claim in replica.claims.all()),
         # In a pool of one organization there is nobody else to share it with.
         share_standby=endpoint.pool.share_standby or endpoint.pool.organization_id is not None,
         start_timeout_s=settings.START_TIMEOUT_S,
-        capabilities=msgspec.convert(endpoint.capabilities, list[wire.Capability] | None),
-        recipes=recipes.candidates(endpoint.model),
+        capabilities=msgspec.convert(version.spec["capabilities"], list[wire.Capability] | None),
+        recipes=recipes.candidates(version.model),
         # What always serves would pay for the ability and never use it.
         may_sleep=endpoint.min_replicas == 0,
     )

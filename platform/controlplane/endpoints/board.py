@@ -38,23 +38,23 @@ class Board:
         return self._refused.get((endpoint.pool_id, need))
 
     def choose(self, endpoint: Endpoint, need: Need) -> Placement | Refusal:
-        answer = choose(need, self.candidates(endpoint))
+        answer = choose(need, self.candidates(endpoint, need.kind))
         if isinstance(answer, Refusal):
             self._refused[endpoint.pool_id, need] = answer
         return answer
 
-    def took(self, endpoint: Endpoint, placed: Placement) -> None:
-        nodes, taken = self._nodes(endpoint), set(placed.device_ids)
+    def took(self, endpoint: Endpoint, kind: str, placed: Placement) -> None:
+        nodes, taken = self._nodes(endpoint, kind), set(placed.device_ids)
         if node := nodes.get(placed.node_id):
             left = tuple(one for one in node.free if one.id not in taken)
             nodes[node.node_id] = replace(node, free=left)
 
-    def forget(self, endpoint: Endpoint) -> None:
+    def forget(self, endpoint: Endpoint, kind: str) -> None:
         """It is old: read anew."""
-        self._read.pop((endpoint.pool_id, endpoint.device_kind), None)
+        self._read.pop((endpoint.pool_id, kind), None)
 
-    def candidates(self, endpoint: Endpoint) -> list[Candidate]:
-        """The nodes of the endpoint's pool, with what each has free for it."""
+    def candidates(self, endpoint: Endpoint, kind: str) -> list[Candidate]:
+        """The nodes of the endpoint's pool, with what each has free of that kind."""
         siblings = Counter(
             Replica.objects.filter(endpoint=endpoint, state__in=LIVE)
             .order_by()
@@ -62,13 +62,13 @@ class Board:
         )
         return [
             replace(one, siblings=siblings[id]) if id in siblings else one
-            for id, one in self._nodes(endpoint).items()
+            for id, one in self._nodes(endpoint, kind).items()
         ]
 
-    def _nodes(self, endpoint: Endpoint) -> dict[str, Candidate]:
-        key = (endpoint.pool_id, endpoint.device_kind)
+    def _nodes(self, endpoint: Endpoint, kind: str) -> dict[str, Candidate]:
+        key = (endpoint.pool_id, kind)
         if key not in self._read:
-            self._read[key] = _nodes(endpoint, self.now)
+            self._read[key] = _nodes(endpoint, kind, self.now)
         return self._read[key]
 
 
@@ -79,9 +79,8 @@ def walled(walls: Iterable[str]) -> bool:
     return "uid" in raised and bool(raised & {"network", "socket"})
 
 
-def _nodes(endpoint: Endpoint, now: datetime) -> dict[str, Candidate]:
+def _nodes(endpoint: Endpoint, kind: str, now: datetime) -> dict[str, Candidate]:
     owner = endpoint.pool.organization_id or ""
-    kind = endpoint.device_kind
     with connection.cursor() as cursor:
         cursor.execute(_STATEMENT, {"pool": endpoint.pool_id, "kind": kind, "now": now})
         return {

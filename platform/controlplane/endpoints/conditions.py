@@ -6,7 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from controlplane.endpoints import adapters
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Endpoint, Replica, Rollout
+from controlplane.endpoints.rollout_progress import ADVICE as ROLLOUT_ADVICE
+from controlplane.endpoints.rollout_progress import Outcome, RolloutReason
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
 
 
@@ -26,8 +28,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Condition:
-    """As in Kubernetes. `status` is "True" or "False"; `reason` one of states.Reason (of
-    AdaptersLoaded, a wire.AdapterReason), or empty."""
+    """As in Kubernetes. `status` is "True" or "False"; `reason` is empty, or of a closed list:
+    states.Reason, but of Progressing rollout_progress.RolloutReason and of AdaptersLoaded
+    wire.AdapterReason."""
 
     type: str
     status: str
@@ -65,12 +68,18 @@ ADVICE: dict[Reason, str] = {
     Reason.BUDGET_EXHAUSTED: "A budget does not pay for its devices: raise it, or await its reset.",
     Reason.CANNOT_SLEEP: "Its engine refused to sleep; it serves on, and sleeps no more.",
     Reason.YIELDED: "Another endpoint needed its devices; the next request starts it again.",
+    Reason.ROLLED_BACK: "Its version was taken back: see the endpoint's newest rollout.",
     Reason.WALLS_MISSING: "The node cannot isolate tenants: run its agent with the rights for it.",
 }
 
 
-def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
-    """`replicas`: those that live, and at least the newest of those that are over."""
+def summarize(
+    endpoint: Endpoint, replicas: Sequence[Replica], rollout: Rollout | None = None
+) -> Summary:
+    """`replicas`: those that live, and at least the newest of those that are over.
+
+    `rollout`: the newest, if there was one.
+    """
     live = [r for r in replicas if r.state in LIVE]
     ready = [r for r in live if r.state == State.READY]
     ended = sorted((r for r in replicas if r.state not in LIVE), key=lambda r: r.state_at)
@@ -86,6 +95,8 @@ def summarize(endpoint: Endpoint, replicas: Sequence[Replica]) -> Summary:
             _funded(endpoint),
             *_proved(ready),
             *_adapters(endpoint, live),
+            _available(endpoint, status, ready),
+            *([_progressing(rollout)] if rollout is not None else []),
         ),
     )
 
@@ -145,6 +156,28 @@ def _scheduled(endpoint: Endpoint, live: list[Replica]) -> Condition:
         return Condition("Scheduled", "True", "", "", since)
     oldest = min(waiting, key=lambda r: r.state_at)
     return Condition("Scheduled", "False", oldest.reason, oldest.detail, oldest.state_at)
+
+
+def _available(endpoint: Endpoint, status: Status, ready: list[Replica]) -> Condition:
+    """Whether it answers: as many serve as are always wanted, or a request wakes it."""
+    since = max((r.state_at for r in ready), default=endpoint.created_at)
+    if status is Status.SCALED_TO_ZERO:
+        return Condition("Available", "True", RolloutReason.ASLEEP, "a request wakes it", since)
+    least = max(1, endpoint.min_replicas)
+    enough = len(ready) >= least and endpoint.stopped_at is None
+    message = f"{len(ready)} of {least} ready"
+    return Condition("Available", "True" if enough else "False", "", message, since)
+
+
+def _progressing(rollout: Rollout) -> Condition:
+    """As of a Deployment: False where the newest rollout failed or was broken off."""
+    reason = RolloutReason(rollout.reason)
+    fine = rollout.state in (Outcome.PROGRESSING, Outcome.COMPLETE, Outcome.SUPERSEDED)
+    way = f"version {rollout.from_number} to {rollout.to_number}"
+    parts = (way, rollout.detail, ROLLOUT_ADVICE.get(reason, ""))
+    message = ". ".join(part.rstrip(".") for part in parts if part)
+    at = rollout.ended_at or rollout.progress_at
+    return Condition("Progressing", "True" if fine else "False", reason, message, at)
 
 
 def _funded(endpoint: Endpoint) -> Condition:

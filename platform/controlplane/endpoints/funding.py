@@ -19,7 +19,7 @@ from billing import prices, reserving
 from billing.models import Budget, Subject, Unit
 from billing.reserving import Payer
 from controlplane.endpoints import notify
-from controlplane.endpoints.models import Endpoint, Replica, ServingInterval
+from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica, ServingInterval
 from controlplane.endpoints.states import LIVE, State
 from controlplane.tenancy.models import Project
 
@@ -40,12 +40,13 @@ class _Paid:
     since: datetime
 
 
-def payer(endpoint: Endpoint) -> Payer:
+def payer(endpoint: Endpoint, version: EndpointVersion) -> Payer:
+    """`version` is what the replica in question runs."""
     return Payer(
         endpoint.project.organization_id,
         endpoint.project_id,
-        endpoint.device_kind,
-        endpoint.devices_each,
+        version.device_kind,
+        version.devices_each,
     )
 
 
@@ -53,13 +54,13 @@ class Unfunded(Exception):
     """A hard budget does not pay for a replica."""
 
 
-def fund(replica_id: str, endpoint_id: str, *, now: datetime) -> datetime | None:
-    """Reserve for a replica that is about to be made; returns its `funded_until`.
+def fund(replica_id: str, endpoint_id: str, number: int, *, now: datetime) -> datetime | None:
+    """Reserve for a replica of version `number`, about to be made; returns its `funded_until`.
 
     Raises Unfunded, which is remembered.
     """
     endpoint = Endpoint.objects.select_related("project").get(id=endpoint_id)
-    who = payer(endpoint)
+    who = payer(endpoint, endpoint.versions.get(number=number))
     budgets = reserving.payable([who])[who.organization_id, who.project_id]
     until = now + timedelta(seconds=settings.RESERVE_S)
     if reserving.reserve(replica_id, who, budgets, since=now, least=until, until=until):
@@ -77,12 +78,13 @@ def renew(*, now: datetime) -> set[str]:
     replicas = list(
         Replica.objects.filter(state__in=_PAID, released_at=None, endpoint__project__in=projects)
         .select_related("endpoint__project")
+        .prefetch_related("version")
         .defer("log_tail", "engine_report")
         .order_by("id")
     )
     if not replicas:
         return set()
-    who = [payer(replica.endpoint) for replica in replicas]
+    who = [payer(replica.endpoint, replica.version) for replica in replicas]
     budgets = reserving.payable(who)
     bounded = list(zip(replicas, who, strict=True))
     since = _unsettled([replica.id for replica, _ in bounded], now)

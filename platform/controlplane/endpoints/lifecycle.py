@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F
 
 from compliance import audit
-from controlplane.endpoints import members, notify, signals, starts
+from controlplane.endpoints import members, notify, rollout_rows, signals, starts
 from controlplane.endpoints.backoff import counts, delay_s
 from controlplane.endpoints.errors import IllegalArc
 from controlplane.endpoints.models import (
@@ -49,6 +49,7 @@ class _Was:
     state_at: datetime
     created_at: datetime
     endpoint_id: str
+    generation: int
     node_id: str | None
     node_count: int
     organization_id: str
@@ -110,7 +111,7 @@ def advance(
             _change_wish(replica_id, node_id)
         if to not in LIVE and (released or not nodes):
             _let_go(replica_id, now)
-        _count_failures(was.endpoint_id, to, reason, now)
+        _count_failures(was, to, reason, now)
         if to in (State.READY, State.FAILED) and was.state in COMING:
             starts.note(replica_id, reason=reason, now=now)
         _record(replica_id, was, to, reason, nodes, now)
@@ -160,6 +161,7 @@ def _read(replica_id: str) -> _Was | None:
             "state_at",
             "created_at",
             "endpoint_id",
+            "generation",
             "node_id",
             "node_count",
             "endpoint__project__organization_id",
@@ -225,9 +227,14 @@ def _let_go(replica_id: str, now: datetime) -> bool:
     return bool(done)
 
 
-def _count_failures(endpoint_id: str, to: State, reason: Reason, now: datetime) -> None:
-    """A failed engine defers the endpoint's next try, longer each time, until one gets ready."""
-    endpoint = Endpoint.objects.filter(id=endpoint_id)
+def _count_failures(was: _Was, to: State, reason: Reason, now: datetime) -> None:
+    """A failed engine defers the endpoint's next try, longer each time, until one gets ready.
+
+    A version that is being rolled out has a count of its own: the old one is not held up by it.
+    """
+    endpoint = Endpoint.objects.filter(id=was.endpoint_id)
+    if rollout_rows.counted(was.endpoint_id, was.generation, to, counts(reason), now):
+        return
     if to is State.READY:
         endpoint.exclude(failures=0, retry_at=None).update(failures=0, retry_at=None)
     elif to is State.FAILED and counts(reason):

@@ -8,6 +8,9 @@ from django.db.models.functions import Now
 from compliance.fields import IdField
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
+from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion
+from controlplane.endpoints.rollout_models import Rollout as Rollout
+from controlplane.endpoints.rollout_models import VersionHealth as VersionHealth
 from controlplane.endpoints.states import Reason, State
 from controlplane.endpoints.upload_models import Upload as Upload
 from controlplane.endpoints.upload_models import UploadFile as UploadFile
@@ -56,7 +59,8 @@ class Endpoint(models.Model):
     queue_limit = models.PositiveIntegerField(null=True)
     queue_s = models.PositiveIntegerField(null=True)
     start_seconds = models.JSONField(default=list)  # its newest starts, from wish to ready
-    generation = models.PositiveIntegerField(default=1)  # rises when a replica must be replaced
+    # The version that is wished for; the columns above repeat its spec (version_spec.FIELDS).
+    generation = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True)
     deleted_at = models.DateTimeField(null=True)
@@ -103,7 +107,14 @@ class Replica(models.Model):
 
     id = IdField("rep")
     endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="replicas")
-    generation = models.PositiveIntegerField()
+    generation = models.PositiveIntegerField()  # number of its version
+    version = models.ForeignObject(
+        EndpointVersion,
+        on_delete=models.PROTECT,
+        from_fields=("endpoint", "generation"),
+        to_fields=("endpoint", "number"),
+        related_name="replicas",
+    )
     # Of a gang, which stands on several nodes, there is a Member for each of them instead.
     node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT, related_name="replicas")
     node_count = models.PositiveSmallIntegerField(default=1)  # known once it is placed

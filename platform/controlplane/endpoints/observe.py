@@ -9,8 +9,10 @@ from django.db.models import Q, QuerySet
 
 from controlplane.endpoints import deciding, due, funding, members, pulse
 from controlplane.endpoints.deciding import Looked
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Endpoint, Replica, Rollout
 from controlplane.endpoints.reconcile import Decided, EndpointView, Limits, NodeView, ReplicaView
+from controlplane.endpoints.rolling import RolloutView
+from controlplane.endpoints.rollout_progress import Outcome
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet.models import Node
 
@@ -53,6 +55,7 @@ def pictures(
         ids = due.endpoints(now=now, limits=limits, unfunded=unfunded)
     wanted = Endpoint.objects.filter(id__in=list(ids)).order_by("id")
     found = {endpoint.id: endpoint for endpoint in wanted}
+    rollouts = _rollouts(None if ids is None else found)
     nodes = _NodeViews(now, limits)
     held_now = list(_replicas(found))
     gangs = members.nodes([replica.id for replica in held_now if replica.node_count > 1])
@@ -73,7 +76,8 @@ def pictures(
         )
     looked = deciding.look(found, replicas, now=now, only_due=only_due)
     each = [
-        Picture(_view(endpoint, looked.decided[id]), replicas[id]) for id, endpoint in found.items()
+        Picture(_view(endpoint, looked.decided[id], rollouts.get(id)), replicas[id])
+        for id, endpoint in found.items()
     ]
     return Pictures(now, limits, each, looked)
 
@@ -93,7 +97,24 @@ def _replicas(endpoint_ids: Iterable[str]) -> QuerySet[Replica]:
     return held.select_related("node").defer("log_tail", "engine_report", "node__inventory")
 
 
-def _view(endpoint: Endpoint, decided: Decided) -> EndpointView:
+def _rollouts(ids: Iterable[str] | None) -> dict[str, RolloutView]:
+    """Those that are under way, by endpoint."""
+    rows = Rollout.objects.filter(state=Outcome.PROGRESSING)
+    if ids is not None:
+        rows = rows.filter(endpoint__in=list(ids))
+    return {
+        row.endpoint_id: RolloutView(
+            stable=row.from_number,
+            to=row.to_number,
+            share=row.share,
+            proved=row.proved_at is not None,
+            retry_at=row.retry_at,
+        )
+        for row in rows
+    }
+
+
+def _view(endpoint: Endpoint, decided: Decided, rollout: RolloutView | None) -> EndpointView:
     return EndpointView(
         id=endpoint.id,
         generation=endpoint.generation,
@@ -102,6 +123,7 @@ def _view(endpoint: Endpoint, decided: Decided) -> EndpointView:
         sleeps=endpoint.min_replicas == 0,
         retry_at=endpoint.retry_at,
         unfunded_until=endpoint.unfunded_at and endpoint.unfunded_at + _UNFUNDED,
+        rollout=rollout,
     )
 
 

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from controlplane.endpoints import gangs, lifecycle, notify, sleeping, starts
 from controlplane.endpoints.board import Board
-from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
+from controlplane.endpoints.models import DeviceClaim, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node
 from controlplane.placement.choose import Need, Placement, Refusal
@@ -26,13 +26,13 @@ def place(
     what was read for replicas before it; a refusal by one that is old may be wrong, for a while.
     """
     replica = (
-        Replica.objects.select_related("endpoint__pool", "endpoint__project")
+        Replica.objects.select_related("endpoint__pool", "endpoint__project", "version")
         .filter(id=replica_id, state=State.REQUESTED)
         .first()
     )
     if replica is None:
         return None
-    endpoint, need = replica.endpoint, _need(replica.endpoint)
+    endpoint, need = replica.endpoint, _need(replica)
     board = board or Board(now)
     if endpoint.node_count > 1:
         return _place_gang(replica, need, board)
@@ -41,16 +41,16 @@ def place(
         answer = known or board.choose(endpoint, need)
         if isinstance(answer, Refusal):
             if known is None:  # else room is being made, or there is none to be made
-                sleeping.make_room(need, board.candidates(endpoint), now=now)
+                sleeping.make_room(need, board.candidates(endpoint, need.kind), now=now)
             _remember(replica, answer)
             return answer
         refused = replica.reason in (Reason.NO_CAPACITY, Reason.WALLS_MISSING)
         if (taken := _take(replica_id, need, answer.node_id, now, refused)) is not None:
-            board.took(endpoint, taken)
+            board.took(endpoint, need.kind, taken)
             return taken
         if not Replica.objects.filter(id=replica_id, state=State.REQUESTED).exists():
             return None
-        board.forget(endpoint)  # somebody was faster
+        board.forget(endpoint, need.kind)  # somebody was faster
     return Refusal({"": "others took the devices first"})
 
 
@@ -72,10 +72,11 @@ def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | R
     return Refusal({"": "others took the devices first"})
 
 
-def _need(endpoint: Endpoint) -> Need:
+def _need(replica: Replica) -> Need:
+    endpoint, version = replica.endpoint, replica.version
     return Need(
-        kind=endpoint.device_kind,
-        count=endpoint.device_count,
+        kind=version.device_kind,
+        count=version.device_count,
         organization_id=endpoint.project.organization_id,
         shared=endpoint.pool.organization_id is None,
     )

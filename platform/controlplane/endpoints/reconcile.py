@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from controlplane.endpoints import rolling
+from controlplane.endpoints.rolling import RolloutView
 from controlplane.endpoints.states import COMING, LIVE, Reason, State
 from controlplane.scaling.decide import HOT, Why
 from controlplane.scaling.policy import ASLEEP
@@ -49,6 +51,7 @@ class EndpointView:
     sleeps: bool = False
     retry_at: datetime | None = None
     unfunded_until: datetime | None = None  # nobody pays for another replica before
+    rollout: RolloutView | None = None  # to `generation`, under way
 
 
 @dataclass(frozen=True)
@@ -150,20 +153,30 @@ def plan(
     broke = [r for r in live if r.state is not State.DRAINING and not r.funded]
     serving = [r for r in live if r.state is not State.DRAINING and r.funded]
     wanted, too_many = _wanted(endpoint)
-    stay = _least_useful_first(r for r in serving if _stays(r, endpoint))
-    leave = _least_useful_first(r for r in serving if not _stays(r, endpoint))
-    surplus = max(0, len(stay) - wanted)
-    kept = stay[surplus:]
-    going = _handed_over(leave, kept, wanted, draining=len(live) > len(serving) + len(broke))
+    settled = [r for r in serving if not _leaving(r)]
+    groups = rolling.groups(
+        endpoint.generation, endpoint.rollout, endpoint.retry_at, wanted, settled, now
+    )
+    kept: list[ReplicaView] = []
+    surplus: list[ReplicaView] = []
+    for group in groups:
+        stay = _least_useful_first(r for r in settled if r.generation == group.number)
+        over = max(0, len(stay) - group.keep)
+        surplus += stay[:over]
+        kept += stay[over:]
+    there = {r.id for r in kept} | {r.id for r in surplus}
+    leave = _least_useful_first(r for r in serving if r.id not in there)
+    draining = len(live) > len(serving) + len(broke)
+    going = _handed_over(leave, kept, sum(group.keep for group in groups), draining=draining)
     return [
         *lost,
         *(Stop(r.id, r.state, Reason.BUDGET_EXHAUSTED) for r in broke if endpoint.on),
         *(Stop(r.id, r.state, Reason.STOP_REQUESTED) for r in broke if not endpoint.on),
-        *(Stop(r.id, r.state, too_many) for r in stay[:surplus]),
+        *(Stop(r.id, r.state, _surplus(r, endpoint, too_many)) for r in surplus),
         *(Stop(r.id, r.state, _why(r, endpoint) if wanted else too_many) for r in going),
         *_rested(kept, asleep=endpoint.decided.tier == ASLEEP),
         *(Place(r.id) for r in sorted(kept, key=lambda r: r.id) if r.state is State.REQUESTED),
-        *([] if failed or broke else _create(endpoint, wanted - len(kept), serving, leave, now)),
+        *([] if failed or broke else _create(endpoint, groups, serving, leave, now)),
     ]
 
 
@@ -218,9 +231,8 @@ def _wanted(endpoint: EndpointView) -> tuple[int, Reason]:
     return decided.replicas, _TOO_MANY.get(decided.why, Reason.SCALE_DOWN)
 
 
-def _stays(replica: ReplicaView, endpoint: EndpointView) -> bool:
-    leaving = replica.node is not None and replica.node.leaving
-    return replica.generation == endpoint.generation and not leaving
+def _leaving(replica: ReplicaView) -> bool:
+    return replica.node is not None and replica.node.leaving
 
 
 _USEFULNESS = (
@@ -254,29 +266,40 @@ def _handed_over(
     ready = sum(r.state is State.READY for r in kept)
     spare = max(0, len(serving) + ready - wanted)
     waits = any(r.state is State.REQUESTED and r.reason is Reason.NO_CAPACITY for r in kept)
-    if waits and not draining and not idle:
-        spare = max(spare, 1)
+    if waits and serving and not (idle or draining):
+        # What a node that is being drained gives up, nobody can have: it must be empty anyway.
+        enough = len(serving) + ready >= wanted or _leaving(serving[0])
+        spare = max(spare, int(enough))
     return idle + serving[:spare]
 
 
 def _why(replica: ReplicaView, endpoint: EndpointView) -> Reason:
-    old = replica.generation != endpoint.generation
-    return Reason.SPEC_CHANGED if old else Reason.NODE_DRAIN
+    if replica.generation == endpoint.generation:
+        return Reason.NODE_DRAIN
+    back = endpoint.rollout is None and replica.generation > endpoint.generation
+    return Reason.ROLLED_BACK if back else Reason.SPEC_CHANGED
+
+
+def _surplus(replica: ReplicaView, endpoint: EndpointView, too_many: Reason) -> Reason:
+    old = endpoint.on and replica.generation != endpoint.generation
+    return Reason.SPEC_CHANGED if old else too_many
 
 
 def _create(
     endpoint: EndpointView,
-    missing: int,
+    groups: Sequence[rolling.Group],
     serving: Sequence[ReplicaView],
     leave: Sequence[ReplicaView],
     now: datetime,
 ) -> list[Create]:
-    if missing <= 0:
-        return []
-    if any(at is not None and now < at for at in (endpoint.retry_at, endpoint.unfunded_until)):
-        return []
     reason = _why(leave[0], endpoint) if leave else _more(endpoint, serving)
-    return [Create(endpoint.generation, reason)] * missing
+    made: list[Create] = []
+    for group in groups:
+        deferred = (group.retry_at, endpoint.unfunded_until)
+        if not any(at is not None and now < at for at in deferred):
+            new = endpoint.rollout is not None and group.number == endpoint.rollout.to
+            made += [Create(group.number, Reason.SPEC_CHANGED if new else reason)] * group.make
+    return made
 
 
 def _more(endpoint: EndpointView, serving: Sequence[ReplicaView]) -> Reason:

@@ -11,13 +11,13 @@ def running(account_id: str, *, now: datetime) -> list[costs.Running]:
     """For `billing.costs`: one item for each open stretch of serving of the account."""
     open_now = ServingInterval.objects.filter(
         ended_at=None, replica__endpoint__project__organization__account_id=account_id
-    ).select_related("replica__endpoint")
+    ).select_related("replica__endpoint", "replica__version")
     return [
         costs.Running(
             project_id=interval.replica.endpoint.project_id,
             endpoint_id=interval.replica.endpoint_id,
-            device_kind=interval.replica.endpoint.device_kind,
-            device_seconds=interval.replica.endpoint.devices_each
+            device_kind=interval.replica.version.device_kind,
+            device_seconds=interval.replica.version.devices_each
             * serving.unmetered_s(
                 started_at=interval.started_at,
                 ended_at=interval.ended_at,

@@ -11,13 +11,21 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from compliance import audit
-from controlplane.endpoints import aliases, deciding, elasticity, notify, signals, sources
+from controlplane.endpoints import (
+    aliases,
+    deciding,
+    elasticity,
+    signals,
+    sources,
+    version_spec,
+)
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid, NameTaken
-from controlplane.endpoints.models import Endpoint, Replica, Scaling
+from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.endpoints.states import LIVE, State
-from controlplane.tenancy.errors import NotFound
+from controlplane.endpoints.wishes import locked as _locked
+from controlplane.endpoints.wishes import wished as _wished
 from controlplane.tenancy.models import Project
 
 __all__ = [
@@ -78,6 +86,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         aliases.refuse_shadow(project, spec.name)
         with _name_taken(spec.name), transaction.atomic():
             endpoint.save(force_insert=True)
+        version_spec.begin(endpoint, by=actor.id, now=now)
         _wished(endpoint, actor, "endpoint.create", now, **_told(spec))
     return endpoint
 
@@ -266,18 +275,6 @@ def _serves(endpoint_id: str) -> bool:
     return Replica.objects.filter(endpoint_id=endpoint_id, state__in=serving).exists()
 
 
-def _locked(endpoint: Endpoint) -> Endpoint:
-    found = (
-        Endpoint.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("project__organization", "pool")
-        .filter(id=endpoint.id, deleted_at=None)
-        .first()
-    )
-    if found is None:
-        raise NotFound("endpoint")
-    return found
-
-
 @contextmanager
 def _name_taken(name: str) -> Iterator[None]:
     try:
@@ -290,20 +287,3 @@ def _name_taken(name: str) -> Iterator[None]:
         else:
             raise
         raise NameTaken(message, field="name") from None
-
-
-def _wished(
-    endpoint: Endpoint, actor: audit.Actor, action: str, now: datetime, **facts: Any
-) -> None:
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("endpoint", endpoint.id),
-        log=endpoint.project.organization_id,
-        region=endpoint.region_code,
-        now=now,
-        **facts,
-    )
-    Scaling.objects.filter(endpoint=endpoint).update(look_at=None)  # should the hint be lost
-    notify.changed(endpoint.id)
-    signals.hint(endpoint.id)

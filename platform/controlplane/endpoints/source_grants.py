@@ -11,6 +11,7 @@ from compliance import audit, sealing
 from controlplane.endpoints import pulls, sources
 from controlplane.endpoints.models import (
     Endpoint,
+    EndpointVersion,
     PullNode,
     Replica,
     Upload,
@@ -44,13 +45,13 @@ def grant(node: Node, request: wire.SourceRequest, now: datetime) -> wire.Source
     states = LIVE - {State.DRAINING} if request.adapter_id else COMING
     here = Q(node_id=node.id) | Q(members__node=node)
     wanted = Replica.objects.filter(here, id=request.replica_id, state__in=states)
-    replica = wanted.select_related("endpoint__project__organization").first()
+    replica = wanted.select_related("endpoint__project__organization", "version").first()
     if replica is None:
         raise Refused(Reason.FETCH_FAILED, "nothing of this node's is to be fetched by that name")
     endpoint = replica.endpoint
     told = _Told(node, audit.Target("replica", replica.id), now)
     if not request.adapter_id:
-        return told.source(endpoint.project, _Wish.of(endpoint))
+        return told.source(endpoint.project, _Wish.of(endpoint, replica.version))
     for one in endpoint.adapters:
         if one["id"] == request.adapter_id:
             return told.source(endpoint.project, _Wish(model=one["path"], revision=one["revision"]))
@@ -78,12 +79,12 @@ class _Wish:
     secret: str = ""
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> "_Wish":
+    def of(cls, endpoint: Endpoint, version: EndpointVersion) -> "_Wish":
         return cls(
-            model=endpoint.model,
-            revision=sources.pinned(endpoint, endpoint.pinned),
-            source=endpoint.source,
-            secret=endpoint.secret,
+            model=version.model,
+            revision=sources.pinned(version, endpoint.pinned),
+            source=version.source,
+            secret=version.spec["secret"],
         )
 
 

@@ -99,7 +99,7 @@ def is_public_name(source: str) -> bool:
     return source in (SourceKind.HUB, SourceKind.MIRROR)
 
 
-def pinned(wish: "Wish | Endpoint", pins: dict[str, str]) -> str:
+def pinned(wish: Wish, pins: dict[str, str]) -> str:
     """The exact revision that a replica should serve; as wished for, until one has served."""
     return pins.get(_pin_key(wish)) or wish.revision
 
@@ -107,16 +107,16 @@ def pinned(wish: "Wish | Endpoint", pins: dict[str, str]) -> str:
 def pin(replica_id: str, revision: str) -> None:
     """A replica serves `revision`: its successors serve the same until the wish is another."""
     with transaction.atomic():
-        replica = Replica.objects.select_related("endpoint").get(id=replica_id)
+        replica = Replica.objects.select_related("version").get(id=replica_id)
         endpoint = Endpoint.objects.select_for_update(no_key=True).get(id=replica.endpoint_id)
-        key = _pin_key(endpoint)
-        if replica.generation != endpoint.generation or key in endpoint.pinned:
+        key = _pin_key(replica.version)
+        if key in endpoint.pinned:
             return
         kept = list(endpoint.pinned.items())[1 - _PINS :]
         Endpoint.objects.filter(id=endpoint.id).update(pinned={**dict(kept), key: revision})
 
 
-def _pin_key(wish: "Wish | Endpoint") -> str:
+def _pin_key(wish: Wish) -> str:
     return f"{wish.source} {wish.model}@{wish.revision}"
 
 

@@ -82,6 +82,7 @@ class Reason(StrEnum):
     CAPPED = "capped"  # what may wait warm today is used up
     STOP_REQUESTED = "stop_requested"
     SPEC_CHANGED = "spec_changed"
+    ROLLED_BACK = "rolled_back"  # its version is not wished for any more
     NODE_DRAIN = "node_drain"
     STOPPED = "stopped"
     NO_CAPACITY = "no_capacity"  # no node has the devices free

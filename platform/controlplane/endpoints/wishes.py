@@ -5,7 +5,7 @@ from typing import Any
 
 from compliance import audit
 from controlplane.endpoints import notify, signals
-from controlplane.endpoints.models import Endpoint
+from controlplane.endpoints.models import Endpoint, Scaling
 from controlplane.tenancy.errors import NotFound
 
 
@@ -34,5 +34,6 @@ def wished(
         now=now,
         **facts,
     )
+    Scaling.objects.filter(endpoint=endpoint).update(look_at=None)  # should the hint be lost
     notify.changed(endpoint.id)
     signals.hint(endpoint.id)

@@ -1,0 +1,30 @@
+"""What of an endpoint a version keeps: all that a replica is started with, and nothing else.
+
+Adapters, bounds and queues change without a new replica, so they are no part of it.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from controlplane.endpoints.models import Endpoint, EndpointVersion
+
+# Columns of Endpoint, which repeat the spec of the version that is wished for.
+FIELDS = (
+    *("source", "secret", "model", "revision", "engine", "engine_args", "capabilities"),
+    *("device_kind", "device_count", "node_count"),
+)
+
+
+def spec_of(endpoint: Endpoint) -> dict[str, Any]:
+    return {name: getattr(endpoint, name) for name in FIELDS}
+
+
+def begin(endpoint: Endpoint, *, by: str = "", now: datetime) -> EndpointVersion:
+    """The first version, as part of making the endpoint."""
+    return EndpointVersion.objects.create(
+        endpoint=endpoint,
+        number=endpoint.generation,
+        spec=spec_of(endpoint),
+        created_at=now,
+        created_by=by,
+    )
