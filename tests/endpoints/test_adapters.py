@@ -122,6 +122,8 @@ def test_room_comes_with_the_first_adapter_and_stays(world: World, node: Node) -
     changed = load(world, endpoint)
     assert changed.engine_args == {"max_loras": 4}
     assert changed.generation > replica.generation  # its engine cannot take any
+    newest = changed.versions.get(number=changed.generation)
+    assert (newest.spec["engine_args"], newest.note) == ({"max_loras": 4}, "room for adapters")
     again = load(world, endpoint, name="second")
     assert again.generation == changed.generation
     adapters.unload(actor=ACTOR, endpoint=endpoint, name="second", now=world.now)
