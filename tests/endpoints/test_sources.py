@@ -7,7 +7,7 @@ import pytest
 from compliance.models import AuditEvent
 from controlplane.endpoints import source_grants, sources
 from controlplane.endpoints.errors import Invalid
-from controlplane.endpoints.models import Endpoint
+from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica
 from controlplane.endpoints.states import State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -150,8 +150,14 @@ def test_replicas_serve_what_the_first_one_served(world: World, node: Node) -> N
     serving = said(first.id, wire.Phase.READY)
     world.report(node, serving, said(second.id, wire.Phase.READY, revision="bad"))
     assert Endpoint.objects.get().pinned == {"hub org/model@main": "c0ffee"}
-    Endpoint.objects.update(revision="v2")  # another wish is resolved anew
+    another = version(endpoint, 2, revision="v2")  # another wish is resolved anew
+    Replica.objects.filter(id=second.id).update(generation=another.number)
     assert revision_of(world, node, second.id) == "v2"
+
+
+def version(endpoint: Endpoint, number: int, **spec: str) -> EndpointVersion:
+    wish = endpoint.versions.get(number=1).spec | spec
+    return endpoint.versions.create(number=number, spec=wish, created_at=endpoint.created_at)
 
 
 def revision_of(world: World, node: Node, replica_id: str) -> str:
@@ -164,7 +170,8 @@ def test_pins_do_not_pile_up(world: World, node: Node) -> None:
     endpoint = world.endpoint(max_replicas=1)
     replica = world.replica(endpoint, node, State.PROBING)
     for number in range(20):
-        Endpoint.objects.update(model=f"org/m{number}")
+        one = version(endpoint, 2 + number, model=f"org/m{number}")
+        Replica.objects.filter(id=replica.id).update(generation=one.number)
         sources.pin(replica.id, str(number))
     pinned = Endpoint.objects.get().pinned
     assert len(pinned) == 16

@@ -58,13 +58,14 @@ def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | R
     endpoint = replica.endpoint
     able, siblings = gangs.able(endpoint.pool_id), gangs.siblings(endpoint.id)
     for _ in range(_ATTEMPTS):
-        nodes = [replace(one, siblings=siblings[one.node_id]) for one in board.candidates(endpoint)]
+        candidates = board.candidates(endpoint, need.kind)
+        nodes = [replace(one, siblings=siblings[one.node_id]) for one in candidates]
         answer = choose_gang(need, endpoint.node_count, nodes, able)
         if isinstance(answer, Refusal):
             _remember(replica, answer)
             return answer
         taken = gangs.take(replica.id, need, answer.node_ids, board.now)
-        board.forget(endpoint)
+        board.forget(endpoint, need.kind)
         if taken:
             return answer
         if not Replica.objects.filter(id=replica.id, state=State.REQUESTED).exists():
