@@ -108,7 +108,8 @@ class Stretch:
             self.events[piece.name] = piece.seconds
             self.by_minute[piece.minute_epoch] += piece.seconds
         self.metered += sum(piece.seconds for piece in due)
-        assert self.metered <= max(0.0, min(now, self.ended or now) - self.started)
+        seen = after(min(now, self.ended or now)) - after(self.started)  # in our clock's own grain
+        assert self.metered <= seen.total_seconds()
 
 
 steps = st.lists(
