@@ -4,18 +4,14 @@ Nothing is counted for endpoints without a rollout under way. A request that one
 and another answered counts once for each: what clients do not notice is a failure all the same.
 """
 
-import asyncio
-import logging
 from collections import Counter
 from math import floor, log2
 
 import msgspec
-import psycopg
 
-from gateway import store, tasks
+from gateway import store
 from gateway.directory import Rollout
-
-log = logging.getLogger(__name__)
+from gateway.telling import Telling
 
 # Seconds are counted in buckets of equal ratio, from a millisecond: 8 for each doubling
 # (controlplane.endpoints.verdict reads them).
@@ -91,33 +87,13 @@ class Teller:
         self._trials = trials
         self._store = store
         self._gateway_id = gateway_id
-        self._every_s = min(_EVERY_S, every_s)
-        self._task: asyncio.Task[None] | None = None
+        self._telling = Telling("trials", self._tell, min(_EVERY_S, every_s))
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._telling.start()
 
     async def stop(self) -> None:
-        """Tell the rest if PostgreSQL is there."""
-        await tasks.end(self._task)
-        self._task = None
-        try:
-            async with asyncio.timeout(1.0):
-                await self._tell()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.warning("the last trials were not told: %s", type(error).__name__)
-
-    async def _run(self) -> None:
-        failing = False
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self._tell()
-                failing = False
-            except Exception as error:  # the next round tells them too
-                if not failing:
-                    log.warning("trials wait: %s", type(error).__name__)
-                failing = True
+        await self._telling.stop()
 
     async def _tell(self) -> None:
         trials = self._trials

@@ -4,16 +4,12 @@ Nothing depends on it but what people see before they drop an old secret, so a c
 last few seconds of it.
 """
 
-import asyncio
 import itertools
-import logging
 
 import msgspec
-import psycopg
 
-from gateway import store, tasks
-
-log = logging.getLogger(__name__)
+from gateway import store
+from gateway.telling import Telling
 
 _PIECE = 2000
 
@@ -31,33 +27,13 @@ class Uses:
         self.noted: dict[str, float] = {}
         self._store = store
         self._gateway_id = gateway_id
-        self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
+        self._telling = Telling("uses of keys", self._tell, every_s)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._telling.start()
 
     async def stop(self) -> None:
-        """Tell the rest if PostgreSQL is there."""
-        await tasks.end(self._task)
-        self._task = None
-        try:
-            async with asyncio.timeout(1.0):
-                await self._tell()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.warning("the last uses of keys were not told: %s", type(error).__name__)
-
-    async def _run(self) -> None:
-        failing = False
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self._tell()
-                failing = False
-            except Exception as error:  # the next round tells them too
-                if not failing:
-                    log.warning("uses of keys wait: %s", type(error).__name__)
-                failing = True
+        await self._telling.stop()
 
     async def _tell(self) -> None:
         """A piece at a time: of many thousand secrets, the event loop gets its turn in between."""
