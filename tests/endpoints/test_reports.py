@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.endpoints import reports
 from controlplane.endpoints.models import DeviceClaim, Replica, ServingInterval
@@ -181,6 +183,17 @@ def test_nothing_new_costs_two_statements(
     )
     with django_assert_num_queries(2):  # type: ignore[operator]
         reports.apply(node, report, world.now)
+
+
+def test_the_same_again_costs_one(world: World, node: Node) -> None:
+    replica = world.replica(world.endpoint(), node, State.READY)
+    loaded = wire.AdapterReport(id="lor_1", state=wire.AdapterState.LOADED)
+    same = said(replica.id, Phase.READY, ready_s=1.0, adapters=[loaded])
+    world.report(node, same)
+    with CaptureQueriesContext(connection) as asked:
+        world.report(node, same)
+    statements = [one["sql"] for one in asked if "endpoints_replica" in one["sql"]]
+    assert len(statements) == 1, statements
 
 
 # --- Seconds served -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ node that was removed or hosts gangs) is for the longer way: `fleet.credentials.
 `fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,9 +44,17 @@ def hear(
         rows = cursor.fetchall()
     if not rows:
         return None
-    held = (Replica.from_db(DEFAULT_DB_ALIAS, _COLUMNS, row[1:]) for row in rows if row[1])
+    held = (_replica(row[1:]) for row in rows if row[1])
     reports.act(held, report, now)
     return Heard(certificate_expires_at=rows[0][0])
+
+
+def _replica(row: Sequence[Any]) -> Replica:
+    read = [
+        value if load is None else load(value, None, connection)
+        for value, load in zip(row, _LOADS, strict=True)
+    ]
+    return Replica.from_db(DEFAULT_DB_ALIAS, _COLUMNS, read)
 
 
 def _values(
@@ -74,7 +82,9 @@ def _counts(replicas: Iterable[wire.ReplicaReport]) -> tuple[list[str], list[flo
 
 
 # In the order of the model, as `from_db` wants them; the id comes first.
-_COLUMNS = [one.attname for one in Replica._meta.concrete_fields if one.attname in reports.KNOWN]
+_FIELDS = [one for one in Replica._meta.concrete_fields if one.attname in reports.KNOWN]
+_COLUMNS = [one.attname for one in _FIELDS]
+_LOADS = [getattr(one, "from_db_value", None) for one in _FIELDS]  # JSON comes as text
 _STATEMENT = f"""
 WITH heard AS (
     UPDATE fleet_node

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
 from billing.models import Account, Budget
 from compliance import audit, ids
-from controlplane.endpoints import services
+from controlplane.endpoints import services, version_spec
 from controlplane.endpoints.models import (
     DeviceClaim,
     Endpoint,
+    EndpointVersion,
     Replica,
     ServingInterval,
     Transition,
@@ -61,6 +63,7 @@ def tokens(count: int) -> tuple[Pool, list[str]]:
     ]
 
 
+@transaction.atomic
 def build(pool: Pool, replicas: int) -> World:
     """`replicas` over the nodes of the pool, EACH of one endpoint, on nodes that differ."""
     now = timezone.now()
@@ -78,6 +81,12 @@ def build(pool: Pool, replicas: int) -> World:
             created_at=now,
         )
         for number in range(replicas // EACH)
+    )
+    EndpointVersion.objects.bulk_create(
+        EndpointVersion(
+            endpoint=one, number=one.generation, spec=version_spec.spec_of(one), created_at=now
+        )
+        for one in endpoints
     )
     _serve(pool, [endpoint for endpoint in endpoints for _ in range(EACH)], now)
     nodes = Node.objects.filter(pool=pool)
@@ -105,7 +114,10 @@ def _project(number: int, region: str, now: datetime) -> Project:
 
 
 def _serve(pool: Pool, wished: Sequence[Endpoint], now: datetime) -> None:
-    nodes = list(Node.objects.filter(pool=pool).order_by("id").values_list("id", flat=True))
+    versions = dict(
+        Node.objects.filter(pool=pool).order_by("id").values_list("id", "desired_version")
+    )
+    nodes = list(versions)
     free: dict[str, list[str]] = {id: [] for id in nodes}
     for id, node_id in Device.objects.filter(node__in=nodes).values_list("id", "node_id"):
         free[node_id].append(id)
@@ -115,6 +127,7 @@ def _serve(pool: Pool, wished: Sequence[Endpoint], now: datetime) -> None:
             endpoint=endpoint,
             generation=1,
             node_id=nodes[number % len(nodes)],
+            wish_version=versions[nodes[number % len(nodes)]] + 1,  # no older report is judged
             state=State.READY,
             reason=Reason.PROBE_PASSED,
             state_at=now,
