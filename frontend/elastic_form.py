@@ -24,6 +24,14 @@ class ElasticForm(forms.Form):
     scale_to_zero_timeout_s = forms.IntegerField(
         label="Seconds idle until it scales to zero", initial=3600, min_value=spec.IDLE_S.start
     )
+    ttft_target_s = forms.FloatField(
+        label="Seconds until a first token",
+        required=False,
+        initial=1.0,
+        min_value=spec.TTFT_S[0],
+        max_value=spec.TTFT_S[1],
+        help_text="Prompts that would take longer ask for another replica. Empty: 1.",
+    )
     keep_alive = forms.ChoiceField(
         label="Kept warm",
         required=False,
@@ -71,6 +79,7 @@ class ElasticForm(forms.Form):
             "min_replicas": data["min_replicas"],
             "max_replicas": data["max_replicas"],
             "scale_to_zero_timeout_s": data["scale_to_zero_timeout_s"],
+            "ttft_target_s": data["ttft_target_s"] or 1.0,
             "keep_alive": data["keep_alive"] or KeepAlive.PREDICTABLE.value,
             "schedules": data["schedules"],
             "keep_warm_cap": None if seconds is None and euro is None else cap,
@@ -84,6 +93,7 @@ def kept(endpoint: Endpoint) -> dict[str, Any]:
         "min_replicas": endpoint.min_replicas,
         "max_replicas": endpoint.max_replicas,
         "scale_to_zero_timeout_s": endpoint.scale_to_zero_timeout_s,
+        "ttft_target_s": endpoint.ttft_target_s,
         "keep_alive": endpoint.keep_alive,
         "schedules": "\n".join(
             f"{one['cron']} {one['time_zone']} {one['duration_s']} {one['replicas']}"

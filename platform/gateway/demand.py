@@ -11,15 +11,14 @@ from gateway.loads import Loads, Place
 from gateway.pools import Pools
 from gateway.prefixes import TOKEN_BYTES
 
-_TTFT_S = 1.0  # within which a prompt should be prefilled
-
 
 class Demand(NamedTuple):
     """Of requests on replicas and of those that wait.
 
     `uncached_tokens`: of prompts, not prefilled yet and in no cache, as far as one knows;
     `kv_tokens`: that they hold or will hold; `running`: sequences; `pressed`: it is more than the
-    ready replicas take at once; `prefill_tps`: tokens a second of a replica; None: not known yet.
+    ready replicas take at once, or prefill within the endpoint's `ttft_target_s`; `prefill_tps`:
+    tokens a second of a replica; None: not known yet.
     """
 
     uncached_tokens: int = 0
@@ -54,7 +53,8 @@ class Demands:
         uncached = kv = running = 0
         seconds = 0.0
         paces: list[float] = []
-        lanes = self._pools.lanes(endpoint_id)
+        pool = self._pools.find(endpoint_id)
+        lanes = pool.lanes if pool is not None else []
         for lane in lanes:
             tokens, sequences = self._loads.ours(lane.id)
             kv, running = kv + tokens, running + sequences
@@ -72,5 +72,6 @@ class Demands:
             kv += place.tokens
             running += place.sequences
         tps = len(paces) / (sum(paces) * TOKEN_BYTES) if paces else None
-        pressed = bool(places) or seconds > _TTFT_S * len(lanes)
+        target_s = pool.endpoint.ttft_target_s if pool is not None and pool.endpoint else 0.0
+        pressed = bool(places) or seconds > target_s * len(lanes)
         return Demand(uncached, kv, running, pressed, tps)

@@ -113,6 +113,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     queue_limit: int | None = None  # requests that may wait for it; None: the gateway's setting
     queue_s: float | None = None  # for so long at most; None: the gateway's setting
     rollout: Rollout | None = None  # that is under way
+    ttft_target_s: float = 1.0  # prompts that take longer to prefill ask for another replica
 
 
 class StoppedRun(msgspec.Struct, frozen=True, gc=False):

@@ -214,10 +214,9 @@ class Pools:
                 lane.named = named(endpoint, lane.id)
         return pool
 
-    def lanes(self, endpoint_id: str) -> list[Lane]:
-        """Those of the endpoint's replicas, if any request has asked for it."""
-        pool = self._pools.get(endpoint_id)
-        return [] if pool is None else pool.lanes
+    def find(self, endpoint_id: str) -> Pool | None:
+        """The endpoint's, if any request has asked for it."""
+        return self._pools.get(endpoint_id)
 
     @property
     def in_flight(self) -> int:

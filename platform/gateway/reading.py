@@ -53,7 +53,7 @@ _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations 
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
        extract(epoch FROM created_at)::int8, device_kind,
-       start_s, queue_limit, queue_s, shared
+       start_s, queue_limit, queue_s, shared, ttft_target_s
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
@@ -312,14 +312,14 @@ async def _endpoints(
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
         endpoint_id, project, organization, name, model, adapters, stopped, *more = row
-        created, kind, start_s, queue_limit, queue_s, shared = more
+        created, kind, start_s, queue_limit, queue_s, shared, ttft_target_s = more
         ready = tuple(replicas.get(endpoint_id, ()))
         endpoints.append(
             Endpoint(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
                 stopped, created, ready, lengths.get(endpoint_id), kind,
                 start_s=start_s, queue_limit=queue_limit, queue_s=queue_s, shared=shared,
-                rollout=rollouts.get(endpoint_id),
+                rollout=rollouts.get(endpoint_id), ttft_target_s=ttft_target_s,
             )
         )  # fmt: skip
     return endpoints

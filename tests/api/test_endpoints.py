@@ -39,6 +39,12 @@ def test_create_look_scale_stop_start_delete(alice: House) -> None:
     queue = {"queue_limit": 20, "queue_s": 0}
     queued = client.patch(path, queue, content_type="application/json").json()
     assert {name: queued[name] for name in queue} == queue
+    assert shown["ttft_target_s"] == 1.0
+    quicker = client.patch(path, {"ttft_target_s": 0.5}, content_type="application/json").json()
+    assert (quicker["ttft_target_s"], quicker["version"]) == (0.5, shown["version"])
+    for bad in (0, 61):
+        refused = client.patch(path, {"ttft_target_s": bad}, content_type="application/json")
+        assert (refused.status_code, refused.json()["field"]) == (422, "ttft_target_s")
     freed = client.patch(path, {"queue_s": None}, content_type="application/json").json()
     assert (freed["queue_limit"], freed["queue_s"]) == (20, None)
     assert client.post(f"{path}/stop").json()["status"] == "stopped"

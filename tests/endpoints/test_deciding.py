@@ -94,6 +94,29 @@ def test_a_load_beyond_what_is_ready_is_met_within_two_seconds(world: World) -> 
     assert settle(world, endpoint) == ["ready"] * 4
 
 
+def test_prompts_that_queue_beyond_the_endpoints_own_target_ask_for_more(world: World) -> None:
+    """1,600 tokens at 800 a second are 2 s of prefill: two replicas full, or half of one."""
+    world.node(devices=4)
+    endpoint = world.endpoint(max_replicas=4, ttft_target_s=4.0)
+    version = endpoint.generation
+    assert settle(world, endpoint) == ["ready"]
+    world.later(100)
+
+    def queue() -> list[str]:
+        beat(world)
+        for _ in range(6):
+            row(world, endpoint, 1, uncached_tokens=1600, prefill_tps=800.0, pressed=True)
+            provisioning.reconcile(endpoint.id, now=world.later(0.5))
+        return [state for state in world.states(endpoint) if state != "stopped"]
+
+    assert queue() == ["ready"]
+    set_to(world, endpoint, ttft_target_s=1.0)
+    assert queue() == ["ready", "placed", "placed"]
+    assert (scaling(endpoint).why, scaling(endpoint).replicas) == ("load", 3)
+    endpoint.refresh_from_db()
+    assert endpoint.generation == version  # it scales, and is no other version
+
+
 def test_it_goes_down_by_what_the_last_minute_needed_and_never_below_the_least(
     world: World,
 ) -> None:

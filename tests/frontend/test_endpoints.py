@@ -156,11 +156,13 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
     client.post(f"{page}/scale", {**BOUNDS, "queue_limit": "", "queue_s": ""})
     endpoint.refresh_from_db()
     assert (endpoint.max_replicas, endpoint.queue_limit, endpoint.queue_s) == (3, None, None)
-    more = {"keep_alive": "automatic", "schedules": "0 8 * * mon-fri Europe/Berlin 36000 2"}
+    assert endpoint.ttft_target_s == 1.0
+    more = {"ttft_target_s": "0.5"}
+    more |= {"keep_alive": "automatic", "schedules": "0 8 * * mon-fri Europe/Berlin 36000 2"}
     more |= {"cap_seconds": "600", "cap_euro": "2.50", "cap_time_zone": "Europe/Berlin"}
     assert client.post(f"{page}/scale", {**BOUNDS, **more}).headers["location"] == page
     endpoint.refresh_from_db()
-    assert endpoint.keep_alive == "automatic"
+    assert (endpoint.keep_alive, endpoint.ttft_target_s) == ("automatic", 0.5)
     assert endpoint.schedules[0]["cron"] == "0 8 * * mon-fri"
     assert endpoint.keep_warm_cap == {
         "seconds": 600, "euro": "2.50", "time_zone": "Europe/Berlin"
@@ -168,6 +170,8 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
     form = text(client.get(f"{page}/scale"))
     assert "0 8 * * mon-fri Europe/Berlin 36000 2</textarea>" in form
     assert 'name="cap_euro" value="2.50"' in form
+    assert 'name="ttft_target_s" value="0.5"' in form
+    assert "0.5 s, or another replica" in text(client.get(page))
     assert "from <code>0 8 * * mon-fri</code> Europe/Berlin" in text(client.get(page))
     burst = {"workers": "20", "in_minutes": "3", "for_minutes": "60", "sequences": "1"}
     assert client.post(f"{page}/burst", burst).headers["location"] == f"{page}/scale"
@@ -183,6 +187,7 @@ def test_bounds_are_changed_and_a_queue_is_the_gateways_again(alice: House) -> N
         ("min_replicas", "4"),
         ("max_replicas", "101"),
         ("scale_to_zero_timeout_s", "999999999"),
+        ("ttft_target_s", "0.01"),
         ("queue_limit", "-1"),
         ("queue_s", "3601"),
     ):

@@ -52,6 +52,7 @@ def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, confi
         adapters=[{"name": "b", "path": "/b"}, {"name": "a", "path": "/a"}],
         start_seconds=[10.0, 13.0, 90.0, 4.0],
         queue_limit=50,
+        ttft_target_s=0.5,
     )
     report = {"max_model_len": 4096, "kv_cache_tokens": 6000, "max_concurrency": 2.0}
     house.replica(endpoint, "unix:/run/1", engine_report=report)
@@ -77,6 +78,7 @@ def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, confi
     assert [replica.kv_tokens for replica in there.replicas] == [8192, None]
     assert [replica.max_num_seqs for replica in there.replicas] == [None, 32]
     assert (there.start_s, there.queue_limit, there.queue_s) == (11.5, 50, None)
+    assert there.ttft_target_s == 0.5
     assert directory.endpoints(house.project.id) == [there]
 
 

@@ -126,6 +126,7 @@ def test_any_edits_one_after_the_other_come_to_the_same(
         ),
         lambda: house.replica(house.endpoint(next(names))),
         lambda: Endpoint.objects.update(stopped_at=dice.choice([None, NOW])),
+        lambda: Endpoint.objects.update(ttft_target_s=dice.choice([0.5, 2.0])),
         lambda: Alias.objects.create(
             project=house.project, name=next(names), targets=["x"], created_at=NOW
         ),

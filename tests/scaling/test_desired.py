@@ -36,6 +36,13 @@ def test_the_scarcest_counts(load: Load, expected: float) -> None:
     assert utilization(load, REPLICA) == expected
 
 
+def test_half_the_target_is_twice_the_load() -> None:
+    backlog = Load(uncached_tokens=8_000)
+    for target_s, replicas in ((0.25, 4.0), (0.5, 2.0), (1.0, 1.0), (4.0, 0.25)):
+        capacity = Capacity(prefill_tps=8_000, ttft_target_s=target_s)
+        assert utilization(backlog, capacity) == replicas
+
+
 def test_what_is_not_known_does_not_count() -> None:
     assert utilization(Load(10**9, 10**9, 32), Capacity(max_num_seqs=64)) == 0.5
     assert utilization(Load(10**9, 10**9, 32), Capacity()) == 0.0

@@ -200,6 +200,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
             "min_replicas",
             "max_replicas",
             "scale_to_zero_timeout_s",
+            "ttft_target_s",
             "keep_alive",
             "schedules",
             "bursts",
@@ -264,6 +265,9 @@ class EndpointBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
     scale_to_zero_timeout_s = serializers.IntegerField(default=3600)
+    ttft_target_s = serializers.FloatField(
+        default=1.0, help_text="A first token should come in so long: more replicas where not."
+    )
     keep_alive = serializers.ChoiceField(choices=[*KeepAlive], default=KeepAlive.PREDICTABLE)
     schedules = ScheduleBody(many=True, default=list)
     bursts = BurstView(many=True, default=list)
@@ -284,6 +288,7 @@ class ScaleBody(serializers.Serializer[Any]):
     min_replicas = serializers.IntegerField(required=False)
     max_replicas = serializers.IntegerField(required=False)
     scale_to_zero_timeout_s = serializers.IntegerField(required=False)
+    ttft_target_s = serializers.FloatField(required=False)
     keep_alive = serializers.ChoiceField(choices=[*KeepAlive], required=False)
     schedules = ScheduleBody(many=True, required=False)
     bursts = BurstView(many=True, required=False)

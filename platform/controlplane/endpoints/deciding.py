@@ -201,6 +201,7 @@ def _look(
     kept = _capacity(endpoint, row.capacity, engine, seen)
     capacity = Capacity(
         prefill_tps=kept.get("prefill_tps"),
+        ttft_target_s=endpoint.ttft_target_s,
         kv_tokens=kept.get("kv_tokens"),
         max_num_seqs=kept.get("max_num_seqs") or _MAX_NUM_SEQS,
     )

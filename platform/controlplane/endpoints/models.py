@@ -50,6 +50,7 @@ class Endpoint(models.Model):
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
     scale_to_zero_timeout_s = models.PositiveIntegerField(default=3600)
+    ttft_target_s = models.FloatField(default=1.0)  # within which prompts should be prefilled
     # What follows is read and checked by elasticity.py.
     keep_alive = models.CharField(max_length=16, choices=_KEEP_ALIVE, default=KeepAlive.PREDICTABLE)
     schedules = models.JSONField(default=list)

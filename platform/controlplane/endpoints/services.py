@@ -40,7 +40,7 @@ __all__ = [
     "update",
 ]
 
-BOUNDS = ("min_replicas", "max_replicas", "scale_to_zero_timeout_s")
+BOUNDS = ("min_replicas", "max_replicas", "scale_to_zero_timeout_s", "ttft_target_s")
 QUEUE = ("queue_limit", "queue_s")
 
 # Waiting requests repeat themselves; one wake is enough for all of them.
@@ -74,6 +74,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
         scale_to_zero_timeout_s=spec.scale_to_zero_timeout_s,
+        ttft_target_s=spec.ttft_target_s,
         keep_alive=spec.keep_alive,
         schedules=list(spec.schedules),
         bursts=list(spec.bursts),
@@ -106,6 +107,7 @@ def _told(spec: EndpointSpec) -> dict[str, Any]:
         "min_replicas": spec.min_replicas,
         "max_replicas": spec.max_replicas,
         "scale_to_zero_timeout_s": spec.scale_to_zero_timeout_s,
+        "ttft_target_s": spec.ttft_target_s,
         "capabilities": spec.capabilities,
         **{name: getattr(spec, name) for name in elasticity.FIELDS},
         "queue_limit": spec.queue_limit,
@@ -169,6 +171,7 @@ def _changed(
     for one in change:
         setattr(endpoint, one.path, one.after)
     specs.bounds(endpoint.min_replicas, endpoint.max_replicas, endpoint.scale_to_zero_timeout_s)
+    specs.ttft(endpoint.ttft_target_s)
     specs.queue(endpoint.queue_limit, endpoint.queue_s)
     endpoint.save(update_fields=[one.path for one in change])
     _wished(endpoint, actor, action, now, change=change)

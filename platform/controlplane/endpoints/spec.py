@@ -19,6 +19,7 @@ MAX_REPLICAS = 100
 MAX_LORAS = 4  # adapters at a time, where somebody wants any and did not say how many
 MAX_NODES = 16
 IDLE_S = range(10, 7 * 86_400 + 1)
+TTFT_S = (0.05, 60.0)  # least and most
 QUEUE_S = range(3600 + 1)
 MAX_QUEUE = 100_000
 
@@ -44,6 +45,7 @@ class EndpointSpec:
     min_replicas: int = 1
     max_replicas: int = 1
     scale_to_zero_timeout_s: int = 3600
+    ttft_target_s: float = 1.0
     keep_alive: str = "predictable"  # as elasticity.py has it, and what follows
     schedules: Sequence[Mapping[str, Any]] = ()
     bursts: Sequence[Mapping[str, Any]] = ()
@@ -65,6 +67,7 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     if spec.engine != "vllm":
         raise _invalid("engine", f"{_shown(spec.engine)} is no engine here; there is `vllm`")
     bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
+    ttft(spec.ttft_target_s)
     queue(spec.queue_limit, spec.queue_s)
     elastic = elasticity.checked(
         {name: getattr(spec, name) for name in elasticity.FIELDS}, spec.max_replicas
@@ -104,6 +107,13 @@ def bounds(min_replicas: int, max_replicas: int, scale_to_zero_timeout_s: int) -
         most = IDLE_S.stop - 1
         message = f"expected {IDLE_S.start} to {most} seconds, not {scale_to_zero_timeout_s}"
         raise _invalid("scale_to_zero_timeout_s", message)
+
+
+def ttft(target_s: float) -> None:
+    """Invalid unless it is a time in which a first token can come."""
+    least, most = TTFT_S
+    if not least <= target_s <= most:
+        raise _invalid("ttft_target_s", f"expected {least:g} to {most:g} seconds, not {target_s:g}")
 
 
 def queue(limit: int | None, seconds: int | None) -> None:
