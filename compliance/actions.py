@@ -71,6 +71,7 @@ ACTIONS: dict[str, Action] = {
             "upload.create": "a project began to bring weights of its own",
             "upload.complete": "all files of an upload are here and are what was declared",
             "upload.delete": "an upload was removed with its files",
+            "upload.expire": "an upload that nobody finished was removed with its files",
             "model.pull": "a model was asked onto the nodes of a pool",
             "model.cancel_pull": "a model that was asked onto nodes is not fetched any more",
             "adapter.load": "an endpoint's replicas were asked to load a LoRA adapter",

@@ -9,7 +9,7 @@ from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
 from controlplane.tenancy.models import Project
-from frontend import rates
+from frontend import rates, upload_views
 from frontend.endpoint_form import EndpointForm
 from frontend.visits import Request, Visit, page, show
 
@@ -42,4 +42,11 @@ def _form(request: Request, visit: Visit, project: Project) -> EndpointForm:
     hours = rates.device_hours(
         [one.kind for one in there], currency=account.currency, now=visit.now
     )
-    return EndpointForm(request.POST or None, offers=there, hours=hours, account=account)
+    return EndpointForm(
+        request.POST or None,
+        initial={"source": request.GET.get("source", "")},
+        uploads=upload_views.complete(visit, project),
+        offers=there,
+        hours=hours,
+        account=account,
+    )

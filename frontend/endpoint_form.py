@@ -11,6 +11,7 @@ from controlplane.endpoints.offers import Offer
 from controlplane.endpoints.services import EndpointSpec
 from frontend.elastic_form import ElasticForm
 from frontend.scale_views import QueueForm
+from frontend.source_form import SourceForm
 from frontend.templatetags.console import money, size
 
 _UNSET = ("", "as the engine decides")
@@ -32,36 +33,10 @@ def _choices(name: str) -> list[tuple[str, str]]:
     return [_UNSET, *((one, one) for one in rule.choices)]
 
 
-class EndpointForm(ElasticForm, QueueForm):
+class EndpointForm(SourceForm, ElasticForm, QueueForm):
     name = forms.CharField(
         max_length=63,
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
-        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
-    )
-    source = forms.ChoiceField(
-        required=False,
-        choices=[
-            ("", "the hub, or a path on your own nodes"),
-            ("mirror", "the operator's mirror"),
-            ("s3", "S3"),
-        ],
-    )
-    secret = forms.CharField(
-        max_length=63,
-        required=False,
-        help_text="The name of a secret that opens the source. Empty: the project's default.",
-        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
-    )
-    model = forms.CharField(
-        max_length=300,
-        help_text="A hub id such as <code>org/name</code>, <code>s3://bucket/folder</code>, or an "
-        "absolute path on your own nodes.",
-        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
-    )
-    revision = forms.CharField(
-        max_length=64,
-        required=False,
-        help_text="A commit pins what is served. Empty: the hub's default branch.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
     )
     device_kind = forms.ChoiceField(label="Devices")
@@ -170,10 +145,7 @@ class EndpointForm(ElasticForm, QueueForm):
             arguments["enable_auto_tool_choice"] = True
         return EndpointSpec(
             name=data["name"],
-            source=data["source"],
-            secret=data["secret"],
-            model=data["model"],
-            revision=data["revision"],
+            **self.wished(),
             device_kind=data["device_kind"],
             device_count=data["device_count"],
             node_count=data["node_count"] or 1,

@@ -55,6 +55,7 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             "token_prices": rates.token_prices(
                 endpoint.device_kind, currency=context["rate"].currency, now=visit.now
             ),
+            "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
             "arguments": sorted(endpoint.engine_args.items()),
             "base_url": f"{settings.GATEWAY_URL.rstrip('/')}/v1",
             "body": json.dumps(

@@ -14,10 +14,12 @@ from frontend import (
     key_views,
     limit_views,
     node_views,
+    pull_views,
     run_views,
     scale_views,
     secret_views,
     session_views,
+    upload_views,
     version_views,
 )
 
@@ -46,6 +48,10 @@ urlpatterns = [
     path("aliases", alias_views.index, name="aliases"),
     path("aliases/<str:id>", alias_views.detail, name="alias"),
     path("aliases/<str:id>/delete", alias_views.delete, name="alias-delete"),
+    path("uploads", upload_views.index, name="uploads"),
+    path("uploads/<str:id>/delete", upload_views.delete, name="upload-delete"),
+    path("pulls", pull_views.index, name="pulls"),
+    path("pulls/<str:id>/cancel", pull_views.cancel, name="pull-cancel"),
     path("batches", batch_views.index, name="batches"),
     path("batches/<str:id>/cancel", batch_views.cancel, name="batch-cancel"),
     path("keys", key_views.index, name="keys"),

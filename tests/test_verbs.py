@@ -32,7 +32,7 @@ from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
 from controlplane.endpoints import adapters, aliases, pulls, rollouts, uploads, versions
 from controlplane.endpoints import services as endpoints
-from controlplane.endpoints.models import Endpoint, Rollout
+from controlplane.endpoints.models import Endpoint, Rollout, Upload
 from controlplane.fleet import services as fleet
 from controlplane.fleet import silence, wire
 from controlplane.tenancy import limits, project_secrets, running
@@ -269,6 +269,10 @@ class Walk:
         self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
         self.versions(endpoint)
         self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
+        self.models()
+
+    def models(self) -> None:
+        kept = self.kept
         pull = self.do(
             pulls.pull_model,
             "model.pull",
@@ -278,13 +282,12 @@ class Walk:
         )
         self.do(pulls.cancel_pull, "model.cancel_pull", pull=pull)
         digest = hashlib.sha256(b"{}").hexdigest()
-        upload = self.do(
-            uploads.begin_upload,
-            "upload.create",
-            project=kept.project,
-            name="mine",
-            files=[{"path": "config.json", "size_bytes": 2, "sha256": digest}],
-        )
+        file = {"path": "config.json", "size_bytes": 2, "sha256": digest}
+        given = {"project": kept.project, "name": "mine", "files": [file]}
+        self.do(uploads.begin_upload, "upload.create", **given)
+        Upload.objects.update(expires_at=NOW)
+        self.do(uploads.expire, "upload.expire")
+        upload = self.do(uploads.begin_upload, "upload.create", **given)
         piece = {"number": 0, "offset": 0, "body": BytesIO(b"{}")}
         self.do(uploads.take_piece, "upload.complete", upload=upload, **piece)
         self.do(uploads.delete_upload, "upload.delete", upload=upload)

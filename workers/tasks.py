@@ -5,7 +5,7 @@ from django.utils import timezone
 from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
-from controlplane.endpoints import funding
+from controlplane.endpoints import funding, uploads
 from workers import metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
 
@@ -54,6 +54,7 @@ def prune() -> None:
     now = timezone.now()
     upkeep.prune_activity(now)
     files.expire(now)
+    uploads.expire(now)
 
 
 @app.task(name="workers.tasks.upkeep")

@@ -22,6 +22,7 @@ _TONES = {
     "complete": "good",
     "loaded": "good",
     "loading": "busy",
+    "uploading": "busy",
     "starting": "busy",
     "updating": "busy",
     "stopping": "busy",

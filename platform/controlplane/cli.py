@@ -1,10 +1,17 @@
-"""`stoa …`: the command line of an installed wheel; the same commands as manage.py."""
+"""`stoa …`: the command line of an installed wheel; the same commands as manage.py.
+
+One of them is for machines that have no part in the house, and so no settings: models upload.
+"""
 
 import os
 import sys
 
 
 def main() -> None:
+    if sys.argv[1:3] == ["models", "upload"]:
+        from controlplane.endpoints import upload_client
+
+        sys.exit(upload_client.main(sys.argv[3:]))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
     from django.core.management import execute_from_command_line
 

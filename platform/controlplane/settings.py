@@ -195,6 +195,7 @@ S3_ENDPOINTS = env.words("STOA_S3_ENDPOINTS")
 # Weights that projects bring; every web process sees the same folder.
 UPLOADS_DIR = Path(env.text("STOA_UPLOADS_DIR", str(VAR / "uploads")))
 UPLOADS_PROJECT_BYTES = env.integer("STOA_UPLOADS_PROJECT_BYTES", 1 << 40)
+UPLOADS_UNFINISHED_S = env.seconds("STOA_UPLOADS_UNFINISHED_S", 7 * 86_400)
 
 # The database roles that `grant_roles` provides for (compliance.grants).
 RECIPES_DIR = env.text("STOA_RECIPES_DIR", "")  # the operator's model recipes, before ours

@@ -1,13 +1,17 @@
 """Weights of one's own: in pieces, taken up again, verified, and for their project alone."""
 
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from compliance import places
+from compliance.models import AuditEvent
 from controlplane.endpoints import source_grants, uploads
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Upload
@@ -98,6 +102,45 @@ def test_a_project_has_a_bound(world: World, settings: Any) -> None:
     begin(world)
     with pytest.raises(Invalid, match="uploads at most 1500 bytes"):
         begin(world)
+
+
+def test_one_that_nobody_goes_on_with_is_removed(world: World, folder: Path, settings: Any) -> None:
+    settings.UPLOADS_UNFINISHED_S = 100
+    kept, upload = whole(world), begin(world)
+    world.later(60)
+    piece(world, upload, 1, 0, WEIGHTS[:300])
+    world.later(99)
+    assert uploads.expire(world.now) == 0
+    world.later(1)
+    assert uploads.expire(world.now) == 1
+    assert [one.id for one in Upload.objects.all()] == [kept.id]  # what is whole stays
+    assert [one.name for one in folder.iterdir()] == [kept.id]
+    assert AuditEvent.objects.filter(action="upload.expire", target_id=upload.id).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_last_pieces_at_once_make_it_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = begin(world)
+    both, check = threading.Barrier(2), uploads._sum
+
+    def meet(path: Path) -> str:
+        both.wait(10)
+        return check(path)
+
+    monkeypatch.setattr(uploads, "_sum", meet)
+
+    def send(number: int, content: bytes) -> None:
+        try:
+            piece(world, upload, number, 0, content)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(send, (0, 1), (b"{}", WEIGHTS)))
+    upload.refresh_from_db()
+    assert (upload.finished_at, upload.expires_at) == (world.now, None)
 
 
 def test_only_its_project_serves_it(world: World, node: Node) -> None:

@@ -11,7 +11,9 @@ from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import House, signed_in
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import pull as house_pull
 from tests.api.test_strangers import secret as house_secret
+from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
 
 OPERATORS = {"nodes", "node-enrol", "node-act"}
@@ -31,7 +33,9 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "keys": house.key_id,
         "nodes": house.node.id,
         "projects": house.project.id,
+        "pulls": house_pull(house),
         "secrets": house_secret(house),
+        "uploads": house_upload(house),
     }
     thing = ids.get(route.split("/")[0], "")
     named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN}
@@ -118,6 +122,7 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
         ("/budgets", {"project": alice.project.id, "whose": "project", "amount": "1"}),
         ("/aliases", {"project": alice.project.id, "name": "x", "targets": "chat"}),
         ("/secrets", {"project": alice.project.id, "kind": "hub", "name": "x", "value": "y"}),
+        ("/pulls", {"project": alice.project.id, "pool": alice.pool.id, "model": "org/x"}),
         ("/limits", {"project": alice.project.id, "form": "project", "concurrency": "1"}),
         ("/limits", {"project": alice.project.id, "form": "organization", "concurrency": "1"}),
         ("/limits", {"project": alice.project.id, "form": "runs", "own": "own"}),
@@ -137,12 +142,15 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
 
 def test_lists_show_nothing_of_strangers(alice: House, mallory: House) -> None:
     client = signed_in(mallory.owner)
-    house_budget(alice)
+    for make in (house_budget, house_pull, house_upload):
+        make(alice)
     for path in (
         "/endpoints",
         "/keys",
         "/aliases",
         "/secrets",
+        "/uploads",
+        "/pulls",
         "/batches",
         "/budgets",
         "/limits",

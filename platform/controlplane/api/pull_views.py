@@ -101,11 +101,7 @@ class Pulls(HouseViewSet):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def _pool(self, project: Project, id: str) -> Pool:
-        """One's own; the operator's any: a shared pool's disks are not one tenant's to fill."""
-        rows = Pool.objects.filter(id=id, region_id=project.organization.region_code)
-        if not self.principal.is_operator:
-            rows = rows.filter(organization_id=project.organization_id)
-        found = rows.first()
+        found = endpoint_access.pools_to_fill(self.principal, project).filter(id=id).first()
         if found is None:
             raise NotFound("pool", field="pool")
         return found

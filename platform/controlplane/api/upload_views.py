@@ -32,7 +32,16 @@ class UploadView(serializers.ModelSerializer[Upload]):
 
     class Meta:
         model = Upload
-        fields = ("id", "object", "project", "name", "created_at", "finished_at", "files")
+        fields = (
+            "id",
+            "object",
+            "project",
+            "name",
+            "created_at",
+            "finished_at",
+            "expires_at",
+            "files",
+        )
 
 
 class DeclaredFile(serializers.Serializer[Any]):

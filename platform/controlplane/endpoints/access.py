@@ -11,9 +11,11 @@ from controlplane.endpoints.models import (
     Replica,
     Upload,
 )
+from controlplane.fleet.models import Pool
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import NotFound
+from controlplane.tenancy.models import Project
 
 _ENDPOINTS = Endpoint.objects.select_related("project__organization", "pool")
 _REPLICAS = Replica.objects.select_related("endpoint__project__organization", "node")
@@ -65,6 +67,13 @@ def upload(principal: Principal, id: str, need: Permission) -> Upload:
 def pulls(principal: Principal) -> QuerySet[Pull]:
     mine = Pull.objects.filter(project__in=access.projects(principal))
     return mine.prefetch_related("nodes")
+
+
+def pools_to_fill(principal: Principal, project: Project) -> QuerySet[Pool]:
+    """Where models may be brought: one's own; the operator's any, since a shared pool's disks are
+    not one tenant's to fill."""
+    there = Pool.objects.filter(region_id=project.organization.region_code)
+    return there if principal.is_operator else there.filter(organization=project.organization_id)
 
 
 def pull(principal: Principal, id: str, need: Permission) -> Pull:

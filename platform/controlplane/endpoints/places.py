@@ -13,7 +13,7 @@ def register() -> None:
             name="model_uploads",
             tables=("endpoints_upload", "endpoints_uploadfile"),
             holds="weights that a project brought itself, in STOA_UPLOADS_DIR",
-            kept="until it is deleted, or its project is",
+            kept="until it is deleted, or its project is; unfinished, STOA_UPLOADS_UNFINISHED_S",
             protected="files that the web process alone may read; a node is sent its project's",
             erase=erase,
         )

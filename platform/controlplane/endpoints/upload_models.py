@@ -14,6 +14,7 @@ class Upload(models.Model):
     name = models.CharField(max_length=100)
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)  # unless another piece comes; null: finished
 
     class Meta:
         ordering = ("-id",)

@@ -2,14 +2,15 @@
 
 The whole list of files is declared first. A piece says at which byte it begins; that is where the
 last one ended, so a client that was cut off asks for `received_bytes` and goes on from there. A
-file counts when its SHA-256 is the declared one, and the upload when all its files do.
+file counts when its SHA-256 is the declared one, and the upload when all its files do. One that
+nobody goes on with is removed after STOA_UPLOADS_UNFINISHED_S.
 """
 
 import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,7 +53,9 @@ def begin_upload(
         message = f"a project uploads at most {settings.UPLOADS_PROJECT_BYTES} bytes"
         raise Invalid(message, code="uploads_too_large", field="files")
     with transaction.atomic():
-        upload = Upload.objects.create(project=project, name=name, created_at=now)
+        upload = Upload.objects.create(
+            project=project, name=name, created_at=now, expires_at=_expiry(now)
+        )
         UploadFile.objects.bulk_create(
             UploadFile(
                 upload=upload,
@@ -96,8 +99,10 @@ def take_piece(
             wrong = not file.verified
             file.received_bytes = 0 if wrong else file.size_bytes
         file.save(update_fields=["received_bytes", "verified"])
+        # It locks the row: of two last pieces at once, the second sees what the first has brought.
+        Upload.objects.filter(pk=upload.pk).update(expires_at=_expiry(now))
         if file.verified and not upload.files.filter(verified=False).exists():
-            Upload.objects.filter(pk=upload.pk).update(finished_at=now)
+            Upload.objects.filter(pk=upload.pk).update(finished_at=now, expires_at=None)
             _record(upload, actor, "upload.complete", now, [], {})
     if wrong:
         message = f"{file.path} is not what was declared: send it again from its beginning"
@@ -114,9 +119,31 @@ def delete_upload(*, actor: audit.Actor, upload: Upload, now: datetime) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def expire(now: datetime) -> int:
+    """Removes those that nobody went on with."""
+    removed = 0
+    for id in list(Upload.objects.filter(expires_at__lte=now).values_list("id", flat=True)):
+        with transaction.atomic():
+            # A piece that is on its way has its file locked, and comes first.
+            list(UploadFile.objects.select_for_update().filter(upload_id=id).values_list("id"))
+            over = Upload.objects.select_related("project__organization").filter(id=id)
+            upload = over.filter(expires_at__lte=now).first()
+            if upload is None:
+                continue
+            _record(upload, audit.SYSTEM, "upload.expire", now, [], {})
+            upload.delete()
+        shutil.rmtree(_folder(id), ignore_errors=True)
+        removed += 1
+    return removed
+
+
 def place(file: UploadFile) -> Path:
     """Where its bytes lie."""
     return _folder(file.upload_id) / str(file.number)
+
+
+def _expiry(now: datetime) -> datetime:
+    return now + timedelta(seconds=settings.UPLOADS_UNFINISHED_S)
 
 
 def _folder(upload_id: str) -> Path:

@@ -143,6 +143,11 @@ class SourceRequest(Message):
     pull_id: str = ""
 
 
+def is_model_file(name: str) -> bool:
+    """Weights once, in the format that can hold no code; and what a tokenizer needs."""
+    return name.endswith((".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken"))
+
+
 class SourceFile(Message):
     path: str
     size_bytes: int

@@ -1,14 +1,13 @@
 """The files of one revision of a model, as its source lists them. Pure."""
 
-import fnmatch
 import hashlib
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import msgspec
 
-# Weights once, in the format that can hold no code; and what a tokenizer needs.
-PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+from controlplane.fleet import wire
+
 SUMS = "SHA256SUMS"
 CONFIGS = ("config.json", "adapter_config.json")  # one of them makes it a model, or an adapter
 MAX_FILES = 10_000
@@ -71,8 +70,7 @@ def as_pinned(found: Listing, revision: str) -> Listing:
 
 
 def wanted(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name != SUMS and any(fnmatch.fnmatchcase(name, pattern) for pattern in PATTERNS)
+    return wire.is_model_file(path.rpartition("/")[2])
 
 
 def digest(files: Iterable[File]) -> str:

@@ -1,8 +1,10 @@
-"""`stoa models pull MODEL`: have a model on a pool's nodes before anybody needs it."""
+"""`stoa models pull MODEL`: have a model on a pool's nodes before anybody needs it; and
+`stoa models upload FOLDER`, which is upload_client's."""
 
 import json
+import sys
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from compliance import audit
-from controlplane.endpoints import pulls
+from controlplane.endpoints import pulls, upload_client
 from controlplane.endpoints.models import Pull, PullNode
 from controlplane.fleet.models import Pool
 from controlplane.fleet.wire import PullState
@@ -22,11 +24,11 @@ LOOK_EVERY_S = 0.5
 
 
 class Command(BaseCommand):
-    help = "Bring a model into the caches of a pool's nodes, and show how far it is."
+    help = "Bring models: into the caches of a pool's nodes, or from a folder to the platform."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
-        pull = verbs.add_parser("pull", help=self.help)
+        pull = verbs.add_parser("pull", help="have a model in the caches of a pool's nodes")
         pull.add_argument("model", help="org/name, s3://bucket/folder or an upload's id")
         pull.add_argument("--project", required=True, help="whose secrets open it: prj_…")
         pull.add_argument("--pool", required=True, help="whose nodes get it: pool_… or its name")
@@ -35,8 +37,16 @@ class Command(BaseCommand):
         pull.add_argument("--secret", default="", help="the project's, by name")
         pull.add_argument("--no-wait", action="store_true", help="do not wait for the nodes")
         pull.add_argument("--json", action="store_true", help="a line of JSON for each change")
+        upload = verbs.add_parser("upload", help="send weights of one's own, or go on with it")
+        upload_client.add_arguments(upload)
 
     def handle(self, *_: Any, **options: Any) -> None:
+        if options["verb"] == "upload":
+            try:
+                upload_client.upload(Namespace(**options), sys.stdout)
+            except upload_client.UploadError as error:
+                raise CommandError(str(error)) from error
+            return
         pull = self._wish(options)
         if options["no_wait"]:
             self.stdout.write(json.dumps(_told(pull)) if options["json"] else pull.id)
