@@ -11,6 +11,7 @@ from compliance import audit, ids
 from controlplane.batches import content
 from controlplane.batches.errors import FileRefused, FileTooLarge, StorageFull
 from controlplane.batches.models import Batch, File, FileChunk, Status
+from controlplane.tenancy import events
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Project
 
@@ -161,13 +162,11 @@ def _record(
     *change: audit.Change,
     filename: str = "",
 ) -> None:
-    organization = file.project.organization
-    audit.record(
+    events.record(
+        file.project,
+        audit.Target("file", file.id),
+        action,
         actor=actor,
-        action=action,
-        target=audit.Target("file", file.id),
-        log=organization.id,
-        region=organization.region_code,
         now=now,
         change=[audit.Change("purpose", None, file.purpose), *change] if change else [],
         personal={"filename": filename} if filename else {},

@@ -12,6 +12,7 @@ from compliance import audit, ids
 from controlplane.batches import access, content, files
 from controlplane.batches.errors import BatchOver, BatchRefused, TooManyBatches
 from controlplane.batches.models import ENDED, Batch, Line, LineState, Status
+from controlplane.tenancy import events
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import ApiKey, Project
 
@@ -164,13 +165,5 @@ def _check(metadata: Mapping[str, str] | None) -> None:
 def _record(
     batch: Batch, actor: audit.Actor, action: str, now: datetime, *change: audit.Change
 ) -> None:
-    organization = batch.project.organization
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("batch", batch.id),
-        log=organization.id,
-        region=organization.region_code,
-        now=now,
-        change=change,
-    )
+    target = audit.Target("batch", batch.id)
+    events.record(batch.project, target, action, actor=actor, now=now, change=change)

@@ -14,6 +14,7 @@ from django.db import transaction
 from compliance import audit
 from controlplane.endpoints.errors import Invalid, NameTaken
 from controlplane.endpoints.models import Alias, Endpoint
+from controlplane.tenancy import events
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Project
 
@@ -39,7 +40,7 @@ def create_alias(
     if not _NAME.fullmatch(name) or _ID.fullmatch(name):
         message = "a name has 1 to 100 of letters, digits and . _ - / inside, and is no id"
         raise Invalid(message, code="invalid_name", field="name")
-    events = _fallbacks(fallback_on)
+    passed_on = _fallbacks(fallback_on)
     with transaction.atomic():
         _hold(project)
         if Endpoint.objects.filter(project=project, name=name, deleted_at=None).exists():
@@ -51,10 +52,10 @@ def create_alias(
             project=project,
             name=name,
             targets=_targets(project, targets),
-            fallback_on=events,
+            fallback_on=passed_on,
             created_at=now,
         )
-        change = [audit.Change("fallback_on", None, events)]
+        change = [audit.Change("fallback_on", None, passed_on)]
         _record(alias, actor, "alias.create", now, change)
     return alias
 
@@ -135,14 +136,8 @@ def _fallbacks(events: Sequence[str]) -> list[str]:
 def _record(
     alias: Alias, actor: audit.Actor, action: str, now: datetime, change: Sequence[audit.Change]
 ) -> None:
-    organization = alias.project.organization
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("alias", alias.id),
-        log=organization.id,
-        region=organization.region_code,
-        now=now,
-        change=change,
-        personal={"name": alias.name, "targets": ", ".join(alias.targets)},
+    target = audit.Target("alias", alias.id)
+    personal = {"name": alias.name, "targets": ", ".join(alias.targets)}
+    events.record(
+        alias.project, target, action, actor=actor, now=now, change=change, personal=personal
     )

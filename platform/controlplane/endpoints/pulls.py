@@ -7,6 +7,7 @@ keeps the model like any other, until its room is needed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 
@@ -18,6 +19,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node, Pool
 from controlplane.fleet.wire import PullState
+from controlplane.tenancy import events
 from controlplane.tenancy.models import Project
 
 OVER = (PullState.READY, PullState.FAILED)
@@ -62,7 +64,8 @@ def pull_model(
         public = sources.is_public_name(kind)
         change = [audit.Change("pool_id", None, pool.id), audit.Change("source", None, kind)]
         change += [audit.Change("model", None, spec.model)] if public else []
-        _record(pull, actor, "model.pull", now, change, {} if public else {"model": spec.model})
+        personal = {} if public else {"model": spec.model}
+        _tell(pull, "model.pull", actor, now, change=change, personal=personal)
     return pull
 
 
@@ -75,7 +78,7 @@ def cancel_pull(*, actor: audit.Actor, pull: Pull, now: datetime) -> Pull:
             pull.save(update_fields=["cancelled_at"])
             for row in pull.nodes.select_related("node").order_by("node_id"):
                 fleet.touch(row.node)
-            _record(pull, actor, "model.cancel_pull", now, [], {})
+            _tell(pull, "model.cancel_pull", actor, now)
     return pull
 
 
@@ -111,22 +114,6 @@ def note(node: Node, said: Sequence[wire.PullReport], now: datetime) -> None:
         fleet.touch(node)
 
 
-def _record(
-    pull: Pull,
-    actor: audit.Actor,
-    action: str,
-    now: datetime,
-    change: list[audit.Change],
-    personal: dict[str, str],
-) -> None:
-    organization = pull.project.organization
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("pull", pull.id),
-        log=organization.id,
-        region=organization.region_code,
-        now=now,
-        change=change,
-        personal=personal,
-    )
+def _tell(pull: Pull, action: str, actor: audit.Actor, now: datetime, **facts: Any) -> None:
+    target = audit.Target("pull", pull.id)
+    events.record(pull.project, target, action, actor=actor, now=now, **facts)

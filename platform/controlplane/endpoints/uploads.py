@@ -21,7 +21,7 @@ from django.db.models import Sum
 from compliance import audit
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Upload, UploadFile
-from controlplane.tenancy import names
+from controlplane.tenancy import events, names
 from controlplane.tenancy.errors import Conflict
 from controlplane.tenancy.models import Project
 
@@ -67,7 +67,7 @@ def begin_upload(
             for number, file in enumerate(files)
         )
         count = [audit.Change("files", None, len(files))]
-        _record(upload, actor, "upload.create", now, count, {"name": name})
+        _tell(upload, "upload.create", actor, now, change=count, personal={"name": name})
     return upload
 
 
@@ -103,7 +103,7 @@ def take_piece(
         Upload.objects.filter(pk=upload.pk).update(expires_at=_expiry(now))
         if file.verified and not upload.files.filter(verified=False).exists():
             Upload.objects.filter(pk=upload.pk).update(finished_at=now, expires_at=None)
-            _record(upload, actor, "upload.complete", now, [], {})
+            _tell(upload, "upload.complete", actor, now)
     if wrong:
         message = f"{file.path} is not what was declared: send it again from its beginning"
         raise Conflict(message, code="wrong_sum", field="number")
@@ -113,7 +113,7 @@ def take_piece(
 def delete_upload(*, actor: audit.Actor, upload: Upload, now: datetime) -> None:
     """Remove it and its bytes; what nodes have of it is handed out to nobody any more."""
     with transaction.atomic():
-        _record(upload, actor, "upload.delete", now, [], {})
+        _tell(upload, "upload.delete", actor, now)
         folder = _folder(upload.id)
         upload.delete()
     shutil.rmtree(folder, ignore_errors=True)
@@ -130,7 +130,7 @@ def expire(now: datetime) -> int:
             upload = over.filter(expires_at__lte=now).first()
             if upload is None:
                 continue
-            _record(upload, audit.SYSTEM, "upload.expire", now, [], {})
+            _tell(upload, "upload.expire", audit.SYSTEM, now)
             upload.delete()
         shutil.rmtree(_folder(id), ignore_errors=True)
         removed += 1
@@ -184,22 +184,6 @@ def _check(files: Sequence[Mapping[str, Any]]) -> None:
             raise Invalid(message, field="files")
 
 
-def _record(
-    upload: Upload,
-    actor: audit.Actor,
-    action: str,
-    now: datetime,
-    change: list[audit.Change],
-    personal: dict[str, str],
-) -> None:
-    organization = upload.project.organization
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("upload", upload.id),
-        log=organization.id,
-        region=organization.region_code,
-        now=now,
-        change=change,
-        personal=personal,
-    )
+def _tell(upload: Upload, action: str, actor: audit.Actor, now: datetime, **facts: Any) -> None:
+    target = audit.Target("upload", upload.id)
+    events.record(upload.project, target, action, actor=actor, now=now, **facts)

@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from compliance import audit, sealing
-from controlplane.tenancy import names
+from controlplane.tenancy import events, names
 from controlplane.tenancy.errors import Conflict, Invalid
 from controlplane.tenancy.models import Project, ProjectSecret
 
@@ -70,7 +71,8 @@ def create_secret(
         except IntegrityError:
             message = f"the project has a {kind} secret of this name already"
             raise Conflict(message, code="name_taken", field="name") from None
-        _record(secret, actor, "secret.create", now, [audit.Change("kind", None, kind)], name)
+        change = [audit.Change("kind", None, kind)]
+        _tell(secret, "secret.create", actor, now, change=change, personal={"name": name})
     return secret
 
 
@@ -83,14 +85,14 @@ def replace_secret(
         _seal(secret, _checked(secret.kind, value))
         secret.changed_at = now
         secret.save(update_fields=["sealed", "key_id", "changed_at"])
-        _record(secret, actor, "secret.replace", now)
+        _tell(secret, "secret.replace", actor, now)
     return secret
 
 
 def delete_secret(*, actor: audit.Actor, secret: ProjectSecret, now: datetime) -> None:
     """Its value is gone with the row; sources that it opened are closed to the project."""
     with transaction.atomic():
-        _record(secret, actor, "secret.delete", now)
+        _tell(secret, "secret.delete", actor, now)
         secret.delete()
 
 
@@ -102,7 +104,7 @@ def deliver_secret(
     with transaction.atomic():
         ProjectSecret.objects.filter(pk=secret.pk).update(used_at=now)
         change = [audit.Change("for", None, target.id)]
-        _record(secret, actor, "secret.deliver", now, change)
+        _tell(secret, "secret.deliver", actor, now, change=change)
     return value
 
 
@@ -187,22 +189,8 @@ def s3_service(url: str) -> str:
     return url
 
 
-def _record(
-    secret: ProjectSecret,
-    actor: audit.Actor,
-    action: str,
-    now: datetime,
-    change: list[audit.Change] | None = None,
-    name: str = "",
+def _tell(
+    secret: ProjectSecret, action: str, actor: audit.Actor, now: datetime, **facts: Any
 ) -> None:
-    organization = secret.project.organization
-    audit.record(
-        actor=actor,
-        action=action,
-        target=audit.Target("secret", secret.id),
-        log=organization.id,
-        region=organization.region_code,
-        now=now,
-        change=change or [],
-        personal={"name": name} if name else {},
-    )
+    target = audit.Target("secret", secret.id)
+    events.record(secret.project, target, action, actor=actor, now=now, **facts)

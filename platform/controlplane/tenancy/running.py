@@ -10,6 +10,7 @@ from django.db import transaction
 from billing import pseudonyms
 from billing.models import RunStop
 from compliance import audit
+from controlplane.tenancy import events
 from controlplane.tenancy.errors import Invalid
 from controlplane.tenancy.models import Project
 
@@ -53,15 +54,8 @@ def _say(
     actor: audit.Actor, project: Project, run: str, now: datetime, *, stopped: bool
 ) -> RunStop:
     ref = reference(project, run)
-    organization = project.organization
     with transaction.atomic():
         row = RunStop.objects.create(project_id=project.id, run=ref, stopped=stopped)
-        audit.record(
-            actor=actor,
-            action="run.stop" if stopped else "run.resume",
-            target=audit.Target("run", ref),
-            log=organization.id,
-            now=now,
-            region=organization.region_code,
-        )
+        action = "run.stop" if stopped else "run.resume"
+        events.record(project, audit.Target("run", ref), action, actor=actor, now=now)
     return row
