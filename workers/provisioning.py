@@ -22,7 +22,6 @@ from controlplane.endpoints import (
     placing,
     pulse,
     rollouts,
-    signals,
     sleeping,
 )
 from controlplane.endpoints import reconcile as thinking
@@ -50,6 +49,7 @@ log = logging.getLogger(__name__)
 
 # One after the other an endpoint takes only a few steps before it has to wait for a node.
 _STEPS = 5
+_NODES = 100  # of a pool, to choose from for one endpoint
 _SWEEP_LOCK = 0x73746F61  # "stoa": an advisory lock's key
 
 
@@ -60,10 +60,11 @@ def reconcile(endpoint_id: str, *, now: datetime) -> int:
         rollouts.tend(now=now, listening_since=_listening(now), endpoint_id=endpoint_id)
         pictures = observe.pictures(now=now, ids=[endpoint_id])
         deciding.keep(pictures.looked)
-        took = sum(_act(pictures, picture, Board(now)) for picture in pictures.each)
-        if not took:
-            break
-        done += took
+        board = Board(now, most=_NODES)
+        took = [one for picture in pictures.each for one in _act(pictures, picture, board)]
+        done += len(took)
+        if all(isinstance(one, Place) for one in took):
+            break  # the next word is the node's
     return done
 
 
@@ -110,21 +111,20 @@ def _act_each(pictures: Pictures, board: Board) -> dict[str, int]:
     for picture in pictures.each:
         try:
             if took := _act(pictures, picture, board):
-                found[picture.endpoint.id] = took
+                found[picture.endpoint.id] = len(took)
         except Exception:  # one endpoint must not stop the others
             log.exception("endpoint %s could not be reconciled", picture.endpoint.id)
     return found
 
 
-def _act(pictures: Pictures, picture: Picture, board: Board) -> int:
+def _act(pictures: Pictures, picture: Picture, board: Board) -> list[Action]:
+    """Those that took effect."""
     actions = thinking.plan(picture.endpoint, picture.replicas, pictures.at, pictures.limits)
     creates = [action for action in actions if isinstance(action, Create)]
-    done = sum(
-        _apply(action, pictures.at, board) for action in actions if not isinstance(action, Create)
-    )
-    if creates:
-        done += _create(picture.endpoint.id, pictures.at)
-    return done
+    others = (action for action in actions if not isinstance(action, Create))
+    done = [action for action in others if _apply(action, pictures.at, board)]
+    made = _create(picture.endpoint.id, pictures.at) if creates else []
+    return [*done, *made]
 
 
 def _apply(action: Action, now: datetime, board: Board) -> bool:
@@ -166,17 +166,17 @@ def _mark_unreachable(replica_id: str, now: datetime) -> bool:
         )
 
 
-def _create(endpoint_id: str, now: datetime) -> int:
+def _create(endpoint_id: str, now: datetime) -> list[Create]:
     """Make the replicas that are missing, decided anew under the endpoint's lock.
 
     Two reconcilers that saw the same gap come here one after the other; the second sees it filled.
     """
+    made: list[Create] = []
     with transaction.atomic():
         locked = Endpoint.objects.select_for_update(no_key=True).filter(id=endpoint_id)
         if not locked.exists():
-            return 0
+            return made
         pictures = observe.pictures(now=now, ids=[endpoint_id])
-        made = 0
         for picture in pictures.each:
             actions = thinking.plan(
                 picture.endpoint, picture.replicas, pictures.at, pictures.limits
@@ -185,11 +185,10 @@ def _create(endpoint_id: str, now: datetime) -> int:
                 if isinstance(action, Create):
                     if not _request(endpoint_id, action, now):
                         break
-                    made += 1
+                    made.append(action)
         if made:
             notify.changed(endpoint_id)
-            signals.hint(endpoint_id)
-        return made
+    return made
 
 
 def _request(endpoint_id: str, create: Create, now: datetime) -> bool:

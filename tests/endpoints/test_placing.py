@@ -9,10 +9,11 @@ from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
 from controlplane.endpoints import lifecycle, placing
+from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Device, Node
-from controlplane.placement.choose import Placement, Refusal
+from controlplane.placement.choose import Need, Placement, Refusal
 from tests.endpoints.world import World
 
 
@@ -73,6 +74,26 @@ def test_a_closed_node_takes_nobody(
     answer = placing.place(replica.id, now=world.now)
     assert isinstance(answer, Refusal)
     assert answer.reasons == {node.id: f"n1: {why}"}
+
+
+def test_of_a_large_pool_some_nodes_are_enough(world: World) -> None:
+    nodes = [world.node(f"n{number}", 1) for number in range(8)]
+    cordoned, *full, free = nodes
+    Node.objects.filter(id=cordoned.id).update(cordoned_at=world.now)
+    endpoint = world.endpoint(max_replicas=8)
+    board = Board(world.now, most=7)
+    drawn = {one.node_id for one in board.candidates(endpoint, "cpu")}
+    assert drawn == {node.id for node in [*full, free]}  # who takes nobody is drawn last
+    for node in full:
+        world.replica(endpoint, node)
+    for _ in range(5):  # whoever is drawn first
+        board = Board(world.now, most=1)
+        assert len(board.candidates(endpoint, "cpu")) == 1
+        answer = board.choose(endpoint, Need("cpu", 1, endpoint.project.organization_id))
+        assert isinstance(answer, Placement) and answer.node_id == free.id
+    world.replica(endpoint, free)
+    answer = Board(world.now, most=1).choose(endpoint, Need("cpu", 1, "", shared=False))
+    assert isinstance(answer, Refusal) and len(answer.reasons) == 8  # all were asked
 
 
 def test_a_broken_device_is_not_given_out(world: World, node: Node) -> None:

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from controlplane.endpoints import reports
@@ -194,6 +194,25 @@ def test_the_same_again_costs_one(world: World, node: Node) -> None:
         world.report(node, same)
     statements = [one["sql"] for one in asked if "endpoints_replica" in one["sql"]]
     assert len(statements) == 1, statements
+
+
+@pytest.mark.django_db(transaction=True)
+def test_only_what_is_said_again_waits_for_no_disk() -> None:
+    world = World.build()
+    node = world.node()
+    replica = world.replica(world.endpoint(), node, State.READY)
+    same = said(replica.id, Phase.READY, ready_s=1.0)
+    with transaction.atomic():
+        world.report(node, same)
+        assert _flushes() == "off"
+    world.report(node, same)
+    assert _flushes() == "on"  # for what the report brings about
+
+
+def _flushes() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        return str(cursor.fetchone()[0])
 
 
 # --- Seconds served -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from compliance.models import AuditEvent
 from controlplane.endpoints import observe, pulse, services
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import Activity, DeviceClaim, Pulse, Replica
+from controlplane.endpoints.reconcile import Action
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -62,7 +63,7 @@ def test_one_broken_endpoint_does_not_stop_the_others(
     broken, sound = world.endpoint(name="a"), world.endpoint(name="b")
     act = provisioning._act
 
-    def failing(pictures: observe.Pictures, picture: observe.Picture, board: Board) -> int:
+    def failing(pictures: observe.Pictures, picture: observe.Picture, board: Board) -> list[Action]:
         if picture.endpoint.id == broken.id:
             raise RuntimeError("broken")
         return act(pictures, picture, board)

@@ -21,6 +21,7 @@ from django.db.models import Q
 
 from billing import prices, rating
 from billing.models import Meter
+from controlplane.commits import UNFLUSHED
 from controlplane.endpoints import elasticity, starts, traffic
 from controlplane.endpoints.models import Activity, Endpoint, Replica, Scaling
 from controlplane.endpoints.reconcile import Decided, ReplicaView
@@ -376,7 +377,7 @@ WHERE s.endpoint_id = %(id)s AND e.id = s.endpoint_id
   AND e.stopped_at IS NULL AND e.deleted_at IS NULL AND s.replicas < e.max_replicas
   AND (s.hinted_at IS NULL OR s.hinted_at < %(before)s)
 """
-_KEEP = """
+_KEEP = f"""
 UPDATE endpoints_scaling AS s
 SET replicas = v.replicas, tier = v.tier, why = v.why, looked_at = v.now, look_at = v.look_at,
     idle_since = v.idle_since, kept_from = v.kept_from,
@@ -389,4 +390,5 @@ FROM jsonb_to_recordset(%s) AS v(
     capacity jsonb, warm int, warm_day text, warm_s float8, warm_euro numeric)
 WHERE s.endpoint_id = v.id AND s.looked_at IS NOT DISTINCT FROM v.was
   AND s.look_at IS NOT DISTINCT FROM v.due
+RETURNING {UNFLUSHED}
 """

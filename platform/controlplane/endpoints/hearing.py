@@ -1,5 +1,8 @@
 """A report in one statement: the node lives, its seconds are counted, and here is what it holds.
 
+The next report says the same and more, so this one waits for no disk; what `reports.act` finds to
+do is committed as everything else.
+
 Most reports say what the one before said. What this statement does not settle (a certificate
 that is being replaced, a report that came late, an inventory, models that are being brought, a
 node that was removed or hosts gangs) is for the longer way: `fleet.credentials.verify`,
@@ -14,6 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection
 
+from controlplane.commits import UNFLUSHED
 from controlplane.endpoints import reports
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, State
@@ -44,7 +48,7 @@ def hear(
         rows = cursor.fetchall()
     if not rows:
         return None
-    held = (_replica(row[1:]) for row in rows if row[1])
+    held = (_replica(row[2:]) for row in rows if row[2])
     reports.act(held, report, now)
     return Heard(certificate_expires_at=rows[0][0])
 
@@ -106,7 +110,8 @@ WITH heard AS (
 '''
     )
 })
-SELECT heard.certificate_expires_at, {", ".join(f"held.{name}" for name in _COLUMNS)}
+SELECT heard.certificate_expires_at, {UNFLUSHED},
+       {", ".join(f"held.{name}" for name in _COLUMNS)}
 FROM heard LEFT JOIN held ON true
 ORDER BY held.endpoint_id, held.id
 """

@@ -56,6 +56,7 @@ def place(
 
 def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | Refusal | None:
     endpoint = replica.endpoint
+    board.widen()  # the whole gang at once, or nothing
     able, siblings = gangs.able(endpoint.pool_id), gangs.siblings(endpoint.id)
     for _ in range(_ATTEMPTS):
         candidates = board.candidates(endpoint, need.kind)
