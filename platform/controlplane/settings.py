@@ -168,7 +168,7 @@ START_TIMEOUT_S = env.seconds("STOA_START_TIMEOUT_S", 600)
 START_TARGET_S = env.seconds("STOA_START_TARGET_S", 18)
 RUNS_KEPT_S = env.seconds("STOA_RUNS_KEPT_S", 90 * 86_400)
 RESERVE_S = env.seconds("STOA_RESERVE_S", 300)
-DRAIN_S = env.seconds("STOA_DRAIN_S", 10)
+DRAIN_S = env.seconds("STOA_DRAIN_S", 300)
 RETRY_BASE_S = env.seconds("STOA_RETRY_BASE_S", 10) * TIME_SCALE
 RETRY_MAX_S = env.seconds("STOA_RETRY_MAX_S", 600) * TIME_SCALE
 

@@ -58,7 +58,6 @@ class Bench:
             model=Path(spec.model),
             survey=self.survey,
             standby=standby,
-            drain_s=5.0,
         )
 
     def standby(self, organization: str = "org_1") -> Standby:

@@ -6,7 +6,7 @@ passes its probe), `stubborn` (ignores SIGTERM), `mortal` (ends when its socket 
 `computes` (for ever, and says nothing).
 
 It sleeps as vLLM does: over HTTP, and asleep it passes no probe. `/work` makes it busy until
-`/rest`; `/slept` says what it was told.
+`/rest`, `/stream/COUNT` while it counts so far; `/slept` says what it was told.
 """
 
 import http.server
@@ -25,7 +25,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     behaviour = ""
     asleep = False
-    busy = 0
+    busy = streams = 0
     adapters: ClassVar[set[str]] = set()
 
 
@@ -47,6 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "/work" | "/rest":
                 engine.busy = int(self.path == "/work")
                 self.answer(200)
+            case path if path.startswith("/stream/"):
+                self.count(int(path.rpartition("/")[2]))
+            case "/load":
+                self.answer(200, json.dumps({"server_load": engine.streams}).encode())
             case "/metrics":
                 count = f'vllm:num_requests_running{{engine="0"}} {engine.busy:.1f}\n'
                 self.answer(200, count.encode())
@@ -74,6 +78,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         TOLD.append(self.path)
         engine.asleep = self.path.startswith("/sleep")
         self.answer(200, b"{}")
+
+    def count(self, to: int) -> None:
+        """A number in a line, twenty a second."""
+        self.server.streams += 1
+        self.send_response(200)
+        self.send_header("connection", "close")
+        self.end_headers()
+        for number in range(to):
+            self.wfile.write(f"{number}\n".encode())
+            time.sleep(0.05)
+        self.server.streams -= 1
 
     def answer(self, status: int, body: bytes = b"alive") -> None:
         self.send_response(status)

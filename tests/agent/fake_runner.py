@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from controlplane.fleet import wire
-from workers.agent import engines, kin, processes
+from workers.agent import engines, kin, leaving, processes
 from workers.agent.engines import Running
 from workers.agent.runner import CannotStart, Door, Progress
 
@@ -66,7 +66,8 @@ class FakeRunner:
         logs = self._directory / "logs"
         logs.mkdir(exist_ok=True)
         self._run_dir.mkdir(exist_ok=True)
-        path = self._run_dir / f"{spec.replica_id[-8:]}.sock"
+        path = self._run_dir / spec.replica_id[-8:] / "engine.sock"
+        path.parent.mkdir(exist_ok=True)
         log = logs / f"{spec.replica_id}.log"
         with log.open("ab") as output:
             child = subprocess.Popen(
@@ -113,11 +114,14 @@ class FakeRunner:
             return f"no answer: {error}"
         return None if answer.status_code == 200 else f"HTTP {answer.status_code}"
 
+    def close(self, running: Running) -> None:
+        leaving.close(running)
+
     def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
         return spec.may_sleep
 
-    def busy(self, running: Running) -> bool:
-        return engines.busy(running)
+    def busy(self, running: Running) -> bool | None:
+        return leaving.busy(running)
 
     def sleep(self, running: Running) -> str | None:
         return engines.sleep(running)
@@ -153,12 +157,13 @@ class FakeRunner:
             for id in wanted
         ]
 
-    def stop(self, running: Running, drain_s: float) -> None:
+    def stop(self, running: Running, grace_s: float) -> None:
+        """Fake engines end at once, or never."""
         found = kin.read(running.pid)
-        if found is not None and found.start_time == running.start_time:
+        if found is not None and found.start_time == running.start_time and grace_s:
             kin.send(found, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                wait_until(lambda: not self.alive(running), drain_s)
+                wait_until(lambda: not self.alive(running), 0.5)
         kin.end(running.pid, running.start_time, None)
         for child in self._children:
             child.poll()

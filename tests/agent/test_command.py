@@ -31,7 +31,6 @@ def arguments(wanted: wire.ReplicaSpec, *, kind: str = "cpu") -> list[str]:
         model=Path("/models/m"),
         socket=Path("/run/s/rep_1/engine.sock"),
         device_kind=kind,
-        drain_s=10.0,
     )
 
 
@@ -56,7 +55,8 @@ def test_a_cpu_engine_gets_the_cpus_defaults() -> None:
         "--enable-per-request-metrics",
         "--no-enable-log-requests",
         "--disable-uvicorn-access-log",
-        "--shutdown-timeout=10",
+        "--enable-server-load-tracking",
+        "--shutdown-timeout=3",
         "--block-size=32",
         "--distributed-executor-backend=uni",
         "--enforce-eager",

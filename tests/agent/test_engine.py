@@ -15,7 +15,7 @@ import pytest
 from controlplane.fleet import wire
 from tests.agent.engine_bench import Bench, ask, chat, wait
 from tests.engine_fixtures import engine_environment, tiny_model
-from workers.agent import engines, kin
+from workers.agent import engines, kin, leaving
 from workers.agent.environment import Environment
 from workers.agent.standby import Standby, StandbyError
 
@@ -108,6 +108,9 @@ def test_stopping_lets_requests_finish_and_leaves_nothing(
     running = bench.serve(bench.spec("rep_stop"), bench.standby())
     family = kin.of(running.pid, running.start_time, running.uid)
     assert len(family) > 1  # the API server and its engine core
+    leaving.close(running)
+    assert not engines.listening(running)
+    assert leaving.busy(running) is False
     engines.stop(running, 5.0)
     assert not engines.alive(running)
     assert [one for one in family if kin.read(one.pid) is not None] == []

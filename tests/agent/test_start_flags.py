@@ -56,7 +56,7 @@ def test_what_the_endpoint_says_stays(tmp_path: Path, said: dict[str, Any]) -> N
     assert not flags.arguments.keys() & said.keys()
     argv = command.arguments(
         spec(engine_args=said), model=Path("/m"), socket=Path("/s"), device_kind=H100,
-        drain_s=1, added={**flags.arguments, **dict.fromkeys(said, 99)},
+        added={**flags.arguments, **dict.fromkeys(said, 99)},
     )  # fmt: skip
     for name, value in said.items():
         assert f"--{name.replace('_', '-')}={value}" in argv

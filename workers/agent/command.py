@@ -29,6 +29,7 @@ RESERVED = frozenset(
         "host",
         "log_config_file",
         "enable_lora",
+        "enable_server_load_tracking",
         "master_addr",
         "master_port",
         "nnodes",
@@ -43,6 +44,7 @@ RESERVED = frozenset(
         "served_model_name",
         "tool_parser_plugin",
         "reasoning_parser_plugin",
+        "shutdown_timeout",
         "trust_remote_code",
         "uds",
         "worker_cls",
@@ -63,6 +65,7 @@ CPU_DEFAULTS: Mapping[str, Value] = {
 
 
 _NOTHING: Mapping[str, Value] = MappingProxyType({})
+SHUTDOWN_S = 3  # for what still runs when it is told to end: the agent has waited before
 GANG_PORT = 29_501  # where the members of a gang first meet, at rank 0
 
 
@@ -76,7 +79,6 @@ def arguments(
     model: Path,
     socket: Path,
     device_kind: str,
-    drain_s: float,
     template: Path | None = None,
     added: Mapping[str, Value] = _NOTHING,
 ) -> list[str]:
@@ -90,7 +92,8 @@ def arguments(
     argv = [str(model), f"--served-model-name={spec.served_name}", f"--uds={socket}"]
     argv += ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]
     argv += ["--no-enable-log-requests"]
-    argv += ["--disable-uvicorn-access-log", f"--shutdown-timeout={max(0, round(drain_s))}"]
+    argv += ["--disable-uvicorn-access-log", "--enable-server-load-tracking"]
+    argv.append(f"--shutdown-timeout={SHUTDOWN_S}")
     if spec.may_sleep and device_kind.startswith("nvidia-"):
         argv += ["--enable-sleep-mode"]
     if takes_adapters(spec):

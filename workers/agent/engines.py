@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -34,10 +33,7 @@ SCRATCH = "t"
 KEPT = "caches"  # beside homes/
 # What is left of a unix socket's 107 bytes for `Place.run_directory`.
 RUN_DIRECTORY_MAX = 107 - len("/e/") - 12 - len(f"/{SCRATCH}/") - 36
-# Between the engine's own drain and our patience with it.
-STOP_GRACE_S = 5.0
 SLEEP_TIMEOUT_S = 120.0  # it answers what came last first
-_REQUESTS = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 class ProofError(Exception):
@@ -70,7 +66,6 @@ class Place:
     flags: Chosen = field(default_factory=Chosen)  # what cuts the start
     kept: Path | None = None  # where caches outlive engines (caches.py); closed to all but us
     kept_bytes: int = 20 << 30
-    drain_s: float = 10.0
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +109,6 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         model=place.model,
         socket=directory / SOCKET,
         device_kind=place.device_kind,
-        drain_s=place.drain_s,
         template=place.template,
         added=place.flags.arguments,
     )
@@ -196,14 +190,6 @@ def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) 
     return f"the engine has none of {', '.join(tried)}"
 
 
-def busy(running: Running) -> bool:
-    """Whether it has requests to answer, as far as it says."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        status, answer = call(running.socket, "/metrics", None, "", 10.0)
-        return status == 200 and any(float(count) > 0 for count in _REQUESTS.findall(answer))
-    return False
-
-
 def sleep(running: Running) -> str | None:
     """Weights to the host's memory, KV cache away. None, or why it does not sleep.
 
@@ -259,15 +245,16 @@ def _refusal(status: int, answer: bytes) -> str:
     return f"the engine refused it with status {status}: {said}"
 
 
-def stop(running: Running, drain_s: float) -> None:
-    """SIGTERM, wait for the requests in flight, then SIGKILL whatever is left of the engine.
+def stop(running: Running, grace_s: float) -> None:
+    """SIGTERM, up to `grace_s` to end by itself, then SIGKILL to whatever is left of the engine.
 
+    Whoever wants its requests answered waits for that first (leaving.py). Without grace no SIGTERM.
     Its directories and its uid are free afterwards. Safe to repeat, and on an engine that is
     dead. Raises StartError when a process survives SIGKILL.
     """
     if running.boot_id == boot_id():
-        if alive(running) and drain_s > 0:
-            _drain(running, drain_s)
+        if alive(running) and grace_s > 0:
+            _ask_to_end(running, grace_s)
         left = kin.end(running.pid, running.start_time, running.uid)
         if (child := _children.get(running.pid)) is not None:
             child.poll()
@@ -420,12 +407,12 @@ def _asleep(running: Running) -> bool:
     return False
 
 
-def _drain(running: Running, drain_s: float) -> None:
+def _ask_to_end(running: Running, grace_s: float) -> None:
     process = kin.read(running.pid)
     if process is None:
         return
     kin.send(process, signal.SIGTERM)
-    deadline = time.monotonic() + drain_s + STOP_GRACE_S
+    deadline = time.monotonic() + grace_s
     while alive(running) and time.monotonic() < deadline:
         time.sleep(0.05)
 

@@ -45,6 +45,7 @@ class Record(msgspec.Struct, kw_only=True):
     ready_before_s: float = 0.0
     ready_since: float | None = None
     seen_at: float = 0.0  # when the engine was last seen alive
+    left_at: float = 0.0  # when it was last ready; 0: never, so no gateway knows of it
     drain_s: float | None = None  # a stop was asked
     peers: list[wire.Peer] = []  # of a gang: all members, as the newest wish list says
     go: bool = True  # of a gang: each member has fetched what it needs
@@ -66,6 +67,8 @@ class Record(msgspec.Struct, kw_only=True):
         before = self.phase_seconds.get(self.phase, 0.0)
         self.phase_seconds[self.phase.value] = round(before + spent, 6)
         self.close_ready(now)
+        if self.phase is Phase.READY:
+            self.left_at = now
         if phase is Phase.READY:
             self.ready_since = now
         self.phase, self.phase_since = phase, now

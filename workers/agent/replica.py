@@ -23,6 +23,7 @@ from typing import Any
 from controlplane.fleet import wire
 from workers.agent import logs, threads
 from workers.agent.adapting import Adapting
+from workers.agent.answering import Answering
 from workers.agent.engines import Running
 from workers.agent.progress import Progress, Watch
 from workers.agent.records import ENDED, Phase, Record, Store
@@ -33,6 +34,7 @@ log = logging.getLogger("stoa.agent")
 POLL_S = 0.25  # how soon the end of an engine is seen
 # While somebody waits: what a start that is over, and not seen to be, costs on average is half.
 START_POLL_S = 0.05
+END_GRACE_S = 8.0  # for an engine to end by itself; what it still runs has command.SHUTDOWN_S
 SEEN_EVERY_S = 5.0  # what an agent's death can cost of a dead engine's ready seconds
 RETRY_S = 1.0
 
@@ -95,10 +97,14 @@ class Replica:
         return self.record.phase in ENDED
 
     def request_stop(self, drain_s: float) -> None:
-        """Stop it, in whatever phase it is. Asking again changes nothing."""
-        if self.ended or self.record.drain_s is not None:
+        """Stop it, in whatever phase it is, with up to `drain_s` for its requests. Who asks again
+        may only shorten that."""
+        record = self.record
+        if self.ended or (record.drain_s is not None and record.drain_s <= drain_s):
             return
-        self.record.drain_s = drain_s
+        record.drain_s = drain_s
+        if self._stopping.is_set():
+            self._store.save(record)
         self._stopping.set()
         self._nudged.set()
 
@@ -315,7 +321,7 @@ class Replica:
         """Asleep, or on the way there. Again after each interruption: it is safe to repeat."""
         record, running = self.record, self.record.running
         assert running is not None
-        sleeps = False
+        sleeps, answering = False, Answering(record.left_at, clock=self._clock)
         while not self._stopping.is_set():
             if not self._runner.alive(running):
                 await self._fail(ENGINE_EXITED, await self._exit_reason(running))
@@ -323,7 +329,7 @@ class Replica:
             if not self._wants_sleep:
                 self._begin_waking()
                 return
-            if not sleeps and not await threads.call(self._runner.busy, running):
+            if not sleeps and answering.over(await threads.call(self._runner.busy, running)):
                 refused = await threads.finish(self._runner.sleep, running)
                 if refused is not None:
                     log.warning("%s: it does not sleep: %s", self.id, refused)
@@ -356,10 +362,29 @@ class Replica:
         self.adapting.stop()
         running = self.record.running
         if running is not None:
-            await threads.call(self._runner.stop, running, self.record.drain_s or 0.0)
+            await self._answer_all(running)
+            grace_s = END_GRACE_S if self.record.drain_s else 0.0
+            await threads.call(self._runner.stop, running, grace_s)
             if self._runner.alive(running):
                 raise RuntimeError("the engine does not die")
         self._enter(Phase.STOPPED)
+
+    async def _answer_all(self, running: Running) -> None:
+        """Until its requests are answered and no more will come, or the time for that is up."""
+        record = self.record
+        if self._follows or not record.left_at:
+            return
+        answering, closed = Answering(record.left_at, clock=self._clock), False
+        while self._runner.alive(running):
+            if self._clock() - record.phase_since >= (record.drain_s or 0.0):
+                return
+            if not answering.over(await threads.call(self._runner.busy, running)):
+                await self._pause()
+            elif closed:
+                return
+            else:  # and once more, for who came in just before
+                await threads.call(self._runner.close, running)
+                closed = True
 
     # --- moves ---------------------------------------------------------------------
 

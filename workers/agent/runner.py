@@ -78,15 +78,19 @@ class Runner(Protocol):
         """Give a running engine the adapters of `spec` and no others; how each is. What one
         lacks is said in its report. Raises OSError when the engine does not answer."""
 
-    def stop(self, running: Running, drain_s: float) -> None:
-        """SIGTERM, up to `drain_s` to finish, then SIGKILL to all of it. Also tidies after an
-        engine that is dead. Nothing is left when it returns; raises when something is."""
+    def stop(self, running: Running, grace_s: float) -> None:
+        """SIGTERM, up to `grace_s` to end, then SIGKILL to all of it; 0: SIGKILL alone. Also
+        tidies after an engine that is dead. Nothing is left when it returns; raises when
+        something is."""
+
+    def close(self, running: Running) -> None:
+        """Let nobody connect to it any more; what is open goes on. Safe to repeat."""
 
     def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
         """Whether the engine, asleep, gives its device's memory back. Never blocks."""
 
-    def busy(self, running: Running) -> bool:
-        """Whether it answers requests."""
+    def busy(self, running: Running) -> bool | None:
+        """Whether it has requests to answer; None: it does not say."""
 
     def sleep(self, running: Running) -> str | None:
         """None when it sleeps, or why it does not. Safe to repeat."""

@@ -17,6 +17,7 @@ from workers.agent import (
     engines,
     environment,
     inventory,
+    leaving,
     models,
     processes,
     recipes,
@@ -238,14 +239,17 @@ class VllmRunner:
         except http.client.HTTPException as error:
             raise OSError(f"the engine did not answer: {error}") from error
 
-    def stop(self, running: Running, drain_s: float) -> None:
-        engines.stop(running, drain_s)
+    def stop(self, running: Running, grace_s: float) -> None:
+        engines.stop(running, grace_s)
+
+    def close(self, running: Running) -> None:
+        leaving.close(running)
 
     def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
         return engines.can_sleep(spec, self._kind(spec))
 
-    def busy(self, running: Running) -> bool:
-        return engines.busy(running)
+    def busy(self, running: Running) -> bool | None:
+        return leaving.busy(running)
 
     def sleep(self, running: Running) -> str | None:
         return engines.sleep(running)

@@ -82,6 +82,7 @@ class Facts:
     live: int = 0  # of it, on their way included
     waiting: bool = False  # one of it waits for devices
     others: int = 0  # live replicas of other versions, those that drain included
+    draining: int = 0  # replicas that answer what they were asked and then end: that has its time
     awake: int = 0  # replicas of whatever version that live and do not sleep
     requests: int = 0  # that the new version got
     worse: Worse | None = None
@@ -109,7 +110,7 @@ def judge(rollout: Rollout, facts: Facts, now: datetime) -> Decision:
         return Decision(facts.worse.reason, Outcome.FAILED, facts.worse.detail)
     idle = not (facts.on and facts.awake)
     changes: dict[str, Any] = {}
-    if idle or facts.ready > rollout.most_ready:
+    if idle or facts.draining or facts.ready > rollout.most_ready:
         changes = {"progress_at": now, "most_ready": max(facts.ready, rollout.most_ready)}
     if facts.ready and rollout.proved_at is None:
         changes["proved_at"] = now

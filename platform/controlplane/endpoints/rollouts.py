@@ -99,6 +99,7 @@ def _facts(endpoint: Endpoint, rollout: Rollout, listening_since: datetime | Non
         live=Count("id", filter=mine & ~Q(state=State.DRAINING)),
         waiting=Count("id", filter=mine & Q(state=State.REQUESTED, reason=Reason.NO_CAPACITY)),
         others=Count("id", filter=~mine),
+        draining=Count("id", filter=Q(state=State.DRAINING)),
         awake=Count("id", filter=~Q(state=State.ASLEEP)),
         fetched_at=Max("progress_at", filter=mine),
     )
@@ -112,6 +113,7 @@ def _facts(endpoint: Endpoint, rollout: Rollout, listening_since: datetime | Non
         live=counts["live"],
         waiting=bool(counts["waiting"]),
         others=counts["others"],
+        draining=counts["draining"],
         awake=counts["awake"],
         requests=got,
         worse=_look(rollout, got),

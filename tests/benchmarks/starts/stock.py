@@ -59,7 +59,7 @@ class Stock:
         home.mkdir(exist_ok=True)
         spec = self._spec()
         argv = command.arguments(
-            spec, model=self.model, socket=Path("/unused"), device_kind=self.device_kind, drain_s=0
+            spec, model=self.model, socket=Path("/unused"), device_kind=self.device_kind
         )
         env = command.environment(
             home=home,
