@@ -9,9 +9,10 @@ import pytest
 from django.db import connections
 
 from billing import prices
-from controlplane.endpoints import deciding, observe, services
+from controlplane.endpoints import deciding, observe, services, versions
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Activity, Endpoint, Replica, Scaling, Start
+from controlplane.endpoints.rollout_plan import RolloutPlan
 from controlplane.endpoints.states import Reason
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
@@ -305,6 +306,40 @@ def test_what_may_wait_warm_in_a_day_is_capped(
     world.later(86_400)
     gap(world, endpoint, 60)
     assert settle(world, endpoint) == ["ready"]
+
+
+def test_what_waits_warm_is_priced_by_its_own_version(world: World) -> None:
+    """1.20 EUR an hour and device: half a minute of one device is a cent."""
+    world.node(devices=3)
+    prices.publish(
+        actor=ACTOR, meter="device_seconds", device_kind="cpu", amount=Decimal("1.2"),
+        valid_from=world.now, now=world.now,
+    )  # fmt: skip
+    endpoint = world.endpoint(min_replicas=0, keep_warm_cap={"euro": "10"})
+
+    def half_a_minute() -> Decimal:
+        """What it costs to wait so long for a request."""
+        beat(world)
+        row(world, endpoint, 0)
+        provisioning.reconcile(endpoint.id, now=world.now)
+        before = scaling(endpoint).warm_euro
+        world.later(30)
+        beat(world)
+        provisioning.reconcile(endpoint.id, now=world.now)
+        return scaling(endpoint).warm_euro - before
+
+    row(world, endpoint, 1, waiting=1)
+    assert settle(world, endpoint) == ["ready"]
+    assert half_a_minute() == Decimal("0.01")
+    versions.change(
+        actor=ACTOR, endpoint=endpoint, changes={"device_count": 2}, plan=RolloutPlan(),
+        now=world.now,
+    )  # fmt: skip
+    endpoint.refresh_from_db()
+    assert endpoint.device_count == 2
+    assert half_a_minute() == Decimal("0.01")  # the old one still waits
+    assert settle(world, endpoint) == ["ready"]
+    assert half_a_minute() == Decimal("0.02")
 
 
 # --- what cannot be -------------------------------------------------------------------------

@@ -23,7 +23,13 @@ from billing import prices, rating
 from billing.models import Meter
 from controlplane.commits import UNFLUSHED
 from controlplane.endpoints import elasticity, starts, traffic
-from controlplane.endpoints.models import Activity, Endpoint, Replica, Scaling
+from controlplane.endpoints.models import (
+    Activity,
+    Endpoint,
+    EndpointVersion,
+    Replica,
+    Scaling,
+)
 from controlplane.endpoints.reconcile import Decided, ReplicaView
 from controlplane.endpoints.states import COMING, LIVE, State
 from controlplane.endpoints.traffic import Quiet, Row
@@ -109,7 +115,7 @@ def look(
     if due:
         rows = {id: known.get(id) or Scaling(endpoint=endpoint) for id, endpoint in due.items()}
         seen, engines = _seen(rows.values(), now), _engines(due)
-        hourly, usual = _hourly(due.values(), now), starts.usual_s(due)
+        hourly, usual = _hourly(due.values(), replicas, now), starts.usual_s(due)
         for id, endpoint in due.items():
             row = rows[id]
             try:
@@ -176,17 +182,36 @@ def _engines(endpoint_ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
     return dict(newest.values_list("endpoint_id", "engine_report"))
 
 
-def _hourly(endpoints: Iterable[Endpoint], now: datetime) -> dict[str, Decimal]:
-    """What a replica costs in euro, of those that have a cap."""
-    capped = [endpoint for endpoint in endpoints if endpoint.keep_warm_cap is not None]
-    if not capped:
+def _hourly(
+    endpoints: Iterable[Endpoint], replicas: Mapping[str, Sequence[ReplicaView]], now: datetime
+) -> dict[str, Decimal]:
+    """What a replica of each costs in euro, of those that have a cap: by the versions that serve
+    (on average, where they differ), else by that of what is on its way or comes next."""
+    numbers: dict[str, list[int]] = {}
+    for endpoint in endpoints:
+        if endpoint.keep_warm_cap is not None:
+            there = _current(replicas.get(endpoint.id, ()))
+            serving = [one.generation for one in there if one.state is State.READY]
+            coming = [one.generation for one in there] or [endpoint.generation]
+            numbers[endpoint.id] = serving or coming
+    if not numbers:
         return {}
-    versions = prices.versions("EUR")
-    found = {}
-    for one in capped:
-        price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.device_kind, now, "EUR")
-        found[one.id] = price.amount * one.devices_each if price else Decimal(0)
-    return found
+    listed = prices.versions("EUR")
+    each: dict[tuple[str, int], Decimal] = {}
+    for one in EndpointVersion.objects.filter(
+        endpoint__in=numbers, number__in={number for some in numbers.values() for number in some}
+    ):
+        price = rating.price_at(listed, Meter.DEVICE_SECONDS, one.device_kind, now, "EUR")
+        amount = price.amount * one.devices_each if price else Decimal(0)
+        each[one.endpoint_id, one.number] = amount
+    return {
+        id: sum((each[id, number] for number in some), Decimal(0)) / len(some)
+        for id, some in numbers.items()
+    }
+
+
+def _current(replicas: Iterable[ReplicaView]) -> list[ReplicaView]:
+    return [one for one in replicas if one.state in _THERE and one.funded]
 
 
 def _look(
@@ -208,7 +233,7 @@ def _look(
     )
     quiet = traffic.quiet(seen.rows, row.idle_since, row.looked_at, now)
     wish = elasticity.wish(endpoint, hourly)
-    current = [one for one in replicas if one.state in _THERE and one.funded]
+    current = _current(replicas)
     warmth = _waited(endpoint, row, wish, quiet, now)
     gaps, kept_from = _remembered(row, quiet), _kept_from(endpoint, row, current, quiet)
     start_s, wake_s = usual
