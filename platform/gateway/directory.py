@@ -83,6 +83,7 @@ class Replica(msgspec.Struct, frozen=True, gc=False):
     max_num_seqs: int | None = None  # it runs so many sequences beside each other
     adapters: frozenset[str] = frozenset()  # those of the endpoint that it has loaded
     failed_adapters: frozenset[str] = frozenset()  # … and that it could not load
+    window: int | None = None  # tokens of a request with its answer; None: it did not say
 
 
 class Rollout(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +107,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     stopped: bool
     created: int  # Unix seconds
     replicas: tuple[Replica, ...]  # the ready ones, by id
-    max_model_len: int | None  # tokens; the smallest that a ready replica reported
+    max_model_len: int | None  # tokens: the largest window of a ready replica
     device_kind: str = ""  # decides which prices apply
     shared: bool = False  # the operator's, billed by the token; else one organization's
     start_s: float | None = None  # the median of its last starts; None: there was none
@@ -114,6 +115,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     queue_s: float | None = None  # for so long at most; None: the gateway's setting
     rollout: Rollout | None = None  # that is under way
     ttft_target_s: float = 1.0  # prompts that take longer to prefill ask for another replica
+    uneven: bool = False  # the windows of its replicas differ (windows.py)
 
 
 class StoppedRun(msgspec.Struct, frozen=True, gc=False):

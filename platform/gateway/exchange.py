@@ -14,7 +14,6 @@ from gateway import (
     engine_errors,
     engine_times,
     errors,
-    guard,
     reply,
     stream,
     timing,
@@ -76,7 +75,7 @@ class Exchange:
         self._need = need
         self._loop = client.loop
         self._wire = b""
-        self._way = way = Way(context, client.loop, key, call, endpoint, ask.run)
+        self._way = way = Way(context, client.loop, key, call, endpoint, need, ask.run)
         self._turn = Turn(context, client, request, key, call, engine_model, need, entry, way)
         self._paused = self._stale = False
         self._upstream: Upstream | None = None
@@ -356,8 +355,11 @@ class Exchange:
             )
             if error.status >= 500:
                 self._context.metrics.upstream_errors["status"] += 1
-            self._way.failed(self._status)
-            self._fail(error, "engine_error" if error.status >= 500 else "refused")
+            if self._way.refused(self._status, error):
+                self._forget_answer()
+                self._try_another()
+            else:
+                self._fail(error, "engine_error" if error.status >= 500 else "refused")
 
     # --- to the client ------------------------------------------------------------------
     def _send(self, data: bytes) -> None:
@@ -382,9 +384,8 @@ class Exchange:
             self._turn.key.organization_id.encode(), millis,
         )  # fmt: skip
         spent = timing.header(entry.split or entry.timing.split(now))
-        full = b""
-        if self._need.prompts < 2 and self._call.operation.counts:
-            full = guard.fullness(self._context.learning, entry.endpoint, self._need, used)
+        one = self._need.prompts < 2 and self._call.operation.counts
+        full = self._way.fullness(used) if one else b""
         return ours, spent, self._way.lines(), full, entry.lines()
 
     # --- ends -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ by a guess that gets better with every answer.
 """
 
 from gateway import sizes
-from gateway.directory import Endpoint
 from gateway.errors import ApiError, bad_request
 from gateway.loads import Place
 from gateway.request import Call
@@ -80,9 +79,8 @@ class Learning:
         return found
 
 
-def check(call: Call, endpoint: Endpoint, size: Size) -> None:
-    """Raises 400 with the numbers for what no replica of the endpoint can take."""
-    window = endpoint.max_model_len
+def check(call: Call, window: int | None, size: Size) -> None:
+    """Raises 400 with the numbers for what certainly does not fit into the window."""
     if window is None or not call.operation.counts or "truncate_prompt_tokens" in call.fields:
         return
     if size.token_ids >= window + (0 if call.operation.generates else 1):
@@ -133,10 +131,10 @@ def lines(window: int | None, total: int) -> bytes:
     ) % (share, total, window)
 
 
-def fullness(learning: Learning, endpoint: Endpoint, size: Size, used: Usage | None) -> bytes:
+def fullness(learned: Learned, window: int | None, size: Size, used: Usage | None) -> bytes:
     """The same, by what the engine reported, or else by what is to be expected."""
     if used is not None and used.input:
         total = used.input + -(-used.output // size.choices)
     else:
-        total = learning.of(endpoint.id).expected(size)
-    return lines(endpoint.max_model_len, total)
+        total = learned.expected(size)
+    return lines(window, total)

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from gateway import authentication, errors
+from gateway import authentication, errors, windows
 from gateway.directory import Directory, Endpoint, Key
 
 
@@ -69,7 +69,7 @@ def _model(endpoint: Endpoint, name: str, adapter: str) -> dict[str, Any]:
         "owned_by": endpoint.project_id,
         "parent": endpoint.name if adapter else None,
         "endpoint": endpoint.id,
-        "max_model_len": endpoint.max_model_len,
+        "max_model_len": windows.smallest(endpoint.replicas) or endpoint.max_model_len,
         "status": _status(endpoint, adapter),
     }
 

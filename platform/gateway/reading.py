@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 
 from billing.rating import PriceVersion
+from gateway import windows
 from gateway.brake import DEFAULT, RunPolicy
 from gateway.budgets import Budget
 from gateway.directory import (
@@ -292,18 +293,16 @@ async def _endpoints(
     connection: psycopg.AsyncConnection[Any], region: str, alike: _Alike
 ) -> list[Endpoint]:
     replicas: dict[str, list[Replica]] = {}
-    lengths: dict[str, int] = {}
     async for row in _rows(connection, "replicas", _REPLICAS, region):
-        replica_id, endpoint_id, address, length, kv_tokens, sequences, *adapters = row
-        replicas.setdefault(endpoint_id, []).append(
-            Replica(
-                replica_id, endpoint_id, address, kv_tokens, sequences, *map(alike.words, adapters)
-            )
-        )  # fmt: skip
+        replica_id, endpoint_id, address, length, kv_tokens, sequences, loaded, failed = row
         if kv_tokens and length is not None:
             length = min(length, kv_tokens)  # what no cache holds, no window holds
-        if length is not None:
-            lengths[endpoint_id] = min(length, lengths.get(endpoint_id, length))
+        replicas.setdefault(endpoint_id, []).append(
+            Replica(
+                replica_id, endpoint_id, address, kv_tokens, sequences,
+                alike.words(loaded), alike.words(failed), length,
+            )
+        )  # fmt: skip
     rollouts: dict[str, Rollout] = {}
     async for endpoint_id, id, new, old, share, ids in _rows(
         connection, "rollouts", _ROLLOUTS, region
@@ -314,12 +313,13 @@ async def _endpoints(
         endpoint_id, project, organization, name, model, adapters, stopped, *more = row
         created, kind, start_s, queue_limit, queue_s, shared, ttft_target_s = more
         ready = tuple(replicas.get(endpoint_id, ()))
+        window, uneven = windows.spread(ready)
         endpoints.append(
             Endpoint(
                 endpoint_id, project, organization, region, name, model, alike.words(adapters),
-                stopped, created, ready, lengths.get(endpoint_id), kind,
+                stopped, created, ready, window, kind,
                 start_s=start_s, queue_limit=queue_limit, queue_s=queue_s, shared=shared,
-                rollout=rollouts.get(endpoint_id), ttft_target_s=ttft_target_s,
+                rollout=rollouts.get(endpoint_id), ttft_target_s=ttft_target_s, uneven=uneven,
             )
         )  # fmt: skip
     return endpoints

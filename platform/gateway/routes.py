@@ -189,7 +189,7 @@ class Routes:
             raise errors.endpoint_stopped(call.model)
         size = sizes.measure(call)
         size.media += call.operation.form
-        guard.check(call, endpoint, size)
+        guard.check(call, endpoint.max_model_len, size)
         context = self.context
         if type(key) is LineKey:
             # Before limits and budgets: that it has to come again later costs its key nothing.

@@ -188,7 +188,7 @@ class Turn:
         try:
             self._authenticate(endpoint)
             if not entry.opened_us:
-                guard.check(self._call, endpoint, self._need)
+                guard.check(self._call, endpoint.max_model_len, self._need)
         except ApiError as error:
             whose.turned_away(error)
             return

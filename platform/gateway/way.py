@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
-from gateway import arms, errors, pools, prefixes
+from gateway import arms, errors, guard, pools, prefixes, windows
 from gateway.budgets import NO_RUN, Run
 from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica, Rollout
+from gateway.errors import ApiError
 from gateway.loads import Place
 from gateway.outliers import LOST, REFUSED
 from gateway.pools import Pool
 from gateway.request import Call
 from gateway.router import Lane, Owner, Ticket
+from gateway.sizes import Size
 from gateway.spare import LineKey
+from gateway.usage import Usage
 
 _BEFORE = ("tools", "system", "instructions")  # what engines read before a prompt, in this order
 _BUSY = (429, 503)  # statuses by which an engine says that it has too much to do
@@ -22,8 +25,8 @@ class Way:
     """Holds at most one place in a replica's queue, and gives it back exactly once."""
 
     __slots__ = (
-        "_call", "_context", "_endpoint", "_first", "_fresh", "_key", "_keys", "_loop", "_pool",
-        "_run", "_ticket", "_visible", "lane", "place", "tried",
+        "_call", "_context", "_endpoint", "_first", "_fresh", "_key", "_keys", "_loop", "_need",
+        "_pool", "_run", "_size", "_ticket", "_visible", "lane", "place", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -33,6 +36,7 @@ class Way:
         key: Key,
         call: Call,
         endpoint: Endpoint,
+        size: Size,
         run: Run = NO_RUN,
     ) -> None:
         self._context = context
@@ -40,7 +44,9 @@ class Way:
         self._call = call
         self._endpoint = endpoint
         self._loop = loop
+        self._size = size
         self._run = run
+        self._need: windows.Need | None = None  # of a window, where its endpoint has several
         self._pool: Pool | None = None
         self._ticket: Ticket | None = None
         self.lane: Lane | None = None  # where it is, or was last
@@ -68,6 +74,10 @@ class Way:
             and self._call.size >= prefixes.BLOCK
         ):
             self._keys = self._prefix(engine_model)
+        if endpoint.uneven:
+            roomy = self._holding(endpoint, pool, roomy)
+            if not roomy:
+                return None
         if (rollout := endpoint.rollout) is not None and rollout.share is not None:
             roomy = self._of_version(rollout, pool, roomy)
             if not roomy:
@@ -85,11 +95,50 @@ class Way:
         self, rollout: Rollout, pool: Pool, roomy: Sequence[Replica]
     ) -> Sequence[Replica]:
         """Those of the version that it is meant for."""
+        return arms.allowed(rollout, self._is_fresh(rollout), roomy, self._standing(pool))
+
+    def _is_fresh(self, rollout: Rollout) -> bool:
         if self._fresh is None:
             self._fresh = arms.fresh(rollout, self._run, self._call.fields)
+        return self._fresh
+
+    def _standing(self, pool: Pool) -> list[str]:
+        """Those that are not out and that it did not try."""
         standing = [one.id for one in pool.lanes if not one.standing.out]
-        untried = [id for id in standing if id not in self.tried]
-        return arms.allowed(rollout, self._fresh, roomy, untried)
+        return [id for id in standing if id not in self.tried]
+
+    def _holding(
+        self, endpoint: Endpoint, pool: Pool, roomy: Sequence[Replica]
+    ) -> Sequence[Replica]:
+        """Those whose window it fits into. Raises 400 where it fits into none's that may answer."""
+        if self._need is None:
+            expected = self._context.learning.of(endpoint.id).expected(self._size)
+            self._need = windows.Need(self._call, self._size, expected)
+        may: Sequence[Replica] = endpoint.replicas
+        rollout = endpoint.rollout
+        if rollout is not None and rollout.share is not None and not self._is_fresh(rollout):
+            standing = self._standing(pool)
+            old = [one for one in may if one.id not in rollout.replica_ids and one.id in standing]
+            may = old or may
+        held = {one.id for one in self._need.holding(may)}
+        if not held:
+            window = windows.spread(may)[0] or 0
+            guard.check(self._call, window, self._size)
+            raise guard.too_long(self._call, window, f"at least {window + 1}", None)
+        return [one for one in roomy if one.id in held]
+
+    def _outgrown(self) -> bool:
+        """Its engine says that it does not fit in there. Whether another may have the room."""
+        if self._need is None or self.lane is None or self._pool is None:
+            return False
+        window, rollout = self.lane.replica.window, self._endpoint.rollout
+        if window is None:
+            return False
+        self._need.outgrown(window)
+        held = {one.id for one in self._need.holding(self._endpoint.replicas)}
+        if rollout is not None and rollout.share is not None and not self._is_fresh(rollout):
+            held -= rollout.replica_ids  # a canary gets no more than its share
+        return any(one.id in held for one in self._pool.usable(self._loop.time(), self.tried))
 
     def onward(self) -> Endpoint | None:
         """The endpoint, if it has a replica that was not tried and the budget of retries allows
@@ -192,6 +241,19 @@ class Way:
             if self._endpoint.rollout is not None:
                 self._tried(self._endpoint.rollout, ticket, served=False)
             self._pool.failed(ticket, now, REFUSED if status else LOST)
+
+    def refused(self, status: int, error: ApiError) -> bool:
+        """It answered with this status. Whether another should be asked instead."""
+        onward = error.code == "context_length_exceeded" and self._outgrown()
+        self.failed(status)
+        return onward
+
+    def fullness(self, used: Usage | None) -> bytes:
+        """How full the window of the replica is where it is, as header lines."""
+        known = self.lane.replica.window if self.lane is not None else None
+        window = self._endpoint.max_model_len if known is None else known
+        learned = self._context.learning.of(self._endpoint.id)
+        return guard.fullness(learned, window, self._size, used)
 
     def lines(self) -> bytes:
         """Who answers, as header lines."""

@@ -72,7 +72,8 @@ def test_the_directory_holds_what_the_views_show(house: House, beat: Beat, confi
     assert there is not None
     assert there is directory.endpoint(house.project.id, endpoint.id)
     assert there.adapters == {"a", "b"}
-    assert (there.model, there.stopped, there.max_model_len) == ("org/model", False, 2048)
+    assert (there.model, there.stopped, there.max_model_len) == ("org/model", False, 4096)
+    assert ([one.window for one in there.replicas], there.uneven) == ([4096, 2048], True)
     assert there.created == int(NOW.timestamp())
     assert [replica.address for replica in there.replicas] == ["unix:/run/1", "relay:10.0.0.1:9443"]
     assert [replica.kv_tokens for replica in there.replicas] == [8192, None]

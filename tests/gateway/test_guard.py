@@ -133,7 +133,7 @@ def test_what_is_learned_is_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -
 
 def refusal(call: Call, window: int | None = WINDOW) -> ApiError | None:
     try:
-        guard.check(call, endpoint(window), sizes.measure(call))
+        guard.check(call, window, sizes.measure(call))
     except ApiError as error:
         return error
     return None
