@@ -5,12 +5,15 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from controlplane.endpoints.upload_client import PIECE_BYTES
 from tests.agent.fake_hub import CHUNK, FakeHub, Repo
 from tests.flows.conftest import Made
 from tests.flows.stoa import Stoa, environment_of, until
@@ -109,3 +112,35 @@ def test_a_gated_model_serves_whom_it_is_open_to(
         assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
     finally:
         stoa.api.delete(f"/secrets/{secret['id']}")
+
+
+def test_weights_of_ones_own_are_sent_through_a_killed_web_process_and_served(
+    stoa: Stoa, made: Made, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_model / "model", folder)
+    (folder / SALT).write_bytes(os.urandom(6 * PIECE_BYTES))
+    command = [str(Path(sys.executable).with_name("stoa")), "models", "upload", str(folder)]
+    command += ["--project", stoa.api.endpoint("hello")["project"], "--json"]
+    command += ["--url", stoa.run["console_url"]]
+    environment = {"PATH": os.environ["PATH"], "STOA_API_KEY": stoa.run["api_key"]}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        steps = map(json.loads, process.stdout)
+        next(step for step in steps if step["file"] == SALT and step["done_bytes"] > PIECE_BYTES)
+        killed = stoa.kill("web")
+        *_, last = steps
+    assert process.returncode == 0
+    assert stoa.restarted("web", killed)
+    assert last["state"] == "complete"
+    path = f"/model-uploads/{last['id']}"
+    try:
+        assert stoa.api.get(path)["finished_at"]
+        made.ready("own", source="upload", model=last["id"])
+        assert answered(stoa, "own")
+    finally:
+        stoa.api.delete(path)
+        cache = default_cache() / "weights"
+        for kept in ("snapshots/upload", "blobs"):
+            for left in (cache / kept).glob(f"*{last['id']}*"):
+                shutil.rmtree(left, ignore_errors=True)
