@@ -17,6 +17,7 @@ from gateway.channel import Line
 from gateway.client import Client
 from gateway.config import Config
 from gateway.context import Context
+from gateway.cuts import Cuts
 from gateway.demand import Demands
 from gateway.gate import Gate
 from gateway.host import Host
@@ -59,7 +60,8 @@ def context(
 ) -> Context:
     pools = Pools(limits.silent_s)
     admission = Admission(keeper, activity, pools, limits, host.loads)
-    spare = Spare(admission, limits.spare_share)
+    cuts = Cuts(host.loads, time.monotonic)
+    spare = Spare(admission, limits.spare_share, cuts)
     activity.demands = Demands(admission.loads, pools, admission.places, spare.load)
     return Context(
         config=config,

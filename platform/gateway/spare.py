@@ -3,17 +3,17 @@
 A line comes with the control plane's pass in place of a key, and runs in the name of the key that
 made its batch. It never waits here: where somebody else waits, or a replica has less than its
 share to spare, it is refused at once and comes again. While lines run and somebody begins to wait
-for their endpoint, the newest of them are cut off, one for each who waits; nothing of a line
-leaves before it is whole, so that one that was cut is charged nothing.
+for their endpoint, the newest of them are cut off, one for each who waits, whichever worker's it is
+(`cuts`); nothing of a line leaves before it is whole, so that one that was cut is charged nothing.
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import Protocol
 
 from billing import passes
 from gateway import errors
 from gateway.admission import Admission
+from gateway.cuts import Cuts
 from gateway.directory import Directory, Endpoint, Key
 from gateway.loads import Place
 
@@ -58,9 +58,10 @@ class Cuttable(Protocol):
 class Spare:
     """One worker's lines under way. `share` of each replica is the most that they may fill."""
 
-    def __init__(self, admission: Admission, share: float) -> None:
+    def __init__(self, admission: Admission, share: float, cuts: Cuts) -> None:
         self._admission = admission
         self._share = share
+        self._cuts = cuts
         self._running: dict[str, dict[int, Cuttable]] = {}  # by endpoint; the newest last
         self._timer: asyncio.TimerHandle | None = None
         self.cut = 0  # so far
@@ -92,12 +93,14 @@ class Spare:
         return sum(one.sequences for one in places), sum(one.taken for one in places)
 
     def _look_soon(self) -> None:
-        if self._timer is None and self._running:
+        if self._timer is None and (self._running or self._cuts):
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
         self._timer = None
+        if self._cuts:
+            self._cuts.forget()
         for line in self._wanted():
             self.cut += 1
             line.preempted()
@@ -106,7 +109,10 @@ class Spare:
     def _wanted(self) -> list[Cuttable]:
         return [line for endpoint_id in self._running for line in self._newest(endpoint_id)]
 
-    def _newest(self, endpoint_id: str) -> Iterator[Cuttable]:
+    def _newest(self, endpoint_id: str) -> list[Cuttable]:
         waiting = self._admission.waiting_for(endpoint_id)
-        lines = list(self._running[endpoint_id].values()) if waiting else []
-        return iter(lines[-waiting:] if waiting else [])
+        if not waiting:
+            return []
+        lines = list(self._running[endpoint_id].values())
+        count = self._cuts.take(endpoint_id, waiting, len(lines))
+        return lines[len(lines) - count :]
