@@ -5,25 +5,22 @@ Its replica is the holder of their leases: `reserve` before it is made and while
 `settle` in the transaction that meters it, `close` when all that it served is settled.
 """
 
-import json
 import math
-import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Q
 
-from billing import prices, rating, windows
+from billing import granting, prices, rating, windows
+from billing.granting import Need
 from billing.models import Budget, Lease, Meter, Subject, Unit
 
 HOLDER = "rep_"
-_EPOCH = "replica"  # a replica's leases end with it, one by one
-_SHARERS = 10**9  # a replica wants no cushion beyond what it needs
 _NANO = 10**9
 _MICROSECOND = timedelta(microseconds=1)
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,13 +37,15 @@ class Payer:
 
 
 @dataclass(frozen=True)
-class _Need:
-    """What one window's counter must have beyond what is settled."""
+class Ask:
+    """To hold what serving from `since` (all before it is settled) to `until` costs; what it
+    costs to `least` is enough for now."""
 
-    budget: Budget
-    window: str
-    least: int
-    full: int
+    holder: str
+    payer: Payer
+    since: datetime
+    least: datetime
+    until: datetime
 
 
 def payable(payers: Iterable[Payer]) -> dict[tuple[str, str], list[Budget]]:
@@ -65,41 +64,30 @@ def payable(payers: Iterable[Payer]) -> dict[tuple[str, str], list[Budget]]:
     return {pair: [*of[pair[0]], *of[pair[1]]] for pair in pairs}
 
 
-def reserve(
-    holder: str,
-    payer: Payer,
-    budgets: Sequence[Budget],
-    *,
-    since: datetime,
-    least: datetime,
-    until: datetime,
-) -> bool:
-    """Hold what serving from `since` (all before it is settled) to `until` costs, on every hard
-    budget or on none; False where one has not even what it costs to `least`.
+def reserve(asks: Iterable[Ask], budgets: Mapping[tuple[str, str], Sequence[Budget]]) -> set[str]:
+    """Hold what each holder asks for, on every hard budget of its payer or on none; returns those
+    that have not even their least.
 
-    What was held before for a longer time than is asked now is given back.
+    One organization's after the other, all of it together. What was held before for a longer
+    time than is asked now is given back. `budgets`: as `payable` says.
     """
-    hard = [budget for budget in budgets if budget.hard]
-    if not hard:
-        return True
-    price = _dearest(prices.versions("EUR"), payer, since, until)
-    if price is None:
-        return True  # what has no price yet cannot be bounded; accruing says so aloud
-    needs = [
-        _Need(budget, window, _cost(price, payer, short), _cost(price, payer, long))
-        for budget in hard
-        for window, short, long in _spans(budget, since, least, until)
-    ]
-    with transaction.atomic():
-        short = _hold(holder, needs)
-        if not short:
-            return True
-        transaction.set_rollback(True)
-    with connection.cursor() as cursor:
-        # The refusal told gateways to give back what they do not use, and was rolled back.
-        payloads = [[f"{need.budget.id} {need.window}"] for need in short]
-        cursor.executemany("SELECT pg_notify('stoa_leases', %s)", payloads)
-    return False
+    versions = prices.versions("EUR")
+    needs: defaultdict[str, dict[str, list[Need]]] = defaultdict(dict)
+    for ask in asks:
+        payer = ask.payer
+        hard = [one for one in budgets[payer.organization_id, payer.project_id] if one.hard]
+        price = _dearest(versions, payer, ask.since, ask.until) if hard else None
+        if price is None:
+            continue  # what has no price yet cannot be bounded; accruing says so aloud
+        needs[payer.organization_id][ask.holder] = [
+            Need((budget.id, window), _cost(price, payer, short), _cost(price, payer, long))
+            for budget in hard
+            for window, short, long in _spans(budget, ask.since, ask.least, ask.until)
+        ]
+    refused: set[str] = set()
+    for organization_id in sorted(needs):
+        refused |= granting.grant(needs[organization_id])
+    return refused
 
 
 def covered(holders: Collection[str], budgets: Iterable[Budget]) -> dict[tuple[str, str, str], int]:
@@ -196,29 +184,6 @@ def holders() -> list[str]:
 def close(gone: Collection[str], *, now: datetime) -> int:
     """All that these replicas served is settled: they hold nothing any more."""
     return Lease.objects.filter(holder__in=gone, closed_at=None).update(closed_at=now)
-
-
-def _hold(holder: str, needs: Sequence[_Need]) -> list[_Need]:
-    """Ask for all of them; those that got less than their least."""
-    known = {
-        (one.budget_id, one.window): one
-        for one in Lease.objects.filter(holder=holder, closed_at=None)
-    }
-    asks, of = [], {}
-    for need in needs:
-        lease = known.get((need.budget.id, need.window))
-        lease = lease or Lease(id=secrets.randbits(62) + 1, granted=0, settled=0, seq=0)
-        id, settled, full = lease.id, lease.settled, lease.settled + need.full
-        more = full > lease.granted  # else it gives back
-        asks.append([need.budget.id, need.window, id, lease.seq + 1, full, more])
-        of[id] = (need, settled + need.least)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT lease, granted FROM billing_lease(%s, %s, %s, %s::jsonb)",
-            [holder, _EPOCH, _SHARERS, json.dumps(asks)],
-        )
-        granted = dict(cursor.fetchall())
-    return [need for id, (need, least) in of.items() if granted.get(id, 0) < least]
 
 
 def _spans(

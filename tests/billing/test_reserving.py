@@ -12,7 +12,7 @@ from django.db import connection
 from billing import budgets, counters, reserving
 from billing.budgets import Owner
 from billing.models import Budget, Lease
-from billing.reserving import Payer
+from billing.reserving import Ask, Payer
 from compliance import audit
 from tests.billing.events import MONTH, NOW, publish
 
@@ -38,14 +38,9 @@ def make(subject: str, seconds: float, **facts: Any) -> Budget:
 
 
 def reserve(holder: str, seconds: int, least: int | None = None, since: datetime = NOW) -> bool:
-    return reserving.reserve(
-        holder,
-        PAYER,
-        reserving.payable([PAYER])["org_a", "prj_a"],
-        since=since,
-        least=since + timedelta(seconds=seconds if least is None else least),
-        until=since + timedelta(seconds=seconds),
-    )
+    short = since + timedelta(seconds=seconds if least is None else least)
+    ask = Ask(holder, PAYER, since, short, since + timedelta(seconds=seconds))
+    return not reserving.reserve([ask], reserving.payable([PAYER]))
 
 
 def held(budget: Budget) -> float:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import F, FloatField, Q
 from django.db.models.functions import Extract, Floor, Least
 
 from billing import prices, reserving
 from billing.models import Budget, Subject, Unit
-from billing.reserving import Payer
+from billing.reserving import Ask, Payer
 from controlplane.endpoints import notify
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica, ServingInterval
 from controlplane.endpoints.states import LIVE, State
@@ -61,13 +62,15 @@ def fund(replica_id: str, endpoint_id: str, number: int, *, now: datetime) -> da
     """
     endpoint = Endpoint.objects.select_related("project").get(id=endpoint_id)
     who = payer(endpoint, endpoint.versions.get(number=number))
-    budgets = reserving.payable([who])[who.organization_id, who.project_id]
+    payable = reserving.payable([who])
     until = now + timedelta(seconds=settings.RESERVE_S)
-    if reserving.reserve(replica_id, who, budgets, since=now, least=until, until=until):
-        _paid(endpoint_id)
-        return until if any(budget.hard for budget in budgets) else None
-    _refused(endpoint_id, now)
-    raise Unfunded(endpoint_id)
+    ask = Ask(replica_id, who, since=now, least=until, until=until)
+    if reserving.reserve([ask], payable):
+        _refused([endpoint_id], now)
+        raise Unfunded(endpoint_id)
+    _paid([endpoint_id])
+    hard = any(budget.hard for budget in payable[who.organization_id, who.project_id])
+    return until if hard else None
 
 
 def renew(*, now: datetime) -> set[str]:
@@ -91,24 +94,27 @@ def renew(*, now: datetime) -> set[str]:
     every = {budget for some in budgets.values() for budget in some}
     held = reserving.covered([replica.id for replica, _ in bounded], every)
     versions = prices.versions("EUR")
-    unpaid = set()
     funded: dict[str, datetime] = {}
+    asking: dict[str, Replica] = {}
+    asks = []
     for replica, one in bounded:
         paying = budgets[one.organization_id, one.project_id]
         start = since.get(replica.id, now)
         soon = now + timedelta(seconds=settings.RESERVE_S * _share(replica.id))
         if reserving.lasts(replica.id, one, paying, held, versions, since=start, until=soon):
             _funded(funded, replica, soon)
-            continue
-        if _further(replica.id, one, paying, start, now):
-            _funded(funded, replica, now + timedelta(seconds=settings.RESERVE_S / 10))
-            _paid(replica.endpoint_id)
         else:
-            unpaid.add(replica.id)
-            _refused(replica.endpoint_id, now)
-    for until in set(funded.values()):
-        ids = [id for id, each in funded.items() if each == until]
-        Replica.objects.filter(id__in=ids).update(funded_until=until)
+            asking[replica.id] = replica
+            asks.append(_further(replica.id, one, start, now))
+    # A refusal leaves what is held: while it lasts for the draining, nothing is lost.
+    unpaid = reserving.reserve(asks, budgets) if asks else set()
+    for replica in asking.values():
+        if replica.id not in unpaid:
+            _funded(funded, replica, now + timedelta(seconds=settings.RESERVE_S / 10))
+    broke = {asking[id].endpoint_id for id in unpaid}
+    _refused(broke, now)
+    _paid({one.endpoint_id for one in asking.values()} - broke)
+    _note(funded)
     return unpaid
 
 
@@ -128,17 +134,14 @@ def close_ended(now: datetime) -> int:
     return reserving.close([one for one in holders if one not in running | owing], now=now)
 
 
-def _further(
-    replica_id: str, who: Payer, paying: list[Budget], since: datetime, now: datetime
-) -> bool:
-    """A refusal leaves what is held: while it lasts for the draining, nothing is lost."""
-    return reserving.reserve(
+def _further(replica_id: str, who: Payer, since: datetime, now: datetime) -> Ask:
+    least, until = settings.RESERVE_S / 10, settings.RESERVE_S
+    return Ask(
         replica_id,
         who,
-        paying,
         since=since,
-        least=now + timedelta(seconds=settings.RESERVE_S / 10),
-        until=now + timedelta(seconds=settings.RESERVE_S),
+        least=now + timedelta(seconds=least),
+        until=now + timedelta(seconds=until),
     )
 
 
@@ -152,6 +155,16 @@ def _funded(funded: dict[str, datetime], replica: Replica, until: datetime) -> N
     known = replica.funded_until
     if known is None or known < until - timedelta(seconds=settings.RESERVE_S / 20):
         funded[replica.id] = until
+
+
+def _note(funded: dict[str, datetime]) -> None:
+    if funded:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE endpoints_replica r SET funded_until = v.until"
+                " FROM unnest(%s::text[], %s::timestamptz[]) AS v(id, until) WHERE r.id = v.id",
+                [list(funded), list(funded.values())],
+            )
 
 
 def _bounded() -> list[str]:
@@ -186,18 +199,20 @@ def _unsettled(replica_ids: Iterable[str], now: datetime) -> dict[str, datetime]
     return found
 
 
-def _refused(endpoint_id: str, now: datetime) -> None:
-    Endpoint.objects.filter(id=endpoint_id).update(unfunded_at=now)
-    notify.changed(endpoint_id)
+def _refused(endpoint_ids: Collection[str], now: datetime) -> None:
+    if endpoint_ids:
+        Endpoint.objects.filter(id__in=endpoint_ids).update(unfunded_at=now)
+        notify.changed(*endpoint_ids)
 
 
-def _paid(endpoint_id: str) -> None:
-    if Endpoint.objects.filter(id=endpoint_id).exclude(unfunded_at=None).update(unfunded_at=None):
-        notify.changed(endpoint_id)
+def _paid(endpoint_ids: Collection[str]) -> None:
+    was_refused = Endpoint.objects.filter(id__in=endpoint_ids).exclude(unfunded_at=None)
+    if endpoint_ids and (ids := list(was_refused.values_list("id", flat=True))):
+        was_refused.filter(id__in=ids).update(unfunded_at=None)
+        notify.changed(*ids)
 
 
 def _forget(now: datetime) -> None:
     """Nobody has asked for a while: what was refused then says nothing about now."""
     old = now - 3 * timedelta(seconds=RETRY_S)
-    for endpoint_id in Endpoint.objects.filter(unfunded_at__lt=old).values_list("id", flat=True):
-        _paid(endpoint_id)
+    _paid(list(Endpoint.objects.filter(unfunded_at__lt=old).values_list("id", flat=True)))
