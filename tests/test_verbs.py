@@ -319,7 +319,7 @@ class Walk:
             completion_window="24h",
         )
         self.do(batches.cancel, "batch.cancel", batch=batch)
-        self.do(finishing.finish, "batch.end", batch.id)
+        self.do(finishing.advance, "batch.end")
         assert Batch.objects.get().status == "cancelled"
         self.do(files.delete, "file.delete", file=made[0])
         self.do(files.expire, "file.expire", now=NOW + timedelta(days=31))

@@ -60,6 +60,10 @@ class Django:
     def runner(self) -> "subprocess.Popen[bytes]":
         return self._start("runner", "controlplane", "run_batches")
 
+    def runners(self, *places: str) -> "subprocess.Popen[bytes]":
+        """One that dies at each place, and one that does not (tests.batches.mortal)."""
+        return self._start("runners", "tests.batches.mortal", *places)
+
     def _start(self, name: str, *module: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -12,7 +11,7 @@ from billing import budgets
 from billing.budgets import Owner
 from billing.models import BudgetWindow, UsageInbox
 from compliance import audit
-from controlplane.batches.models import Batch, Line
+from controlplane.batches.models import Batch, File, Line
 from controlplane.tenancy.models import ApiKey
 from tests.batches.conftest import Place
 from tests.batches.test_openai import ended, line, rows, upload
@@ -108,7 +107,44 @@ def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None
     assert sorted(one["custom_id"] for one in found) == sorted(f"c-{n}" for n in range(LINES))
     assert not batch.error_file_id
     paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
+    assert preempted()
     print(f"interactive, beside a batch: worst {max(took):.2f} s")
+
+
+# Where the runners die: each after what the one before it got done, up to the end.
+PLACES = (
+    "copying.copy+",  # lines of a stretch are there and not committed
+    "reading.step:2",  # between two stretches
+    "lines.claim+",  # claimed and not sent
+    "sending.send",
+    "sending.send+",  # answered and charged, and nobody knows
+    "lines._finishes+",  # while that one is taken over
+    "lines.settle",
+    "lines.settle+",
+    "lines.put_back",
+    "writing.step",  # no more of it runs
+    "writing.step:2",  # between two steps
+    "copying.copy+",  # a file's chunk is there and not committed
+    "services.tell_end+",  # all is done and not committed
+)
+
+
+def test_a_runner_is_killed_in_each_of_its_steps(place: Place) -> None:
+    budget(place)
+    api = place.openai
+    file_id = upload(api, *(line(n, user=f"tokens=2;delay={SLOW_S / 5}") for n in range(LINES)))
+    batch_id = api.batches.create(
+        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+    ).id
+    place.django.runners(*PLACES)
+    batch = ended(api, batch_id, within_s=180)
+    assert place.django.log("runners").split("killed at ")[1:] == [f"{one}\n" for one in PLACES]
+    assert batch.status == "completed"
+    assert (batch.request_counts.total, batch.request_counts.completed) == (LINES, LINES)
+    found = rows(api, batch.output_file_id)
+    assert [one["custom_id"] for one in found] == [f"c-{n}" for n in range(LINES)]
+    assert File.objects.count() == 2 and not batch.error_file_id
+    paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
 
 
 def paid_once(place: Place, request_ids: dict[str, str]) -> None:
@@ -123,6 +159,5 @@ def paid_once(place: Place, request_ids: dict[str, str]) -> None:
     assert spent > 0
     batch = Batch.objects.get()
     assert (batch.completed, batch.failed) == (LINES, 0)
-    assert Counter(inbox.values_list("finish", flat=True))["preempted"] >= 1
     flags = {metering._flags(one) for one in inbox.filter(output_tokens__gt=0)}
     assert flags == {("batch",)}

@@ -110,7 +110,8 @@ def booked(line: Line, finish: str) -> None:
 
 def test_a_line_is_one_runners_and_has_one_result(desk: Desk) -> None:
     batch = desk.batch(3)
-    assert [one.waiting for one in lines.streams(desk.now, "eu-de-1")] == [3]
+    (stream,) = lines.streams(desk.now, "eu-de-1")
+    assert (stream.batch_id, stream.model) == (batch.id, "tiny")
     assert lines.streams(desk.now, "eu-fr-1") == []
     first = desk.claim("one", 2)
     second = desk.claim("two", 5)
@@ -120,7 +121,7 @@ def test_a_line_is_one_runners_and_has_one_result(desk: Desk) -> None:
     assert not desk.settle(first[0], "two")
     assert desk.settle(first[0], "one")
     assert not desk.settle(first[0], "one")
-    assert not finishing.finish(batch.id, desk.now)  # some run
+    assert not finishing.advance(desk.now)  # some run
     assert desk.settle(first[1], "one", failed=True)
     assert desk.settle(second[0], "two")
     assert services.counts([batch])[batch.id] == services.Counts(3, 2, 1)
@@ -130,7 +131,34 @@ def test_a_line_is_one_runners_and_has_one_result(desk: Desk) -> None:
     assert [one["by"] for one in desk.read(batch.output_file_id)] == ["one", "two"]
     assert [one["id"] for one in desk.read(batch.error_file_id)] == [first[1].id]
     assert not Line.objects.exists()
-    assert not finishing.finish(batch.id, desk.now)  # once
+    assert not finishing.advance(desk.now)  # once
+
+
+def test_a_stream_is_what_waits_of_one_model(desk: Desk) -> None:
+    first, second = desk.batch(6), desk.batch(2)
+    later = desk.now + timedelta(seconds=5)
+    for number, changes in enumerate(
+        (
+            {"model": "b"},
+            {"model": "a"},
+            {"model": "a", "not_before": later},
+            {"model": "c", "not_before": later},
+            {"model": "d", "state": "done"},
+            {"model": "e", "state": "running"},
+        ),
+        1,
+    ):
+        Line.objects.filter(batch=first, number=number).update(**changes)
+
+    def found(now: datetime) -> list[tuple[str, str]]:
+        return [(one.batch_id, one.model) for one in lines.streams(now)]
+
+    last = (second.id, "tiny")
+    assert found(desk.now) == [(first.id, "a"), (first.id, "b"), last]
+    assert found(later) == [*((first.id, model) for model in "abc"), last]
+    Batch.objects.filter(id=first.id).update(ends_as="cancelled")
+    assert found(later) == [last]
+    assert found(second.expires_at) == []
 
 
 @pytest.mark.parametrize(

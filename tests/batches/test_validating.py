@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.batches import validating
-from controlplane.batches.validating import Found, Problem, Rules
+from controlplane.batches import reading, validating
+from controlplane.batches.validating import Found, Place, Problem, Rules
 
 URL = "/v1/chat/completions"
 RULES = Rules(URL, {"tiny"}.__contains__, 5, 400)
@@ -85,6 +85,25 @@ def test_a_line_is_found_again_by_its_place(case: tuple[bytes, list[bytes]]) -> 
         custom_id, body = validating.parse(whole[one.offset : one.offset + one.size])
         assert custom_id == asked.pop(0)["custom_id"]
         assert json.loads(body)["model"] == one.model == "tiny"
+
+
+@given(files(), st.lists(st.integers(0, 10), max_size=3), st.integers(1, 120))
+def test_what_is_judged_in_stretches_is_judged_as_one(
+    case: tuple[bytes, list[bytes]], bad: list[int], stretch: int
+) -> None:
+    """Some lines are wrong, some twice there; each stretch begins with what was kept."""
+    lines = case[0].split(b"\n")
+    for n in bad:
+        lines.insert(n, lines[0] if n % 2 else b"{")
+    whole, place = b"\n".join(lines), Place()
+    found: list[Found | Problem] = []
+    while not place.over:
+        place = reading._opened(reading._kept(place))
+        before = place.offset
+        found += validating.look([whole[before:]], RULES, place, stretch)
+        assert place.over or place.offset >= before + stretch
+    assert found == list(validating.look([whole], RULES))
+    assert place.problems == [one for one in found if isinstance(one, Problem)]
 
 
 def test_a_long_file_is_never_whole_in_memory() -> None:

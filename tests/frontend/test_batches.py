@@ -70,5 +70,5 @@ def test_the_api_and_the_command_say_the_same(alice: House, mallory: House) -> N
     assert client.post(f"/api/v1/batches/{batch.id}/cancel").json()["status"] == "cancelling"
     assert client.post(f"/api/v1/batches/{batch.id}/cancel").status_code == 200  # again
     Line.objects.all().delete()
-    finishing.finish(batch.id, batch.created_at)
+    finishing.advance(batch.created_at)
     assert client.post(f"/api/v1/batches/{batch.id}/cancel").status_code == 409

@@ -1,7 +1,8 @@
 """Keeps as many lines under way as go through, and gives up nothing when it is killed.
 
 Three things go on beside each other: lines are claimed and sent by threads; batches as a whole are
-tended (validated, ended, their files written); and a beat renews the leases of what is under way.
+tended (validated, ended, their files written, each a short way at a time); and a beat renews the
+leases of what is under way.
 A runner that cannot renew them ends itself before they are over, so that a line never runs twice
 at the same time.
 """
@@ -72,6 +73,7 @@ class Runner:
         self._paces: dict[tuple[str, str], Pace] = {}
         self._woken: dict[tuple[str, str], float] = {}
         self._busy = True  # a batch is under way
+        self._turn = ""  # the project that a step was taken for last
         self._news = threading.Event()
         self._stop = threading.Event()
 
@@ -132,19 +134,35 @@ class Runner:
                 os._exit(70)
 
     def _tend(self) -> None:
-        while not self._stop.wait(_TEND_S if self._busy else _IDLE_S):
-            done = 0
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            lost = steps = 0
             try:
-                now = self._clock()
                 self._busy = finishing.under_way()
                 if self._busy:
-                    done = lines.take_over(now) + finishing.advance(now)
+                    lost, steps = self._tend_once()
             except DatabaseError as error:
                 log.warning("batches are not tended: %s", type(error).__name__)
             finally:
                 connection.close()
-            if done:
+            if lost or steps:
                 self._news.set()
+            wait_s = 0.0 if steps else _TEND_S if self._busy else _IDLE_S
+
+    def _tend_once(self) -> tuple[int, int]:
+        """Lines that were taken over, and steps of batches: of each project one in turn, while
+        there is time. What is large comes again soon, and what else is to be tended waits for one
+        step at most."""
+        now, until = self._clock(), time.monotonic() + _TEND_S
+        lost = lines.take_over(now)
+        finishing.end_what_is_over(now)
+        due, steps = finishing.due(), 0
+        for project_id in sorted(due, key=lambda id: (id <= self._turn, id)):
+            self._turn = project_id
+            steps += any(finishing.attempt(id, self._clock()) for id in due[project_id])
+            if time.monotonic() > until or self._stop.is_set():
+                break
+        return lost, steps
 
     # --- claiming -------------------------------------------------------------------------
     def _dispatch(self) -> None:

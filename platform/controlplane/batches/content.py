@@ -2,7 +2,7 @@
 
 Each file has an AES-256 key of its own, sealed under the installation's master key: without the
 file's row its chunks mean nothing, wherever a copy of them has got to. A chunk is bound to its
-file and place. The key encrypts each number once, so the number is the nonce.
+file and place. The key encrypts one content of each number, so the number is the nonce.
 """
 
 import secrets
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from compliance import sealing
+from controlplane.batches import copying
 from controlplane.batches.models import File, FileChunk
 
 CHUNK_BYTES = 256 << 10
+_CHUNKS_AT_ONCE = 16  # of a file that is written: 4 MiB
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 
@@ -44,53 +46,87 @@ class Box:
 
 
 class Writer:
-    """Adds to a file that is not complete yet. `size` is what was given so far, in bytes."""
+    """Adds to a file that is not complete yet. `size` is what was given so far, in bytes.
+
+    `chunks` of the file are there already, and `rest` is what was given beyond them.
+    """
+
+    def __init__(self, file: File, *, chunks: int = 0, rest: bytes = b"") -> None:
+        self._file = file
+        self._cipher = _cipher(file)
+        self._ready: list[tuple[str, int, bytes]] = []
+        self.chunks = chunks
+        self.rest = bytearray(rest)
+        self.size = chunks * CHUNK_BYTES + len(rest)
+
+    def write(self, data: bytes) -> None:
+        self.rest += data
+        self.size += len(data)
+        if len(self.rest) < CHUNK_BYTES:
+            return
+        whole = len(self.rest) // CHUNK_BYTES * CHUNK_BYTES
+        for at in range(0, whole, CHUNK_BYTES):
+            self._seal(bytes(self.rest[at : at + CHUNK_BYTES]))
+        del self.rest[:whole]
+        if len(self._ready) >= _CHUNKS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """All chunks that are whole are rows."""
+        columns = {"file_id": "text", "number": "int4", "blob": "bytea"}
+        if self._ready:
+            copying.copy("batches_filechunk", columns, self._ready)
+            self._ready.clear()
+
+    def close(self) -> None:
+        if self.rest:
+            self._seal(bytes(self.rest))
+            self.rest.clear()
+        self.flush()
+
+    def _seal(self, plain: bytes) -> None:
+        number = self.chunks
+        blob = self._cipher.encrypt(_nonce(number), plain, _name(self._file, number))
+        self._ready.append((self._file.id, number, blob))
+        self.chunks += 1
+
+
+class Reader:
+    """Pieces of a file. Of those asked for in order each chunk is fetched once."""
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._cipher = _cipher(file)
-        self._rest = bytearray()
-        self._number = 0
-        self.size = 0
+        self._last = (-1, b"")
 
-    def write(self, data: bytes) -> None:
-        self._rest += data
-        self.size += len(data)
-        while len(self._rest) >= CHUNK_BYTES:
-            self._put(bytes(self._rest[:CHUNK_BYTES]))
-            del self._rest[:CHUNK_BYTES]
+    def chunk(self, number: int) -> bytes:
+        """Raises FileChunk.DoesNotExist where the file was deleted meanwhile, InvalidTag."""
+        if self._last[0] != number:
+            row = FileChunk.objects.get(file_id=self._file.id, number=number)
+            name = _name(self._file, number)
+            self._last = number, self._cipher.decrypt(_nonce(number), bytes(row.blob), name)
+        return self._last[1]
 
-    def close(self) -> None:
-        if self._rest:
-            self._put(bytes(self._rest))
-            self._rest.clear()
-
-    def _put(self, plain: bytes) -> None:
-        blob = self._cipher.encrypt(_nonce(self._number), plain, _name(self._file, self._number))
-        FileChunk.objects.create(file=self._file, number=self._number, blob=blob)
-        self._number += 1
+    def piece(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on, of which only the chunks around them are fetched."""
+        first = offset // CHUNK_BYTES
+        last = max(first, (offset + size - 1) // CHUNK_BYTES)
+        whole = b"".join(map(self.chunk, range(first, last + 1)))
+        start = offset - first * CHUNK_BYTES
+        return whole[start : start + size]
 
 
-def read(file: File) -> Iterator[bytes]:
-    """All of it, a chunk at a time; each is fetched when it is asked for. Raises InvalidTag."""
-    cipher = _cipher(file)
-    for number in range(-(-file.bytes // CHUNK_BYTES)):
-        yield _get(file, cipher, number)
+def read(file: File, start: int = 0) -> Iterator[bytes]:
+    """All of it from the byte `start` on; each chunk is fetched when it is asked for. Raises
+    FileChunk.DoesNotExist, InvalidTag."""
+    reader, first = Reader(file), start // CHUNK_BYTES
+    for number in range(first, -(-file.bytes // CHUNK_BYTES)):
+        chunk = reader.chunk(number)
+        yield chunk[start - first * CHUNK_BYTES :] if number == first else chunk
 
 
 def piece(file: File, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on, of which only the chunks around them are fetched."""
-    cipher, first = _cipher(file), offset // CHUNK_BYTES
-    last = max(first, (offset + size - 1) // CHUNK_BYTES)
-    whole = b"".join(_get(file, cipher, number) for number in range(first, last + 1))
-    start = offset - first * CHUNK_BYTES
-    return whole[start : start + size]
-
-
-def _get(file: File, cipher: AESGCM, number: int) -> bytes:
-    """Raises FileChunk.DoesNotExist where the file was deleted meanwhile."""
-    chunk = FileChunk.objects.get(file_id=file.id, number=number)
-    return cipher.decrypt(_nonce(number), bytes(chunk.blob), _name(file, number))
+    return Reader(file).piece(offset, size)
 
 
 def _cipher(file: File) -> AESGCM:

@@ -40,7 +40,10 @@ class Upload:
         _remove(self.file)
 
 
-def begin(*, actor: audit.Actor, project: Project, now: datetime) -> Upload:
+def begin(
+    *, actor: audit.Actor, project: Project, now: datetime, expires_at: datetime | None = None
+) -> Upload:
+    """`expires_at`: when it is removed although it never became complete."""
     file_id = ids.new("file")
     file = File.objects.create(
         id=file_id,
@@ -48,7 +51,7 @@ def begin(*, actor: audit.Actor, project: Project, now: datetime) -> Upload:
         sealed_key=content.new_key(content.context(file_id)),
         created_by=actor.id,
         created_at=now,
-        expires_at=now + UPLOAD_LIFE,
+        expires_at=expires_at or now + UPLOAD_LIFE,
     )
     return Upload(file, content.Writer(file))
 

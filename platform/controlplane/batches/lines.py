@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import F, QuerySet
 
 from billing.models import UsageInbox
-from controlplane.batches.models import Batch, Line, LineState, Status
+from controlplane.batches.models import Batch, Line, LineState
 
 _DELIVERED = "complete"  # as a gateway closes what it has answered whole
 
@@ -33,6 +33,33 @@ FROM due WHERE l.id = due.id RETURNING l.id
 """
 
 
+# From one model to the next in the index of those that wait: however many do, none is counted.
+_STREAMS = """
+WITH RECURSIVE open AS (
+    SELECT b.id, b.project_id FROM batches_batch b
+    JOIN tenancy_project p ON p.id = b.project_id
+    JOIN tenancy_organization o ON o.id = p.organization_id
+    WHERE b.status = 'in_progress' AND b.ends_as = '' AND b.expires_at > %(now)s
+      AND (%(region)s = '' OR o.region_code = %(region)s)
+), found AS (
+    SELECT open.id, open.project_id, (
+        SELECT min(l.model) FROM batches_line l WHERE l.batch_id = open.id AND l.state = 'pending'
+    ) AS model FROM open
+    UNION ALL
+    SELECT found.id, found.project_id, (
+        SELECT min(l.model) FROM batches_line l
+        WHERE l.batch_id = found.id AND l.state = 'pending' AND l.model > found.model
+    ) FROM found WHERE found.model IS NOT NULL
+)
+SELECT id, project_id, model FROM found
+WHERE EXISTS (
+    SELECT 1 FROM batches_line l
+    WHERE l.batch_id = found.id AND l.model = found.model AND l.state = 'pending'
+      AND (l.not_before IS NULL OR l.not_before <= %(now)s))
+ORDER BY id, model
+"""
+
+
 @dataclass(frozen=True)
 class Stream:
     """Lines of one batch that ask for one model, and wait."""
@@ -40,25 +67,13 @@ class Stream:
     batch_id: str
     project_id: str
     model: str
-    waiting: int
 
 
 def streams(now: datetime, region: str = "") -> list[Stream]:
     """All that could be run now, in one region or in all, oldest batch first."""
-    here = {"batch__project__organization__region_code": region} if region else {}
-    rows = (
-        Line.objects.filter(state=LineState.PENDING)
-        .filter(Q(not_before=None) | Q(not_before__lte=now))
-        .filter(batch__status=Status.IN_PROGRESS, batch__ends_as="", batch__expires_at__gt=now)
-        .filter(**here)
-        .values("batch_id", "batch__project_id", "model")
-        .annotate(waiting=Count("id"))
-        .order_by("batch_id", "model")
-    )
-    return [
-        Stream(row["batch_id"], row["batch__project_id"], row["model"], row["waiting"])
-        for row in rows
-    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_STREAMS, {"now": now, "region": region})
+        return [Stream(*row) for row in cursor.fetchall()]
 
 
 def claim(stream: Stream, owner: str, *, now: datetime, lease_s: float, most: int) -> list[Line]:
@@ -128,17 +143,9 @@ def take_over(now: datetime, *, most: int = 500) -> int:
     return len(over)
 
 
-def running(batch: Batch) -> bool:
-    return Line.objects.filter(batch=batch, state=LineState.RUNNING).exists()
-
-
 def waits(batch_id: str, code: str) -> None:
     """What keeps a batch's lines from running now; empty when they run."""
     Batch.objects.filter(id=batch_id).exclude(waits_for=code).update(waits_for=code)
-
-
-def add(batch: Batch, found: Sequence[Line]) -> None:
-    Line.objects.bulk_create(found, batch_size=1000)
 
 
 def _mine(line: Line, owner: str) -> QuerySet[Line]:

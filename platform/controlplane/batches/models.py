@@ -76,6 +76,7 @@ class Batch(models.Model):
     errors = models.JSONField(default=list)  # [{code, line, message, param}]; nothing of a line
     waits_for = models.CharField(max_length=64, blank=True)  # why its lines do not run now: a code
     sealed_key = models.BinaryField()  # of its lines' results, until they are in files
+    place = models.BinaryField(null=True)  # how far its input is read, or its files are written
     total = models.PositiveIntegerField(default=0)
     completed = models.PositiveIntegerField(default=0)  # this and `failed`: once it has ended
     failed = models.PositiveIntegerField(default=0)
@@ -118,7 +119,7 @@ class Line(models.Model):
     """
 
     id = IdField("brq")
-    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="lines")
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="lines", db_index=False)
     number = models.PositiveIntegerField()  # of the input file's lines, from 1
     offset = models.BigIntegerField()  # bytes
     size = models.PositiveIntegerField()
@@ -134,6 +135,7 @@ class Line(models.Model):
     result = models.BinaryField(null=True)  # a line of the output or error file
 
     class Meta:
+        constraints = (models.UniqueConstraint(fields=("batch", "number"), name="line_once"),)
         indexes = (
             models.Index(
                 fields=("batch", "model", "number"),

@@ -5,7 +5,7 @@ Messages name the line and the field and quote nothing: what stands in a file st
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -14,6 +14,7 @@ _TEXT = msgspec.json.Decoder(str)
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 CUSTOM_ID_CHARS = 512
 PROBLEMS_MAX = 100
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -52,29 +53,59 @@ class Rules:
     line_bytes_max: int
 
 
-def look(chunks: Iterable[bytes], rules: Rules) -> Iterator[Found | Problem]:
-    """Each line's verdict, in order; ends early where there are too many lines or problems."""
-    seen: set[bytes] = set()
-    number = lines = problems = 0
-    for number, (offset, raw) in enumerate(_lines(chunks, rules.line_bytes_max), 1):
-        if not raw.strip():
-            continue
-        lines += 1
-        if lines > rules.lines_max:
-            message = f"A batch has at most {rules.lines_max} requests."
-            yield Problem("too_many_requests_in_file", number, message)
-            return
-        try:
-            model = _judge(raw, rules, seen)
-        except _Wrong as wrong:
-            problems += 1
-            yield Problem(wrong.code, number, wrong.message, wrong.param)
-            if problems == PROBLEMS_MAX:
+@dataclass
+class Place:
+    """How far a file was judged: all that is needed to go on from there."""
+
+    offset: int = 0  # bytes; where the next line begins
+    number: int = 0  # of the last line
+    lines: int = 0  # that are not empty
+    problems: list[Problem] = field(default_factory=list)
+    seen: set[bytes] = field(default_factory=set)  # of each custom_id so far, a digest
+    over: bool = False
+
+
+def look(
+    chunks: Iterable[bytes], rules: Rules, place: Place | None = None, most_bytes: int | None = None
+) -> Iterator[Found | Problem]:
+    """Each line's verdict, in order, from `place` on, where `chunks` begin; it moves along.
+
+    `over` where the file ends, or there are too many lines or problems; else it stops after
+    about so many bytes.
+    """
+    place = place or Place()
+    stop_at = None if most_bytes is None else place.offset + most_bytes
+    for offset, end, raw in _lines(chunks, rules.line_bytes_max, place.offset):
+        place.number += 1
+        place.offset = end
+        if raw.strip():
+            place.lines += 1
+            if place.lines > rules.lines_max:
+                place.over = True
+                message = f"A batch has at most {rules.lines_max} requests."
+                yield _problem(place, "too_many_requests_in_file", message)
                 return
-        else:
-            yield Found(number, offset, len(raw), model)
-    if not lines:
-        yield Problem("empty_file", None, "The input file has no requests.")
+            try:
+                model = _judge(raw, rules, place.seen)
+            except _Wrong as wrong:
+                place.over = len(place.problems) + 1 == PROBLEMS_MAX
+                yield _problem(place, wrong.code, wrong.message, wrong.param)
+                if place.over:
+                    return
+            else:
+                yield Found(place.number, offset, len(raw), model)
+        if stop_at is not None and end >= stop_at:
+            return
+    place.over = True
+    if not place.lines:
+        place.number = 0
+        yield _problem(place, "empty_file", "The input file has no requests.")
+
+
+def _problem(place: Place, code: str, message: str, param: str | None = None) -> Problem:
+    found = Problem(code, place.number or None, message, param)
+    place.problems.append(found)
+    return found
 
 
 def parse(raw: bytes) -> tuple[str, bytes]:
@@ -83,23 +114,24 @@ def parse(raw: bytes) -> tuple[str, bytes]:
     return _TEXT.decode(fields["custom_id"]), bytes(fields["body"])
 
 
-def _lines(chunks: Iterable[bytes], most: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and content; of a line that is too long, as much as shows it."""
-    offset = start = 0  # of what is at hand; of the line
+def _lines(chunks: Iterable[bytes], most: int, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    """Where each begins, where the next one does, and its content; of a line that is too long,
+    as much as shows it. `offset` is where the chunks begin."""
+    start = offset
     rest = bytearray()
     for chunk in chunks:
         at = 0
         while (end := chunk.find(b"\n", at)) >= 0:
             rest += chunk[at : min(end, at + most + 1)]
-            yield start, bytes(rest)
-            rest.clear()
             at = end + 1
+            yield start, offset + at, bytes(rest)
+            rest.clear()
             start = offset + at
         if len(rest) <= most:
             rest += chunk[at : at + most + 1]
         offset += len(chunk)
     if rest:
-        yield start, bytes(rest)
+        yield start, offset, bytes(rest)
 
 
 def _judge(raw: bytes, rules: Rules, seen: set[bytes]) -> str:
@@ -116,7 +148,7 @@ def _judge(raw: bytes, rules: Rules, seen: set[bytes]) -> str:
     if len(custom_id) > CUSTOM_ID_CHARS:
         message = f"custom_id has at most {CUSTOM_ID_CHARS} characters."
         raise _Wrong("invalid_custom_id", message, "custom_id")
-    digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()[:DIGEST_BYTES]
     if digest in seen:
         message = "The custom_id of this request is a duplicate of another request's."
         raise _Wrong("duplicate_custom_id", message, "custom_id")
