@@ -224,7 +224,7 @@ def test_what_was_not_run_is_fixed_before_it_is_written(desk: Desk, watch: Watch
     while step(batch, watch, at) is None and not watch.chunks:
         at += 1
     files.delete(actor=audit.SYSTEM, file=File.objects.get(id=batch.input_file_id), now=desk.now)
-    through(batch, watch, Status.CANCELLED)
+    finishing.advance(desk.now)
     batch.refresh_from_db()
     undone = desk.read(batch.error_file_id)
     assert [one.get("custom_id") for one in undone] == [None, *(f"c-{n}" for n in range(6, LINES))]

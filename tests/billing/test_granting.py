@@ -181,22 +181,56 @@ def committed(transactional_db: None) -> Iterator[None]:
     connection.close()
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("committed")
-@pytest.mark.parametrize("seed", range(2))
-def test_nothing_is_overspent_whoever_reserves_and_settles_at_once(seed: int) -> None:
-    """Sweeps, single replicas, gateways and meters of three payers, in threads of their own."""
-    chance = random.Random(seed)
-    bounds = [
-        budget("organization", "org_a", chance.randint(100, 900)),
-        budget("project", "prj_a", chance.randint(100, 900), window="day"),
-        budget("project", "prj_b", chance.randint(100, 900)),
-        budget("organization", "org_b", chance.randint(100, 300)),
-    ]
-    over: list[tuple[int, int]] = []
-    failed: list[BaseException] = []
+class Fray:
+    """Sweeps, single replicas, gateways and meters of three payers, each in a thread."""
 
-    def check() -> None:
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        self.seed = seed
+        self.bounds = [
+            budget("organization", "org_a", chance.randint(100, 900)),
+            budget("project", "prj_a", chance.randint(100, 900), window="day"),
+            budget("project", "prj_b", chance.randint(100, 900)),
+            budget("organization", "org_b", chance.randint(100, 300)),
+        ]
+        self.over: list[tuple[int, int]] = []
+        self.failed: list[BaseException] = []
+
+    def work(self, number: int) -> None:
+        dice = random.Random(self.seed * 100 + number)
+        try:
+            for _ in range(40):
+                self.step(dice, number)
+                self.check()
+        except BaseException as error:
+            self.failed.append(error)
+        finally:
+            connection.close()
+
+    def step(self, dice: random.Random, number: int) -> None:
+        # A replica is metered and ended by one at a time.
+        some = {dice.randrange(12) for _ in range(dice.choice((1, 12)))}
+        of = {f"rep_{n:02}_{number}": (*PAYERS, OTHER)[n % 3] for n in some}
+        match dice.randrange(5):
+            case 0:
+                self.gateway(dice, f"gw-{number}")
+            case 1:
+                settle(dice, of)
+            case 2:
+                reserving.close(list(of), now=NOW)
+            case _:
+                seconds = dice.choice((5, 20, 60))
+                reserve([asks([name], seconds, 3, payer)[0] for name, payer in of.items()])
+
+    def gateway(self, dice: random.Random, name: str) -> None:
+        one = dice.choice(self.bounds)
+        window = "2026-03-15" if one.window == "day" else "total"
+        ask = [[one.id, window, dice.randrange(1, 5), dice.randrange(1, 99), 10**10, True]]
+        with connection.cursor() as cursor:
+            statement = "SELECT * FROM billing_lease(%s, 'e', 3, %s::jsonb)"
+            cursor.execute(statement, [name, json.dumps(ask)])
+
+    def check(self) -> None:
         with connection.cursor() as cursor:  # one statement, so one moment
             cursor.execute(
                 "SELECT b.amount, COALESCE((SELECT sum(w.spent) FROM billing_budgetwindow w"
@@ -204,47 +238,22 @@ def test_nothing_is_overspent_whoever_reserves_and_settles_at_once(seed: int) ->
                 "l.granted - l.settled, 0)) FROM billing_lease l WHERE l.budget_id = b.id"
                 " AND l.closed_at IS NULL), 0) FROM billing_budget b"
             )
-            over.extend((int(a), int(b)) for a, b in cursor.fetchall() if b > a)
+            self.over += [(int(a), int(b)) for a, b in cursor.fetchall() if b > a]
 
-    def gateway(dice: random.Random, name: str) -> None:
-        one = dice.choice(bounds)
-        window = "2026-03-15" if one.window == "day" else "total"
-        ask = [[one.id, window, dice.randrange(1, 5), dice.randrange(1, 99), 10**10, True]]
-        with connection.cursor() as cursor:
-            statement = "SELECT * FROM billing_lease(%s, 'e', 3, %s::jsonb)"
-            cursor.execute(statement, [name, json.dumps(ask)])
 
-    def work(number: int) -> None:
-        dice = random.Random(seed * 100 + number)
-        try:
-            for _ in range(40):
-                # A replica is metered and ended by one at a time.
-                some = {dice.randrange(12) for _ in range(dice.choice((1, 12)))}
-                of = {f"rep_{n:02}_{number}": (*PAYERS, OTHER)[n % 3] for n in some}
-                match dice.randrange(5):
-                    case 0:
-                        gateway(dice, f"gw-{number}")
-                    case 1:
-                        settle(dice, of)
-                    case 2:
-                        reserving.close(list(of), now=NOW)
-                    case _:
-                        seconds = dice.choice((5, 20, 60))
-                        reserve([asks([name], seconds, 3, payer)[0] for name, payer in of.items()])
-                check()
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_overspent_whoever_reserves_and_settles_at_once(seed: int) -> None:
+    fray = Fray(seed)
+    threads = [threading.Thread(target=fray.work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed
-    assert not over
-    assert sum(map(spent, bounds)) > 0
+    assert not fray.failed
+    assert not fray.over
+    assert sum(map(spent, fray.bounds)) > 0
     assert Lease.objects.exists()
 
 
