@@ -137,18 +137,16 @@ def test_a_line_is_one_runners_and_has_one_result(desk: Desk) -> None:
 def test_a_stream_is_what_waits_of_one_model(desk: Desk) -> None:
     first, second = desk.batch(6), desk.batch(2)
     later = desk.now + timedelta(seconds=5)
-    for number, changes in enumerate(
-        (
-            {"model": "b"},
-            {"model": "a"},
-            {"model": "a", "not_before": later},
-            {"model": "c", "not_before": later},
-            {"model": "d", "state": "done"},
-            {"model": "e", "state": "running"},
-        ),
-        1,
-    ):
-        Line.objects.filter(batch=first, number=number).update(**changes)
+    changes: list[dict[str, Any]] = [
+        {"model": "b"},
+        {"model": "a"},
+        {"model": "a", "not_before": later},
+        {"model": "c", "not_before": later},
+        {"model": "d", "state": "done"},
+        {"model": "e", "state": "running"},
+    ]
+    for number, each in enumerate(changes, 1):
+        Line.objects.filter(batch=first, number=number).update(**each)
 
     def found(now: datetime) -> list[tuple[str, str]]:
         return [(one.batch_id, one.model) for one in lines.streams(now)]
