@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.agent.fake_hub import FakeHub
+from tests.agent.fake_s3 import FakeS3
 from tests.engine_fixtures import engine_environment, tiny_model
 from tests.flows.stoa import Stoa, endpoint_body, installation, until
 
@@ -33,7 +34,14 @@ def hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture(scope="session")
-def stoa(engine_environment: object, hub: FakeHub) -> Iterator[Stoa]:
+def s3() -> Iterator[FakeS3]:
+    """The S3 service that its nodes may fetch from; empty until a test puts objects there."""
+    with FakeS3() as s3:
+        yield s3
+
+
+@pytest.fixture(scope="session")
+def stoa(engine_environment: object, hub: FakeHub, s3: FakeS3) -> Iterator[Stoa]:
     """`make up`, with the first answer billed; Ctrl-C at the end, and nothing is left."""
     with (
         tempfile.TemporaryDirectory(prefix="stoa-flow-", dir="/tmp") as folder,
@@ -41,6 +49,7 @@ def stoa(engine_environment: object, hub: FakeHub) -> Iterator[Stoa]:
             Path(folder) / "var",
             **SETTINGS,
             STOA_HUB_URL=hub.url,
+            STOA_S3_ENDPOINTS=s3.url,
             TMPDIR=_made(Path(folder) / "tmp"),
         ) as stoa,
     ):

@@ -1,4 +1,7 @@
-"""A model from a hub to its first answer: fetched through a killed agent, then from the cache."""
+"""A model from a hub, a bucket or an upload of one's own to its first answer.
+
+The hub's is fetched through a killed agent, and then served from the cache.
+"""
 
 import hashlib
 import json
@@ -15,6 +18,7 @@ import pytest
 
 from controlplane.endpoints.upload_client import PIECE_BYTES
 from tests.agent.fake_hub import CHUNK, FakeHub, Repo
+from tests.agent.fake_s3 import FakeS3
 from tests.flows.conftest import Made
 from tests.flows.stoa import Stoa, environment_of, until
 from workers.agent.environment import default_cache
@@ -144,3 +148,32 @@ def test_weights_of_ones_own_are_sent_through_a_killed_web_process_and_served(
         for kept in ("snapshots/upload", "blobs"):
             for left in (cache / kept).glob(f"*{last['id']}*"):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def test_a_projects_bucket_serves_what_its_keys_open(
+    stoa: Stoa, made: Made, s3: FakeS3, tiny_model: Path
+) -> None:
+    """It is the model of `hello`, so it says what `hello` says."""
+    model = tiny_model / "model"
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    size = sum(map(len, files.values()))
+    bucket = f"flow-{os.urandom(6).hex()}"
+    s3.objects = {f"{bucket}/tiny/{name}": content for name, content in files.items()}
+    s3.keys = {"AKFLOW": ("s3-flow-canary-7", (f"{bucket}/tiny/",))}
+    value = {
+        "endpoint_url": s3.url,
+        "access_key_id": "AKFLOW",
+        "secret_access_key": "s3-flow-canary-7",
+    }
+    project = stoa.api.endpoint("hello")["project"]
+    secret = stoa.api.post("/secrets", {"project": project, "kind": "s3", "value": value})
+    try:
+        endpoint = made.ready("from-s3", source="s3", model=f"s3://{bucket}/tiny")
+        assert endpoint["replicas"][0]["bytes_done"] == size
+        assert s3.sent_bytes >= size  # to who signs with the project's keys, and nobody else
+        assert answered(stoa, "from-s3") == answered(stoa, "hello") != ""
+    finally:
+        stoa.api.delete(f"/secrets/{secret['id']}")
+        place = hashlib.sha256(f"{s3.url}\0s3://{bucket}/tiny".encode()).hexdigest()[:32]
+        kept = default_cache() / "weights" / "snapshots" / "s3" / place
+        shutil.rmtree(kept, ignore_errors=True)
