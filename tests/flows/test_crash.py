@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from tests.flows import rabbitmq
 from tests.flows.api import moment
 from tests.flows.conftest import OVER, SETTINGS, Made
 from tests.flows.stoa import Stoa, installation, until
+from tests.flows.traffic import Books, Client, Crowd
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
@@ -163,6 +165,37 @@ def test_killed_in_the_middle_of_a_stream(stoa: Stoa, victim: str) -> None:
     assert await_ready(stoa, hello["id"]) == served_by
     until(lambda: calmly(lambda: one_engine_each(stoa)), what="one engine each")
     booked_once(stoa, *ask(stoa, "hello"))
+
+
+def test_the_whole_control_plane_killed_under_traffic(stoa: Stoa) -> None:
+    """Everything but gateway and engine at once: no request is refused, lost or booked twice."""
+    hello = stoa.api.endpoint("hello")
+    served_by = hello["replicas"][0]["id"]
+    victims = [*(name for name in VICTIMS if name != "gateway"), "batches"]
+    with (
+        Client(stoa.run["gateway_url"], stoa.run["api_key"]) as client,
+        Crowd(lambda: client.ask("hello"), clients=2) as crowd,
+    ):
+        until(lambda: len(crowd.answers) > 5, what="clients are served")
+        killed = {victim: stoa.kill(victim) for victim in victims}
+        before = len(crowd.answers)
+        for victim, pid in killed.items():
+            until(partial(stoa.restarted, victim, pid), what=f"{victim} is back")
+        assert await_ready(stoa, hello["id"]) == served_by
+        after = len(crowd.answers)
+        until(lambda: len(crowd.answers) > after + 5, what="they are served on")
+    assert after > before + 10
+    assert crowd.failures == []
+    assert {got.end for got in crowd.answers} == {"complete"}
+
+    def booked() -> Books | None:
+        books = Books.of(stoa.api, hello["id"])
+        return books if all(got.request_id in books.tokens for got in crowd.answers) else None
+
+    books = until(booked, every_s=0.5, what="all of it is booked")
+    assert books is not None
+    assert not [got for got in crowd.answers if books.lacks(got) or books.exceeds(got)]
+    until(lambda: calmly(lambda: one_engine_each(stoa)), what="one engine each")
 
 
 def cut_off(stream: Stream) -> None:

@@ -1,15 +1,18 @@
-"""A client that keeps account of what it got, and the books to compare it with."""
+"""Clients that keep account of what they got, and the books to compare it with."""
 
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx
 
 from tests.flows.api import Api
+
+T = TypeVar("T")
 
 End = Literal["complete", "cut", "broken", "refused"]
 
@@ -126,6 +129,39 @@ def _refused(reply: httpx.Response, tokens: int) -> Got:
         retry_after=reply.headers.get("retry-after", ""),
         error=reply.json()["error"],
     )
+
+
+class Crowd(Generic[T]):
+    """Who asks again and again, `clients` at a time, from its beginning to its end."""
+
+    def __init__(self, ask: Callable[[], T], clients: int = 1) -> None:
+        self.answers: list[T] = []
+        self.failures: list[Exception] = []
+        self._ask, self._over = ask, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.answers.append(self._ask())
+            except Exception as error:  # whatever a client may meet: nothing of it is expected
+                self.failures.append(error)
+                self._over.wait(0.1)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
 
 
 # --- the books ------------------------------------------------------------------------------
