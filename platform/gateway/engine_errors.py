@@ -12,6 +12,7 @@ from gateway.request import Call
 class _Error(msgspec.Struct):
     message: str = ""
     param: str | None = None
+    code: object = None
 
 
 class _Reply(msgspec.Struct):
@@ -55,6 +56,14 @@ def translate(
         return _too_long(message, call, asked)
     param = found.param if found else None
     return errors.bad_request(None, message or "The engine refused this request.", param)
+
+
+def midway(body: bytes, call: Call, engine_model: str) -> ApiError:
+    """The same for what an engine says in the midst of a stream, whose status has left."""
+    found = _read(body)
+    code = found.code if found is not None else None
+    status = code if isinstance(code, int) and 400 <= code < 500 else 500
+    return translate(status, body, call, engine_model)
 
 
 def _too_long(message: str, call: Call, asked: int | None) -> ApiError:

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from gateway import engine_times, usage
+from gateway import engine_errors, engine_times, usage
 from gateway.engine_times import EngineTimes
 from gateway.request import Call
 from gateway.usage import Usage
@@ -20,6 +20,7 @@ _DELTA = re.compile(rb'"(?:delta": ?\{[^}]|text": ?")')
 _DONE = b"data: [DONE]"
 _LINE_DONE = b"\n" + _DONE  # a text may quote it, but in the midst of a line
 _ERROR = b'data: {"error":'
+_TOLD = re.compile(rb'(?m)^data: (\{"error":[^\n]*)$')
 _MAX_LINE = 16 << 20  # logprobs make long lines; an engine that never ends one is broken
 
 
@@ -44,6 +45,7 @@ class Rewriter:
 
     __slots__ = (
         "_call",
+        "_engine_model",
         "_events",
         "_last",
         "_model",
@@ -57,6 +59,7 @@ class Rewriter:
 
     def __init__(self, call: Call, engine_model: str) -> None:
         self._call = call
+        self._engine_model = engine_model
         self._model = renaming(engine_model, call.model)
         self._rest = b""
         self._last = b""  # from the newest usage object on
@@ -103,8 +106,16 @@ class Rewriter:
         if _DONE in data and (data.startswith(_DONE) or _LINE_DONE in data):
             self.done = True
         if _ERROR in data:
-            self.failed = True
+            data = _TOLD.sub(lambda found: self._told(found[1]), data)
         return data
+
+    def _told(self, error: bytes) -> bytes:
+        """The line that takes the place of an engine's error, as `engine_errors` has it."""
+        self.failed = True
+        event = engine_errors.midway(error, self._call, self._engine_model).event(
+            self._call.operation.shape
+        )
+        return event[event.index(b"data: ") :].rstrip()
 
     def _ended(self, data: bytes) -> bytes:
         """Handles lines among which stands the event with the sum (rare: once a stream)."""

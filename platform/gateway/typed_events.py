@@ -32,7 +32,7 @@ class _Bearer(msgspec.Struct):
 class _Event(msgspec.Struct):
     type: str = ""
     response: _Bearer | None = None  # of a response's last event
-    message: _Bearer | None = None  # of message_start
+    message: _Bearer | str | None = None  # of message_start; of a response's error it is text
     usage: msgspec.Raw = msgspec.Raw(b"null")  # of message_delta
 
 
@@ -57,22 +57,22 @@ class TypedRewriter(Rewriter):
         if self._model is not None:
             data = stream.rename(data, self._model)
         if _TELLING.search(data):
-            for line in data.splitlines():
-                if line.startswith(b"data:"):
-                    self._look(line)
-        else:
-            self._events += len(_STEP.findall(data))
+            return b"".join(map(self._look, data.splitlines(keepends=True)))
+        self._events += len(_STEP.findall(data))
         return data
 
-    def _look(self, line: bytes) -> None:
+    def _look(self, line: bytes) -> bytes:
+        """The line as it may leave."""
+        if not line.startswith(b"data:"):
+            return line
         try:
             event = _EVENT.decode(line[5:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
+            return line
         kind = event.type
         if kind == "content_block_delta" or kind.endswith(".delta"):
             self._events += 1
-        elif kind == "message_start" and event.message is not None:
+        elif kind == "message_start" and isinstance(event.message, _Bearer):
             self._start = usage.decode(event.message.usage)
         elif kind == "message_delta":
             self._sum(event.usage)
@@ -82,6 +82,10 @@ class TypedRewriter(Rewriter):
             self.failed = True
         if kind in _ENDS:
             self.done = True
+        if kind == "error":
+            text = line.rstrip()
+            return self._told(text[5:]) + line[len(text) :]
+        return line
 
     def _sum(self, raw: bytes) -> None:
         """Of a message, which may leave out what its beginning told."""

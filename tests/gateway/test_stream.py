@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import operations, request, stream
+from gateway import operations, request, stream, typed_events
 from gateway.stream import Rewriter
 from gateway.usage import Usage
 
@@ -32,6 +32,8 @@ FINAL = (
     b'data: {"model":"ep_1","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3,'
     b'"prompt_tokens_details":{"cached_tokens":4}}}\n\ndata: [DONE]\n\n'
 )
+FAILED = "The engine failed to answer this request."
+OURS = {"message": FAILED, "type": "server_error", "param": None, "code": "engine_error"}
 NASTY = ['"usage":{"prompt_tokens":1}', '"choices":[]', '"model":"ep_1"', "data: [DONE]\n\n", "}\\"]
 
 
@@ -80,10 +82,60 @@ def test_spaces_and_carriage_returns() -> None:
     assert json.loads(out[6:])["choices"][0]["delta"]["content"] == "a"
 
 
-def test_an_error_in_the_midst() -> None:
+@pytest.mark.parametrize(
+    ("said", "code", "told"),
+    [
+        ('{"message": "/srv/secret: see stack trace", "code": 500}', "engine_error", "failed to"),
+        ('{"message": "x"}', "engine_error", "failed to answer"),
+        ('{"message": ["x"], "code": 400}', "engine_error", "failed to answer"),
+        ('{"message": "ep_1 has no such tool", "code": 400}', None, "mine has no such tool"),
+    ],
+)
+def test_an_error_in_the_midst(said: str, code: str | None, told: str) -> None:
+    """Said again in our words: the engine's own are its operator's."""
     rewriter = Rewriter(call(), "ep_1")
-    assert rewriter.feed(b'data: {"error":{"message":"x"}}\n\n')
+    text = f'data: {{"error": {said}}}\n\ndata: [DONE]\n\n'.encode()
+    out = rewriter.feed(event("a", 1) + text)
+    assert rewriter.failed and rewriter.done
+    first, error, done, _ = out.split(b"\n\n")
+    assert b'"content":"a"' in first and done == b"data: [DONE]"
+    found = json.loads(error.removeprefix(b"data: "))["error"]
+    assert found["code"] == code
+    assert told in found["message"] and "secret" not in found["message"]
+    assert found.keys() == {"message", "type", "param", "code"}
+
+
+def test_what_only_quotes_an_error_is_none() -> None:
+    rewriter = Rewriter(call(), "ep_1")
+    text = event('data: {"error":{"message":"x"}}', 1)
+    assert json.loads(rewriter.feed(text)[6:])["choices"] == json.loads(text[6:])["choices"]
+    assert not rewriter.failed
+
+
+@pytest.mark.parametrize(
+    ("operation", "said", "told"),
+    [
+        (
+            operations.MESSAGES,
+            b'{"type":"error","error":{"type":"internal_error","message":"/srv/secret"}}',
+            {"type": "error", "error": {"type": "api_error", "message": FAILED}},
+        ),
+        (
+            operations.RESPONSES,
+            b'{"type":"error","code":"x","message":"/srv/secret","param":null}',
+            OURS | {"type": "error", "error": OURS},
+        ),
+    ],
+)
+def test_an_error_among_typed_events(
+    operation: operations.Operation, said: bytes, told: dict[str, Any]
+) -> None:
+    body = b'{"model":"mine","messages":[],"input":"x","max_tokens":5,"stream":true}'
+    rewriter = typed_events.rewriter(request.read(body, operation), "ep_1")
+    out = rewriter.feed(b"event: error\ndata: " + said + b"\n\n")
     assert rewriter.failed
+    assert out.startswith(b"event: error\ndata: ") and out.endswith(b"\n\n")
+    assert json.loads(out.split(b"data: ")[1]) == told
 
 
 def test_an_event_that_never_ends() -> None:
