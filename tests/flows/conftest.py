@@ -50,6 +50,7 @@ def stoa(engine_environment: object, hub: FakeHub, s3: FakeS3) -> Iterator[Stoa]
             **SETTINGS,
             STOA_HUB_URL=hub.url,
             STOA_S3_ENDPOINTS=s3.url,
+            STOA_GATEWAY_SETTINGS=_empty(Path(folder) / "gateway.settings"),
             TMPDIR=_made(Path(folder) / "tmp"),
         ) as stoa,
     ):
@@ -64,6 +65,12 @@ def _made(folder: Path) -> str:
     """Where its processes put what is temporary: test_canary searches it."""
     folder.mkdir()
     return str(folder)
+
+
+def _empty(file: Path) -> str:
+    """What the gateway reads at each reload; empty until a test has it show a certificate."""
+    file.touch()
+    return str(file)
 
 
 OVER = ("stopped", "failed")
