@@ -129,12 +129,3 @@ def lines(window: int | None, total: int) -> bytes:
         b"x-stoa-warning: context: %d of %d tokens used; shorten the conversation before it"
         b" no longer fits\r\n"
     ) % (share, total, window)
-
-
-def fullness(learned: Learned, window: int | None, size: Size, used: Usage | None) -> bytes:
-    """The same, by what the engine reported, or else by what is to be expected."""
-    if used is not None and used.input:
-        total = used.input + -(-used.output // size.choices)
-    else:
-        total = learned.expected(size)
-    return lines(window, total)

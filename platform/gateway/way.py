@@ -249,11 +249,15 @@ class Way:
         return onward
 
     def fullness(self, used: Usage | None) -> bytes:
-        """How full the window of the replica is where it is, as header lines."""
-        known = self.lane.replica.window if self.lane is not None else None
-        window = self._endpoint.max_model_len if known is None else known
-        learned = self._context.learning.of(self._endpoint.id)
-        return guard.fullness(learned, window, self._size, used)
+        """How full the window is of the replica where it is, as header lines: by what the engine
+        reported, or else by what is to be expected."""
+        size, endpoint = self._size, self._endpoint
+        if used is not None and used.input:
+            total = used.input + -(-used.output // size.choices)
+        else:
+            total = self._context.learning.of(endpoint.id).expected(size)
+        window = self.lane.replica.window if self.lane is not None else None
+        return guard.lines(endpoint.max_model_len if window is None else window, total)
 
     def lines(self) -> bytes:
         """Who answers, as header lines."""
