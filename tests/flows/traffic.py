@@ -14,6 +14,8 @@ from tests.flows.api import Api
 
 T = TypeVar("T")
 
+PROMPT = "import os"
+
 End = Literal["complete", "cut", "broken", "refused"]
 
 
@@ -31,6 +33,7 @@ class Got:
     input_tokens: int = 0
     output_tokens: int = 0
     retry_after: str = ""
+    replica: str = ""  # that answered
     error: dict[str, Any] = field(default_factory=dict)
 
     def count(self, usage: dict[str, Any]) -> None:
@@ -59,26 +62,36 @@ class Client:
     ) -> None:
         self.http.close()
 
-    def ask(self, model: str, tokens: int = 5, *, wait_s: int | None = None) -> Got:
+    def ask(
+        self,
+        model: str,
+        tokens: int = 5,
+        *,
+        wait_s: int | None = None,
+        prompt: str | list[int] = PROMPT,
+    ) -> Got:
         """A small answer in one piece; `wait_s` bounds the wait for a replica."""
         headers = {} if wait_s is None else {"x-stoa-wait": str(wait_s)}
-        reply = self.http.post("/completions", json=_body(model, tokens), headers=headers)
+        body = _body(model, tokens) | {"prompt": prompt}
+        reply = self.http.post("/completions", json=body, headers=headers)
         if reply.status_code >= 400:
             return _refused(reply, tokens)
         got = Got(reply.headers["x-request-id"], reply.status_code, "complete", tokens)
+        got.replica = reply.headers["x-stoa-replica"]
         got.count(reply.json()["usage"])
         return got
 
-    def stream(self, model: str, tokens: int) -> "Stream":
-        return Stream(self.http, model, tokens)
+    def stream(self, model: str, tokens: int, choices: int = 1) -> "Stream":
+        return Stream(self.http, model, tokens, choices)
 
 
 class Stream:
     """One long answer, read a piece at a time; `got` says what came of it so far."""
 
-    def __init__(self, http: httpx.Client, model: str, tokens: int) -> None:
+    def __init__(self, http: httpx.Client, model: str, tokens: int, choices: int = 1) -> None:
         options = {"include_usage": True, "continuous_usage_stats": True}
-        body = _body(model, tokens) | {"stream": True, "stream_options": options}
+        body = _body(model, tokens) | {"stream": True, "stream_options": options, "n": choices}
+        tokens *= choices
         self._reply = http.send(http.build_request("POST", "/completions", json=body), stream=True)
         self.over = self._reply.status_code >= 400
         if self.over:
@@ -87,6 +100,7 @@ class Stream:
             self._reply.close()
             return
         self.got = Got(self._reply.headers["x-request-id"], 200, "cut", tokens)
+        self.got.replica = self._reply.headers.get("x-stoa-replica", "")
         self._lines = self._reply.iter_lines()
 
     def read(self, more: int = 1_000_000) -> Got:
@@ -117,7 +131,7 @@ class Stream:
 
 
 def _body(model: str, tokens: int) -> dict[str, Any]:
-    return {"model": model, "prompt": "import os", "max_tokens": tokens, "ignore_eos": True}
+    return {"model": model, "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True}
 
 
 def _refused(reply: httpx.Response, tokens: int) -> Got:
