@@ -14,7 +14,7 @@ from compliance import places
 from compliance.models import AuditEvent
 from controlplane.endpoints import source_grants, uploads
 from controlplane.endpoints.errors import Invalid
-from controlplane.endpoints.models import Upload
+from controlplane.endpoints.models import Endpoint, Upload
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
 from controlplane.tenancy.errors import Conflict
@@ -156,12 +156,25 @@ def test_only_its_project_serves_it(world: World, node: Node) -> None:
     world.pool.organization = None
     world.pool.save()
     stranger = organization("stranger")
-    stolen = world.endpoint(project=stranger, source="upload", model=upload.id)
+    with pytest.raises(Invalid, match="no complete upload of this id"):
+        world.endpoint(project=stranger, source="upload", model=upload.id)
+    # Not even if it were written down.
+    stolen = world.endpoint(project=stranger)
+    spec = stolen.versions.get().spec | {"source": "upload", "model": upload.id}
+    stolen.versions.create(number=2, spec=spec, created_at=world.now)
+    Endpoint.objects.filter(id=stolen.id).update(generation=2, model=upload.id)
+    stolen.refresh_from_db()
     theirs = world.replica(stolen, other)
     with pytest.raises(source_grants.Refused):
         source_grants.grant(other, wire.SourceRequest(replica_id=theirs.id), world.now)
     with pytest.raises(source_grants.Refused):
         source_grants.uploaded_file(other, upload.id, 1)
+
+
+def test_an_unfinished_one_serves_nobody(world: World, node: Node) -> None:
+    upload = begin(world)
+    with pytest.raises(Invalid, match="no complete upload of this id"):
+        world.endpoint(source="upload", model=upload.id)
 
 
 def test_compliance_knows_where_they_lie(world: World, folder: Path) -> None:

@@ -44,7 +44,7 @@ def pull_model(
     kind = sources.check(spec)
     if kind == wire.SourceKind.PATH:
         raise Invalid("a path is on its node already", code="invalid_source", field="source")
-    sources.check_secret(project, kind, spec.secret)
+    sources.check_access(project, kind, spec.model, spec.secret)
     nodes = list(Node.objects.filter(pool=pool, removed_at=None).order_by("id"))
     if not nodes:
         raise Invalid("the pool has no nodes", code="invalid_pool", field="pool")

@@ -54,7 +54,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     """
     organization = project.organization
     spec, pool = specs.check(spec, organization)
-    sources.check_secret(project, spec.source, spec.secret)
+    sources.check_access(project, spec.source, spec.model, spec.secret)
     endpoint = Endpoint(
         project=project,
         pool=pool,

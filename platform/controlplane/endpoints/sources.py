@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 
 from controlplane.endpoints.errors import Invalid
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints.models import Endpoint, Replica, Upload
 from controlplane.fleet.wire import SourceKind
 from controlplane.tenancy import project_secrets
 from controlplane.tenancy.models import Project
@@ -83,10 +83,19 @@ def place(field: str, value: str, revision: str) -> None:
         raise Invalid(message, code=_CODE, field=field)
 
 
-def check_secret(project: Project, source: str, name: str) -> None:
-    """Raises Invalid for a secret that the project has not, or that opens nothing there."""
-    if not name:
-        return
+def check_access(project: Project, source: str, model: str, secret: str) -> None:
+    """Raises Invalid for an upload or a secret that the project has not, or that opens nothing."""
+    if source == SourceKind.UPLOAD and not _complete(project, model):
+        raise _invalid("the project has no complete upload of this id")
+    if secret:
+        _check_secret(project, source, secret)
+
+
+def _complete(project: Project, upload_id: str) -> bool:
+    return Upload.objects.filter(id=upload_id, project=project, finished_at__isnull=False).exists()
+
+
+def _check_secret(project: Project, source: str, name: str) -> None:
     kind = SECRETS.get(SourceKind(source))
     if kind is None:
         raise _no_secret(f"a model of source {source} needs no secret")

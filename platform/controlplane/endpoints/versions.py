@@ -134,7 +134,7 @@ def _checked(endpoint: Endpoint, wish: Mapping[str, Any]) -> dict[str, Any]:
         name=endpoint.name, pool_id=endpoint.pool_id, adapters=endpoint.adapters, **wish
     )
     checked, _ = specs.check(spec, endpoint.project.organization)
-    sources.check_secret(endpoint.project, checked.source, checked.secret)
+    sources.check_access(endpoint.project, checked.source, checked.model, checked.secret)
     return {name: getattr(checked, name) for name in FIELDS}
 
 
