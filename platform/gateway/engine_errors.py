@@ -33,6 +33,7 @@ _PROMPT = re.compile(
     r"|\((\d+) in the (?:messages|prompt)"
 )
 _MESSAGE_LIMIT = 2000
+_DEAD = b"EngineCore encountered an issue"  # vLLM's server, of the process that computes for it
 
 
 def translate(
@@ -56,6 +57,11 @@ def translate(
         return _too_long(message, call, asked)
     param = found.param if found else None
     return errors.bad_request(None, message or "The engine refused this request.", param)
+
+
+def dead(body: bytes) -> bool:
+    """Whether an engine says with this error that it is about to end itself."""
+    return _DEAD in body
 
 
 def midway(body: bytes, call: Call, engine_model: str) -> ApiError:

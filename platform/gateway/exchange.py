@@ -226,14 +226,14 @@ class Exchange:
         else:
             self._refusal(data, done)
 
-    def engine_lost(self, why: str) -> None:
+    def engine_lost(self, why: str, kind: str = "lost") -> None:
         upstream, self._upstream = self._upstream, None
         if self._rewriter is not None and self._rewriter.done:
             self._end()  # only the frame's end is missing
             return
         log.warning("%s was lost by %s: %s", self._request.id, self._entry.replica_id, why)
         stale = upstream is not None and upstream.reused and not self._stale and not self._sent
-        self._context.metrics.upstream_errors["stale" if stale else "lost"] += 1
+        self._context.metrics.upstream_errors["stale" if stale else kind] += 1
         if self._sent:
             self._way.failed()
             self._cut(errors.engine_gone(), "engine_gone")
@@ -247,7 +247,7 @@ class Exchange:
             return
         self._way.failed()
         body = self._wire.partition(b"\r\n\r\n")[2]
-        self._context.suspects.died(body, self._loop.time())
+        self._context.suspects.died(body, self._entry.replica_id, self._loop.time())
         if self._deaths:
             self._fail(errors.engine_unavailable(self._call.model), "engine_gone")
         else:
@@ -275,14 +275,11 @@ class Exchange:
 
     def _relay(self, rewriter: stream.Rewriter, data: bytes, done: bool) -> None:
         try:
-            out = rewriter.feed(data)
-        except stream.TooLong:
-            self._context.metrics.upstream_errors["garbled"] += 1
+            out = rewriter.feed(data) + (rewriter.rest() if done else b"")
+        except stream.Gone as error:
             self._abandon()
-            self._cut(errors.engine_gone(), "engine_error")
+            self.engine_lost(str(error), error.kind)
             return
-        if done:
-            out += rewriter.rest()
         if not self._entry.settled:
             if rewriter.done or done:
                 # Before the last bytes leave: with them the client knows that it is served.
@@ -350,6 +347,9 @@ class Exchange:
             done = True
         if done:
             body = b"".join(self._body)
+            if self._status >= 500 and engine_errors.dead(body):
+                self.engine_lost("its own word")
+                return
             error = engine_errors.translate(
                 self._status, body, self._call, self._engine_model, self._need.asked
             )

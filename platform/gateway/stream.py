@@ -24,8 +24,16 @@ _TOLD = re.compile(rb'(?m)^data: (\{"error":[^\n]*)$')
 _MAX_LINE = 16 << 20  # logprobs make long lines; an engine that never ends one is broken
 
 
-class TooLong(Exception):
+class Gone(Exception):
+    """The engine says that it is about to end: nothing follows. `kind`: as it is counted."""
+
+    kind = "lost"
+
+
+class TooLong(Gone):
     """An event grew beyond what any engine sends."""
+
+    kind = "garbled"
 
 
 class _Choice(msgspec.Struct):
@@ -71,7 +79,10 @@ class Rewriter:
         self.failed = False  # it reported an error in the midst of it
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes that may leave; what follows the last line end waits. Raises TooLong."""
+        """The bytes that may leave; what follows the last line end waits.
+
+        Raises Gone: what came with the news neither leaves nor counts.
+        """
         if self._rest:
             data = self._rest + data
         end = data.rfind(b"\n") + 1
@@ -80,16 +91,18 @@ class Rewriter:
         else:
             self._rest = data[end:]
             if len(self._rest) > _MAX_LINE:
-                raise TooLong
+                raise TooLong("an event without an end")
             data = data[:end]
         return self._whole(data) if data else b""
 
     def rest(self) -> bytes:
-        """What is left when the engine has ended: a line without an end."""
+        """What is left when the engine has ended: a line without an end. Raises Gone."""
         rest, self._rest = self._rest, b""
         return self._whole(rest) if rest else b""
 
     def _whole(self, data: bytes) -> bytes:
+        if _ERROR in data:
+            data = _TOLD.sub(lambda found: self._told(found[1]), data)
         if self._model is not None:
             data = rename(data, self._model)
         at = data.rfind(b'"usage":')
@@ -105,12 +118,12 @@ class Rewriter:
             data = _RUNNING.sub(b"", data)
         if _DONE in data and (data.startswith(_DONE) or _LINE_DONE in data):
             self.done = True
-        if _ERROR in data:
-            data = _TOLD.sub(lambda found: self._told(found[1]), data)
         return data
 
     def _told(self, error: bytes) -> bytes:
         """The line that takes the place of an engine's error, as `engine_errors` has it."""
+        if engine_errors.dead(error):
+            raise Gone("its own word")
         self.failed = True
         event = engine_errors.midway(error, self._call, self._engine_model).event(
             self._call.operation.shape

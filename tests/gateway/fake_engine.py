@@ -10,6 +10,7 @@ The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5
     stall   say no more after so many events      trail  leave the body without its end
     times   report so many ms in its queue and of decoding, such as 5/20
     gate    answer only once the engine's gate is open
+    core    say that the engine's core has died, after so many events or in an answer's place
 """
 
 import asyncio
@@ -30,6 +31,17 @@ STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\nserver: uvicorn\r\n\r\n"
 )
+
+
+# As vLLM's server says it, which lives a moment longer.
+CORE_DIED = {
+    "error": {
+        "message": "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        "type": "InternalServerError",
+        "param": None,
+        "code": 500,
+    }
+}
 
 
 class HangUp(Exception):
@@ -173,6 +185,9 @@ class FakeEngine:
             seen.generated = tokens
             if "die" in how:
                 raise HangUp
+            if "core" in how:
+                _json(writer, 500, CORE_DIED)
+                return await writer.drain()
             _json(writer, 200, self._whole(seen, body, tokens, how))
         await writer.drain()
         if "idle" in how:
@@ -251,6 +266,8 @@ class FakeEngine:
             await self._pause(how, reader)
             if how.get("die") == str(events):
                 raise HangUp
+            if how.get("core") == str(events):
+                return await self._event(writer, CORE_DIED, how)
             if how.get("stall") == str(events):
                 await reader.read(1)
                 raise ConnectionError

@@ -90,10 +90,38 @@ def test_an_engine_that_dies_in_a_stream(tiny: Rig) -> None:
     assert (record.input_tokens, record.output_tokens) == (PROMPT_TOKENS, 4)
 
 
-def test_an_engine_that_dies_before_its_first_word_is_tried_once_more(rig: Rig) -> None:
+def test_an_engine_whose_core_dies_in_a_stream(tiny: Rig) -> None:
+    """Its server says so in words of its own, and lives a moment longer."""
+    reply = tiny.chat("tiny", stream=True, user="tokens=9;delay=0.01;core=4")
+    *events, last = reply.events
+    assert len(events) == 4
+    assert (last["error"]["code"], last["error"]["message"]) == (
+        "engine_gone",
+        "The engine went away before the answer was complete.",
+    )
+    (record,) = tiny.closed()
+    assert (record.finish, record.counted_by) == ("engine_gone", "delivered")
+    assert (record.input_tokens, record.output_tokens) == (PROMPT_TOKENS, 4)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_an_engines_dying_core_has_not_begun_another_answers(rig: Rig, stream: bool) -> None:
+    dying, well = (rig.engine("ep_tiny") for _ in range(2))
+    rig.endpoint("tiny", [dying, well])
+    dying.faults = "core=0"
+    assert [rig.chat("tiny", stream=stream).status for _ in range(3)] == [200, 200, 200]
+    assert len(dying.seen) > 0
+    assert [record.finish for record in rig.closed(3)] == ["complete"] * 3
+
+
+@pytest.mark.parametrize("how", ["die=0", "core=0"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_dies_before_its_first_word_is_tried_once_more(
+    rig: Rig, how: str, stream: bool
+) -> None:
     first, second, third = (rig.engine("ep_tiny") for _ in range(3))
     rig.endpoint("tiny", [first, second, third])
-    reply = rig.chat("tiny", user="die=0")  # each engine dies of it: a poisoned request
+    reply = rig.chat("tiny", user=how, stream=stream)  # each engine dies of it: it is poisoned
     assert (reply.status, reply.error["code"]) == (503, "engine_unavailable")
     assert [len(engine.seen) for engine in (first, second, third)] == [1, 1, 0]
     (record,) = rig.closed()

@@ -332,15 +332,17 @@ def test_retries_are_a_share_of_requests_beyond_a_floor() -> None:
 def test_a_request_that_felled_two_engines_is_refused_for_a_while() -> None:
     memory = table.create(1 << 10)
     suspects, elsewhere = (Suspects(Slots(memory)) for _ in range(2))
-    suspects.died(b"poison", 10.0)
+    suspects.died(b"poison", "rep_1", 10.0)
+    suspects.died(b"poison", "rep_1", 10.0)  # two of them were in flight there
+    elsewhere.died(b"poison", "rep_1", 10.1)  # and a third, of another worker
     assert suspects.refused_for(b"poison", 11.0) == 0
-    elsewhere.died(b"poison", 20.0)  # another worker
+    elsewhere.died(b"poison", "rep_2", 20.0)
     assert elsewhere.refused_for(b"poison", 21.0) == pytest.approx(299.0)
     assert suspects.refused_for(b"poison", 21.0) == pytest.approx(299.0)
     assert suspects.refused_for(b"another", 21.0) == 0
     assert suspects.refused_for(b"poison", 321.0) == 0
-    suspects.died(b"poison", 330.0)
-    suspects.died(b"poison", 330.0 + 301.0)  # too long ago to count together
+    suspects.died(b"poison", "rep_3", 330.0)
+    suspects.died(b"poison", "rep_4", 330.0 + 301.0)  # too long ago to count together
     assert suspects.refused_for(b"poison", 640.0) == 0
 
 
@@ -348,9 +350,9 @@ def test_a_request_that_felled_two_engines_is_refused_for_a_while() -> None:
 def test_suspects_are_bounded_and_never_the_innocent(bodies: list[bytes]) -> None:
     suspects = Suspects(Slots(table.create(1 << 10)))
     for number in range(1100):
-        suspects.died(b"%d-fills-it" % number, 1.0)
-    for body in bodies:
-        suspects.died(body, 2.0)
+        suspects.died(b"%d-fills-it" % number, "rep_0", 1.0)
+    for number, body in enumerate(bodies):
+        suspects.died(body, f"rep_{number}", 2.0)
     for body in set(bodies):
         assert (suspects.refused_for(body, 3.0) > 0) == (bodies.count(body) > 1)
 
