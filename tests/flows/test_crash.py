@@ -5,6 +5,9 @@ books hold every request that was completed, once, with the tokens that its clie
 """
 
 import contextlib
+import json
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,8 +25,10 @@ from openai.types import CompletionUsage
 from tests.flows import rabbitmq
 from tests.flows.api import moment
 from tests.flows.conftest import OVER, SETTINGS, Made
+from tests.flows.engine import counters
 from tests.flows.stoa import Stoa, installation, until
 from tests.flows.traffic import Books, Client, Crowd
+from workers.agent import kin
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
@@ -196,6 +201,51 @@ def test_the_whole_control_plane_killed_under_traffic(stoa: Stoa) -> None:
     assert books is not None
     assert not [got for got in crowd.answers if books.lacks(got) or books.exceeds(got)]
     until(lambda: calmly(lambda: one_engine_each(stoa)), what="one engine each")
+
+
+def test_an_engine_killed_beside_another_costs_no_request(stoa: Stoa, made: Made) -> None:
+    """Its server, whose connections break, or the core behind it, of which the server tells.
+
+    What it had been asked and not answered another replica answers, also where many ask the same.
+    """
+    endpoint = made("twins", min_replicas=2, max_replicas=2)
+
+    def both() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = stoa.api.get(f"/endpoints/{endpoint['id']}")["replicas"]
+        return found if [one["state"] for one in found] == ["ready", "ready"] else []
+
+    for tokens, part in ((40, server_of), (41, core_of)):  # no two engines die of one request
+        first, _ = until(both, within_s=180, what="both serve")
+        felled(stoa, first["id"], part(stoa, first["id"]), tokens)
+
+
+def felled(stoa: Stoa, replica_id: str, pid: int, tokens: int) -> None:
+    """Kill this process of one of the twins under a crowd that sees nothing of it."""
+    with (
+        Client(stoa.run["gateway_url"], stoa.run["api_key"]) as client,
+        Crowd(lambda: client.ask("twins", tokens), clients=6) as crowd,
+    ):
+        socket, path = stoa.socket(replica_id), f"/replicas/{replica_id}"
+        until(lambda: counters(socket).running > 1, what="it has much to do")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: stoa.api.get(path)["state"] == "failed", what="it has failed")
+        failed = len(crowd.answers)
+        until(lambda: len(crowd.answers) > failed + 10, what="they are served on")
+    assert crowd.failures == []
+    assert {(got.end, got.output_tokens) for got in crowd.answers} == {("complete", tokens)}
+
+
+def server_of(stoa: Stoa, replica_id: str) -> int:
+    record = json.loads((stoa.var / "agent" / "replicas" / f"{replica_id}.json").read_text())
+    pid: int = record["running"]["pid"]
+    return pid
+
+
+def core_of(stoa: Stoa, replica_id: str) -> int:
+    """The one of its processes that has the model in its memory, and serves nobody itself."""
+    server = server_of(stoa, replica_id)
+    mine = [each.pid for each in kin.everybody() if each.parent == server]
+    return max(mine, key=lambda pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
 
 
 def cut_off(stream: Stream) -> None:
