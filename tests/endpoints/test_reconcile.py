@@ -219,6 +219,15 @@ def test_a_drained_nodes_replica_leaves_when_its_successor_serves() -> None:
     ]
 
 
+def test_a_drained_node_is_emptied_also_where_no_other_has_room() -> None:
+    old = one("a", State.READY, node=NodeView("node_1", leaving=True))
+    waits = [one(id, State.REQUESTED, reason=Reason.NO_CAPACITY) for id in ("b", "c")]
+    gone = Stop("a", State.READY, Reason.NODE_DRAIN)
+    assert planned(wish(), old, waits[0]) == [gone, Place("b")]
+    # Even the last that serves of more: the node must be empty, and nobody gets its devices.
+    assert planned(wish(2), old, *waits) == [gone, Place("b"), Place("c")]
+
+
 # --- A changed wish -----------------------------------------------------------------------
 
 
