@@ -26,8 +26,7 @@ def endpoints(*, now: datetime, limits: Limits, unfunded: Collection[str] = ()) 
         "fresh": now - FRESH,
         "live": sorted(LIVE),
         "unfunded": list(unfunded),
-        # Whoever could not be heard before has a whole lease from when we listened.
-        "listening": since is not None,
+        # Whoever could not be heard before has a whole lease from when we listened, if we do.
         "fair": (since or now) + timedelta(seconds=limits.lease_s),
     }
     with connection.cursor() as cursor:
@@ -44,13 +43,12 @@ WITH held AS (
                CASE WHEN r.state = ANY (%(live)s)
                THEN CASE r.state
                     WHEN 'ready' THEN r.can_sleep AND s.tier = 'asleep'
-                    WHEN 'asleep' THEN s.tier IS DISTINCT FROM 'asleep'
+                    WHEN 'asleep' THEN s.tier <> 'asleep'
                     ELSE true END
                     OR n.id IS NULL OR n.drain_requested_at IS NOT NULL
                     OR n.removed_at IS NOT NULL OR r.id = ANY (%(unfunded)s)
                     OR r.generation <> e.generation
-                    OR %(listening)s
-                       AND GREATEST(COALESCE(n.lease_until, n.created_at), %(fair)s) < %(now)s
+                    OR GREATEST(COALESCE(n.lease_until, n.created_at), %(fair)s) < %(now)s
                ELSE n.id IS NULL OR n.removed_at IS NOT NULL END
            ) AS restless
     FROM endpoints_replica r
@@ -67,7 +65,7 @@ LEFT JOIN endpoints_scaling s ON s.endpoint_id = e.id
 WHERE h.restless
    OR CASE WHEN e.deleted_at IS NOT NULL OR e.stopped_at IS NOT NULL
       THEN h.live > 0
-      ELSE s.endpoint_id IS NULL OR s.look_at IS NULL OR s.look_at <= %(now)s
+      ELSE s.look_at IS NULL OR s.look_at <= %(now)s
            OR COALESCE(h.live, 0) <> s.replicas
            OR e.id IN (
                SELECT a.endpoint_id FROM endpoints_activity a
