@@ -18,7 +18,7 @@ from tests.batches.test_openai import ended, line, rows, upload
 from tests.gateway.house import NOW, REGION, eventually
 from workers import metering
 
-LINES, FEW = 60, 30
+LINES, FEW = 60, 40
 SLOW_S = 0.25  # of an answer
 
 
@@ -132,7 +132,7 @@ PLACES = (
 def test_a_runner_is_killed_in_each_of_its_steps(place: Place) -> None:
     budget(place)
     api = place.openai
-    file_id = upload(api, *(line(n, user=f"tokens=2;delay={SLOW_S / 5}") for n in range(FEW)))
+    file_id = upload(api, *(line(n, user=f"tokens=2;delay={SLOW_S}") for n in range(FEW)))
     batch_id = api.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
     ).id
