@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from billing.models import UsageInbox
 from compliance import audit, places
@@ -17,6 +19,7 @@ from controlplane.batches.models import Batch, File, FileChunk, Line, Status
 from controlplane.tenancy import services as tenancy
 from controlplane.tenancy.models import ApiKey
 from tests.endpoints.world import World
+from workers.batching import sending
 
 START = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 URL = "/v1/chat/completions"
@@ -262,6 +265,28 @@ def test_whatever_happens_a_line_has_one_result_and_one_charge(desk: Desk, seed:
     assert len({one.rpartition("-")[0] for one in charged}) == len(charged) <= 5
 
 
+def test_lines_of_one_chunk_are_read_together(desk: Desk) -> None:
+    """Three lines in two chunks, and the second one's is in both."""
+    batch = desk.batch(3, pad=content.CHUNK_BYTES // 2)
+    sources = sending.Sources()
+    claimed = desk.claim()
+    with CaptureQueriesContext(connection) as asked:
+        letters = [sending.prepare(line, sources) for line in (*claimed, *claimed)]
+    assert [one.custom_id for one in letters] == ["c0", "c1", "c2"] * 2
+    assert sum("batches_filechunk" in one["sql"] for one in asked) == 2
+    sources.keep([batch.id])
+    with CaptureQueriesContext(connection) as asked:
+        sending.prepare(claimed[0], sources)
+    assert not any("batches_filechunk" in one["sql"] for one in asked)
+    sources.keep([])
+    with CaptureQueriesContext(connection) as asked:
+        sending.prepare(claimed[0], sources)
+    assert any("batches_filechunk" in one["sql"] for one in asked)
+    files.delete(actor=audit.SYSTEM, file=File.objects.get(id=batch.input_file_id), now=desk.now)
+    with pytest.raises(sending.NotSent):  # what is remembered of it counts no more
+        sending.prepare(claimed[0], sources)
+
+
 def test_a_cancelled_batch_keeps_what_is_done(desk: Desk) -> None:
     batch = desk.batch(3, pad=content.CHUNK_BYTES)
     done, running = desk.claim(most=2)
@@ -357,10 +382,10 @@ def test_content_is_bound_to_its_file_and_place(desk: Desk) -> None:
     raw = bytes(range(256)) * 2048 + b"end"
     file = desk.file(raw)
     assert b"".join(content.read(file)) == raw
-    assert content.piece(file, 262_140, 10) == raw[262_140:262_150]
+    assert content.Reader(file).piece(262_140, 10) == raw[262_140:262_150]
     first, second = FileChunk.objects.filter(file=file).order_by("number")[:2]
     blobs = bytes(first.blob), bytes(second.blob)
     FileChunk.objects.filter(id=first.id).update(blob=blobs[1])
     with pytest.raises(InvalidTag):
-        content.piece(file, 0, 10)
+        content.Reader(file).piece(0, 10)
     assert blobs[0][:16] != raw[:16]

@@ -127,7 +127,7 @@ def test_a_file_is_read_to_the_end_whoever_dies(desk: Desk, watch: Watch) -> Non
     found = Line.objects.filter(batch=batch).order_by("number")
     assert [line.number for line in found] == list(range(1, LINES + 1))
     source = File.objects.get(id=batch.input_file_id)
-    pieces = [json.loads(content.piece(source, one.offset, one.size)) for one in found]
+    pieces = [json.loads(content.Reader(source).piece(one.offset, one.size)) for one in found]
     assert [one["custom_id"] for one in pieces] == names
     assert {line.model for line in found} == {"tiny"}
     assert len(desk.claim(most=100)) == LINES

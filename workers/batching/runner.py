@@ -73,6 +73,7 @@ class Runner:
         self._paces: dict[tuple[str, str], Pace] = {}
         self._woken: dict[tuple[str, str], float] = {}
         self._busy = True  # a batch is under way
+        self._sources = sending.Sources()
         self._turn = ""  # the project that a step was taken for last
         self._news = threading.Event()
         self._stop = threading.Event()
@@ -90,6 +91,8 @@ class Runner:
             try:
                 if self._busy:
                     self._dispatch()
+                else:
+                    self._sources.keep(())
             except DatabaseError as error:
                 log.warning("no lines are claimed: %s", type(error).__name__)
                 self._stop.wait(_LOOK_S)
@@ -184,6 +187,9 @@ class Runner:
     def _forget(self, found: list[Stream]) -> None:
         names = {(one.batch_id, one.model) for one in found}
         with self._lock:
+            running = {one.batch_id for one in self._running.values()}
+        self._sources.keep(running | {one.batch_id for one in found})
+        with self._lock:
             for name, pace in list(self._paces.items()):
                 if name not in names and not pace.in_flight:
                     del self._paces[name]
@@ -230,7 +236,7 @@ class Runner:
     def _run_line(self, line: Line, stream: Stream) -> tuple[bool, float | None]:
         """Whether it was refused, and how long nothing more is to be sent."""
         try:
-            letter = sending.prepare(line)
+            letter = sending.prepare(line, self._sources)
             connection.close()  # an answer may take minutes
             reply = sending.send(letter, self._client)
         except NotSent as error:

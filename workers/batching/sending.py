@@ -1,6 +1,8 @@
 """One line of a batch, to a gateway and back. Nothing of it is logged."""
 
+import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import httpx
@@ -48,14 +50,40 @@ class Letter:
     key_hash: bytes
 
 
-def prepare(line: Line) -> Letter:
+class Sources:
+    """The input files that lines are being sent of, by batch: many lines stand in one chunk. What
+    is in the clear is in memory alone, and goes with the batch."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: dict[str, content.Reader] = {}
+
+    def of(self, batch: Batch) -> content.Reader | None:
+        """None where the file is gone."""
+        file = File.objects.filter(id=batch.input_file_id, complete=True).first()
+        with self._lock:
+            if file is None:
+                self._readers.pop(batch.id, None)
+                return None
+            if batch.id not in self._readers:
+                self._readers[batch.id] = content.Reader(file)
+            return self._readers[batch.id]
+
+    def keep(self, batch_ids: Collection[str]) -> None:
+        """Of no other batch lines are being sent any more."""
+        with self._lock:
+            for batch_id in self._readers.keys() - set(batch_ids):
+                del self._readers[batch_id]
+
+
+def prepare(line: Line, sources: Sources) -> Letter:
     """Raises NotSent where the file or the key is gone."""
     batch = Batch.objects.select_related("key").get(id=line.batch_id)
-    file = File.objects.filter(id=batch.input_file_id, complete=True).first()
-    if file is None:
-        raise NotSent("input_file_deleted")
     try:
-        custom_id, body = validating.parse(content.piece(file, line.offset, line.size))
+        source = sources.of(batch)
+        if source is None:
+            raise NotSent("input_file_deleted")
+        custom_id, body = validating.parse(source.piece(line.offset, line.size))
     except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken):
         raise NotSent("input_file_deleted") from None
     digest = keys.current_hash(batch.key)

@@ -92,20 +92,27 @@ class Writer:
 
 
 class Reader:
-    """Pieces of a file. Of those asked for in order each chunk is fetched once."""
+    """Pieces of a file. Of those asked for about in order each chunk is fetched once.
+
+    Any number of threads may ask: at worst one fetches what another has just dropped.
+    """
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._cipher = _cipher(file)
-        self._last = (-1, b"")
+        self._last: tuple[tuple[int, bytes], ...] = ()  # two chunks, the newer one first
 
     def chunk(self, number: int) -> bytes:
         """Raises FileChunk.DoesNotExist where the file was deleted meanwhile, InvalidTag."""
-        if self._last[0] != number:
-            row = FileChunk.objects.get(file_id=self._file.id, number=number)
-            name = _name(self._file, number)
-            self._last = number, self._cipher.decrypt(_nonce(number), bytes(row.blob), name)
-        return self._last[1]
+        last = self._last
+        for known, plain in last:
+            if known == number:
+                return plain
+        row = FileChunk.objects.get(file_id=self._file.id, number=number)
+        name = _name(self._file, number)
+        plain = self._cipher.decrypt(_nonce(number), bytes(row.blob), name)
+        self._last = ((number, plain), *last[:1])
+        return plain
 
     def piece(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on, of which only the chunks around them are fetched."""
@@ -123,10 +130,6 @@ def read(file: File, start: int = 0) -> Iterator[bytes]:
     for number in range(first, -(-file.bytes // CHUNK_BYTES)):
         chunk = reader.chunk(number)
         yield chunk[start - first * CHUNK_BYTES :] if number == first else chunk
-
-
-def piece(file: File, offset: int, size: int) -> bytes:
-    return Reader(file).piece(offset, size)
 
 
 def _cipher(file: File) -> AESGCM:
