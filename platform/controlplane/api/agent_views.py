@@ -102,10 +102,12 @@ async def desired(request: HttpRequest) -> HttpResponse:
     call = _call(request)
     have = int(_number(request, "have", int))
     wait_s = min(_number(request, "wait", float), MAX_WAIT_S)
-    node = await threads.on_thread(_proved, call)
-    version: int | None = node.desired_version
-    if version == have and wait_s > 0:
-        version = await watch.current().differs(node.id, have, within_s=wait_s)
+    node_id = credentials.claimed(call) or (await threads.on_thread(_proved, call)).id
+    async with watch.current().polling(node_id, have) as poll:
+        node = await threads.on_thread(_proved, call)  # which holds that it is this one
+        version: int | None = node.desired_version
+        if version == have and wait_s > 0:
+            version = await poll.differs(wait_s)
     if version is None:
         raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
     if version == have:

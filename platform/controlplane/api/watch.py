@@ -8,7 +8,8 @@ that waits is a future and an entry in a table: no thread, no database connectio
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
 from django.db import Error
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 5.0
 
 
-class _Poll(listener.Waiter):
+class Poll(listener.Waiter):
     """One poll: its answer is the node's version, or None where it was removed."""
 
     def __init__(self, watch: "Watch", node_id: str, have: int) -> None:
@@ -33,32 +34,38 @@ class _Poll(listener.Waiter):
     def wake(self) -> None:
         self.watch.look([self.node_id])
 
+    async def differs(self, within_s: float) -> int | None:
+        """The version of the node's wish list once it is not `have`; after `within_s` whatever it
+        is; None where the node was removed. Raises django.db.Error."""
+        done, _ = await asyncio.wait([self.answer], timeout=within_s)
+        return self.answer.result() if done else self.have
+
 
 class Watch:
     """All polls of this process's event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._polls: defaultdict[str, set[_Poll]] = defaultdict(set)
+        self._polls: defaultdict[str, set[Poll]] = defaultdict(set)
         self._fresh: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
 
-    async def differs(self, node_id: str, have: int, *, within_s: float) -> int | None:
-        """The version of the node's wish list once it is not `have`; after `within_s` whatever it
-        is; None where the node was removed. Raises django.db.Error."""
-        poll = _Poll(self, node_id, have)
+    @asynccontextmanager
+    async def polling(self, node_id: str, have: int) -> AsyncGenerator[Poll]:
+        """Who reads the version within hears of each change after it, and need not look again."""
+        poll = Poll(self, node_id, have)
         async with listener.current().waiting([node_id], poll):
             self._polls[node_id].add(poll)
+            self._look_again()
             try:
-                self.look([node_id])
-                self._look_again()
-                done, _ = await asyncio.wait([poll.answer], timeout=within_s)
-                return poll.answer.result() if done else have
+                yield poll
             finally:
                 self._polls[node_id].discard(poll)
                 if not self._polls[node_id]:
                     del self._polls[node_id]
+                if poll.answer.done() and not poll.answer.cancelled():
+                    poll.answer.exception()  # whoever does not wait for it is not told of it
 
     def look(self, node_ids: Iterable[str]) -> None:
         """Soon: what comes while a look is under way is for the next one."""

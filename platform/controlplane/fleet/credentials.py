@@ -82,6 +82,12 @@ def verify(call: Call, *, now: datetime) -> Proof:
     return Proof(node, who.certificate_sha256, signed_at)
 
 
+def claimed(call: Call) -> str | None:
+    """The node whose certificate `call` shows, if it was seen before; nothing is proved."""
+    known = _known.get(call.headers.get(wire.CERTIFICATE_HEADER, ""))
+    return known.node_id if known else None
+
+
 def signer(call: Call, *, now: datetime) -> tuple[Caller, datetime]:
     """Who signed `call`, and when by the node's clock; not whether the node still is ours.
 
