@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,9 @@ _gateways = import_module("controlplane.api.gateway_door").GatewayDoor()
 # A tenth of an agent's report was the collector, walking through what is never garbage.
 gc.freeze()
 gc.set_threshold(20_000, 20, 20)
+# A thread that has its answer waits no longer than this for the interpreter: with the usual 5 ms
+# half of a thousand agents' reports took 0.1 to 0.3 s.
+sys.setswitchinterval(0.0005)
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
