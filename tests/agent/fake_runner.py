@@ -45,7 +45,7 @@ class FakeRunner:
     ) -> str:
         if spec.model == "unknown":
             raise CannotStart("model_not_found", "no model is called unknown")
-        progress("fetching weights")
+        progress("fetching weights", 7 if spec.model == "moved" else 0, 7)
         self.fetching(cancelled)
         return ""
 

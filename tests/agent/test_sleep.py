@@ -113,9 +113,10 @@ def test_an_engine_may_end_and_be_stopped_asleep(plane: ControlPlane, node: Test
     assert node.engines() == []
 
 
-def test_what_was_brought_is_a_cold_start(plane: ControlPlane, node: TestNode) -> None:
+@pytest.mark.parametrize("model", ["far", "moved"])  # moved: what is here is not the newest
+def test_what_was_brought_is_a_cold_start(plane: ControlPlane, node: TestNode, model: str) -> None:
     node.agent()
-    far = spec("far")
+    far = spec(model)
     plane.want(far)
     assert plane.wait_for(far.replica_id, Phase.READY).start_tier is StartTier.COLD
 

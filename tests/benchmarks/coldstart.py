@@ -9,9 +9,10 @@ measures a model of the 8B class with random weights, made once; else the tiny o
 `coldstart.stock_vllm_serve_s`  the shell's command until the first streamed token
 `coldstart.standby_s`           our create until the first streamed token, from a warm standby
 `coldstart.warm_s`              the same when no standby is ready: the imports are done first
+`coldstart.cold_s`              the same from a warm standby, but the weights have to be fetched
 `coldstart.burst16_max_s`       the slowest of 16 endpoints that are asked for at once
 
-The three alternate. Values are medians, but the burst's; `ratio` is the value over what stands in
+The four alternate. Values are medians, but the burst's; `ratio` is the value over what stands in
 `vs`. Before the figures the seconds of each phase. `--again N` measures a second `make up` too:
 `coldstart.up_again_s`.
 """
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from tests.flows.stoa import Stoa, installation, until
 from workers.agent import environment, inventory, models
 from workers.local.demo import device_kind
 
+TIERS = ("standby", "warm", "cold")  # a wake needs a GPU
 ARGUMENTS: dict[str, Any] = {"max_model_len": 2048, "max_num_seqs": 32}
 # Of a start, as the platform names them (controlplane.endpoints.starts).
 PHASES = ("queued", "placed", "fetched", "spawned", "loaded", "compiled", "probed", "routed")
@@ -58,7 +61,8 @@ def main() -> None:
     devices = {} if gpu else {"STOA_AGENT_DEVICES": f"cpu:{BURST}"}
     with tempfile.TemporaryDirectory(prefix="stoa-bench-", dir="/tmp") as folder:
         root = Path(folder)
-        with installation(root / "var", **devices) as stoa:
+        mirror = {"STOA_MIRROR_URL": f"file://{root / 'mirror'}"}
+        with installation(root / "var", **devices, **mirror) as stoa:
             measure(asked, stoa, engine, model, root)
 
 
@@ -80,16 +84,16 @@ def measure(
     stop_hello(stoa, hello["id"])
     threads = max(1, inventory.cpu_count() // BURST) if kind == "cpu" else 1
     stock = Stock(engine, model, root, dict(ARGUMENTS), kind, threads)
-    ours = Ours(stoa, engine, body)
+    ours = Ours(stoa, engine, body, root / "mirror")
     stock.start()  # fills its caches, and ours
     ours.start("standby")
     stock.phases.clear()
     ours.phases.clear()
-    seconds: dict[str, list[float]] = {"stock": [], "standby": [], "warm": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ("stock", *TIERS)}
     for _ in range(asked.starts):
         timed("stock", seconds, stock.start)
-        timed("standby", seconds, lambda: ours.start("standby"))
-        timed("warm", seconds, lambda: ours.start("warm"))
+        for tier in TIERS:
+            timed(tier, seconds, partial(ours.start, tier))
     burst = []
     if asked.burst and kind == "cpu":
         burst = ours.burst(asked.burst)
@@ -123,7 +127,7 @@ def say(
     print(table(["", "whole", *PHASES], rows), flush=True)
     middle = {name: statistics.median(took) for name, took in seconds.items()}
     figure("coldstart.stock_vllm_serve_s", middle["stock"], "s", hardware=hardware)
-    for tier in ("standby", "warm"):
+    for tier in TIERS:
         figure(
             f"coldstart.{tier}_s", middle[tier], "s",
             vs="stock_vllm_serve", than=middle["stock"], hardware=hardware,

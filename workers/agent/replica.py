@@ -417,6 +417,8 @@ class Replica:
         record = self.record
         if (text, done, total) != (record.detail, record.bytes_done, record.bytes_total):
             self._progress.told(self._clock())
+        # What seemed to be here may be another by now at its source: a branch has moved.
+        record.brought |= done > 0
         record.detail, record.bytes_done, record.bytes_total = text, done, total
 
     def _stalled_s(self) -> float:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tests.benchmarks.starts.stock import first_token
 from tests.flows.stoa import Stoa, until
@@ -25,6 +27,7 @@ class Ours:
     stoa: Stoa
     engine: environment.Environment
     body: dict[str, Any]
+    mirror: Path  # the operator's tree of models, from which cold starts fetch
     phases: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # by tier
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -34,7 +37,7 @@ class Ours:
         self._quiet()
         if tier == "warm":
             self._fell_standbys()
-        took, endpoint = self._create(name)
+        took, endpoint = self._create(name, **(self._unseen() if tier == "cold" else {}))
         self._note(endpoint, tier)
         self.stoa.api.delete(f"/endpoints/{endpoint}")
         return took
@@ -49,10 +52,16 @@ class Ours:
             self.stoa.api.delete(f"/endpoints/{endpoint}")
         return [took for took, _ in made]
 
-    def _create(self, name: str) -> tuple[float, str]:
+    def _unseen(self) -> dict[str, str]:
+        """The same model under a name that no node has fetched."""
+        model = f"bench/{uuid4().hex}"
+        shutil.copytree(self.body["model"], self.mirror / model)
+        return {"source": "mirror", "model": model}
+
+    def _create(self, name: str, **changes: str) -> tuple[float, str]:
         with self.stoa.client() as sdk:
             began = time.monotonic()
-            made = self.stoa.api.post("/endpoints", {**self.body, "name": name})
+            made = self.stoa.api.post("/endpoints", {**self.body, "name": name, **changes})
             until(lambda: first_token(sdk, name), within_s=WITHIN_S, every_s=0.005, what=name)
             return time.monotonic() - began, str(made["id"])
 
