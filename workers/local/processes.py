@@ -22,7 +22,7 @@ def services(installation: Installation) -> list[Process]:
     web = ["uvicorn", "controlplane.asgi:application", "--host", "127.0.0.1"]
     web += ["--port", str(installation.web_port), "--no-access-log", "--no-server-header"]
     web += ["--timeout-graceful-shutdown", "3"]
-    worker = ["celery", "--app", "workers.celery", "worker", "--beat", "--concurrency", "3"]
+    worker = ["celery", "--app", "workers.celery", "worker", "--beat", "--concurrency", "2"]
     worker += ["--loglevel", "INFO", "--schedule", str(installation.var / "celerybeat-schedule")]
     return [
         Process("web", python("-m", *web), django, log / "web.log"),

@@ -25,6 +25,8 @@ _SERVER = {
     "shared_preload_libraries": "pg_stat_statements",
     "pg_stat_statements.track": "all",
 }
+# `make up` leaves two cores to engines, and deployments have four (deploy/systemd).
+PROCESSES = 3
 _NEVER_S = "86400"
 
 
@@ -79,7 +81,9 @@ def standing(folder: Path) -> Iterator[Stand]:
         )
         os.environ.update(installation.django_environment())
         of = {one.name: one for one in processes.services(installation)}
-        web, worker = of["web"], replace(of["worker"])
+        command = list(of["worker"].command)
+        command[command.index("--concurrency") + 1] = str(PROCESSES)
+        web, worker = of["web"], replace(of["worker"], command=command)
         web.start()
         _await(f"{installation.console_url}/healthz")
         try:
