@@ -15,11 +15,11 @@ import msgspec
 from django.db import transaction
 from django.db.models import Sum
 
-from controlplane.endpoints import lifecycle, logs, members, notify, progress, reports
+from controlplane.endpoints import claiming, lifecycle, logs, members, notify, progress, reports
 from controlplane.endpoints.models import DeviceClaim, Member, Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
-from controlplane.fleet.models import Device, Node
+from controlplane.fleet.models import Node
 from controlplane.placement.choose import Need
 
 # Before it the members' engines may not start; from it on they may.
@@ -53,14 +53,8 @@ def take(replica_id: str, need: Need, node_ids: tuple[str, ...], now: datetime) 
         nodes = Node.objects.in_bulk(node_ids)
         claims: list[DeviceClaim] = []
         for id in node_ids:
-            node = nodes[id]
-            if not node.schedulable(now) or node.drain_requested_at is not None:
-                return False
-            free = Device.objects.filter(
-                node=node, healthy=True, kind=need.kind, deviceclaim__isnull=True
-            ).order_by("index")
-            ids = list(free.values_list("id", flat=True)[: need.count])
-            if len(ids) < need.count:
+            ids = claiming.free(nodes[id], need, now)
+            if ids is None:
                 return False
             claims += [DeviceClaim(device_id=one, replica_id=replica_id) for one in ids]
         waiting = Replica.objects.select_for_update(no_key=True)

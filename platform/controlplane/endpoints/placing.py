@@ -5,11 +5,11 @@ from datetime import datetime
 
 from django.db import transaction
 
-from controlplane.endpoints import gangs, lifecycle, notify, sleeping, starts
+from controlplane.endpoints import claiming, gangs, lifecycle, notify, sleeping, starts
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Replica
 from controlplane.endpoints.states import Reason, State
-from controlplane.fleet.models import Device, Node
+from controlplane.fleet.models import Node
 from controlplane.placement.choose import Need, Placement, Refusal
 from controlplane.placement.gang import GangPlacement, choose_gang
 
@@ -94,13 +94,8 @@ def _take(
     """
     with transaction.atomic():
         node = Node.objects.select_for_update(no_key=True).get(id=node_id)
-        if not node.schedulable(now) or node.drain_requested_at is not None:
-            return None
-        free = Device.objects.filter(
-            node=node, healthy=True, kind=need.kind, deviceclaim__isnull=True
-        ).order_by("index")
-        device_ids = tuple(free.values_list("id", flat=True)[: need.count])
-        if len(device_ids) < need.count:
+        device_ids = claiming.free(node, need, now)
+        if device_ids is None:
             return None
         moved = lifecycle.advance(
             replica_id,
