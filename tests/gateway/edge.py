@@ -130,13 +130,16 @@ def ask(
         with contextlib.suppress(ConnectionError):  # it may have heard enough
             for piece in pieces:
                 connection.sendall(piece)
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        try:
             while data := connection.recv(1 << 16):
                 read.read(data)
                 if read.whole >= answers and not ends:
                     connection.settimeout(QUIET_S)
-            return tuple(read.statuses), True
-    return tuple(read.statuses), False
+        except TimeoutError:
+            return tuple(read.statuses), False
+        except ConnectionResetError:
+            pass  # closed with bytes of ours unread: what it had said before has been read
+    return tuple(read.statuses), True
 
 
 @dataclass
