@@ -354,6 +354,22 @@ class ReplicaReport(Message):
     log_tail: list[str] = []  # with a failure: the last lines
 
 
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Finding(Message):
+    """Something that a check of a node (workers/agent/health) holds to be wrong, now."""
+
+    check: str  # e.g. "gpu_xid", "disk_free": what a policy names
+    severity: Severity
+    device: int | None = None  # the index of the device that it is about
+    text: str = ""
+    cure: str = ""
+
+
 class Report(Message):
     """Everything that runs on the node, now. A report with a lower seq of a boot is stale."""
 
@@ -363,6 +379,7 @@ class Report(Message):
     desired_version: int  # the newest wish list that this report takes account of
     replicas: list[ReplicaReport]
     pulls: list[PullReport] = []
+    findings: list[Finding] = []
     inventory: Inventory | None = None  # sent first, and when it changed
 
 
