@@ -398,7 +398,6 @@ def test_bodies_that_are_no_reports(joined: tuple[Node, Machine]) -> None:
         b"\xff\xfe",
         b'{"boot_id": "one"}',
         b'{"boot_id": "\\ud800"}',
-        msgspec.json.encode({**good, "surprise": 1}),
         msgspec.json.encode({**good, "seq": "1"}),
         msgspec.json.encode({**good, "replicas": [{"replica_id": 1}]}),
         b'{"replicas":' + b"[" * 100_000,
@@ -413,6 +412,21 @@ def test_bodies_that_are_no_reports(joined: tuple[Node, Machine]) -> None:
 
     play(scene)
     assert Node.objects.get().heartbeat_at is None
+
+
+def test_what_a_newer_agent_adds_is_ignored_and_answers_name_their_version(
+    joined: tuple[Node, Machine],
+) -> None:
+    _, machine = joined
+    news = msgspec.json.encode({**msgspec.to_builtins(report()), "of_the_next_release": [1]})
+
+    async def scene(door: Door) -> None:
+        response = await door.call("POST", REPORT, news, machine=machine)
+        assert response.status_code == 200
+        assert response.headers[wire.VERSION_HEADER] == str(wire.VERSION)
+
+    play(scene)
+    assert Node.objects.get().heartbeat_at is not None
 
 
 def test_reports_that_cannot_be_kept(joined: tuple[Node, Machine]) -> None:

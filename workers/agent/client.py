@@ -25,6 +25,7 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = 15.0
 PREFIX = "/agent/v1"
 CLOCK_SKEW = "clock_skew"  # a problem's code
+VERSION = {wire.VERSION_HEADER: str(wire.VERSION)}
 
 
 class CallError(Exception):
@@ -110,7 +111,7 @@ class Client:
             verify=self.tls,
             timeout=CALL_TIMEOUT_S,
             trust_env=self.trust_env,
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json", **VERSION},
         )
 
     async def __aenter__(self) -> "Client":
@@ -148,7 +149,7 @@ class Client:
             raise Refused("this node has not joined")
         target = f"{self._base_path}{PREFIX}{path}"
         headers = self.identity.headers(method, target, body, self._clock())
-        return f"{self._origin}{target}", headers
+        return f"{self._origin}{target}", {**headers, **VERSION}
 
     async def _send(
         self,

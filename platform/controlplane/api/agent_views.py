@@ -25,7 +25,7 @@ from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
 from controlplane.endpoints import assignments, gangs, hearing, reports, source_grants, uploads
 from controlplane.endpoints import logs as engine_logs
-from controlplane.fleet import credentials, errors, services, wire
+from controlplane.fleet import credentials, errors, older_wire, services, wire
 from controlplane.fleet.models import Node
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def _door(method: str) -> Callable[[View], View]:
             if response.status_code == 405:
                 response["allow"] = method
             response["cache-control"] = "no-store"
+            response[wire.VERSION_HEADER] = str(wire.VERSION)
             return response
 
         return answer
@@ -85,12 +86,12 @@ def _door(method: str) -> Callable[[View], View]:
 @_door("POST")
 async def enroll(request: HttpRequest) -> HttpResponse:
     message = _decoded(_body(request), wire.EnrollRequest)
-    return _answer(await threads.on_thread(_enroll, message))
+    return _answer(request, await threads.on_thread(_enroll, message))
 
 
 @_door("POST")
 async def renew(request: HttpRequest) -> HttpResponse:
-    return _answer(await threads.on_thread(_renew, _call(request)))
+    return _answer(request, await threads.on_thread(_renew, _call(request)))
 
 
 @_door("GET")
@@ -111,13 +112,13 @@ async def desired(request: HttpRequest) -> HttpResponse:
     if version is None:
         raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
     if version == have:
-        return _answer(assignments.unchanged(version))
-    return _answer(await threads.on_thread(assignments.desired, node, timezone.now()))
+        return _answer(request, assignments.unchanged(version))
+    return _answer(request, await threads.on_thread(assignments.desired, node, timezone.now()))
 
 
 @_door("POST")
 async def report(request: HttpRequest) -> HttpResponse:
-    return _answer(await threads.on_thread(_report, _call(request)))
+    return _answer(request, await threads.on_thread(_report, _call(request)))
 
 
 @_door("POST")
@@ -128,7 +129,7 @@ async def logs(request: HttpRequest) -> HttpResponse:
 
 @_door("POST")
 async def source(request: HttpRequest) -> HttpResponse:
-    return _answer(await threads.on_thread(_source, _call(request)))
+    return _answer(request, await threads.on_thread(_source, _call(request)))
 
 
 @_door("GET")
@@ -265,5 +266,8 @@ def _number(request: HttpRequest, name: str, kind: Callable[[str], int | float])
     return value
 
 
-def _answer(message: wire.Message) -> HttpResponse:
-    return HttpResponse(msgspec.json.encode(message), content_type="application/json")
+def _answer(request: HttpRequest, message: wire.Message) -> HttpResponse:
+    """In the words that this agent knows."""
+    said = request.headers.get(wire.VERSION_HEADER, "1")
+    spoken = int(said) if said.isascii() and said.isdecimal() and len(said) < 6 else 1
+    return HttpResponse(older_wire.encode(message, spoken), content_type="application/json")

@@ -2,7 +2,8 @@
 
 The agent calls, the control plane never does. Each request but `enroll` and `renew` carries the
 node's certificate and a signature over what it says (`workers.agent.credential` signs,
-`controlplane.fleet.credentials` verifies). Bodies are JSON, decoded strictly by msgspec.
+`controlplane.fleet.credentials` verifies). Bodies are JSON, decoded by msgspec: types strictly,
+while unknown fields are ignored. docs/nodes.md has the rules for a change.
 
     POST /agent/v1/enroll      EnrollRequest   -> Credential       (token instead of a certificate)
     POST /agent/v1/renew       RenewRequest    -> Credential
@@ -24,6 +25,10 @@ import msgspec
 CERTIFICATE_HEADER = "x-stoa-certificate"  # base64 of the DER certificate
 SIGNATURE_HEADER = "x-stoa-signature"  # base64, Ed25519, over `signed_bytes`
 TIMESTAMP_HEADER = "x-stoa-timestamp"  # Unix seconds; decimals are welcome: the time orders boots
+# Of every request and answer: what its sender speaks. Without it: 1, which knew no such header and
+# refuses fields that it does not know; `older_wire` writes what it understands.
+VERSION_HEADER = "x-stoa-wire"
+VERSION = 2
 
 CLOCK_SKEW_S = 300  # a signature older or younger than this is refused
 
@@ -52,8 +57,8 @@ class Wall(StrEnum):
     GANG = "gang"  # a private network with the other members of its gang, and nobody else
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    pass
+class Message(msgspec.Struct, kw_only=True):
+    """Fields that a reader does not know it ignores; each new one has a default."""
 
 
 class EnrollRequest(Message):
