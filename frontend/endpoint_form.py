@@ -6,9 +6,10 @@ from typing import Any
 from django import forms
 
 from billing.models import Account
-from controlplane.endpoints import engine_args
 from controlplane.endpoints.offers import Offer
 from controlplane.endpoints.services import EndpointSpec
+from controlplane.fleet.engines.rules import OneOf
+from controlplane.fleet.engines.vllm import ALLOWED
 from frontend.elastic_form import ElasticForm
 from frontend.scale_views import QueueForm
 from frontend.source_form import SourceForm
@@ -28,8 +29,8 @@ COMMON = (
 
 
 def _choices(name: str) -> list[tuple[str, str]]:
-    rule = engine_args.ALLOWED[name]
-    assert isinstance(rule, engine_args.OneOf)
+    rule = ALLOWED[name]
+    assert isinstance(rule, OneOf)
     return [_UNSET, *((one, one) for one in rule.choices)]
 
 

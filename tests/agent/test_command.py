@@ -26,23 +26,22 @@ def spec(**changes: Any) -> wire.ReplicaSpec:
 
 
 def arguments(wanted: wire.ReplicaSpec, *, kind: str = "cpu") -> list[str]:
-    return command.arguments(
-        wanted,
-        model=Path("/models/m"),
-        socket=Path("/run/s/rep_1/engine.sock"),
-        device_kind=kind,
-    )
+    return command.arguments(wanted, place(kind))
 
 
 def environment(kind: str, indexes: list[int], **engine_args: command.Value) -> dict[str, str]:
-    return command.environment(
+    wanted = spec(device_indexes=indexes, engine_args=engine_args)
+    return command.environment(wanted, place(kind), Path("/e/bin"))
+
+
+def place(kind: str) -> command.Place:
+    return command.Place(
+        model=Path("/models/m"),
         home=Path("/h"),
         scratch=Path("/s"),
-        bin_directory=Path("/e/bin"),
         device_kind=kind,
-        device_indexes=indexes,
+        socket=Path("/run/s/rep_1/engine.sock"),
         threads=2,
-        engine_args=engine_args,
     )
 
 

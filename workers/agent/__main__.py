@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from workers.agent import cli, doctor, records, vllm
+from workers.agent import cli, doctor, node_runner, records
 from workers.agent.client import CallError, Refused
 from workers.agent.credential import CredentialError
 from workers.agent.settings import SettingError, Settings, read
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "join":
         return cli.join(settings)
-    runner = vllm.VllmRunner(settings)
+    runner = node_runner.NodeRunner(settings)
     if options.command == "run":
         return cli.run(settings, runner=runner, survey=runner.survey)
     if options.command == "stop-all":

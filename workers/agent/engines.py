@@ -15,12 +15,13 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from controlplane.fleet import engines as kinds
 from controlplane.fleet import wire
 from workers.agent import caches, command, kin, probing, proving, startup_log, tunnel, walls
 from workers.agent.environment import LAUNCHER, Environment
@@ -87,6 +88,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     uid: int | None = None
     cache: str = ""  # its slot of what outlives it
     flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
+    engine: str = "vllm"  # of which kind (controlplane.fleet.engines)
+    health: str = "/health"  # answers 200 once it is loaded
 
 
 # Plain starts are our own children: unreaped they would linger, and only we learn their status.
@@ -104,18 +107,13 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     home.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     _check_length(directory / SOCKET)
-    argv = command.arguments(
-        spec,
-        model=place.model,
-        socket=directory / SOCKET,
-        device_kind=place.device_kind,
-        template=place.template,
-        added=place.flags.arguments,
-    )
+    kind = kinds.of(spec.engine)
+    inside = _inside(spec, place, directory, home)
+    argv = command.arguments(spec, inside)
     if spec.seat is not None and wire.Wall.GANG not in place.survey.can:
         raise walls.WallError("this node cannot give an engine a gang's private network")
     adapters: Path | None = place.cache / "adapters" / spec.replica_id
-    if not command.takes_adapters(spec):
+    if not kind.takes_adapters(spec):
         adapters = None
     uid = walls.claim_uid(directory) if wire.Wall.UID in place.survey.can else None
     cache: Path | None = None
@@ -123,13 +121,15 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         cache = _cache(spec, place, uid)
         walls.private_directory(directory, uid)
         walls.private_directory(home, uid)
-        scratch = walls.private_directory(directory / SCRATCH, uid)
+        walls.private_directory(inside.scratch, uid)
         if adapters is not None:
             adapters.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
             shutil.rmtree(adapters, ignore_errors=True)
             adapters.mkdir()
             adapters.chmod(0o755)  # whatever the umask
-        request = _request(spec, place, argv, directory, home, scratch, uid, adapters, cache)
+        inside = replace(inside, kept=cache)
+        _write(kind.files(spec, inside))
+        request = _request(spec, place, inside, argv, directory, uid, adapters)
         pid, start_time, tier = _launch(request, place)
     except (OSError, StartError) as error:
         _tidy(directory, home, uid, adapters, cache)
@@ -150,6 +150,8 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         uid=uid,
         cache=str(cache or ""),
         flags=place.flags.told,
+        engine=spec.engine,
+        health=kind.health_path(spec),
     )
 
 
@@ -166,12 +168,14 @@ def alive(running: Running) -> bool:
 def listening(running: Running) -> bool:
     """True once the engine answers at all: loaded, and not yet proved."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return call(running.socket, "/health", None, "", 2.0)[0] == 200
+        return call(running.socket, running.health, None, "", 2.0)[0] == 200
     return False
 
 
 def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) -> str | None:
-    """The smallest inference that the runner offers. None when it worked, else what went wrong."""
+    """The smallest inference that the engine offers. None when it worked, else what went wrong."""
+    if not kinds.of(running.engine).infers(spec):
+        return None if listening(running) else f"GET {running.health} is not answered with 200"
     tried = []
     pooling = spec.engine_args.get("runner") == "pooling"
     for attempt in probing.attempts(spec.served_name, pooling_first=pooling):
@@ -193,7 +197,7 @@ def probe(running: Running, spec: wire.ReplicaSpec, *, timeout_s: float = 60.0) 
 def sleep(running: Running) -> str | None:
     """Weights to the host's memory, KV cache away. None, or why it does not sleep.
 
-    Only where `can_sleep`: elsewhere an engine says yes and frees nothing.
+    Only where its kind `can_sleep`: elsewhere an engine says yes and frees nothing.
     """
     wrong = _told(running, "/sleep?level=1&mode=wait")
     if wrong is None and not _asleep(running):
@@ -204,11 +208,6 @@ def sleep(running: Running) -> str | None:
 def wake(running: Running) -> str | None:
     """None when it is awake, else what is wrong."""
     return _told(running, "/wake_up")
-
-
-def can_sleep(spec: wire.ReplicaSpec, device_kind: str) -> bool:
-    """vLLM frees memory by CUDA's virtual addresses, and only if it was started for that."""
-    return spec.may_sleep and device_kind.startswith("nvidia-")
 
 
 def prove(
@@ -319,45 +318,52 @@ def _directory(run_directory: Path, replica_id: str) -> Path:
     return run_directory / "e" / replica_id[-12:]
 
 
+def _inside(spec: wire.ReplicaSpec, place: Place, directory: Path, home: Path) -> command.Place:
+    return command.Place(
+        model=place.model,
+        home=home,
+        scratch=directory / SCRATCH,
+        device_kind=place.device_kind,
+        socket=directory / SOCKET,
+        template=place.template,
+        threads=place.threads,
+        added=place.flags.arguments,
+        network=command.network(spec.seat),
+    )
+
+
 def _request(
     spec: wire.ReplicaSpec,
     place: Place,
+    inside: command.Place,
     argv: list[str],
     directory: Path,
-    home: Path,
-    scratch: Path,
     uid: int | None,
     adapters: Path | None,
-    cache: Path | None,
 ) -> dict[str, Any]:
     """What launcher/engine.py is asked for."""
-    env = command.environment(
-        home=home,
-        scratch=scratch,
-        bin_directory=place.environment.root / "bin",
-        device_kind=place.device_kind,
-        device_indexes=spec.device_indexes,
-        threads=place.threads,
-        engine_args=spec.engine_args,
-        cache=cache,
-        may_sleep=spec.may_sleep,
-        seat=spec.seat,
-    )
     network = place.survey.network
-    reach = [place.environment.root, place.environment.base, place.model, directory, home]
-    ours = (adapters, cache, place.template)
+    reach = [place.environment.root, place.environment.base, place.model, directory, inside.home]
+    ours = (adapters, inside.kept, place.template)
     reach += [LAUNCHER / "quiet.py", *(path for path in ours if path is not None)]
     gang = tunnel.address(spec.seat.rank) if spec.seat is not None else ""
     isolation = Isolation(uid, network, tuple(str(path) for path in reach), gang)
     place.log.parent.mkdir(parents=True, exist_ok=True)
     return {
         "argv": argv,
-        "env": env,
+        "entry": [part.format(launcher=LAUNCHER) for part in kinds.of(spec.engine).entry],
+        "env": command.environment(spec, inside, place.environment.root / "bin"),
         "log": str(place.log),
-        "directory": str(home),
+        "directory": str(inside.home),
         "isolation": isolation.encode(),
         "exit": f"{place.log}.exit",
     }
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    for path, text in files.items():
+        path.write_text(text)
+        path.chmod(0o644)  # whatever the umask; none but the engine enters its home
 
 
 def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.StartTier]:

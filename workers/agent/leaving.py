@@ -1,33 +1,33 @@
 """An engine that is to stop or to sleep: what it has to answer still, and that nobody new comes."""
 
 import contextlib
-import http.client
-import json
-import re
 from pathlib import Path
 
+from controlplane.fleet import engines as kinds
 from workers.agent.engines import Running, call
 
 CLOSED = "e.sock"  # its socket's name then, no longer than the one before: for the agent alone
 TIMEOUT_S = 5.0
-_REQUESTS = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
+_CONNECTED = "03"  # a state of /proc/net/unix
 
 
 def busy(running: Running) -> bool | None:
-    """Whether it has requests to answer; None: it does not say.
-
-    Its server counts those that it has taken and not wholly answered, its core those it computes.
-    """
+    """Whether it has requests to answer; None: it does not say."""
     path = running.socket if Path(running.socket).exists() else str(_closed(running))
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        _, answer = call(path, "/load", None, "", TIMEOUT_S)
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # another engine's
-            if json.loads(answer)["server_load"] > 0:
-                return True
-        status, answer = call(path, "/metrics", None, "", TIMEOUT_S)
-        if status == 200:
-            return any(float(count) > 0 for count in _REQUESTS.findall(answer))
-    return None
+    return kinds.of(running.engine).busy(
+        lambda target: call(path, target, None, "", TIMEOUT_S), lambda: connected(running)
+    )
+
+
+def connected(running: Running) -> int | None:
+    """Connections that are open to its socket, idle ones too; None: nobody can say."""
+    try:
+        lines = Path(f"/proc/{running.pid}/net/unix").read_text().splitlines()
+    except OSError:
+        return None
+    # A socket that was accepted bears the name that its listener was bound to, whatever it is now.
+    found = [line.split() for line in lines if line.endswith(f" {running.socket}")]
+    return sum(fields[5] == _CONNECTED for fields in found)
 
 
 def close(running: Running) -> None:

@@ -34,7 +34,7 @@ log = logging.getLogger("stoa.agent")
 POLL_S = 0.25  # how soon the end of an engine is seen
 # While somebody waits: what a start that is over, and not seen to be, costs on average is half.
 START_POLL_S = 0.05
-END_GRACE_S = 8.0  # for an engine to end by itself; what it still runs has command.SHUTDOWN_S
+END_GRACE_S = 8.0  # for an engine to end by itself; what it still runs has the engine's shutdown_s
 SEEN_EVERY_S = 5.0  # what an agent's death can cost of a dead engine's ready seconds
 RETRY_S = 1.0
 

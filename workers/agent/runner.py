@@ -1,4 +1,4 @@
-"""What the loop asks of whoever runs engines; vllm.py answers for vLLM."""
+"""What the loop asks of whoever runs engines; node_runner.py answers."""
 
 from collections.abc import Callable
 from typing import Protocol

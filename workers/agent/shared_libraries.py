@@ -9,11 +9,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = "lib/stoa"
-# environment -> {library: Debian package}
-NEEDED = {"vllm-cpu": {"libnuma.so.1": "libnuma1"}, "vllm-cuda": {}}
 
 
 class MissingLibrary(Exception):
@@ -25,9 +24,10 @@ def folder(root: Path) -> str:
     return str(root / FOLDER)
 
 
-def provide(name: str, root: Path) -> None:
-    """Fetch what the machine lacks, from Debian's packages. Raises MissingLibrary."""
-    for library, package in NEEDED[name].items():
+def provide(needed: Mapping[str, str], root: Path) -> None:
+    """Fetch what the machine lacks of these libraries, each from its Debian package. Raises
+    MissingLibrary."""
+    for library, package in needed.items():
         if not (root / FOLDER / library).exists() and not _on_machine(library):
             _fetch(library, package, root / FOLDER)
 

@@ -18,7 +18,7 @@ LEARNED = "learned"  # the value of a flag that the last start of the same shape
 
 @dataclass(frozen=True)
 class Rule:
-    """`flag`: vLLM's engine argument, in snake_case, or a variable of its environment in capitals.
+    """`flag`: the engine's argument, in snake_case, or a variable of its environment in capitals.
 
     `package`: what the engine's environment must hold. `unless`: arguments with which it is left
     out. Of rules for the same flag the first that applies counts.
@@ -33,6 +33,7 @@ class Rule:
     package: str = ""
     unless: tuple[str, ...] = ()
     only_to_zero: bool = False  # for endpoints that may scale to zero, which start often
+    engine: str = "vllm"
 
 
 POLICY: tuple[Rule, ...] = (
@@ -127,7 +128,8 @@ def choose(
 
 def _applies(rule: Rule, spec: wire.ReplicaSpec, device_kind: str, packages: Path) -> bool:
     return (
-        device_kind.startswith(rule.devices)
+        spec.engine == rule.engine
+        and device_kind.startswith(rule.devices)
         and len(spec.device_indexes) >= rule.least_devices
         and not {rule.flag, *rule.unless} & spec.engine_args.keys()
         and (spec.may_sleep or not rule.only_to_zero)

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from controlplane.fleet import engines
 from workers.agent import environment, models, walls
 from workers.local.api import Api
 from workers.local.chat import Answer
@@ -51,7 +52,7 @@ def device_kind() -> str:
 
 def ensure_environment(screen: Screen) -> environment.Environment:
     """The engine for this machine, from the cache or installed now."""
-    name = environment.for_device(device_kind())
+    name = engines.of("vllm").environment_for(device_kind())
     cache = environment.default_cache()
     found = environment.locate(name, cache)
     if found is None:

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from controlplane.endpoints import gangs, pulls, recipes, sources
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
-from controlplane.fleet import wire
+from controlplane.fleet import engines, wire
 from controlplane.fleet.models import Node
 
 
@@ -80,6 +80,7 @@ def _desired(replica: Replica, *, drains: bool = True) -> wire.DesiredReplica:
 
 def _spec(replica: Replica) -> wire.ReplicaSpec:
     endpoint, version = replica.endpoint, replica.version
+    engine = engines.of(version.spec["engine"])
     return wire.ReplicaSpec(
         replica_id=replica.id,
         endpoint_id=endpoint.id,
@@ -87,7 +88,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         model=version.model,
         revision=sources.pinned(version, endpoint.pinned),
         source=wire.SourceKind(version.source),
-        engine=version.spec["engine"],
+        engine=engine.name,
         engine_args=version.spec["engine_args"],
         adapters=[msgspec.convert(one, wire.Adapter) for one in endpoint.adapters],
         served_name=endpoint.id,
@@ -96,7 +97,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         share_standby=endpoint.pool.share_standby or endpoint.pool.organization_id is not None,
         start_timeout_s=settings.START_TIMEOUT_S,
         capabilities=msgspec.convert(version.spec["capabilities"], list[wire.Capability] | None),
-        recipes=recipes.candidates(version.model),
+        recipes=recipes.candidates(version.model) if engine.can.recipes else [],
         # What always serves would pay for the ability and never use it.
-        may_sleep=endpoint.min_replicas == 0,
+        may_sleep=endpoint.min_replicas == 0 and engine.can.sleep,
     )

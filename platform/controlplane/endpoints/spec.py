@@ -10,7 +10,7 @@ from django.db.models import Q
 from compliance import ids
 from controlplane.endpoints import elasticity, engine_args, sources
 from controlplane.endpoints.errors import Invalid
-from controlplane.fleet import wire
+from controlplane.fleet import engines, wire
 from controlplane.fleet.models import Device, Pool
 from controlplane.tenancy.errors import NotFound
 from controlplane.tenancy.models import Organization
@@ -64,8 +64,7 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
             "a name has 1 to 63 of a-z, 0-9 and inner dashes, such as `support-chat`",
             code="invalid_name",
         )
-    if spec.engine != "vllm":
-        raise _invalid("engine", f"{_shown(spec.engine)} is no engine here; there is `vllm`")
+    can = _engine(spec.engine).can
     bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
     ttft(spec.ttft_target_s)
     queue(spec.queue_limit, spec.queue_s)
@@ -81,14 +80,18 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     if len({a["name"] for a in adapters}) < len(adapters):
         raise _invalid("adapters", "each adapter needs a name of its own")
     arguments = engine_args.validate(
-        spec.engine_args, spec.device_count, spec.device_kind, spec.node_count
+        spec.engine_args, spec.device_count, spec.device_kind, spec.node_count, engine=spec.engine
     )
+    if adapters and not can.adapters:
+        raise _invalid("adapters", f"{spec.engine} takes no adapters while it runs")
+    if spec.node_count > 1 and not can.gangs:
+        raise _invalid("node_count", f"{spec.engine} stands on one node")
     if adapters or "max_lora_rank" in arguments:
         arguments.setdefault("max_loras", max(MAX_LORAS, len(adapters)))
     if spec.node_count > 1 and "max_loras" in arguments:
         raise _invalid("adapters", "a replica that stands on several nodes takes no adapters")
     room(arguments, len(adapters))
-    capabilities = _capabilities(spec.capabilities)
+    capabilities = _capabilities(spec.capabilities, can)
     pool = _pool(spec, organization)
     for one in (spec.model, *(a["path"] for a in adapters)):
         reachable(one, pool)
@@ -124,12 +127,22 @@ def queue(limit: int | None, seconds: int | None) -> None:
         raise _invalid("queue_s", f"expected 0 to {QUEUE_S.stop - 1} seconds, not {seconds}")
 
 
-def _capabilities(given: Sequence[str] | None) -> list[str] | None:
-    known = [one.value for one in wire.Capability]
+def _engine(name: str) -> engines.Engine:
+    if name not in engines.ENGINES:
+        there = ", ".join(f"`{one}`" for one in engines.ENGINES)
+        raise _invalid("engine", f"{_shown(name)} is no engine here; there is {there}")
+    engine = engines.ENGINES[name]
+    if engines.Way.PROCESS not in engine.ways:
+        raise _invalid("engine", f"{name} runs from an image only, and none is given")
+    return engine
+
+
+def _capabilities(given: Sequence[str] | None, can: engines.Can) -> list[str] | None:
+    known = [one.value for one in wire.Capability if one in can.proofs]
     if given is None:
         return None
     if not set(given) <= set(known):
-        raise _invalid("capabilities", f"expected some of {', '.join(known)}")
+        raise _invalid("capabilities", f"expected some of {', '.join(known) or 'none'}")
     return [one for one in known if one in given]
 
 

@@ -58,22 +58,19 @@ class Stock:
         home = self.root / "home"
         home.mkdir(exist_ok=True)
         spec = self._spec()
-        argv = command.arguments(
-            spec, model=self.model, socket=Path("/unused"), device_kind=self.device_kind
-        )
-        env = command.environment(
+        place = command.Place(
+            model=self.model,
             home=home,
             scratch=self.root,
-            bin_directory=self.engine.root / "bin",
             device_kind=self.device_kind,
-            device_indexes=[0],
+            port=port,
             threads=self.threads,
-            engine_args=spec.engine_args,
         )
-        argv = [flag for flag in argv if not flag.startswith("--uds")]
+        argv = command.arguments(spec, place)
+        env = command.environment(spec, place, self.engine.root / "bin")
         with log.open("wb") as output:
             return subprocess.Popen(
-                [str(self.engine.root / "bin" / "vllm"), "serve", *argv, f"--port={port}"],
+                [str(self.engine.root / "bin" / "vllm"), "serve", *argv],
                 env=env,
                 cwd=home,
                 stdout=output,

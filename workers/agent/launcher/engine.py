@@ -1,8 +1,9 @@
-"""Becoming an engine: what happens between a request to start one and vLLM's own code.
+"""Becoming an engine: what happens between a request to start one and its own code.
 
 Standard library alone. The request is a dictionary that came as JSON:
 
-    argv       what follows `vllm serve`
+    argv       what follows the engine's program, such as `vllm serve`
+    entry      a plain start's program: what follows `python -I`
     env        the whole environment, not an addition
     log        a file that stdout and stderr are appended to
     directory  where the engine lives: its working directory

@@ -1,4 +1,4 @@
-"""The plain start: raise the walls, then turn into stock `vllm serve`.
+"""The plain start: raise the walls, then turn into the engine's own program.
 
 Standard library alone, because everything imported here is thrown away by the exec.
 """
@@ -6,15 +6,12 @@ Standard library alone, because everything imported here is thrown away by the e
 import json
 import os
 import sys
-from pathlib import Path
 
 from . import engine
-
-_QUIET = Path(__file__).with_name("quiet.py")  # which becomes `vllm serve`
 
 
 def main() -> None:
     request = json.load(sys.stdin)
     engine.prepare(request)
-    command = [sys.executable, "-I", str(_QUIET), "serve", *request["argv"]]
+    command = [sys.executable, "-I", *request["entry"], *request["argv"]]
     os.execve(command[0], command, request["env"])

@@ -1,4 +1,5 @@
-"""vLLM on this node: engines.py and its neighbours, as the loop wants them (runner.Runner)."""
+"""Engines of every kind on this node: engines.py and its neighbours, as the loop wants them
+(runner.Runner). What is an engine's own stands in its class (controlplane.fleet.engines)."""
 
 import contextlib
 import http.client
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from controlplane.fleet import engines as kinds
 from controlplane.fleet import wire
 from controlplane.fleet.wire import AdapterReason
 from workers.agent import (
@@ -54,7 +56,7 @@ class _Fetched:
     model: Path
 
 
-class VllmRunner:
+class NodeRunner:
     """Blocking throughout. Its threads never meet over one replica."""
 
     def __init__(self, settings: Settings) -> None:
@@ -115,11 +117,11 @@ class VllmRunner:
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         try:
-            one = environment.locate(environment.for_device(self._kind(spec)), self._settings.cache)
+            one = environment.locate(self._environment(spec), self._settings.cache)
             if spec.model.startswith("/"):
                 models.folder(spec.model)
                 return one is not None
-        except (CannotStart, InstallError, ModelError, OSError):
+        except (CannotStart, SpecError, InstallError, ModelError, OSError):
             return True  # to bring anything will not help: `fetch` says why
         return one is not None and weights.here(self._cache, spec.source, spec.model, spec.revision)
 
@@ -129,7 +131,7 @@ class VllmRunner:
         cache, revision = self._settings.cache, ""
         try:
             found = environment.install(
-                environment.for_device(self._kind(spec)),
+                self._environment(spec),
                 cache,
                 progress=lambda label, done, total: progress(
                     f"{label}: {done} of {total}" if total else label
@@ -143,7 +145,7 @@ class VllmRunner:
             self._check_readable(model)
         except ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
-        except (InstallError, OSError) as error:
+        except (SpecError, InstallError, OSError) as error:
             raise CannotStart(FETCH_FAILED, str(error)) from error
         self._fetched[spec.replica_id] = _Fetched(found, model)
         return revision
@@ -246,7 +248,7 @@ class VllmRunner:
         leaving.close(running)
 
     def can_sleep(self, running: Running, spec: wire.ReplicaSpec) -> bool:
-        return engines.can_sleep(spec, self._kind(spec))
+        return kinds.of(spec.engine).can_sleep(spec, self._kind(spec))
 
     def busy(self, running: Running) -> bool | None:
         return leaving.busy(running)
@@ -283,20 +285,25 @@ class VllmRunner:
     def standbys(self) -> set[int]:
         return {pid for one in self._standbys.values() for pid in one.pids()}
 
+    def _environment(self, spec: wire.ReplicaSpec) -> str:
+        """The name of the environment that it runs in. Raises SpecError, CannotStart."""
+        return kinds.of(spec.engine).environment_for(self._kind(spec))
+
     def _wanted(self) -> set[str]:
-        """The environments that this node's devices can use."""
+        """The environments that this node's devices can use, of engines with standbys."""
         if not self._devices:
             self.survey()
         found = set()
         for device in self._devices:
-            with contextlib.suppress(InstallError):
-                found.add(environment.for_device(device.kind))
+            for engine in kinds.ENGINES.values():
+                with contextlib.suppress(SpecError):
+                    found |= {engine.environment_for(device.kind)} if engine.can.standby else set()
         return found
 
     def _lend(self, spec: wire.ReplicaSpec, one: Environment) -> Standby | None:
         """A standby to fork from. Waiting for a new one's imports is quicker than a plain start,
         which does them three times."""
-        if not self._settings.standby:
+        if not self._settings.standby or not kinds.of(spec.engine).can.standby:
             return None
         standbys = self._standbys_of(one)
         try:
