@@ -8,6 +8,7 @@ import base64
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -167,7 +168,7 @@ class ControlPlane:
     def report(self, body: bytes) -> Any:
         with self.lock:
             self.reports.append(msgspec.json.decode(body, type=wire.Report))
-            return 200, wire.ReportReply(lease_s=1.0, renew=self.renew)
+            return 200, wire.ReportReply(lease_s=1.0, renew=self.renew, at=time.time())
 
     def take_logs(self, body: bytes) -> Any:
         chunk = msgspec.json.decode(body, type=wire.LogChunk)

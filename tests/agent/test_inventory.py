@@ -1,14 +1,13 @@
 """What a node says that it has."""
 
 import os
-import stat
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from controlplane.fleet import wire
 from workers.agent import inventory
+from workers.agent.health import nvml
 from workers.agent.settings import SettingError, Settings, read
 
 GIB = 1 << 30
@@ -26,7 +25,7 @@ def settings(tmp_path: Path, **changes: str) -> Settings:
 def test_a_machine_without_gpus_offers_shares_of_its_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(nvml, "installed", lambda: False)
     found = inventory.collect(settings(tmp_path))
     assert found.devices and {device.kind for device in found.devices} == {"cpu"}
     assert all(device.memory_bytes >= 2 * GIB for device in found.devices)
@@ -44,44 +43,6 @@ def test_the_number_of_shares_can_be_set(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(tmp_path: Path, value: str) -> None:
     with pytest.raises(SettingError, match="STOA_AGENT_DEVICES"):
         inventory.collect(settings(tmp_path, STOA_AGENT_DEVICES=value))
-
-
-def test_gpus_are_read_from_the_drivers_tool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\n"
-        "echo '0, NVIDIA H200, 143771, GPU-1, 570.86.15'\n"
-        "echo '1, NVIDIA H200, [Unknown Error], GPU-2, 570.86.15'\n"
-    )
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    found = inventory.collect(settings(tmp_path))
-    assert found.driver == "570.86.15"
-    assert found.devices == [
-        wire.DeviceInfo(
-            index=0, kind="nvidia-h200", name="NVIDIA H200", memory_bytes=143771 << 20, uuid="GPU-1"
-        ),
-        wire.DeviceInfo(
-            index=1,
-            kind="nvidia-h200",
-            name="NVIDIA H200",
-            memory_bytes=0,
-            uuid="GPU-2",
-            healthy=False,
-        ),
-    ]
-
-
-def test_a_driver_that_fails_leaves_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert {device.kind for device in inventory.collect(settings(tmp_path)).devices} == {"cpu"}
 
 
 @pytest.mark.parametrize(

