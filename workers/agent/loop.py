@@ -14,6 +14,7 @@ from workers.agent import credential, inventory, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
+from workers.agent.events import Events
 from workers.agent.gang import Gangs, Stream
 from workers.agent.health.clock import Clock
 from workers.agent.health.examination import Examination
@@ -61,6 +62,7 @@ class Agent:
         self._examination = Examination(settings, self._their_clock)
         self._findings: list[wire.Finding] = []
         self._store = Store(settings.directory)
+        self._events = Events(settings.directory)
         self._changed = asyncio.Event()
         self._renew = asyncio.Event()
         self._inventory: wire.Inventory | None = None
@@ -181,6 +183,7 @@ class Agent:
         self._seq += 1
         found = self._inventory
         news = found is not None and not inventory.same(self._inventory_sent, found)
+        events = self._events.waiting()
         sent = self._wall()
         reply = await self._client.report(
             wire.Report(
@@ -191,10 +194,12 @@ class Agent:
                 replicas=self.replicas.reports(),
                 pulls=self._pulls.reports(),
                 findings=self._findings,
+                events=events,
                 inventory=found if news else None,
             )
         )
         self._their_clock.heard(sent, reply.at, self._wall())
+        self._events.taken(events)
         if news:
             self._inventory_sent = found
         return reply

@@ -25,7 +25,7 @@ from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
 from controlplane.endpoints import assignments, gangs, hearing, reports, source_grants, uploads
 from controlplane.endpoints import logs as engine_logs
-from controlplane.fleet import credentials, errors, older_wire, services, wire
+from controlplane.fleet import credentials, errors, node_events, older_wire, services, wire
 from controlplane.fleet.models import Node
 
 log = logging.getLogger(__name__)
@@ -207,6 +207,8 @@ def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime
         reports.apply(node, message, now)
         if node.in_gangs:
             gangs.hear(node, message, now)
+    # Of a report that came late too: an event is no level, and this one's answer ends it.
+    node_events.note(node=node, events=message.events, now=now)
     return node
 
 

@@ -4,9 +4,9 @@ The next report says the same and more, so this one waits for no disk; what `rep
 do is committed as everything else.
 
 Most reports say what the one before said. What this statement does not settle (a certificate
-that is being replaced, a report that came late, an inventory, models that are being brought, a
-node that was removed or hosts gangs) is for the longer way: `fleet.credentials.verify`,
-`fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
+that is being replaced, a report that came late, an inventory, models that are being brought, what
+a node did by itself, a node that was removed or hosts gangs) is for the longer way:
+`fleet.credentials.verify`, `fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ def hear(
 
     Raises InvalidReport.
     """
-    if report.inventory is not None or report.pulls:
+    if report.inventory is not None or report.pulls or report.events:
         return None
     services.check(report)
     with connection.cursor() as cursor:

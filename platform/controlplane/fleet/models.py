@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from compliance.fields import IdField
+from controlplane.fleet.event_models import NodeEvent as NodeEvent
 from controlplane.tenancy.models import Organization
 
 

@@ -436,6 +436,26 @@ class Finding(Message):
     cure: str = ""
 
 
+class NodeEventKind(StrEnum):
+    """What an agent tells once; a control plane drops kinds that it does not know."""
+
+    ORPHAN_ENDED = "orphan_ended"  # something of ours that no record knew
+    STRANGER_FOUND = "stranger_found"  # somebody else's process holds one of our devices
+    DEVICE_CLEAN = "device_clean"  # nothing of the engine before is left on it
+    DEVICE_DIRTY = "device_dirty"  # something is, and it is not used until that is gone
+
+
+class NodeEvent(Message):
+    """Something that an agent did or measured. It is repeated, with the same id, until a report
+    that carried it was answered; `detail` names `device`, `from_organization` and
+    `to_organization` where it is about one."""
+
+    id: str
+    at: str  # RFC 3339, by the node's clock
+    kind: str  # a NodeEventKind
+    detail: dict[str, str | int] = {}
+
+
 class Report(Message):
     """Everything that runs on the node, now. A report with a lower seq of a boot is stale."""
 
@@ -446,6 +466,7 @@ class Report(Message):
     replicas: list[ReplicaReport]
     pulls: list[PullReport] = []
     findings: list[Finding] = []
+    events: list[NodeEvent] = []  # that no answered report has carried yet
     inventory: Inventory | None = None  # sent first, and when it changed
 
 
