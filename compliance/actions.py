@@ -39,6 +39,8 @@ ACTIONS: dict[str, Action] = {
             "secret.replace": "a project's secret got another value",
             "secret.deliver": "a node was given a project's secret, for one fetch",
             "secret.delete": "a project's secret was deleted",
+            "notice.create": "the operator told an organization something",
+            "notice.close": "a notice was read, or no longer holds, and is shown no more",
             "secret.reseal": "secrets were sealed anew under the newest key",
         },
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec
 
 from django.contrib.auth.views import redirect_to_login
@@ -16,10 +16,10 @@ from django.views.decorators.cache import never_cache
 from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
-from controlplane.tenancy import access
+from controlplane.tenancy import access, notices
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import Forbidden, NotFound
-from controlplane.tenancy.models import Organization, Project, User
+from controlplane.tenancy.models import Notice, Organization, Project, User
 
 PLACE = "place"  # the session's word for the chosen project, or organization without one
 
@@ -40,6 +40,11 @@ class Visit:
     project: Project | None = None
     projects: list[Project] = field(default_factory=list)  # all that may be chosen
     empty: list[Organization] = field(default_factory=list)  # theirs, without a project yet
+
+    @cached_property
+    def notices(self) -> list[Notice]:
+        """What the operator has told the organization chosen, and nobody there has closed."""
+        return [] if self.organization is None else notices.open_of(self.organization)
 
     def can(self, need: Permission) -> bool:
         """Whether to offer it; the verb's own view asks `access` again."""

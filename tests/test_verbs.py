@@ -35,7 +35,7 @@ from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, Rollout, Upload
 from controlplane.fleet import services as fleet
 from controlplane.fleet import silence, wire
-from controlplane.tenancy import limits, project_secrets, running
+from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
 from tests.test_layout import ROOT
@@ -44,7 +44,7 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
-    *(tenancy, limits, running, project_secrets, fleet, silence),
+    *(tenancy, limits, running, project_secrets, notices, fleet, silence),
     *(endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts),
     *(billing, budgets, counters, leases, prices, ledger, exports),
@@ -56,6 +56,7 @@ NO_VERBS = {
     running.agent: "computes",
     running.stopped_at: "looks",
     project_secrets.find: "looks",
+    notices.open_of: "looks",
     project_secrets.unsealed: "opens for deliver_secret, which tells",
     project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",
@@ -180,7 +181,16 @@ class Walk:
         self.do(running.resume_run, "run.resume", project=kept.project, run="night/one")
         self.do(limits.update_organization, "organization.update", **place, concurrency=8)
         self.secrets()
+        self.notices()
         self.do(tenancy.revoke_key, "api_key.revoke", key=key)
+
+    def notices(self) -> None:
+        said = {"subject": "a node is serviced", "text": "…", "about": audit.Target("node", "n")}
+        given = {"organization": self.kept.organization, **said}
+        notice = self.do(notices.tell, "notice.create", key="one", **given)
+        self.do(notices.close, "notice.close", notice=notice)
+        self.do(notices.tell, "notice.create", key="two", **given)
+        self.do(notices.withdraw, "notice.close", about=said["about"], key="two")
 
     def secrets(self) -> None:
         given = {"value": {"token": "hf_x"}}

@@ -11,7 +11,7 @@ from billing import budgets
 from billing.models import Budget
 from compliance import audit
 from controlplane.endpoints import pulls, uploads
-from controlplane.tenancy import project_secrets, services
+from controlplane.tenancy import notices, project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
 
 PREFIX = "api/v1/"
@@ -57,6 +57,18 @@ def secret(house: House) -> str:
     ).id
 
 
+def notice(house: House) -> str:
+    """The id of what it was told; telling again tells nothing new."""
+    return notices.tell(
+        house.organization,
+        subject=f"for {house.organization.name}",
+        text="a node is serviced",
+        about=audit.Target("node", "node_1"),
+        key="maintenance",
+        now=NOW,
+    ).id
+
+
 def pull(house: House) -> str:
     if (found := house.project.pulls.first()) is not None:
         return found.id
@@ -97,6 +109,7 @@ def things(house: House) -> dict[str, str]:
         "nodes": house.node.id,
         "budgets": budget(house),
         "secrets": secret(house),
+        "notices": notice(house),
         "model-pulls": pull(house),
         "model-uploads": upload(house),
         "exports": "",

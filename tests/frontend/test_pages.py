@@ -11,6 +11,7 @@ from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import House, signed_in
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
 from tests.api.test_strangers import secret as house_secret
 from tests.api.test_strangers import upload as house_upload
@@ -32,6 +33,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "endpoints": house.endpoint.id,
         "keys": house.key_id,
         "nodes": house.node.id,
+        "notices": house_notice(house),
         "projects": house.project.id,
         "pulls": house_pull(house),
         "secrets": house_secret(house),

@@ -15,6 +15,7 @@ from controlplane.tenancy.errors import Forbidden, NotFound
 from controlplane.tenancy.models import (
     ApiKey,
     Membership,
+    Notice,
     Organization,
     Project,
     ProjectSecret,
@@ -165,6 +166,10 @@ def secrets(principal: Principal) -> QuerySet[ProjectSecret]:
     return ProjectSecret.objects.filter(project__in=projects(principal)).defer("sealed")
 
 
+def notices(principal: Principal) -> QuerySet[Notice]:
+    return Notice.objects.filter(organization__in=organizations(principal))
+
+
 def memberships(principal: Principal) -> QuerySet[Membership]:
     """People are shown to people: a key sees none."""
     return Membership.objects.filter(organization_id__in=list(principal.memberships))
@@ -191,6 +196,12 @@ def secret(principal: Principal, id: str, need: Permission) -> ProjectSecret:
     rows = ProjectSecret.objects.select_related("project__organization").defer("sealed")
     found = _one(rows, id, "psec", "secret")
     demand(principal, need, found.project.organization_id, found.project_id, "secret")
+    return found
+
+
+def notice(principal: Principal, id: str, need: Permission) -> Notice:
+    found = _one(Notice.objects.select_related("organization"), id, "ntc", "notice")
+    demand(principal, need, found.organization_id, None, "notice")
     return found
 
 

@@ -198,3 +198,29 @@ class ProjectSecret(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+
+class Notice(models.Model):
+    """What the operator tells an organization, until one of its people closes it."""
+
+    id = IdField("ntc")
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="notices")
+    subject = models.CharField(max_length=120)
+    text = models.TextField()
+    about_type = models.CharField(max_length=32)  # as audit.Target has them
+    about_id = models.CharField(max_length=64)
+    key = models.CharField(max_length=64)  # what of it: told once
+    created_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    closed_by = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("organization", "about_type", "about_id", "key"), name="notice_once"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.subject
