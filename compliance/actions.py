@@ -37,7 +37,7 @@ ACTIONS: dict[str, Action] = {
             "api_key.revoke": "an API key stopped being valid",
             "secret.create": "a project gave a secret for its sources; its value is sealed",
             "secret.replace": "a project's secret got another value",
-            "secret.deliver": "a node was given a project's secret, for one fetch",
+            "secret.deliver": "a node was given a project's secret, for one fetch or start",
             "secret.delete": "a project's secret was deleted",
             "notice.create": "the operator told an organization something",
             "notice.close": "a notice was read, or no longer holds, and is shown no more",

@@ -57,6 +57,7 @@ NO_VERBS = {
     running.stopped_at: "looks",
     project_secrets.find: "looks",
     notices.open_of: "looks",
+    project_secrets.named: "looks",
     project_secrets.unsealed: "opens for deliver_secret, which tells",
     project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",

@@ -192,6 +192,8 @@ MIRROR_URL = env.text("STOA_MIRROR_URL", "")
 MIRROR_TOKEN = env.text("STOA_MIRROR_TOKEN", "")
 # Services that nodes may be sent to; a tenant's address alone would open the inner network.
 S3_ENDPOINTS = env.words("STOA_S3_ENDPOINTS")
+# Registries that nodes may pull images from, as `host` or `host:port`.
+IMAGE_REGISTRIES = env.words("STOA_IMAGE_REGISTRIES")
 # Weights that projects bring; every web process sees the same folder.
 UPLOADS_DIR = Path(env.text("STOA_UPLOADS_DIR", str(VAR / "uploads")))
 UPLOADS_PROJECT_BYTES = env.integer("STOA_UPLOADS_PROJECT_BYTES", 1 << 40)

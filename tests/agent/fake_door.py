@@ -25,6 +25,9 @@ class FakeDoor:
             raise Unreachable("the control plane is away")
         return self.sources[request.replica_id]
 
+    def secrets(self, request: wire.SecretsRequest, cancelled: Callable[[], bool]) -> wire.Secrets:
+        raise AssertionError(request)
+
     def signed(self, path: str) -> tuple[str, dict[str, str]]:
         raise AssertionError(path)
 

@@ -61,6 +61,25 @@ def test_each_node_says_why_not() -> None:
     assert answer.walls_missing
 
 
+def test_an_image_goes_where_images_run() -> None:
+    able, unable = node("a"), node("b", 8, containers=False)
+    assert choose(need(image=True), [able, unable]) == Placement("a", ("a-0",))
+    assert choose(need(), [able, unable]) == Placement("b", ("b-0",))
+
+
+def test_no_node_that_runs_images_is_told_apart_from_none_that_is_free() -> None:
+    unable = node("a", containers=False)
+    answer = choose(need(image=True), [unable])
+    assert isinstance(answer, Refusal)
+    assert answer.containers_missing
+    assert "runs no images" in str(answer)
+    small = node("b", 0, total=1)
+    answer = choose(need(2, image=True), [node("a", 2, containers=False), small])
+    assert isinstance(answer, Refusal) and answer.containers_missing
+    answer = choose(need(image=True), [unable, small])
+    assert isinstance(answer, Refusal) and not answer.containers_missing
+
+
 def test_walls_matter_only_where_tenants_meet() -> None:
     assert isinstance(choose(need(shared=False), [node("a", walled=False)]), Placement)
     answer = choose(need(shared=True), [node("a", walled=False)])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -16,6 +17,7 @@ from workers.agent.weights.errors import (
     ModelError,
 )
 
+T = TypeVar("T", bound=wire.Message)
 TIMEOUT_S = 15.0
 _REASONS = frozenset({ACCESS_DENIED, FETCH_FAILED, MODEL_NOT_FOUND})
 
@@ -29,16 +31,25 @@ class ControlPlaneDoor:
 
     def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
         """Raises ModelError where the control plane says why not; waits while it is away."""
+        return self._ask("/source", request, wire.Source, cancelled)
+
+    def secrets(self, request: wire.SecretsRequest, cancelled: Callable[[], bool]) -> wire.Secrets:
+        """For one start from an image: to be kept nowhere. Raises as `source` does."""
+        return self._ask("/secrets", request, wire.Secrets, cancelled)
+
+    def _ask(
+        self, path: str, request: wire.Message, kind: type[T], cancelled: Callable[[], bool]
+    ) -> T:
         backoff = Backoff(cap_s=5.0)
         body = msgspec.json.encode(request)
         while not cancelled():
-            url, headers = self._client.signed("POST", "/source", body)
+            url, headers = self._client.signed("POST", path, body)
             try:
                 answer = self._post(url, body, headers)
                 if reason := _reason(answer):
                     raise ModelError(*reason)
                 raise_for(answer)
-                return decode(answer.content, wire.Source)
+                return decode(answer.content, kind)
             except (Unavailable, Refused):  # the loop sees to a credential that is no good
                 self._pause(backoff.next())
         raise Cancelled

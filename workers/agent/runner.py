@@ -23,6 +23,9 @@ class Door(Protocol):
     def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
         """Raises weights.errors.ModelError."""
 
+    def secrets(self, request: wire.SecretsRequest, cancelled: Callable[[], bool]) -> wire.Secrets:
+        """What one start from an image needs: to be kept nowhere. Raises as `source` does."""
+
     def signed(self, path: str) -> tuple[str, dict[str, str]]:
         """The address and the headers of a GET below the agents' prefix."""
 

@@ -11,5 +11,6 @@ urlpatterns = [
     path("report", agent_views.report),
     path("logs", agent_views.logs),
     path("source", agent_views.source),
+    path("secrets", agent_views.secrets),
     path("uploads/<str:upload_id>/<int:number>", agent_views.upload),
 ]

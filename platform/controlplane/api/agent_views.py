@@ -23,7 +23,15 @@ from django.views.decorators.csrf import csrf_exempt
 
 from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
-from controlplane.endpoints import assignments, gangs, hearing, reports, source_grants, uploads
+from controlplane.endpoints import (
+    assignments,
+    gangs,
+    hearing,
+    image_secrets,
+    reports,
+    source_grants,
+    uploads,
+)
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import credentials, errors, node_events, older_wire, services, wire
 from controlplane.fleet.models import Node
@@ -132,6 +140,11 @@ async def source(request: HttpRequest) -> HttpResponse:
     return _answer(request, await threads.on_thread(_source, _call(request)))
 
 
+@_door("POST")
+async def secrets(request: HttpRequest) -> HttpResponse:
+    return _answer(await threads.on_thread(_secrets, _call(request)))
+
+
 @_door("GET")
 async def upload(request: HttpRequest, upload_id: str, number: int) -> StreamingHttpResponse:
     """A file of a tenant's own model, from the byte that is asked for on."""
@@ -223,6 +236,15 @@ def _source(call: credentials.Call) -> wire.Source:
     node = credentials.verify(call, now=now).node
     try:
         return source_grants.grant(node, _decoded(call.body, wire.SourceRequest), now)
+    except source_grants.Refused as refusal:
+        raise _Refusal(409, refusal.reason, str(refusal)) from refusal
+
+
+def _secrets(call: credentials.Call) -> wire.Secrets:
+    now = timezone.now()
+    node = credentials.verify(call, now=now).node
+    try:
+        return image_secrets.grant(node, _decoded(call.body, wire.SecretsRequest), now)
     except source_grants.Refused as refusal:
         raise _Refusal(409, refusal.reason, str(refusal)) from refusal
 

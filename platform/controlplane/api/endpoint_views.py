@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from controlplane.api import adapter_views
 from controlplane.api.adapter_views import AdapterBody, AdapterView
 from controlplane.api.idempotency import idempotent
+from controlplane.api.image_body import ImageBody
 from controlplane.api.version_views import RolloutStatus, VersionActions
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
@@ -172,6 +173,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
     schedules = ScheduleBody(many=True)
     bursts = BurstView(many=True)
     keep_warm_cap = CapBody(allow_null=True)
+    image = ImageBody(allow_null=True)
     scaling = serializers.SerializerMethodField()
 
     class Meta:
@@ -192,6 +194,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
             "revision",
             "engine",
             "engine_args",
+            "image",
             "adapters",
             "capabilities",
             "device_kind",
@@ -247,11 +250,17 @@ class EndpointBody(serializers.Serializer[Any]):
     project = serializers.CharField()
     name = serializers.CharField(trim_whitespace=False, allow_blank=True)
     secret = serializers.CharField(default="", allow_blank=True, max_length=63)
-    model = serializers.CharField(max_length=300)
+    model = serializers.CharField(
+        default="",
+        allow_blank=True,
+        max_length=300,
+        help_text="Only an image of the engine `custom` may do without.",
+    )
     revision = serializers.CharField(default="", allow_blank=True, max_length=64)
     pool = serializers.CharField(default="", allow_blank=True)
-    engine = serializers.CharField(default="vllm")
+    engine = serializers.CharField(default="vllm", help_text="vllm, custom")
     engine_args = serializers.DictField(default=dict)
+    image = ImageBody(default=None, allow_null=True, help_text="What replicas are started from.")
     adapters = AdapterBody(many=True, default=list)
     capabilities = serializers.ListField(
         child=serializers.CharField(),

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.idempotency import idempotent
+from controlplane.api.image_body import ImageBody
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import rollout_plan, rollout_rows, rollouts, versions
@@ -108,13 +109,14 @@ class RolloutBody(serializers.Serializer[Any]):
 
 
 class ChangeBody(serializers.Serializer[Any]):
-    """What is absent of the spec stays. `engine_args` are given whole."""
+    """What is absent of the spec stays. `engine_args` and `image` are given whole."""
 
-    model = serializers.CharField(max_length=300, required=False)
+    model = serializers.CharField(max_length=300, required=False, allow_blank=True)
     revision = serializers.CharField(required=False, allow_blank=True, max_length=64)
     secret = serializers.CharField(required=False, allow_blank=True)
     engine = serializers.CharField(required=False)
     engine_args = serializers.DictField(required=False)
+    image = ImageBody(required=False, allow_null=True)
     capabilities = serializers.ListField(
         child=serializers.CharField(), required=False, allow_null=True
     )

@@ -6,7 +6,7 @@ import msgspec
 from django.conf import settings
 from django.db.models import QuerySet
 
-from controlplane.endpoints import gangs, pulls, recipes, sources
+from controlplane.endpoints import gangs, images, pulls, recipes, sources
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import engines, wire
@@ -98,6 +98,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         start_timeout_s=settings.START_TIMEOUT_S,
         capabilities=msgspec.convert(version.spec["capabilities"], list[wire.Capability] | None),
         recipes=recipes.candidates(version.model) if engine.can.recipes else [],
+        image=images.wired(version.image, endpoint.pinned),
         # What always serves would pay for the ability and never use it.
         may_sleep=endpoint.min_replicas == 0 and engine.can.sleep,
     )

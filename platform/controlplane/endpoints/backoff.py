@@ -7,6 +7,7 @@ _ENGINE = frozenset(
     {
         Reason.FETCH_FAILED,
         Reason.MODEL_NOT_FOUND,
+        Reason.IMAGE_NOT_FOUND,
         Reason.ENGINE_EXITED,
         Reason.PROBE_FAILED,
         Reason.TOOL_PROBE_FAILED,

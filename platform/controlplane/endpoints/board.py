@@ -112,8 +112,9 @@ def _nodes(endpoint: Endpoint, kind: str, now: datetime, most: int | None) -> di
                 closed=closed,
                 organization_id=owner,
                 walled=walled(walls.split()),
+                containers=bool(containers),
             )
-            for id, name, closed, walls, total, devices, indexes in cursor.fetchall()
+            for id, name, closed, walls, containers, total, devices, indexes in cursor.fetchall()
         }
 
 
@@ -142,6 +143,7 @@ SELECT n.id, n.name,
        COALESCE((
            SELECT string_agg(wall, ' ') FROM jsonb_array_elements_text(n.inventory -> 'walls') wall
        ), ''),
+       COALESCE(n.inventory ->> 'containers', ''),
        COALESCE(f.total, 0), COALESCE(f.ids, '{}'), COALESCE(f.indexes, '{}')
 FROM drawn
 JOIN fleet_node n ON n.id = drawn.id

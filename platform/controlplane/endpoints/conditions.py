@@ -69,6 +69,9 @@ ADVICE: dict[Reason, str] = {
     Reason.CANNOT_SLEEP: "Its engine refused to sleep; it serves on, and sleeps no more.",
     Reason.YIELDED: "Another endpoint needed its devices; the next request starts it again.",
     Reason.ROLLED_BACK: "Its version was taken back: see the endpoint's newest rollout.",
+    Reason.IMAGE_NOT_FOUND: "Check the image's reference: registry, repository, tag or digest.",
+    Reason.CONTAINERS_MISSING: "No node of the pool runs images: set one up with podman or Docker "
+    "(STOA_AGENT_CONTAINERS), or choose another pool.",
     Reason.WALLS_MISSING: "The node cannot isolate tenants: run its agent with the rights for it.",
 }
 

@@ -35,12 +35,14 @@ class Endpoint(models.Model):
     name = models.CharField(max_length=63)
     source = models.CharField(max_length=16, default="hub")  # wire.SourceKind
     secret = models.CharField(max_length=63, blank=True)  # of the project, by name; what opens it
-    model = models.CharField(max_length=300)  # as its source calls it: endpoints.sources
+    # As its source calls it: endpoints.sources; empty: its image brings what it serves.
+    model = models.CharField(max_length=300, blank=True)
     revision = models.CharField(max_length=64, blank=True)
     # What a branch was when a replica first served it, so that all serve the same: sources.pin.
     pinned = models.JSONField(default=dict)
     engine = models.CharField(max_length=32, default="vllm")
     engine_args = models.JSONField(default=dict)  # {"max_model_len": 4096, …}: engine_args.py
+    image = models.JSONField(null=True)  # what replicas are started from: endpoints.images
     adapters = models.JSONField(default=list)  # LoRA: each as wire.Adapter
     # What each replica proves before it is ready; null: what its model's recipe promises.
     capabilities = models.JSONField(null=True)

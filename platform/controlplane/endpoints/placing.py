@@ -15,6 +15,7 @@ from controlplane.placement.gang import GangPlacement, choose_gang
 
 # Each lost race shows a fuller picture, so this is far more than a full pool needs.
 _ATTEMPTS = 20
+_REFUSED = (Reason.NO_CAPACITY, Reason.WALLS_MISSING, Reason.CONTAINERS_MISSING)
 
 
 def place(
@@ -44,7 +45,7 @@ def place(
                 sleeping.make_room(need, board.candidates(endpoint, need.kind), now=now)
             _remember(replica, answer)
             return answer
-        refused = replica.reason in (Reason.NO_CAPACITY, Reason.WALLS_MISSING)
+        refused = replica.reason in _REFUSED
         if (taken := _take(replica_id, need, answer.node_id, now, refused)) is not None:
             board.took(endpoint, need.kind, taken)
             return taken
@@ -81,6 +82,7 @@ def _need(replica: Replica) -> Need:
         count=version.device_count,
         organization_id=endpoint.project.organization_id,
         shared=endpoint.pool.organization_id is None,
+        image=version.image is not None,
     )
 
 
@@ -115,7 +117,11 @@ def _take(
 
 
 def _remember(replica: Replica, refusal: Refusal) -> None:
-    reason = Reason.WALLS_MISSING if refusal.walls_missing else Reason.NO_CAPACITY
+    reason = Reason.NO_CAPACITY
+    if refusal.walls_missing:
+        reason = Reason.WALLS_MISSING
+    elif refusal.containers_missing:
+        reason = Reason.CONTAINERS_MISSING
     detail = str(refusal)[:500]
     waiting = Replica.objects.filter(id=replica.id, state=State.REQUESTED)
     with transaction.atomic():

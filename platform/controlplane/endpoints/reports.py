@@ -16,7 +16,16 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from controlplane.endpoints import adapters, lifecycle, logs, notify, progress, pulls, sources
+from controlplane.endpoints import (
+    adapters,
+    images,
+    lifecycle,
+    logs,
+    notify,
+    progress,
+    pulls,
+    sources,
+)
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
@@ -29,6 +38,7 @@ _REASONS = frozenset(
     {
         Reason.FETCH_FAILED,
         Reason.MODEL_NOT_FOUND,
+        Reason.IMAGE_NOT_FOUND,
         Reason.ACCESS_DENIED,
         Reason.ENGINE_EXITED,
         Reason.ENGINE_MISSING,
@@ -163,6 +173,8 @@ def move(replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: 
     assert verdict.to is not None
     if verdict.to is State.READY and said is not None and said.revision:
         sources.pin(replica.id, logs.clean(said.revision)[:64])
+    if verdict.to is State.READY and said is not None and said.image:
+        images.pin(replica.id, said.image)
     lifecycle.advance(
         replica.id,
         verdict.to,

@@ -1,5 +1,7 @@
 """Versions of an endpoint's spec, the rollouts between them, and how each served meanwhile."""
 
+from typing import Any
+
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -44,6 +46,12 @@ class EndpointVersion(models.Model):
     @property
     def revision(self) -> str:
         return str(self.spec["revision"])
+
+    @property
+    def image(self) -> dict[str, Any] | None:
+        """None also of versions from before there were images."""
+        found: dict[str, Any] | None = self.spec.get("image")
+        return found
 
     @property
     def device_kind(self) -> str:

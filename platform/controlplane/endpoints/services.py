@@ -15,6 +15,7 @@ from controlplane.endpoints import (
     aliases,
     deciding,
     elasticity,
+    images,
     signals,
     sources,
     version_spec,
@@ -55,6 +56,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     organization = project.organization
     spec, pool = specs.check(spec, organization)
     sources.check_access(project, spec.source, spec.model, spec.secret)
+    images.check_access(project, spec.image)
     endpoint = Endpoint(
         project=project,
         pool=pool,
@@ -66,6 +68,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         revision=spec.revision,
         engine=spec.engine,
         engine_args=spec.engine_args,
+        image=spec.image,
         adapters=list(spec.adapters),
         capabilities=spec.capabilities,
         device_kind=spec.device_kind,
@@ -101,6 +104,7 @@ def _told(spec: EndpointSpec) -> dict[str, Any]:
         "revision": spec.revision,
         "engine": spec.engine,
         "engine_args": sorted(spec.engine_args),
+        "image": images.told(spec.image),
         "device_kind": spec.device_kind,
         "device_count": spec.device_count,
         "node_count": spec.node_count,

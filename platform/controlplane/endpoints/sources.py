@@ -115,10 +115,14 @@ def pinned(wish: Wish, pins: dict[str, str]) -> str:
 
 def pin(replica_id: str, revision: str) -> None:
     """A replica serves `revision`: its successors serve the same until the wish is another."""
+    replica = Replica.objects.select_related("version").get(id=replica_id)
+    keep_pin(replica, _pin_key(replica.version), revision)
+
+
+def keep_pin(replica: Replica, key: str, revision: str) -> None:
+    """Under `key` the replica's endpoint serves `revision` from here on, unless one is kept."""
     with transaction.atomic():
-        replica = Replica.objects.select_related("version").get(id=replica_id)
         endpoint = Endpoint.objects.select_for_update(no_key=True).get(id=replica.endpoint_id)
-        key = _pin_key(replica.version)
         if key in endpoint.pinned:
             return
         kept = list(endpoint.pinned.items())[1 - _PINS :]

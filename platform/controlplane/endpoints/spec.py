@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q
 
 from compliance import ids
-from controlplane.endpoints import elasticity, engine_args, sources
+from controlplane.endpoints import elasticity, engine_args, images, sources
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet import engines, wire
 from controlplane.fleet.models import Device, Pool
@@ -54,6 +54,7 @@ class EndpointSpec:
     queue_s: int | None = None  # for so long
     source: str = ""  # endpoints.sources; empty: a path is a path, everything else the hub's
     secret: str = ""  # of the project, by name; empty: the default of its kind
+    image: Mapping[str, Any] | None = None  # endpoints.images; None: as the node has the engine
 
 
 def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:
@@ -64,7 +65,9 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
             "a name has 1 to 63 of a-z, 0-9 and inner dashes, such as `support-chat`",
             code="invalid_name",
         )
-    can = _engine(spec.engine).can
+    engine = _engine(spec.engine)
+    can = engine.can
+    spec = replace(spec, image=images.check(spec.image, engine, spec.node_count))
     bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
     ttft(spec.ttft_target_s)
     queue(spec.queue_limit, spec.queue_s)
@@ -75,7 +78,8 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
         raise _invalid("device_count", f"expected 1 to 64 devices, not {spec.device_count}")
     if not 1 <= spec.node_count <= MAX_NODES:
         raise _invalid("node_count", f"expected 1 to {MAX_NODES} nodes, not {spec.node_count}")
-    spec = replace(spec, source=sources.check(spec))
+    brought = spec.engine == images.CUSTOM and not spec.model
+    spec = replace(spec, source=images.no_source(spec) if brought else sources.check(spec))
     adapters = [adapter(one) for one in spec.adapters]
     if len({a["name"] for a in adapters}) < len(adapters):
         raise _invalid("adapters", "each adapter needs a name of its own")
@@ -131,10 +135,7 @@ def _engine(name: str) -> engines.Engine:
     if name not in engines.ENGINES:
         there = ", ".join(f"`{one}`" for one in engines.ENGINES)
         raise _invalid("engine", f"{_shown(name)} is no engine here; there is {there}")
-    engine = engines.ENGINES[name]
-    if engines.Way.PROCESS not in engine.ways:
-        raise _invalid("engine", f"{name} runs from an image only, and none is given")
-    return engine
+    return engines.ENGINES[name]
 
 
 def _capabilities(given: Sequence[str] | None, can: engines.Can) -> list[str] | None:

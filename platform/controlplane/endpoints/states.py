@@ -98,4 +98,6 @@ class Reason(StrEnum):
     NODE_LOST = "node_lost"  # quiet for longer than the grace
     ENGINE_MISSING = "engine_missing"  # the node says that no such engine runs
     BUDGET_EXHAUSTED = "budget_exhausted"  # a hard budget does not pay for its devices
+    IMAGE_NOT_FOUND = "image_not_found"
+    CONTAINERS_MISSING = "containers_missing"  # no node of the pool runs images
     WALLS_MISSING = "walls_missing"  # the node cannot isolate tenants and the pool is shared

@@ -10,8 +10,8 @@ from controlplane.endpoints.models import Endpoint, EndpointVersion
 
 # Columns of Endpoint, which repeat the spec of the version that is wished for.
 FIELDS = (
-    *("source", "secret", "model", "revision", "engine", "engine_args", "capabilities"),
-    *("device_kind", "device_count", "node_count"),
+    *("source", "secret", "model", "revision", "engine", "engine_args", "image"),
+    *("capabilities", "device_kind", "device_count", "node_count"),
 )
 
 

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from compliance import audit
-from controlplane.endpoints import rollout_rows, sources, wishes
+from controlplane.endpoints import images, rollout_rows, sources, wishes
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, EndpointVersion
@@ -135,6 +135,7 @@ def _checked(endpoint: Endpoint, wish: Mapping[str, Any]) -> dict[str, Any]:
     )
     checked, _ = specs.check(spec, endpoint.project.organization)
     sources.check_access(endpoint.project, checked.source, checked.model, checked.secret)
+    images.check_access(endpoint.project, checked.image)
     return {name: getattr(checked, name) for name in FIELDS}
 
 
@@ -152,6 +153,8 @@ def _public(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[audit.C
         if name == "engine_args":
             names = sorted(one for one in old | new if old.get(one) != new.get(one))
             public.append(audit.Change(name, None, names))
+        elif name == "image":
+            public.append(audit.Change(name, images.told(old), images.told(new)))
         elif name not in personal:
             public.append(audit.Change(name, old, new))
     return public

@@ -280,6 +280,7 @@ class ReplicaSpec(Message):
     seat: Seat | None = None  # of one that stands on several nodes
     image: Image | None = None  # it is started from that
     egress: list[str] = []  # host:port or *.host:port that it may reach; changes while it runs
+    egress_networks: list[str] = []  # private ones (CIDR) that those names may lead into
 
 
 class DesiredReplica(Message):
@@ -405,6 +406,7 @@ class ReplicaReport(Message):
     bytes_done: int = 0  # of the weights while they are fetched; a start that is stuck adds none
     bytes_total: int = 0  # 0: not known
     revision: str = ""  # what the model's files are, once they are here; a path has none
+    image: str = ""  # registry/repository@sha256:… that it was started from
     pid: int = 0
     address: str = ""  # where the gateway reaches it, once it listens
     start_tier: StartTier | None = None

@@ -12,6 +12,7 @@ class Need:
     count: int
     organization_id: str
     shared: bool = False
+    image: bool = False  # it is started from an image
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Candidate:
     closed: str = ""
     organization_id: str = ""
     walled: bool = True
+    containers: bool = True  # it runs images
     siblings: int = 0
 
 
@@ -51,6 +53,7 @@ class Refusal:
 
     reasons: dict[str, str] = field(default_factory=dict)
     walls_missing: bool = False  # the only obstacle on some node: it will not pass by waiting
+    containers_missing: bool = False  # no node that has the devices runs images
 
     def __str__(self) -> str:
         if not self.reasons:
@@ -64,20 +67,23 @@ def choose(need: Need, candidates: Iterable[Candidate]) -> Placement | Refusal:
     reasons: dict[str, str] = {}
     fitting: list[tuple[int, int, str, tuple[str, ...]]] = []
     walls_missing = False
+    runs_images = False
     for node in candidates:
         free = sorted((d for d in node.free if d.kind == need.kind), key=lambda d: d.index)
         if why_not := obstacle(need, node, len(free)):
             reasons[node.node_id] = f"{node.name}: {why_not}"
             walls_missing |= why_not == WALLS
+            runs_images |= why_not != CONTAINERS and node.total >= need.count
             continue
         devices = tuple(device.id for device in free[: need.count])
         fitting.append((node.siblings, -len(free), node.node_id, devices))
     if not fitting:
-        return Refusal(reasons, walls_missing)
+        return Refusal(reasons, walls_missing, need.image and not runs_images)
     _, _, node_id, devices = min(fitting)
     return Placement(node_id, devices)
 
 
+CONTAINERS = "it runs no images: neither podman nor Docker is there"
 WALLS = "it cannot wall engines off from each other, and its pool serves several organizations"
 
 
@@ -87,6 +93,8 @@ def obstacle(need: Need, node: Candidate, free: int) -> str:
         return "it serves another organization"
     if node.total < need.count:
         return f"has {node.total} of {need.count} devices of kind {need.kind}"
+    if need.image and not node.containers:
+        return CONTAINERS
     if node.closed:
         return node.closed
     if need.shared and not node.walled:

@@ -1,4 +1,4 @@
-"""What a project gives us to open its sources with. It comes in, and never out by this door again.
+"""What a project gives us for its sources and containers. It comes in, and never out by this door.
 
 Values are sealed under the newest of STOA_SECRETS_KEYS and bound to their row; `unsealed` is for
 the one who hands them to a node that fetches. No event, log line, list or export holds a value.
@@ -30,6 +30,7 @@ class Kind(StrEnum):
     HUB = "hub"
     S3 = "s3"
     REGISTRY = "registry"
+    ENV = "env"  # of containers, as an environment variable
 
 
 # What each kind is made of; those in _OPTIONAL may be left out.
@@ -37,6 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     Kind.HUB: ("token",),
     Kind.S3: ("endpoint_url", "access_key_id", "secret_access_key", "region"),
     Kind.REGISTRY: ("host", "username", "password"),
+    Kind.ENV: ("value",),
 }
 _OPTIONAL = {"region": "us-east-1"}
 
@@ -145,6 +147,11 @@ def find(project: Project, kind: str, name: str) -> ProjectSecret | None:
 
 
 _ROWS: QuerySet[ProjectSecret] = ProjectSecret.objects.select_related("project__organization")
+
+
+def named(text: object) -> bool:
+    """Whether a secret could have this name."""
+    return isinstance(text, str) and bool(_NAME.fullmatch(text))
 
 
 def _keys() -> dict[str, str]:
