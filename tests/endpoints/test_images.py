@@ -113,7 +113,11 @@ def test_vllm_from_an_image_keeps_its_model_and_arguments(world: World, host: No
         (wish(readiness_path="/../x"), "image.readiness_path", "expected a path"),
         (wish(openai="yes"), "image.openai", "true or false"),
         (wish(privileged=True), "image", "not privileged"),
-        ({**wish(), "engine_args": {"max_model_len": 512}}, "engine_args.max_model_len", "a command"),
+        (
+            {**wish(), "engine_args": {"max_model_len": 512}},
+            "engine_args.max_model_len",
+            "a command",
+        ),
         ({**wish(), "adapters": [{"name": "a", "path": "o/a"}]}, "adapters", "takes no adapters"),
         ({**wish(), "capabilities": ["tools"]}, "capabilities", "some of none"),
         ({**wish(), "node_count": 2}, "node_count", "on one node"),

@@ -142,7 +142,7 @@ async def source(request: HttpRequest) -> HttpResponse:
 
 @_door("POST")
 async def secrets(request: HttpRequest) -> HttpResponse:
-    return _answer(await threads.on_thread(_secrets, _call(request)))
+    return _answer(request, await threads.on_thread(_secrets, _call(request)))
 
 
 @_door("GET")
