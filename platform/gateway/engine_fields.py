@@ -1,7 +1,8 @@
 """Fields of a request body that steer the engine rather than the sampling: refused.
 
-A closed list for vLLM up to 0.32. Sampling fields pass, and so does what an engine does not
-know. `cache_salt` is ours to set: with it one tenant could read another's prefix cache.
+A closed list for vLLM up to 0.32 and TensorRT-LLM up to 1.2. Sampling fields pass, and so does
+what an engine does not know. `cache_salt` is ours to set: with it one tenant could read another's
+prefix cache.
 """
 
 import re
@@ -19,11 +20,13 @@ REFUSED = frozenset(
         "cache_salt",
         "chat_template",
         "data_parallel_rank",
+        "disaggregated_params",
         "ec_transfer_params",
         "guided_decoding_backend",
         "kv_transfer_params",
         "logits_processors",
         "lora_path",
+        "lora_request",  # a path on the node
         "media_io_kwargs",
         "mm_payload",
         "mm_processor_kwargs",

@@ -68,6 +68,7 @@ def test_a_missing_model(tiny: Rig) -> None:
         "priority",
         "chat_template",
         "kv_transfer_params",
+        "lora_request",
         "mm_processor_kwargs",
         "vllm_xargs",
         "stream_interval",

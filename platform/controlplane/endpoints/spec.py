@@ -67,6 +67,8 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
         )
     engine = _engine(spec.engine)
     can = engine.can
+    if not engine.serves(spec.device_kind):
+        raise _invalid("device_kind", f"{engine.name} does not run on {_shown(spec.device_kind)}")
     spec = replace(spec, image=images.check(spec.image, engine, spec.node_count))
     bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
     ttft(spec.ttft_target_s)

@@ -7,11 +7,12 @@ Django: both sides import it.
 
 from controlplane.fleet.engines.base import Can, Engine, Place, Refused, SpecError, Value, Way
 from controlplane.fleet.engines.custom import Custom
+from controlplane.fleet.engines.trtllm import TrtLlm
 from controlplane.fleet.engines.vllm import Vllm
 
 __all__ = ["ENGINES", "Can", "Engine", "Place", "Refused", "SpecError", "Value", "Way", "of"]
 
-ENGINES: dict[str, Engine] = {one.name: one for one in (Vllm(), Custom())}
+ENGINES: dict[str, Engine] = {one.name: one for one in (Vllm(), TrtLlm(), Custom())}
 
 
 def of(name: str) -> Engine:

@@ -122,6 +122,10 @@ class Engine:
     metrics_path: ClassVar[str] = "/metrics"
     shutdown_s: ClassVar[float] = 3.0  # for what still runs when it is told to end
 
+    def serves(self, device_kind: str) -> bool:
+        """Whether it runs on devices of that kind."""
+        return True
+
     def environment_for(self, device_kind: str) -> str:
         """The environment that serves a kind of device. Raises SpecError where none does."""
         raise SpecError(f"{self.name} runs from an image only")
