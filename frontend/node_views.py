@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from compliance import ids
 from controlplane.api.fleet_views import NodeView
-from controlplane.fleet import services
+from controlplane.fleet import joining, services
 from controlplane.fleet.errors import FleetError
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.tenancy import access
@@ -58,16 +58,19 @@ def enrol(request: Request, visit: Visit) -> HttpResponseBase:
     """A single-use token for a pool, in the command that uses it: shown in this answer alone."""
     access.operator(visit.principal)
     wanted = request.POST.get("pool", "")
-    pool = Pool.objects.filter(pk=wanted).first() if ids.valid(wanted, "pool") else None
+    pool = (
+        Pool.objects.select_related("region").filter(pk=wanted).first()
+        if ids.valid(wanted, "pool")
+        else None
+    )
     if pool is None:
         raise NotFound("pool")
     token, secret = services.issue_enrollment_token(
         pool=pool, actor=visit.principal.actor, now=visit.now
     )
-    url = request.build_absolute_uri("/").rstrip("/")
     context = {
         **_listed(visit),
-        "command": f"stoa-agent join --url {url} --token {secret}",
+        "command": joining.command(pool.region, secret),
         "token": token,
     }
     return show(request, visit, "nodes.html", context)

@@ -15,7 +15,7 @@ GATEWAYS = "/gateway/v1/"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 _people = get_asgi_application()
-_agents = AgentHandler()
+agents = AgentHandler()  # the agents' door (agents_door.py) serves it, and nothing else
 # Its module imports models, which exist only now.
 _gateways = import_module("controlplane.api.gateway_door").GatewayDoor()
 # A tenth of an agent's report was the collector, walking through what is never garbage.
@@ -33,7 +33,7 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
         return
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     if path.startswith(AGENTS):
-        await _agents(scope, receive, send)
+        await agents(scope, receive, send)
     elif path.startswith(GATEWAYS):
         await _gateways(scope, receive, send)
     else:

@@ -156,8 +156,10 @@ NODE_REPORT_EVERY_S = env.seconds("STOA_NODE_REPORT_EVERY_S", 5) * TIME_SCALE
 NODE_LEASE_S = env.seconds("STOA_NODE_LEASE_S", 20) * TIME_SCALE
 NODE_LOST_AFTER_S = env.seconds("STOA_NODE_LOST_AFTER_S", 300) * TIME_SCALE
 NODE_CERTIFICATE_S = env.seconds("STOA_NODE_CERTIFICATE_S", 86_400)
-# Where nodes reach this control plane: stands in the join command.
-CONTROLPLANE_URL = env.text("STOA_CONTROLPLANE_URL", "http://127.0.0.1:8000")
+# Where the agents' door listens, and where nodes reach it: stands in the join command.
+AGENTS_HOST = env.text("STOA_AGENTS_HOST", "127.0.0.1")
+AGENTS_PORT = env.integer("STOA_AGENTS_PORT", 8443)
+AGENTS_URL = env.text("STOA_AGENTS_URL", f"https://{AGENTS_HOST}:{AGENTS_PORT}")
 # Where clients reach the gateway: stands in the snippets that the console shows.
 GATEWAY_URL = env.text(
     "STOA_GATEWAY_URL", f"http://127.0.0.1:{env.integer('STOA_GATEWAY_PORT', 8080)}"

@@ -1,5 +1,6 @@
 """What the control plane would say of a source, said by a test."""
 
+import ssl
 from collections.abc import Callable
 
 from controlplane.fleet import wire
@@ -12,8 +13,6 @@ HUB = wire.SourceKind.HUB
 
 class FakeDoor:
     """`sources`: replica id to what is known of its model."""
-
-    url = "http://127.0.0.1:1"
 
     def __init__(self) -> None:
         self.sources: dict[str, wire.Source] = {}
@@ -28,7 +27,7 @@ class FakeDoor:
     def secrets(self, request: wire.SecretsRequest, cancelled: Callable[[], bool]) -> wire.Secrets:
         raise AssertionError(request)
 
-    def signed(self, path: str) -> tuple[str, dict[str, str]]:
+    def signed(self, path: str) -> tuple[str, dict[str, str], ssl.SSLContext]:
         raise AssertionError(path)
 
 

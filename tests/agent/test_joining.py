@@ -38,7 +38,7 @@ def test_joining_needs_one_command_and_spends_the_token(
 
 def test_a_node_that_never_joined_says_so(plane: ControlPlane, node: TestNode) -> None:
     assert node.ask("run", STOA_AGENT_TOKEN="") == 3
-    assert "has not joined" in node.said() and "--token" in node.said()
+    assert "has not joined" in node.said() and "enrollment_token" in node.said()
 
 
 def test_yesterdays_credential_stops_the_agent_and_no_engine(

@@ -43,9 +43,7 @@ class Django:
 
     def web(self) -> "subprocess.Popen[bytes]":
         command = ["uvicorn", "controlplane.asgi:application", "--port", str(self.port)]
-        process = self._start(
-            "web", *command, "--no-access-log", "--timeout-graceful-shutdown", "1"
-        )
+        process = self.start("web", *command, "--no-access-log", "--timeout-graceful-shutdown", "1")
 
         def answers() -> bool:
             assert process.poll() is None, self.log("web")
@@ -58,13 +56,13 @@ class Django:
         return process
 
     def runner(self) -> "subprocess.Popen[bytes]":
-        return self._start("runner", "controlplane", "run_batches")
+        return self.start("runner", "controlplane", "run_batches")
 
     def runners(self, *places: str) -> "subprocess.Popen[bytes]":
         """One that dies at each place, and one that does not (tests.batches.mortal)."""
-        return self._start("runners", "tests.batches.mortal", *places)
+        return self.start("runners", "tests.batches.mortal", *places)
 
-    def _start(self, name: str, *module: str) -> "subprocess.Popen[bytes]":
+    def start(self, name: str, *module: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module],

@@ -27,7 +27,7 @@ def test_from_nothing_to_the_join_command(db: None) -> None:
     pool_id = _run("create_pool", "eu-fi-1", "h200").strip()
     command = _run("enrollment_token", "--pool", pool_id, "--url", "https://stoa.example")
     start, secret = command.strip().rsplit(" ", 1)
-    assert start == "stoa-agent join --url https://stoa.example --token"
+    assert start.startswith("stoa-agent join --url https://stoa.example --pin sha256:")
     node, _ = services.enroll(
         token=secret,
         csr_pem=Machine().csr,

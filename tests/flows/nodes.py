@@ -148,17 +148,19 @@ def fleet(stoa: Stoa, count: int) -> Iterator[Fleet]:
 
 def _join(stoa: Stoa, operator: Operator, pool: str, root: Path, number: int) -> Host:
     folder, name = root / f"n{number}", f"fleet-{number}"
+    token = operator.post("/enrollment-tokens", {"pool": pool})
     env = {setting: value for setting, value in stoa.env.items() if "STOA_" not in setting}
     env |= {
         "STOA_CACHE_DIR": stoa.env.get("STOA_CACHE_DIR", ""),
-        "STOA_CONTROLPLANE_URL": stoa.run["console_url"],
+        "STOA_CONTROLPLANE_URL": token["url"],
+        "STOA_CONTROLPLANE_PIN": token["pin"],
         "STOA_AGENT_DIR": str(folder),
         "STOA_AGENT_RUN_DIR": f"{root}/r{number}",
         "STOA_AGENT_NAME": name,
         "STOA_AGENT_DEVICES": "cpu:1",
         "STOA_AGENT_RELAY": f"127.0.0.1:{free_port()}",
         "STOA_AGENT_STOP_ENGINES": "1",
-        "STOA_AGENT_TOKEN": operator.post("/enrollment-tokens", {"pool": pool})["secret"],
+        "STOA_AGENT_TOKEN": token["secret"],
     }
     with (root / f"n{number}.out").open("wb") as output:
         command = [sys.executable, "-m", "workers.agent", "run"]

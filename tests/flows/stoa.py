@@ -25,7 +25,10 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 UP_S = 240.0
 DOWN_S = 90.0
-PORTS = ("STOA_WEB_PORT", "STOA_GATEWAY_PORT", "STOA_POSTGRES_PORT", "STOA_VALKEY_PORT")
+PORTS = (
+    *("STOA_WEB_PORT", "STOA_GATEWAY_PORT", "STOA_AGENTS_PORT"),
+    *("STOA_POSTGRES_PORT", "STOA_VALKEY_PORT"),
+)
 READY_LINE = "stoa is up"
 # What a person's shell would hand on; nothing of the test run's own servers.
 _PASSED = ("PATH", "HOME", "LANG", "STOA_CACHE_DIR", "STOA_ENGINE_PYTHON", "STOA_UV")

@@ -33,7 +33,7 @@ def refusal(stoa: Stoa, process: subprocess.Popen[bytes]) -> str:
 
 
 @pytest.mark.parametrize(
-    "setting", ["STOA_WEB_PORT", "STOA_GATEWAY_PORT", "STOA_POSTGRES_PORT", "STOA_VALKEY_PORT"]
+    "setting", ["STOA_WEB_PORT", "STOA_AGENTS_PORT", "STOA_POSTGRES_PORT", "STOA_VALKEY_PORT"]
 )
 def test_a_port_that_is_taken(tmp_path: Path, taken: int, setting: str) -> None:
     stoa = Stoa(tmp_path / "var", **{setting: str(taken)})

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
+from controlplane.fleet import joining
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import EnrollmentToken, Node
 from tests.api import house
@@ -49,13 +51,14 @@ def test_the_command_is_shown_once_and_lets_one_machine_join(
     alice: House, operator: Client
 ) -> None:
     answer = operator.post("/nodes/enrol", {"pool": alice.pool.id})
-    found = re.search(r"stoa-agent join --url (\S+) --token ([\w-]+)", answer.content.decode())
+    command = r"join --url (\S+) --pin (\S+) --token ([\w-]+)"
+    found = re.search(command, answer.content.decode())
     assert found is not None
-    assert found[1] == "http://testserver"
-    assert found[2] not in operator.get("/nodes").content.decode()
+    assert found.group(1, 2) == (settings.AGENTS_URL, joining.pin(alice.pool.region))
+    assert found[3] not in operator.get("/nodes").content.decode()
     token = EnrollmentToken.objects.get()
     node, _ = fleet.enroll(
-        token=found[2],
+        token=found[3],
         csr_pem=Machine().csr,
         name="gpu-7",
         agent_version="0.1.0",

@@ -51,7 +51,7 @@ def _dispatch(options: argparse.Namespace, settings: Settings) -> int:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """The environment's settings, with what the command line says instead."""
-    said = {name: getattr(options, name, None) for name in ("url", "token", "name")}
+    said = {name: getattr(options, name, None) for name in ("url", "token", "pin", "name")}
     return dataclasses.replace(read(), **{name: text for name, text in said.items() if text})
 
 
@@ -61,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     join = commands.add_parser("join", help="exchange an enrolment token for a credential")
     join.add_argument("--url", help="the control plane (STOA_CONTROLPLANE_URL)")
     join.add_argument("--token", help="the enrolment token (STOA_AGENT_TOKEN keeps it out of ps)")
+    join.add_argument("--pin", help="sha256:… of its authority (STOA_CONTROLPLANE_PIN)")
     join.add_argument("--name", help="the node's name; else the host's")
     run = commands.add_parser("run", help="serve as a node, until SIGTERM")
     run.add_argument("--url", help="the control plane (STOA_CONTROLPLANE_URL)")
     run.add_argument("--join-token", dest="token", help="join first, if need be")
+    run.add_argument("--pin", help="sha256:… of its authority (STOA_CONTROLPLANE_PIN)")
     run.add_argument("--name", help="the node's name when it joins; else the host's")
     commands.add_parser("stop-all", help="stop every engine of this agent directory")
     doctor = commands.add_parser("doctor", help="what this node has, and what it lacks")

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import httpx
+
 from controlplane.fleet import wire
-from workers.agent import credential, processes, records
+from workers.agent import client, credential, processes, records, tls
 from workers.agent.client import Backoff, Client, Gone, Refused, Rejected, Unavailable
 from workers.agent.loop import STOP_DRAIN_S, Agent
 from workers.agent.records import Store
@@ -24,8 +26,8 @@ GONE = 4  # the operator removed this node
 LOCKED = 5  # another agent runs on the same directory
 
 ENROL_AGAIN = (
-    "enrol again: get a token from the operator, then "
-    "`python -m workers.agent join --url {url} --token TOKEN`"
+    "enrol again: get a join command for this node from the operator of {url}"
+    " (`stoa enrollment_token --pool POOL --node NODE`)"
 )
 
 
@@ -115,8 +117,8 @@ async def _serve(
     stop: asyncio.Event,
 ) -> int:
     status = 0
-    async with Client(url, identity, ca_file=settings.ca_file) as client:
-        agent = Agent(settings, client, identity, runner=runner, survey=survey)
+    async with Client(url, identity) as calls:
+        agent = Agent(settings, calls, identity, runner=runner, survey=survey)
         try:
             await agent.run(stop)
         except* Refused as refused:
@@ -141,20 +143,40 @@ async def _enroll(settings: Settings, *, patient: bool) -> credential.Identity:
         csr_pem=credential.request(key, settings.name),
         agent_version=VERSION,
     )
-    backoff = Backoff(cap_s=5.0)
-    async with Client(settings.url, ca_file=settings.ca_file) as client:
-        while True:
-            try:
-                answer = await client.enroll(message)
-                break
-            except Unavailable as error:
-                if not patient:
-                    raise
-                log.warning("cannot join yet: %s", error)
-                await asyncio.sleep(backoff.next())
-            except (Refused, Rejected) as error:
-                raise Refused(f"this token does not let the node join: {error}") from error
+    answer = await _patiently(lambda: _ask(settings, message), patient)
     return credential.accept(settings.directory, url=settings.url, key=key, credential=answer)
+
+
+async def _ask(settings: Settings, message: wire.EnrollRequest) -> wire.Credential:
+    """Raises Unavailable, Refused."""
+    authority_pem = ""
+    try:
+        if settings.url.startswith("https://"):
+            if not settings.pin:
+                raise Refused("set STOA_CONTROLPLANE_PIN: the join command has it")
+            authority_pem = await tls.fetch_authority(client.checked(settings.url), settings.pin)
+        async with Client(settings.url, authority_pem=authority_pem) as calls:
+            return await calls.enroll(message)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"no answer: {error or type(error).__name__}") from error
+    except tls.PinError as error:
+        raise Refused(str(error)) from error
+    except (Refused, Rejected) as error:
+        raise Refused(f"this token does not let the node join: {error}") from error
+
+
+async def _patiently(
+    ask: Callable[[], Awaitable[wire.Credential]], patient: bool
+) -> wire.Credential:
+    backoff = Backoff(cap_s=5.0)
+    while True:
+        try:
+            return await ask()
+        except Unavailable as error:
+            if not patient:
+                raise
+            log.warning("cannot join yet: %s", error)
+            await asyncio.sleep(backoff.next())
 
 
 async def _unless(

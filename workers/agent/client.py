@@ -9,6 +9,7 @@ import ipaddress
 import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
@@ -18,6 +19,7 @@ import httpx
 import msgspec
 
 from controlplane.fleet import wire
+from workers.agent import tls
 from workers.agent.credential import Identity
 
 T = TypeVar("T")
@@ -25,6 +27,7 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = 15.0
 PREFIX = "/agent/v1"
 CLOCK_SKEW = "clock_skew"  # a problem's code
+_NO_TLS = ssl.create_default_context()
 VERSION = {wire.VERSION_HEADER: str(wire.VERSION)}
 
 
@@ -96,16 +99,27 @@ class Client:
         url: str,
         identity: Identity | None = None,
         *,
-        ca_file: str = "",
+        authority_pem: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.identity = identity
         self._clock = clock
         self.url = checked(url)
         parts = urlsplit(self.url)
         self._base_path, self._origin = parts.path, f"{parts.scheme}://{parts.netloc}"
-        self.tls = ssl.create_default_context(cafile=ca_file or None)
+        self._secure = parts.scheme == "https"
         self.trust_env = not _loopback(parts.hostname or "")  # a proxy is for the way out
+        self._authority_pem = identity.credential.ca_pem if identity else authority_pem
+        if self._secure and not self._authority_pem:
+            raise InsecureAddress(f"{url}: the pin of its authority is missing")
+        self._flying: Counter[httpx.AsyncClient] = Counter()
+        self.use(identity)
+
+    def use(self, identity: Identity | None) -> None:
+        """Call as `identity` from now on: a connection that shows another is used no more."""
+        old = getattr(self, "_http", None)
+        # Without TLS, on this machine alone, what the context is matters to nobody.
+        context = tls.to_door(self._authority_pem, identity) if self._secure else _NO_TLS
+        self._as = (identity, context)  # in one step: threads sign too
         self._http = httpx.AsyncClient(
             base_url=self._origin,
             verify=self.tls,
@@ -113,6 +127,16 @@ class Client:
             trust_env=self.trust_env,
             headers={"content-type": "application/json", **VERSION},
         )
+        if old is not None:
+            self._flying.setdefault(old, 0)
+
+    @property
+    def identity(self) -> Identity | None:
+        return self._as[0]
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        return self._as[1]
 
     async def __aenter__(self) -> "Client":
         return self
@@ -123,7 +147,24 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        for http in {self._http, *self._flying}:
+            await http.aclose()
+
+    async def _request(
+        self, method: str, target: str, body: bytes, headers: dict[str, str], timeout_s: float
+    ) -> httpx.Response:
+        http = self._http
+        self._flying[http] += 1
+        try:
+            return await http.request(
+                method, target, content=body, headers=headers, timeout=timeout_s
+            )
+        finally:
+            self._flying[http] -= 1
+            for idle in [one for one, calls in self._flying.items() if calls == 0]:
+                del self._flying[idle]
+                if idle is not self._http:
+                    await idle.aclose()
 
     async def enroll(self, message: wire.EnrollRequest) -> wire.Credential:
         return decode(await self._send("POST", "/enroll", message, signed=False), wire.Credential)
@@ -143,13 +184,16 @@ class Client:
     async def logs(self, message: wire.LogChunk) -> None:
         await self._send("POST", "/logs", message)
 
-    def signed(self, method: str, path: str, body: bytes) -> tuple[str, dict[str, str]]:
-        """Address and headers of a request that somebody else sends. Raises Refused."""
-        if self.identity is None:
+    def signed(
+        self, method: str, path: str, body: bytes
+    ) -> tuple[str, dict[str, str], ssl.SSLContext]:
+        """Address, headers and TLS of a request that somebody else sends. Raises Refused."""
+        identity, context = self._as
+        if identity is None:
             raise Refused("this node has not joined")
         target = f"{self._base_path}{PREFIX}{path}"
-        headers = self.identity.headers(method, target, body, self._clock())
-        return f"{self._origin}{target}", {**headers, **VERSION}
+        headers = identity.headers(method, target, body, self._clock())
+        return f"{self._origin}{target}", {**headers, **VERSION}, context
 
     async def _send(
         self,
@@ -169,9 +213,7 @@ class Client:
                 raise Refused("this node has not joined")
             headers = identity.headers(method, target, body, self._clock())
         try:
-            response = await self._http.request(
-                method, target, content=body, headers=headers, timeout=timeout_s
-            )
+            response = await self._request(method, target, body, headers, timeout_s)
         except httpx.HTTPError as error:
             raise Unavailable(f"no answer: {error or type(error).__name__}") from error
         if response.status_code == 401 and self.identity is not identity:

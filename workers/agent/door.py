@@ -1,5 +1,6 @@
 """The control plane, for threads that fetch: what they need to know, and a tenant's own files."""
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -27,7 +28,6 @@ class ControlPlaneDoor:
 
     def __init__(self, client: Client, pause: Callable[[float], None] = time.sleep) -> None:
         self._client, self._pause = client, pause
-        self.url = client.url
 
     def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
         """Raises ModelError where the control plane says why not; waits while it is away."""
@@ -43,9 +43,8 @@ class ControlPlaneDoor:
         backoff = Backoff(cap_s=5.0)
         body = msgspec.json.encode(request)
         while not cancelled():
-            url, headers = self._client.signed("POST", path, body)
             try:
-                answer = self._post(url, body, headers)
+                answer = self._post(path, body)
                 if reason := _reason(answer):
                     raise ModelError(*reason)
                 raise_for(answer)
@@ -54,10 +53,11 @@ class ControlPlaneDoor:
                 self._pause(backoff.next())
         raise Cancelled
 
-    def signed(self, path: str) -> tuple[str, dict[str, str]]:
+    def signed(self, path: str) -> tuple[str, dict[str, str], ssl.SSLContext]:
         return self._client.signed("GET", path, b"")
 
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    def _post(self, path: str, body: bytes) -> httpx.Response:
+        url, headers, context = self._client.signed("POST", path, body)
         sent = {**headers, "content-type": "application/json"}
         try:
             return httpx.post(
@@ -65,7 +65,7 @@ class ControlPlaneDoor:
                 content=body,
                 headers=sent,
                 timeout=TIMEOUT_S,
-                verify=self._client.tls,
+                verify=context,
                 trust_env=self._client.trust_env,
             )
         except httpx.HTTPError as error:

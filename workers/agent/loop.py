@@ -280,7 +280,7 @@ class Agent:
             )
         except credential.CredentialError as error:
             raise Unavailable(str(error)) from error
-        self._client.identity = self._identity
+        self._client.use(self._identity)
         if self._relay is not None:
             self._relay.use(self._identity)
         self._renew.clear()

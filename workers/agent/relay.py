@@ -10,13 +10,10 @@ Other nodes of the region call here too, for a gang's network (gang.py), and get
 import asyncio
 import logging
 import ssl
-import tempfile
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
-from cryptography.hazmat.primitives import serialization
-
-from workers.agent import gang
+from workers.agent import gang, tls
 from workers.agent.credential import Identity
 
 log = logging.getLogger("stoa.agent")
@@ -63,7 +60,7 @@ class Relay:
         self._role = f"spiffe://stoa/region/{identity.credential.region}/gateway/"
         self._node_role = f"spiffe://stoa/region/{identity.credential.region}/node/"
         self._calls = _calling(identity)
-        _show(self._context, identity)
+        tls.show(self._context, identity)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError."""
@@ -150,17 +147,8 @@ def _calling(identity: Identity) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=identity.credential.ca_pem)
-    _show(context, identity)
+    tls.show(context, identity)
     return context
-
-
-def _show(context: ssl.SSLContext, identity: Identity) -> None:
-    # OpenSSL takes a chain from a file alone; this one is gone when it has read it.
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # mode 0600
-        file.write(identity.key_pem())
-        file.write(identity.certificate.public_bytes(serialization.Encoding.PEM))
-        file.flush()
-        context.load_cert_chain(file.name)
 
 
 async def _join(caller: gang.Stream, engine: gang.Stream) -> None:

@@ -1,5 +1,6 @@
 """What the loop asks of whoever runs engines; node_runner.py answers."""
 
+import ssl
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,16 +19,14 @@ class CannotStart(Exception):
 class Door(Protocol):
     """The control plane, for whoever fetches. Blocking."""
 
-    url: str
-
     def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
         """Raises weights.errors.ModelError."""
 
     def secrets(self, request: wire.SecretsRequest, cancelled: Callable[[], bool]) -> wire.Secrets:
         """What one start from an image needs: to be kept nowhere. Raises as `source` does."""
 
-    def signed(self, path: str) -> tuple[str, dict[str, str]]:
-        """The address and the headers of a GET below the agents' prefix."""
+    def signed(self, path: str) -> tuple[str, dict[str, str], ssl.SSLContext]:
+        """Address, headers and TLS of a GET below the agents' prefix."""
 
 
 class Progress(Protocol):

@@ -28,7 +28,7 @@ class Settings:
     url: str = ""  # empty: the one that the node joined
     token: str = ""
     name: str = ""
-    ca_file: str = ""  # what signs the control plane's certificate, if no public authority
+    pin: str = ""  # sha256:…, of the region's authority: what a node that joins trusts
     devices: str = ""  # "cpu:2"; empty: what is found
     relay: tuple[str, int] | None = None
     stop_engines: bool = False
@@ -52,7 +52,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         url=environment.get("STOA_CONTROLPLANE_URL", ""),
         token=environment.get("STOA_AGENT_TOKEN", ""),
         name=environment.get("STOA_AGENT_NAME", "") or socket.gethostname(),
-        ca_file=environment.get("STOA_CONTROLPLANE_CA", ""),
+        pin=environment.get("STOA_CONTROLPLANE_PIN", ""),
         devices=environment.get("STOA_AGENT_DEVICES", ""),
         relay=_host_port("STOA_AGENT_RELAY", environment.get("STOA_AGENT_RELAY", "")),
         stop_engines=environment.get("STOA_AGENT_STOP_ENGINES", "") in _YES,

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTS = {
     "STOA_WEB_PORT": 8000,
     "STOA_GATEWAY_PORT": 8080,
+    "STOA_AGENTS_PORT": 8443,
     "STOA_POSTGRES_PORT": 15432,
     "STOA_VALKEY_PORT": 16379,
 }
@@ -40,6 +41,7 @@ class Installation:
     var: Path
     web_port: int
     gateway_port: int
+    agents_port: int
     postgres: Postgres | None  # None: DATABASE_URL names another
     valkey: Valkey | None  # None: BROKER_URL names another
 
@@ -52,7 +54,8 @@ class Installation:
             postgres = Postgres(var / "pg", _port("STOA_POSTGRES_PORT"), logs / "postgres.log")
         if not os.environ.get("BROKER_URL"):
             valkey = Valkey(var / "valkey", _port("STOA_VALKEY_PORT"), logs / "valkey.log")
-        return cls(var, _port("STOA_WEB_PORT"), _port("STOA_GATEWAY_PORT"), postgres, valkey)
+        ports = (_port("STOA_WEB_PORT"), _port("STOA_GATEWAY_PORT"), _port("STOA_AGENTS_PORT"))
+        return cls(var, *ports, postgres, valkey)
 
     @property
     def console_url(self) -> str:
@@ -61,6 +64,10 @@ class Installation:
     @property
     def gateway_url(self) -> str:
         return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def agents_url(self) -> str:
+        return f"https://127.0.0.1:{self.agents_port}"
 
     @property
     def run_file(self) -> Path:
@@ -72,7 +79,11 @@ class Installation:
 
     def ports(self) -> dict[str, int]:
         """The ports that this installation will listen on, by their setting."""
-        ports = {"STOA_WEB_PORT": self.web_port, "STOA_GATEWAY_PORT": self.gateway_port}
+        ports = {
+            "STOA_WEB_PORT": self.web_port,
+            "STOA_GATEWAY_PORT": self.gateway_port,
+            "STOA_AGENTS_PORT": self.agents_port,
+        }
         if self.postgres:
             ports["STOA_POSTGRES_PORT"] = self.postgres.port
         if self.valkey:
@@ -108,6 +119,7 @@ class Installation:
             "STOA_KEY_PEPPER": self._secret("key_pepper"),
             "STOA_MASTER_KEY": self._secret("master_key"),
             "STOA_VAR_DIR": str(self.var),
+            "STOA_AGENTS_PORT": str(self.agents_port),
         }
 
     def gateway_environment(self) -> dict[str, str]:
@@ -124,10 +136,11 @@ class Installation:
             "STOA_REGION": REGION,
         }
 
-    def agent_environment(self, enrollment_token: str = "") -> dict[str, str]:
+    def agent_environment(self, enrollment_token: str = "", pin: str = "") -> dict[str, str]:
         env = {
             **_inherited(),
-            "STOA_CONTROLPLANE_URL": self.console_url,
+            "STOA_CONTROLPLANE_URL": self.agents_url,
+            "STOA_CONTROLPLANE_PIN": pin,
             "STOA_AGENT_DIR": str(self.agent_dir),
             "STOA_AGENT_RUN_DIR": str(self._run_dir()),
             "STOA_AGENT_STOP_ENGINES": "1",

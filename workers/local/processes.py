@@ -16,7 +16,7 @@ def manage(*arguments: str) -> list[str]:
 
 
 def services(installation: Installation) -> list[Process]:
-    """Web, gateway, worker and the runner of batches; the agent comes on its own."""
+    """Web, the agents' door, gateway, worker, runner of batches; the agent comes on its own."""
     log = installation.var / "log"
     django = installation.django_environment()
     web = ["uvicorn", "controlplane.asgi:application", "--host", "127.0.0.1"]
@@ -32,16 +32,17 @@ def services(installation: Installation) -> list[Process]:
             installation.gateway_environment(),
             log / "gateway.log",
         ),
+        Process("agents", manage("agents_door"), django, log / "agents.log"),
         Process("worker", python("-m", *worker), django, log / "worker.log"),
         Process("batches", manage("run_batches"), django, log / "batches.log"),
     ]
 
 
-def agent(installation: Installation, enrollment_token: str = "") -> Process:
+def agent(installation: Installation, enrollment_token: str = "", pin: str = "") -> Process:
     return Process(
         "agent",
         python("-m", "workers.agent", "run"),
-        installation.agent_environment(enrollment_token),
+        installation.agent_environment(enrollment_token, pin),
         installation.var / "log" / "agent.log",
         stop_timeout_s=40.0,  # it drains and stops its engines, and reports it
     )

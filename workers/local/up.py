@@ -36,6 +36,7 @@ class Prepared:
     password: str
     api_key: str
     enrollment_token: str
+    pin: str
     pool: str
 
 
@@ -74,7 +75,9 @@ def _start(installation: Installation, supervisor: Supervisor, screen: Screen) -
         _await_answer(f"{installation.gateway_url}/healthz", "the gateway", installation)
     demo.say_missing_walls(demo.ensure_environment(screen), screen)
     if not agent_started:
-        supervisor.start(processes.agent(installation, prepared.enrollment_token), Turn.FIRST)
+        supervisor.start(
+            processes.agent(installation, prepared.enrollment_token, prepared.pin), Turn.FIRST
+        )
     return prepared
 
 
@@ -94,6 +97,7 @@ def _prepare(installation: Installation, *, enrol: bool) -> Prepared:
         installation,
         gateway_url=installation.gateway_url,
         console_url=installation.console_url,
+        agents_url=installation.agents_url,
         api_key=prepared.api_key,
         login=prepared.login,
         password=prepared.password,

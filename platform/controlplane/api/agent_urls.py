@@ -5,6 +5,7 @@ from django.urls import path
 from controlplane.api import agent_views
 
 urlpatterns = [
+    path("authority/<str:sha256>", agent_views.authority_file),
     path("enroll", agent_views.enroll),
     path("renew", agent_views.renew),
     path("desired", agent_views.desired),

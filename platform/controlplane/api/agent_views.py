@@ -23,6 +23,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from controlplane.api import problems, threads, watch
 from controlplane.api.agent_handler import MAX_BODY_BYTES
+from controlplane.api.agents_tls import PEER
 from controlplane.endpoints import (
     assignments,
     gangs,
@@ -33,8 +34,16 @@ from controlplane.endpoints import (
     uploads,
 )
 from controlplane.endpoints import logs as engine_logs
-from controlplane.fleet import credentials, errors, node_events, older_wire, services, wire
-from controlplane.fleet.models import Node
+from controlplane.fleet import (
+    authority,
+    credentials,
+    errors,
+    node_events,
+    older_wire,
+    services,
+    wire,
+)
+from controlplane.fleet.models import Node, Region
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +100,18 @@ def _door(method: str) -> Callable[[View], View]:
     return around
 
 
+@_door("GET")
+async def authority_file(request: HttpRequest, sha256: str) -> HttpResponse:
+    """A region's authority, to who has its hash from elsewhere and so can tell that it is it."""
+    found = await threads.on_thread(_authority, sha256)
+    if found is None:
+        raise _Refusal(404, "not_found", "No region's authority has this hash.")
+    return HttpResponse(found, content_type="application/x-pem-file")
+
+
 @_door("POST")
 async def enroll(request: HttpRequest) -> HttpResponse:
+    _shown(request)
     message = _decoded(_body(request), wire.EnrollRequest)
     return _answer(request, await threads.on_thread(_enroll, message))
 
@@ -168,6 +187,11 @@ async def upload(request: HttpRequest, upload_id: str, number: int) -> Streaming
 
 
 # --- On a thread, with the database -----------------------------------------------------
+
+
+def _authority(sha256: str) -> str | None:
+    found = Region.objects.values_list("ca_certificate", flat=True)
+    return next((pem for pem in found if authority.pin(pem) == f"sha256:{sha256}"), None)
 
 
 def _enroll(message: wire.EnrollRequest) -> wire.Credential:
@@ -264,7 +288,18 @@ def _upload(call: credentials.Call, upload_id: str, number: int) -> tuple[Path, 
 def _call(request: HttpRequest) -> credentials.Call:
     query = request.META.get("QUERY_STRING", "")
     path = f"{request.path}?{query}" if query else request.path
-    return credentials.Call(request.method or "", path, request.headers, _body(request))
+    shown = _shown(request)
+    return credentials.Call(request.method or "", path, request.headers, _body(request), shown)
+
+
+def _shown(request: HttpRequest) -> str | None:
+    """The certificate of the connection. Agents of wire version 1 know no door of their own."""
+    scope: dict[str, Any] = getattr(request, "scope", {})
+    if PEER in scope:
+        return str(scope[PEER])
+    if _spoken(request) > 1:
+        raise _Refusal(403, "agents_door", "Agents call the agents' door, not the web process.")
+    return None
 
 
 def _body(request: HttpRequest) -> bytes:
@@ -294,6 +329,10 @@ def _number(request: HttpRequest, name: str, kind: Callable[[str], int | float])
 
 def _answer(request: HttpRequest, message: wire.Message) -> HttpResponse:
     """In the words that this agent knows."""
+    said = older_wire.encode(message, _spoken(request))
+    return HttpResponse(said, content_type="application/json")
+
+
+def _spoken(request: HttpRequest) -> int:
     said = request.headers.get(wire.VERSION_HEADER, "1")
-    spoken = int(said) if said.isascii() and said.isdecimal() and len(said) < 6 else 1
-    return HttpResponse(older_wire.encode(message, spoken), content_type="application/json")
+    return int(said) if said.isascii() and said.isdecimal() and len(said) < 6 else 1

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
@@ -14,7 +15,7 @@ from rest_framework.response import Response
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import offers
-from controlplane.fleet import services
+from controlplane.fleet import joining, services
 from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
@@ -113,6 +114,8 @@ class TokenView(serializers.Serializer[Any]):
     object = serializers.CharField()
     secret = serializers.CharField(help_text="Shown this once.")
     expires_at = serializers.DateTimeField()
+    url = serializers.CharField(help_text="Where the agents of nodes call.")
+    pin = serializers.CharField(help_text="sha256:…, the region's authority that they trust.")
     command = serializers.CharField(help_text="What to run on the machine that joins.")
 
 
@@ -235,7 +238,7 @@ class EnrollmentTokens(HouseViewSet):
     def create(self, request: Request) -> Response:
         access.operator(self.principal)
         body = self.checked(request, TokenBody)
-        pool = Pool.objects.filter(id=body["pool"]).first()
+        pool = Pool.objects.select_related("region").filter(id=body["pool"]).first()
         node = Node.objects.filter(id=body["node"], pool=pool).first()
         if pool is None:
             raise NotFound("pool", field="pool")
@@ -248,12 +251,13 @@ class EnrollmentTokens(HouseViewSet):
             actor=self.principal.actor,
             now=self.now,
         )
-        url = request.build_absolute_uri("/").rstrip("/")
         shown = {
             "id": token.id,
             "object": "enrollment_token",
             "secret": secret,
             "expires_at": token.expires_at,
-            "command": f"stoa-agent join --url {url} --token {secret}",
+            "url": settings.AGENTS_URL,
+            "pin": joining.pin(pool.region),
+            "command": joining.command(pool.region, secret),
         }
         return Response(TokenView(shown).data, status=status.HTTP_201_CREATED)

@@ -5,6 +5,7 @@ nothing elsewhere. Leaves are short-lived: expiry is the revocation that needs n
 
     URI  spiffe://stoa/region/<region>/node/<node id>        who it is
     URI  spiffe://stoa/region/<region>/gateway/<gateway id>
+    URI  spiffe://stoa/region/<region>/controlplane/door     who answers agents
     DNS  *.replica.stoa                                      on nodes: the relay's server names
 
 P-256 for the authority, because every TLS stack takes it; agents hold Ed25519 or P-256 keys.
@@ -23,16 +24,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from controlplane.fleet import errors
+from controlplane.fleet import errors, wire
 
 TRUST_DOMAIN = "stoa"
 RELAY_DOMAIN = "replica.stoa"
 AUTHORITY_LIFETIME = timedelta(days=3650)
 GATEWAY_LIFETIME = timedelta(days=30)
+DOOR_LIFETIME = timedelta(days=1)
 BACKDATED = timedelta(minutes=5)  # for clocks that run a little behind ours
 
 GATEWAY_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
-_IDENTITY = re.compile(r"spiffe://stoa/region/([a-z0-9-]+)/(node|gateway)/([a-z0-9_-]+)")
+_IDENTITY = re.compile(
+    r"spiffe://stoa/region/([a-z0-9-]+)/(node|gateway|controlplane)/([a-z0-9_-]+)"
+)
 _REQUEST_LENGTH = 16_384
 
 LeafKey: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
@@ -43,7 +47,7 @@ class Identity:
     """Who a certificate names."""
 
     region: str
-    kind: str  # "node" | "gateway"
+    kind: str  # "node" | "gateway" | "controlplane"
     id: str
 
 
@@ -139,6 +143,16 @@ def gateway_certificate(
     return _leaf(authority, key, gateway_id, names, purposes, now, lifetime)
 
 
+def door_certificate(authority: Authority, key: LeafKey, *, now: datetime) -> x509.Certificate:
+    """What the agents' door shows to the nodes of a region; good for a day."""
+    names: list[x509.GeneralName] = [
+        _identity(authority.region, "controlplane", "door"),
+        x509.DNSName(wire.door_name(sha256(authority.certificate))),
+    ]
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
+    return _leaf(authority, key, "Stoa control plane", names, purposes, now, DOOR_LIFETIME)
+
+
 def requested_key(csr_pem: str) -> LeafKey:
     """The public key of a signing request whose sender holds the private one.
 
@@ -185,6 +199,11 @@ def identity(certificate: x509.Certificate) -> Identity | None:
 def sha256(certificate: x509.Certificate) -> str:
     """The fingerprint by which a node's certificate is known: 64 hexadecimal digits."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def pin(authority_pem: str) -> str:
+    """`sha256:` and the fingerprint of an authority, as join commands and settings have it."""
+    return f"sha256:{sha256(x509.load_pem_x509_certificate(authority_pem.encode()))}"
 
 
 def key_sha256(key: LeafKey) -> str:

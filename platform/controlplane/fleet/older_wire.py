@@ -46,7 +46,8 @@ def _known(value: Any) -> Any:
         return [_known(one) for one in value]
     if not isinstance(value, wire.Message):
         return value
-    fields = _KNOWN[type(value).__name__]
+    # What it never asks for, it is not told: a whole message is new.
+    fields = _KNOWN.get(type(value).__name__, value.__struct_fields__)
     said = {field: _known(getattr(value, field)) for field in fields}
     if isinstance(value, wire.ReplicaSpec) and (value.engine not in _ENGINES or _more(value)):
         said["engine_args"] = {TOO_OLD: True}

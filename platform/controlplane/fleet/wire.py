@@ -1,10 +1,11 @@
 """The messages between a node's agent and the control plane. No Django: both sides import it.
 
-The agent calls, the control plane never does. Each request but `enroll` and `renew` carries the
-node's certificate and a signature over what it says (`workers.agent.credential` signs,
-`controlplane.fleet.credentials` verifies). Bodies are JSON, decoded by msgspec: types strictly,
-while unknown fields are ignored. docs/nodes.md has the rules for a change.
+The agent calls, the control plane never does. Each connection shows the node's certificate; each
+request but `enroll` and `authority` carries it again, with a signature over what it says
+(`workers.agent.credential` signs, `controlplane.fleet.credentials` verifies). Bodies are JSON:
+msgspec holds to the types and ignores unknown fields. docs/nodes.md has the rules for a change.
 
+    GET  /agent/v1/authority/SHA256            -> PEM             (to anybody: the hash proves it)
     POST /agent/v1/enroll      EnrollRequest   -> Credential       (token instead of a certificate)
     POST /agent/v1/renew       RenewRequest    -> Credential
     GET  /agent/v1/desired?have=VERSION&wait=SECONDS -> Desired    (long poll)
@@ -31,6 +32,15 @@ VERSION_HEADER = "x-stoa-wire"
 VERSION = 2
 
 CLOCK_SKEW_S = 300  # a signature older or younger than this is refused
+
+# The agents' door shows a certificate of the caller's own region. Its name has one label more than
+# the wildcard of the nodes' certificates covers, so that no node can pass for the control plane.
+DOOR_DOMAIN = "controlplane.replica.stoa"
+
+
+def door_name(authority_sha256: str) -> str:
+    """The server name by which the door is asked for a certificate of that authority."""
+    return f"ca-{authority_sha256[:40]}.{DOOR_DOMAIN}"
 
 
 def signed_bytes(method: str, path_and_query: str, timestamp: str, body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from urllib.parse import urljoin, urlsplit
 
@@ -18,9 +19,11 @@ _HOPS = 5
 _RANGE = re.compile(r"bytes (\d+)-\d+/")
 
 
-def client(url: str) -> httpx.Client:
+def client(url: str, tls: ssl.SSLContext | None = None) -> httpx.Client:
     """For one source. A proxy of the environment is for the way out, not for this machine."""
+    verify: ssl.SSLContext | bool = True if tls is None else tls
     return httpx.Client(
+        verify=verify,
         timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
         trust_env=not _loopback(urlsplit(url).hostname or ""),
         headers={"user-agent": "stoa-agent"},

@@ -83,7 +83,7 @@ class Weights:
 
     def _remote(self, source: wire.Source) -> Remote:
         if source.kind is wire.SourceKind.UPLOAD:
-            return Upload(source, self._door.signed, self._door.url)
+            return Upload(source, self._door.signed)
         if source.kind is wire.SourceKind.S3:
             keys = None
             if source.access_key_id:

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from billing import prices
 from compliance import audit
+from controlplane.fleet import joining
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import keys
@@ -61,6 +62,7 @@ class Command(BaseCommand):
             "password": password,
             "api_key": _api_key(known, project, now),
             "enrollment_token": _token(pool, now) if options["enrol"] else "",
+            "pin": joining.pin(region),
         }
         self.stdout.write(json.dumps(answer))
 

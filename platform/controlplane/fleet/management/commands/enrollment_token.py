@@ -1,7 +1,6 @@
 """`manage.py enrollment_token --pool NAME`: the one command that joins a machine."""
 
 import json
-import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.fleet import errors, services
+from controlplane.fleet import errors, joining, services
 from controlplane.fleet.management import finding
 
 
@@ -21,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--pool", required=True, help="name or id of the pool to join")
         parser.add_argument("--node", help="name or id of a known node that must join again")
         parser.add_argument("--minutes", type=float, default=60, help="how long it is good for")
-        parser.add_argument("--url", default=settings.CONTROLPLANE_URL, help="as nodes reach it")
+        parser.add_argument("--url", default=settings.AGENTS_URL, help="the agents' door")
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -39,11 +38,13 @@ class Command(BaseCommand):
             )
         except errors.FleetError as error:
             raise CommandError(str(error)) from error
-        command = shlex.join(["stoa-agent", "join", "--url", options["url"], "--token", secret])
+        command = joining.command(pool.region, secret, url=options["url"])
         if options["json"]:
             facts = {
                 "id": token.id,
                 "token": secret,
+                "url": options["url"],
+                "pin": joining.pin(pool.region),
                 "pool": pool.id,
                 "node": node.id if node else None,
                 "expires_at": token.expires_at.isoformat(),
