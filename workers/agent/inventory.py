@@ -27,6 +27,7 @@ def collect(
     walls: Sequence[wire.Wall] = (),
     missing_walls: dict[str, str] | None = None,
     engines: Sequence[str] = (),
+    containers: str = "",
 ) -> wire.Inventory:
     """The node's inventory. Blocks: the GPU tool may take seconds. Raises SettingError."""
     memory = memory_bytes()
@@ -47,6 +48,7 @@ def collect(
         walls=list(walls),
         missing_walls=dict(missing_walls or {}),
         engines=list(engines),
+        containers=containers,
     )
 
 

@@ -6,7 +6,7 @@ import http.client
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from workers.agent import (
     walls,
 )
 from workers.agent.command import SpecError
+from workers.agent.containers.image_runner import ImageRunner, Site
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
 from workers.agent.runner import CannotStart, Door, Progress
@@ -52,8 +53,8 @@ WALLS_MISSING = "walls_missing"
 class _Fetched:
     """What a replica needs that is now on this node."""
 
-    environment: Environment
-    model: Path
+    environment: Environment | None  # None: it runs from an image
+    model: Path | None  # None: it brings its own
 
 
 class NodeRunner:
@@ -66,11 +67,18 @@ class NodeRunner:
         self._run_dir, self._homes = settings.run_dir / mine, settings.cache / "nodes" / mine
         self._cache = Cache(settings.cache / "weights", limit_bytes=settings.weights_bytes)
         self._weights: Weights | None = None
+        self._images = ImageRunner(
+            settings.directory, self._run_dir, self._homes, settings.containers
+        )
         self._walls: dict[frozenset[str], walls.Survey] = {}
         self._tuning = Tuning(self._homes / "shapes")
         self._standbys: dict[str, Standbys] = {}
         self._fetched: dict[str, _Fetched] = {}
         self._devices: list[wire.DeviceInfo] = []
+
+    def let_go(self) -> None:
+        """Let go of what runs containers; engines run on."""
+        self._images.close()
 
     # --- what the node has -----------------------------------------------------------------
 
@@ -83,6 +91,7 @@ class NodeRunner:
             walls=sorted(raised.can),
             missing_walls=dict(raised.missing),
             engines=[environment.title(one.name) for one in ready],
+            containers=self._images.title(),
         )
         self._devices = found.devices
         return found
@@ -114,41 +123,55 @@ class NodeRunner:
 
     def connect(self, door: Door) -> None:
         self._weights = Weights(self._cache, door)
+        self._images.connect(door)
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         try:
-            one = environment.locate(self._environment(spec), self._settings.cache)
+            ready = (
+                environment.locate(self._environment(spec), self._settings.cache) is not None
+                if spec.image is None
+                else self._images.here(spec)
+            )
             if spec.model.startswith("/"):
                 models.folder(spec.model)
-                return one is not None
         except (CannotStart, SpecError, InstallError, ModelError, OSError):
             return True  # to bring anything will not help: `fetch` says why
-        return one is not None and weights.here(self._cache, spec.source, spec.model, spec.revision)
+        if not spec.model or spec.model.startswith("/"):
+            return ready
+        return ready and weights.here(self._cache, spec.source, spec.model, spec.revision)
 
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> str:
-        cache, revision = self._settings.cache, ""
+        found: Environment | None = None
+        model: Path | None = None
         try:
-            found = environment.install(
-                self._environment(spec),
-                cache,
-                progress=lambda label, done, total: progress(
-                    f"{label}: {done} of {total}" if total else label
-                ),
-            )
+            if spec.image is not None:
+                revision = self._images.fetch(spec, progress, cancelled)
+            else:
+                found, revision = self._install(spec, progress), ""
             if spec.model.startswith("/"):
                 model = models.folder(spec.model)
-            else:
+            elif spec.model or spec.image is None:
                 snapshot = self._snapshot(spec, progress, cancelled)
                 model, revision = snapshot.folder, snapshot.revision
-            self._check_readable(model)
+            if model is not None:
+                self._check_readable(model)
         except ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
         except (SpecError, InstallError, OSError) as error:
             raise CannotStart(FETCH_FAILED, str(error)) from error
         self._fetched[spec.replica_id] = _Fetched(found, model)
         return revision
+
+    def _install(self, spec: wire.ReplicaSpec, progress: Progress) -> Environment:
+        return environment.install(
+            self._environment(spec),
+            self._settings.cache,
+            progress=lambda label, done, total: progress(
+                f"{label}: {done} of {total}" if total else label
+            ),
+        )
 
     def _snapshot(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
@@ -172,15 +195,36 @@ class NodeRunner:
 
     def forget(self, replica_id: str) -> None:
         self._fetched.pop(replica_id, None)
+        self._images.forget(replica_id)
         self._cache.release(f"{self._mine}-{replica_id}")
 
     def start(self, spec: wire.ReplicaSpec) -> Running:
         fetched, kind = self._fetched.pop(spec.replica_id), self._kind(spec)
-        chosen = recipes.choose(spec, fetched.model)
-        spec = msgspec.structs.replace(spec, engine_args=dict(chosen.engine_args))
+        recipe: wire.Recipe | None = None
         template: Path | None = None
-        flags = self._tuning.choose(spec, fetched.environment, kind)
-        place = Place(
+        try:
+            if fetched.model is not None:
+                chosen = recipes.choose(spec, fetched.model)
+                recipe = chosen.recipe
+                spec = msgspec.structs.replace(spec, engine_args=dict(chosen.engine_args))
+                if chosen.template:
+                    templates = self._settings.cache / "templates"
+                    template = recipes.keep_template(chosen.template, templates)
+            if spec.image is not None:
+                running = self._images.start(spec, self._site(spec, kind, fetched, template))
+            else:
+                running = engines.start(spec, self._place(spec, kind, fetched, template))
+            return msgspec.structs.replace(running, recipe=recipe)
+        except walls.WallError as error:
+            raise CannotStart(WALLS_MISSING, str(error)) from error
+        except (SpecError, OSError, engines.StartError) as error:
+            raise CannotStart(ENGINE_EXITED, str(error)) from error
+
+    def _place(
+        self, spec: wire.ReplicaSpec, kind: str, fetched: _Fetched, template: Path | None
+    ) -> Place:
+        assert fetched.environment is not None and fetched.model is not None
+        return Place(
             environment=fetched.environment,
             run_directory=self._run_dir,
             cache=self._homes,
@@ -189,22 +233,33 @@ class NodeRunner:
             survey=self._raised(self._ready()),
             device_kind=kind,
             standby=self._lend(spec, fetched.environment),
+            template=template,
             marks=processes.marks(self._settings.directory, spec.replica_id),
             threads=self._threads(kind),
-            flags=flags,
+            flags=self._tuning.choose(spec, fetched.environment, kind),
             kept=self._homes / engines.KEPT,
             kept_bytes=self._settings.caches_bytes,
         )
-        try:
-            if chosen.template:
-                templates = self._settings.cache / "templates"
-                template = recipes.keep_template(chosen.template, templates)
-            running = engines.start(spec, replace(place, template=template))
-            return msgspec.structs.replace(running, recipe=chosen.recipe)
-        except walls.WallError as error:
-            raise CannotStart(WALLS_MISSING, str(error)) from error
-        except (SpecError, engines.StartError) as error:
-            raise CannotStart(ENGINE_EXITED, str(error)) from error
+
+    def _site(
+        self, spec: wire.ReplicaSpec, kind: str, fetched: _Fetched, template: Path | None
+    ) -> Site:
+        return Site(
+            device_kind=kind,
+            threads=self._threads(kind),
+            memory_bytes=self._memory(spec, kind),
+            model=fetched.model,
+            template=template,
+            kept=self._homes / engines.KEPT,
+            kept_bytes=self._settings.caches_bytes,
+        )
+
+    def _memory(self, spec: wire.ReplicaSpec, kind: str) -> int:
+        """Of the host: a CPU share's own, and with a GPU its part of nearly all there is."""
+        mine = [one for one in self._devices if one.index in spec.device_indexes]
+        if kind == "cpu":
+            return sum(one.memory_bytes for one in mine)
+        return int(inventory.memory_bytes() * 0.9) * len(mine) // len(self._devices)
 
     def alive(self, running: Running) -> bool:
         return engines.alive(running)
@@ -242,7 +297,10 @@ class NodeRunner:
             raise OSError(f"the engine did not answer: {error}") from error
 
     def stop(self, running: Running, grace_s: float) -> None:
-        engines.stop(running, grace_s)
+        if running.container:
+            self._images.stop(running, grace_s)
+        else:
+            engines.stop(running, grace_s)
 
     def close(self, running: Running) -> None:
         leaving.close(running)
@@ -260,15 +318,19 @@ class NodeRunner:
         return engines.wake(running)
 
     def exit_reason(self, running: Running) -> str:
+        if running.container:
+            return self._images.exit_reason(running)
         self._tuning.failed(running)
         return engines.exit_reason(running)
 
     def engine_report(self, running: Running) -> wire.EngineReport:
         report = engines.report(running)
-        self._tuning.proved(running, report)
+        if not running.container:
+            self._tuning.proved(running, report)
         return report
 
     def tidy(self, keep: set[str]) -> None:
+        self._images.tidy()
         engines.sweep(self._run_dir, self._homes, keep)
         self._cache.keep(f"{self._mine}-", {f"{self._mine}-{replica_id}" for replica_id in keep})
 

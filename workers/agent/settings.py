@@ -34,6 +34,7 @@ class Settings:
     stop_engines: bool = False
     standby: bool = True  # keep an engine with its imports done
     weights_bytes: int = 0  # what models may take of the disk; 0: all but a part of it
+    containers: str = ""  # the Docker API's socket; empty: where it usually lies
     caches_bytes: int = 20 << 30  # what engines may leave of what they compiled
     kernel_log: Path | None = None  # instead of /dev/kmsg
     dcgm_url: str = ""  # of a dcgm-exporter on this node
@@ -55,6 +56,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         pin=environment.get("STOA_CONTROLPLANE_PIN", ""),
         devices=environment.get("STOA_AGENT_DEVICES", ""),
         relay=_host_port("STOA_AGENT_RELAY", environment.get("STOA_AGENT_RELAY", "")),
+        containers=environment.get("STOA_AGENT_CONTAINERS", ""),
         stop_engines=environment.get("STOA_AGENT_STOP_ENGINES", "") in _YES,
         standby=environment.get("STOA_AGENT_STANDBY", "1") in _YES,
         weights_bytes=_bytes(environment, "STOA_AGENT_WEIGHTS_BYTES"),
