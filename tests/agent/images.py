@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,8 +27,6 @@ PYTHON = [str(oci.python()), "-I"]
 class Door:
     """Of a control plane that has these secrets for every start."""
 
-    url = ""
-
     def __init__(self) -> None:
         self.given = wire.Secrets()
 
@@ -37,7 +36,7 @@ class Door:
     def source(self, request: wire.SourceRequest, cancelled: Callable[[], bool]) -> wire.Source:
         raise AssertionError(request)
 
-    def signed(self, path: str) -> tuple[str, dict[str, str]]:
+    def signed(self, path: str) -> tuple[str, dict[str, str], ssl.SSLContext]:
         raise AssertionError(path)
 
 
