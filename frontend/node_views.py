@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from compliance import ids
 from controlplane.api.fleet_views import NodeView
-from controlplane.fleet import joining, services
+from controlplane.fleet import findings, joining, services
 from controlplane.fleet.errors import FleetError
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.tenancy import access
@@ -85,7 +85,9 @@ def _listed(visit: Visit) -> dict[str, Any]:
     offers: dict[str, list[dict[str, Any]]] = {node.id: [] for node in nodes}
     for node_id, kind, healthy, held, there in counted.order_by("kind", "-healthy"):
         offers[node_id].append({"kind": kind, "healthy": healthy, "held": held, "there": there})
-    shown = NodeView(nodes, many=True, context={"now": visit.now}).data
+    shown = NodeView(
+        nodes, many=True, context={"now": visit.now, "findings": findings.open_of(nodes)}
+    ).data
     rows = [
         {"node": node, "status": data["status"], "devices": offers[node.id], **_walls(node)}
         for node, data in zip(nodes, shown, strict=True)

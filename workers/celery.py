@@ -27,6 +27,7 @@ HINT_EXPIRES_S = 60
 CONNECT_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 3.0  # beyond the second that a worker lets the broker wait for news
 PRUNE_EVERY_S = 300.0
+NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
@@ -86,6 +87,7 @@ app.conf.update(
     beat_schedule={
         "sweep": _every("sweep", settings.SWEEP_EVERY_S),
         "meter": _every("meter", settings.METER_EVERY_S),
+        "tend_nodes": _every("tend_nodes", NODES_EVERY_S),
         "accrue": _every("accrue", ACCRUE_EVERY_S),
         "tend_budgets": _every("tend_budgets", BUDGETS_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),

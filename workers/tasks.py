@@ -6,7 +6,8 @@ from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
 from controlplane.endpoints import funding, uploads
-from workers import metering, provisioning, upkeep
+from controlplane.fleet import findings
+from workers import keeping, metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
 
 # Batches of one meter task; the next task goes on where it stopped.
@@ -22,6 +23,11 @@ def reconcile(endpoint_id: str) -> None:
 @app.task
 def sweep() -> None:
     provisioning.sweep()
+
+
+@app.task
+def tend_nodes() -> None:
+    keeping.tend(timezone.now())
 
 
 @app.task
@@ -63,6 +69,7 @@ def hourly_upkeep() -> None:
     partitions.ensure_all(now)
     metering.prune(now)
     upkeep.prune_logs(now)
+    findings.prune(now)
     upkeep.prune_counters(now)
     upkeep.prune_stops(now)
     batches.prune(now)

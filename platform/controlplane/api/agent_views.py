@@ -38,6 +38,7 @@ from controlplane.fleet import (
     authority,
     credentials,
     errors,
+    findings,
     node_events,
     older_wire,
     services,
@@ -241,6 +242,7 @@ def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime
     proof = credentials.verify(call, now=now)
     node = proof.node
     if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
+        findings.note(node, message.findings, now)
         reports.apply(node, message, now)
         if node.in_gangs:
             gangs.hear(node, message, now)

@@ -1,5 +1,6 @@
 """Pools as a tenant sees them; regions, pools, nodes and enrolment tokens for the operator."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,11 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from controlplane.api import health_views
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import offers
-from controlplane.fleet import joining, services
+from controlplane.fleet import findings, joining, services
 from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
@@ -71,6 +73,7 @@ class NodeView(serializers.ModelSerializer[Node]):
     pool = serializers.CharField(source="pool_id")
     region = serializers.CharField(source="pool.region_id")
     status = serializers.SerializerMethodField()
+    conditions = serializers.SerializerMethodField()
 
     class Meta:
         model = Node
@@ -81,6 +84,9 @@ class NodeView(serializers.ModelSerializer[Node]):
             "region",
             "name",
             "status",
+            "conditions",
+            "health_action",
+            "health_reason",
             "heartbeat_at",
             "cordoned_at",
             "drain_requested_at",
@@ -101,6 +107,11 @@ class NodeView(serializers.ModelSerializer[Node]):
         if node.drain_requested_at:
             return "draining"
         return "cordoned" if node.cordoned_at else "ready"
+
+    @extend_schema_field(health_views.ConditionView(many=True))
+    def get_conditions(self, node: Node) -> list[dict[str, Any]]:
+        found = self.context["findings"][node.id]
+        return health_views.conditions(node, found, self.context["now"])
 
 
 class TokenBody(serializers.Serializer[Any]):
@@ -186,11 +197,15 @@ class Nodes(HouseViewSet):
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "now": self.now}
 
+    def _context(self, nodes: Iterable[Node]) -> dict[str, Any]:
+        return {**self.get_serializer_context(), "findings": findings.open_of(nodes)}
+
     @extend_schema(responses=NodeView(many=True))
     def list(self, request: Request) -> Response:
         access.operator(self.principal)
         rows = self.paginate_queryset(Node.objects.select_related("pool"))
-        return self.get_paginated_response(self.get_serializer(rows, many=True).data)
+        shown = NodeView(rows, many=True, context=self._context(rows or ()))
+        return self.get_paginated_response(shown.data)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         return self._shown(self._node(pk))
@@ -227,7 +242,7 @@ class Nodes(HouseViewSet):
         return found
 
     def _shown(self, node: Node) -> Response:
-        return Response(self.get_serializer(node).data)
+        return Response(NodeView(node, context=self._context([node])).data)
 
 
 class EnrollmentTokens(HouseViewSet):

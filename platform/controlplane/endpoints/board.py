@@ -132,7 +132,7 @@ WITH drawn AS (
     FROM drawn
     JOIN fleet_device d ON d.node_id = drawn.id
     LEFT JOIN endpoints_deviceclaim c ON c.device_id = d.id
-    WHERE d.healthy AND d.kind = %(kind)s
+    WHERE d.healthy AND d.retiring_at IS NULL AND d.kind = %(kind)s
     GROUP BY d.node_id
 )
 SELECT n.id, n.name,

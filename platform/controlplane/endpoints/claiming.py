@@ -11,7 +11,7 @@ def free(node: Node, need: Need, now: datetime) -> tuple[str, ...] | None:
     if not node.schedulable(now) or node.drain_requested_at is not None:
         return None
     devices = Device.objects.filter(
-        node=node, healthy=True, kind=need.kind, deviceclaim__isnull=True
+        node=node, healthy=True, retiring_at=None, kind=need.kind, deviceclaim__isnull=True
     ).order_by("index")
     ids = tuple(devices.values_list("id", flat=True)[: need.count])
     return ids if len(ids) == need.count else None

@@ -46,6 +46,11 @@ WITH held AS (
                     WHEN 'asleep' THEN s.tier <> 'asleep'
                     ELSE true END
                     OR n.id IS NULL OR n.drain_requested_at IS NOT NULL
+                    OR EXISTS (
+                        SELECT FROM endpoints_deviceclaim c
+                        JOIN fleet_device d ON d.id = c.device_id
+                        WHERE c.replica_id = r.id AND d.retiring_at IS NOT NULL
+                    )
                     OR n.removed_at IS NOT NULL OR r.id = ANY (%(unfunded)s)
                     OR r.generation <> e.generation
                     OR GREATEST(COALESCE(n.lease_until, n.created_at), %(fair)s) < %(now)s

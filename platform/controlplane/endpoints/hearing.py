@@ -4,8 +4,8 @@ The next report says the same and more, so this one waits for no disk; what `rep
 do is committed as everything else.
 
 Most reports say what the one before said. What this statement does not settle (a certificate
-that is being replaced, a report that came late, an inventory, models that are being brought, what
-a node did by itself, a node that was removed or hosts gangs) is for the longer way:
+that is being replaced, a report that came late, an inventory, findings, models that are being
+brought, what a node did by itself, a node that was removed or hosts gangs) is for the longer way:
 `fleet.credentials.verify`, `fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
 """
 
@@ -40,7 +40,7 @@ def hear(
 
     Raises InvalidReport.
     """
-    if report.inventory is not None or report.pulls or report.events:
+    if report.inventory is not None or report.pulls or report.events or report.findings:
         return None
     services.check(report)
     with connection.cursor() as cursor:
@@ -94,7 +94,7 @@ WITH heard AS (
     UPDATE fleet_node
     SET boot_id = %(boot)s, report_seq = %(seq)s, report_signed_at = %(signed)s,
         heartbeat_at = %(now)s, lease_until = %(until)s, agent_version = %(version)s
-    WHERE id = %(node)s AND removed_at IS NULL AND NOT in_gangs
+    WHERE id = %(node)s AND removed_at IS NULL AND NOT in_gangs AND NOT has_findings
       AND certificate_sha256 = %(shown)s AND previous_certificate_sha256 = ''
       AND CASE WHEN boot_id = %(boot)s THEN report_seq < %(seq)s
                ELSE report_signed_at IS NULL OR report_signed_at <= %(signed)s END

@@ -1,7 +1,7 @@
 """Loads the pictures that `reconcile.plan` reads: a few queries for any number of endpoints."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet
 
 from controlplane.endpoints import deciding, due, funding, members, pulse
 from controlplane.endpoints.deciding import Looked
-from controlplane.endpoints.models import Endpoint, Replica, Rollout
+from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica, Rollout
 from controlplane.endpoints.reconcile import Decided, EndpointView, Limits, NodeView, ReplicaView
 from controlplane.endpoints.rolling import RolloutView
 from controlplane.endpoints.rollout_progress import Outcome
@@ -59,8 +59,12 @@ def pictures(
     nodes = _NodeViews(now, limits)
     held_now = list(_replicas(found))
     gangs = members.nodes([replica.id for replica in held_now if replica.node_count > 1])
+    moving = _on_retiring([replica.id for replica in held_now])
     replicas: dict[str, list[ReplicaView]] = {id: [] for id in found}
     for replica in held_now:
+        node = nodes.of(replica.node) or nodes.all_of(gangs.get(replica.id, ()))
+        if node is not None and replica.id in moving:
+            node = replace(node, leaving=True)
         replicas[replica.endpoint_id].append(
             ReplicaView(
                 id=replica.id,
@@ -68,7 +72,7 @@ def pictures(
                 state=State(replica.state),
                 state_at=replica.state_at,
                 reason=Reason(replica.reason),
-                node=nodes.of(replica.node) or nodes.all_of(gangs.get(replica.id, ())),
+                node=node,
                 funded=replica.id not in unfunded,
                 can_sleep=replica.can_sleep,
                 progress_at=replica.progress_at,
@@ -95,6 +99,14 @@ def _limits(now: datetime) -> Limits:
 def _replicas(endpoint_ids: Iterable[str]) -> QuerySet[Replica]:
     held = Replica.objects.filter(HELD, endpoint__in=list(endpoint_ids))
     return held.select_related("node").defer("log_tail", "engine_report", "node__inventory")
+
+
+def _on_retiring(replica_ids: Collection[str]) -> set[str]:
+    """Those that hold a device which is to be replaced: for them their node is being drained."""
+    claims = DeviceClaim.objects.filter(
+        replica_id__in=replica_ids, device__retiring_at__isnull=False
+    )
+    return set(claims.values_list("replica_id", flat=True))
 
 
 def _rollouts(ids: Iterable[str] | None) -> dict[str, RolloutView]:

@@ -63,7 +63,7 @@ class NodeView:
 
     id: str
     quiet_s: float = 0.0
-    leaving: bool = False  # being drained
+    leaving: bool = False  # being drained, or a device that the replica holds is
     removed: bool = False  # by the operator, who vouches that nothing runs on it
 
 

@@ -43,6 +43,26 @@ class InvalidReport(FleetError):
     code = "report_invalid"
 
 
+class InvalidPolicy(FleetError):
+    """A pool's health policy that cannot be followed; the message names what is wrong."""
+
+    code = "policy_invalid"
+
+
+class InvalidWindow(FleetError):
+    code = "window_invalid"
+
+
+class NotReplaceable(FleetError):
+    code = "not_replaceable"
+
+
+class NotCancellable(FleetError):
+    """It has gone too far."""
+
+    code = "not_cancellable"
+
+
 class CredentialError(FleetError):
     """The agent did not prove who it is."""
 

@@ -60,6 +60,7 @@ def _facts(info: DeviceInfo) -> dict[str, Any]:
         "kind": info.kind,
         "name": info.name,
         "uuid": info.uuid,
+        "serial": info.serial,
         "memory_bytes": info.memory_bytes,
         "healthy": info.healthy,
     }
@@ -75,6 +76,8 @@ def _check(device: DeviceInfo) -> None:
         wrong = "its name"
     elif len(device.uuid) > 100:
         wrong = "its UUID"
+    elif len(device.serial) > 100:
+        wrong = "its serial number"
     elif not 0 <= device.memory_bytes <= _MAX_MEMORY_BYTES:
         wrong = "its memory"
     if wrong:

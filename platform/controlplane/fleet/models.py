@@ -7,6 +7,9 @@ from django.db.models import Q
 
 from compliance.fields import IdField
 from controlplane.fleet.event_models import NodeEvent as NodeEvent
+from controlplane.fleet.health_models import NodeFinding as NodeFinding
+from controlplane.fleet.keeping_models import Decommission as Decommission
+from controlplane.fleet.keeping_models import Maintenance as Maintenance
 from controlplane.tenancy.models import Organization
 
 
@@ -18,6 +21,9 @@ class Region(models.Model):
     name = models.CharField(max_length=100)
     ca_certificate = models.TextField()  # PEM
     ca_key = models.BinaryField()  # encrypted (compliance.sealing)
+    # Signs records of what left the fleet (fleet.records); made when the first one is.
+    record_public_key = models.TextField(blank=True)  # PEM, Ed25519
+    record_key = models.BinaryField(null=True)  # encrypted
     created_at = models.DateTimeField()
 
     def __str__(self) -> str:
@@ -32,6 +38,8 @@ class Pool(models.Model):
     name = models.CharField(max_length=100)
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT)
     share_standby = models.BooleanField(default=False)  # one standby engine for several tenants
+    health_policy = models.JSONField(default=dict)  # what differs from health_policy.DEFAULT
+    health_braked_at = models.DateTimeField(null=True)  # too many nodes ail for the policy to act
     created_at = models.DateTimeField()
 
     class Meta:
@@ -64,6 +72,12 @@ class Node(models.Model):
     agent_version = models.CharField(max_length=32, blank=True)
     inventory = models.JSONField(default=dict)  # wire.Inventory
     desired_version = models.BigIntegerField(default=1)  # rises when its desired state changes
+    has_findings = models.BooleanField(default=False)  # its newest report had some
+    # What the policy did because of its findings: cordon or drain. Empty: nothing, or an operator
+    # has taken the node over.
+    health_action = models.CharField(max_length=16, blank=True)
+    health_reason = models.CharField(max_length=64, blank=True)  # the check that it was for
+    health_since = models.DateTimeField(null=True)
     in_gangs = models.BooleanField(default=False)  # a gang's member was placed here once
     created_at = models.DateTimeField()
 
@@ -89,8 +103,10 @@ class Device(models.Model):
     kind = models.CharField(max_length=64)  # "cpu", "nvidia-h200", …
     name = models.CharField(max_length=100)
     uuid = models.CharField(max_length=100, blank=True)
+    serial = models.CharField(max_length=100, blank=True)
     memory_bytes = models.BigIntegerField()
     healthy = models.BooleanField(default=True)
+    retiring_at = models.DateTimeField(null=True)  # it is to be replaced: nothing new on it
 
     class Meta:
         ordering = ("node", "index")

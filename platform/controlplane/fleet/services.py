@@ -200,7 +200,7 @@ def renew(
     """
     key = authority.requested_key(csr_pem)
     with transaction.atomic():
-        node = _locked(node)
+        node = locked(node)
         if presented_sha256 not in (node.certificate_sha256, node.previous_certificate_sha256):
             raise errors.SupersededCredential("This certificate was replaced by a newer one.")
         credential = issuance.certify(node, key, now)
@@ -315,31 +315,39 @@ def touch(node: Node) -> None:
 def cordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
     """Place nothing new on the node; what runs there runs on. Raises RemovedNode."""
     with transaction.atomic():
-        node = _locked(node)
-        if node.cordoned_at is None:
-            node.cordoned_at = now
-            _keep(node, "node.cordon", actor, now, "cordoned_at")
+        node = locked(node)
+        if node.cordoned_at is None or node.health_action:
+            node.cordoned_at = node.cordoned_at or now
+            _take_over(node)
+            _keep(node, "node.cordon", actor, now, "cordoned_at", *_HEALTH)
     return node
 
 
 def uncordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
-    """Take the node back into service, and end its drain. Raises RemovedNode."""
+    """Take the node back into service, and end its drain. Raises RemovedNode.
+
+    What is wrong with it now moves the health policy no more: somebody has seen it.
+    """
     with transaction.atomic():
-        node = _locked(node)
+        node = locked(node)
         if node.cordoned_at is not None or node.drain_requested_at is not None:
             node.cordoned_at = node.drain_requested_at = None
-            _keep(node, "node.uncordon", actor, now, "cordoned_at", "drain_requested_at")
+            _take_over(node)
+            seen = node.findings.filter(ended_at=None, acknowledged_at=None)
+            seen.update(acknowledged_at=now)
+            _keep(node, "node.uncordon", actor, now, "cordoned_at", "drain_requested_at", *_HEALTH)
     return node
 
 
 def drain(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
     """Cordon the node and ask the reconciler to move its replicas away. Raises RemovedNode."""
     with transaction.atomic():
-        node = _locked(node)
-        if node.drain_requested_at is None:
+        node = locked(node)
+        if node.drain_requested_at is None or node.health_action:
             node.cordoned_at = node.cordoned_at or now
-            node.drain_requested_at = now
-            _keep(node, "node.drain", actor, now, "cordoned_at", "drain_requested_at")
+            node.drain_requested_at = node.drain_requested_at or now
+            _take_over(node)
+            _keep(node, "node.drain", actor, now, "cordoned_at", "drain_requested_at", *_HEALTH)
     return node
 
 
@@ -357,6 +365,14 @@ def remove_node(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
                 node.lease_until = min(node.lease_until, now)
             _keep(node, "node.delete", actor, now, "removed_at", "cordoned_at", "lease_until")
     return node
+
+
+_HEALTH = ("health_action", "health_reason", "health_since")
+
+
+def _take_over(node: Node) -> None:
+    """An operator decides for this node from here on: the health policy undoes nothing of it."""
+    node.health_action, node.health_reason, node.health_since = "", "", None
 
 
 def _keep(node: Node, action: str, actor: audit.Actor, now: datetime, *fields: str) -> None:
@@ -428,7 +444,7 @@ def _spend(digest: bytes, key_sha256: str, now: datetime) -> EnrollmentToken:
 def _joining(token: EnrollmentToken, name: str, now: datetime) -> tuple[Node, bool]:
     """The node that a token admits, locked, and whether it is a known one."""
     if token.admitted_id is not None:
-        node = _locked(Node(pk=token.admitted_id))
+        node = locked(Node(pk=token.admitted_id))
         if node.report_signed_at is not None:
             raise _used(token)  # it has its credential: nobody else needs one
         # Two attempts may cross each other: whichever answer arrives must be good.
@@ -437,7 +453,7 @@ def _joining(token: EnrollmentToken, name: str, now: datetime) -> tuple[Node, bo
     if token.node_id is None:
         node = Node(id=ids.new("node"), pool=token.pool, name=name, created_at=now)
         return node, False
-    node = _locked(Node(pk=token.node_id))
+    node = locked(Node(pk=token.node_id))
     # A new key: nothing that the old one signed counts, nor the order of its reports.
     node.previous_certificate_sha256 = ""
     node.report_signed_at = None
@@ -449,7 +465,8 @@ def _used(token: EnrollmentToken) -> errors.UsedToken:
     return errors.UsedToken(f"This enrolment token was used at {at}: ask for a new one.")
 
 
-def _locked(node: Node) -> Node:
+def locked(node: Node) -> Node:
+    """The node under its row's lock, within the caller's transaction. Raises RemovedNode."""
     found = Node.objects.select_for_update(of=("self",)).select_related("pool__region")
     node = found.get(pk=node.pk)
     if node.removed_at is not None:

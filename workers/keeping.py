@@ -1,0 +1,26 @@
+"""What the operator's machines need done as time passes: health, maintenance, leaving for good.
+
+Each may run anywhere, at once, and be killed at any line; what fails is told and does not stop
+the others.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from controlplane.fleet import health
+
+log = logging.getLogger(__name__)
+
+_EACH: tuple[Callable[..., int], ...] = (health.tend,)
+
+
+def tend(now: datetime) -> int:
+    """The number of steps that took effect."""
+    done = 0
+    for one in _EACH:
+        try:
+            done += one(now=now)
+        except Exception:
+            log.exception("%s.%s failed", one.__module__, one.__name__)
+    return done
