@@ -79,6 +79,8 @@ NO_VERBS = {
     fleet.renewal_due: "looks",
     fleet.versions: "looks",
     fleet.check: "looks",
+    fleet.locked: "looks",
+    fleet.leaving: "looks",
     fleet.touch: "raises the version that another verb's change needs",
     fleet.heartbeat: "comes every few seconds; silence and return are told",
     billing.open_account: "is part of organization.create, which names the account",

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from controlplane.endpoints import decommissioning
 from controlplane.fleet import health
 
 log = logging.getLogger(__name__)
 
-_EACH: tuple[Callable[..., int], ...] = (health.tend,)
+_EACH: tuple[Callable[..., int], ...] = (health.tend, decommissioning.tend)
 
 
 def tend(now: datetime) -> int:

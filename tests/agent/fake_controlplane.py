@@ -36,6 +36,8 @@ class ControlPlane:
         self.lifetime = timedelta(days=1)
         self.wishes: dict[str, wire.DesiredReplica] = {}
         self.pulls: list[wire.Pull] = []
+        self.erase: wire.Erase | None = None
+        self.erased: list[wire.Erased] = []
         self.version = 1
         self.stale: wire.Desired | None = None  # answered once, as a late list would be
         self.polls: list[int] = []  # the versions that pollers had
@@ -101,6 +103,7 @@ class ControlPlane:
             report_every_s=REPORT_EVERY_S,
             lease_s=1.0,
             pulls=self.pulls,
+            erase=self.erase,
         )
 
     def replica(self, replica_id: str) -> wire.ReplicaReport | None:
@@ -170,6 +173,11 @@ class ControlPlane:
             self.reports.append(msgspec.json.decode(body, type=wire.Report))
             return 200, wire.ReportReply(lease_s=1.0, renew=self.renew, at=time.time())
 
+    def take_erased(self, body: bytes) -> Any:
+        with self.lock:
+            self.erased.append(msgspec.json.decode(body, type=wire.Erased))
+        return 204, None
+
     def take_logs(self, body: bytes) -> Any:
         chunk = msgspec.json.decode(body, type=wire.LogChunk)
         with self.lock:
@@ -233,6 +241,8 @@ def _handler(plane: ControlPlane) -> type[http.server.BaseHTTPRequestHandler]:
                 return 200, plane.certify(message.csr_pem)
             if name == "desired":
                 return plane.poll(parse_qs(parts.query))
+            if name == "erased":
+                return plane.take_erased(body)
             return plane.report(body) if name == "report" else plane.take_logs(body)
 
         def _answer(self, status: int, message: object) -> None:

@@ -107,6 +107,7 @@ def things(house: House) -> dict[str, str]:
         "replicas": house.replica.id,
         "versions": house.endpoint.versions.get().id,
         "nodes": house.node.id,
+        "pools": house.pool.id,
         "budgets": budget(house),
         "secrets": secret(house),
         "notices": notice(house),

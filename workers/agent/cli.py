@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from controlplane.fleet import wire
-from workers.agent import client, credential, processes, records, tls
+from workers.agent import client, credential, processes, records, sharing, tls
 from workers.agent.client import Backoff, Client, Gone, Refused, Rejected, Unavailable
 from workers.agent.loop import STOP_DRAIN_S, Agent
 from workers.agent.records import Store
@@ -51,7 +51,8 @@ def join(settings: Settings) -> int:
 def run(settings: Settings, *, runner: Runner, survey: Callable[[], wire.Inventory]) -> int:
     """Serve until SIGTERM or SIGINT. Raises CallError for an unusable address, and Locked."""
     make_directory(settings)
-    with records.lock(settings.directory):
+    mine = processes.mark(settings.directory)
+    with records.lock(settings.directory), sharing.using(settings.cache, mine):
         return asyncio.run(_run(settings, runner, survey))
 
 

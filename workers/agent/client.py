@@ -181,6 +181,9 @@ class Client:
     async def report(self, message: wire.Report) -> wire.ReportReply:
         return decode(await self._send("POST", "/report", message), wire.ReportReply)
 
+    async def erased(self, message: wire.Erased) -> None:
+        await self._send("POST", "/erased", message)
+
     async def logs(self, message: wire.LogChunk) -> None:
         await self._send("POST", "/logs", message)
 

@@ -14,7 +14,9 @@ from workers.agent import credential, inventory, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
+from workers.agent.erasing import Eraser
 from workers.agent.events import Events
+from workers.agent.farewell import Leave, leave
 from workers.agent.gang import Gangs, Stream
 from workers.agent.health.clock import Clock
 from workers.agent.health.examination import Examination
@@ -110,12 +112,24 @@ class Agent:
                 await stop.wait()
                 for task in loops:
                     task.cancel()
+        except* Leave as left:
+            await self._farewell(left.exceptions[0])
         except* Gone:
             log.warning("this node was removed: stopping its engines")
             await self.replicas.stop_all(STOP_DRAIN_S)
             raise
         finally:
             await self._leave(stop)
+
+    async def _farewell(self, left: BaseException) -> None:
+        """This node leaves the fleet: nothing of it stays. Raises Gone."""
+        assert isinstance(left, Leave)
+        log.warning("this node leaves the fleet: stopping its engines, erasing what is here")
+        self._pulls.stop()
+        await self.replicas.stop_all(STOP_DRAIN_S)
+        await threads.finish(processes.reap, self._settings.directory, set())
+        await leave(self._client, Eraser(self._settings), left.wish)
+        raise Gone("this node has left the fleet: what it had is erased")
 
     async def _leave(self, stop: asyncio.Event) -> None:
         if stop.is_set() and self._settings.stop_engines:
@@ -157,6 +171,8 @@ class Agent:
             # Late, or the control plane came back from a backup: what it says now, counts.
             desired = await self._client.desired(0, 0)
         self._report_every_s = desired.report_every_s
+        if desired.erase is not None:
+            raise Leave(desired.erase)
         if desired.replicas is not None:
             self._whole_at = asked_at + WHOLE_EVERY_S
             self.replicas.apply(desired)

@@ -11,6 +11,7 @@ urlpatterns = [
     path("desired", agent_views.desired),
     path("report", agent_views.report),
     path("logs", agent_views.logs),
+    path("erased", agent_views.erased),
     path("source", agent_views.source),
     path("secrets", agent_views.secrets),
     path("uploads/<str:upload_id>/<int:number>", agent_views.upload),

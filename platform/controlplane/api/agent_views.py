@@ -26,6 +26,7 @@ from controlplane.api.agent_handler import MAX_BODY_BYTES
 from controlplane.api.agents_tls import PEER
 from controlplane.endpoints import (
     assignments,
+    decommissioning,
     gangs,
     hearing,
     image_secrets,
@@ -156,6 +157,12 @@ async def logs(request: HttpRequest) -> HttpResponse:
 
 
 @_door("POST")
+async def erased(request: HttpRequest) -> HttpResponse:
+    await threads.on_thread(_erased, _call(request))
+    return HttpResponse(status=204)
+
+
+@_door("POST")
 async def source(request: HttpRequest) -> HttpResponse:
     return _answer(request, await threads.on_thread(_source, _call(request)))
 
@@ -255,6 +262,12 @@ def _logs(call: credentials.Call) -> None:
     now = timezone.now()
     proof = credentials.verify(call, now=now)
     engine_logs.append(proof.node, _decoded(call.body, wire.LogChunk), now)
+
+
+def _erased(call: credentials.Call) -> None:
+    now = timezone.now()
+    node = credentials.verify(call, now=now).node
+    decommissioning.confirm(node=node, erased=_decoded(call.body, wire.Erased), now=now)
 
 
 def _source(call: credentials.Call) -> wire.Source:

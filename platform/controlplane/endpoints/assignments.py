@@ -6,7 +6,7 @@ import msgspec
 from django.conf import settings
 from django.db.models import QuerySet
 
-from controlplane.endpoints import gangs, images, pulls, recipes, sources
+from controlplane.endpoints import decommissioning, gangs, images, pulls, recipes, sources
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import engines, wire
@@ -40,6 +40,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
         report_every_s=settings.NODE_REPORT_EVERY_S,
         lease_s=settings.NODE_LEASE_S,
         pulls=[] if removed_at else pulls.wished(node),
+        erase=None if removed_at else decommissioning.wish(node),
     )
 
 

@@ -53,6 +53,12 @@ class InvalidWindow(FleetError):
     code = "window_invalid"
 
 
+class Leaving(FleetError):
+    """The node leaves the fleet; whoever changes that calls it off first."""
+
+    code = "node_leaving"
+
+
 class NotReplaceable(FleetError):
     code = "not_replaceable"
 

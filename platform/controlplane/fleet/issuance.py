@@ -2,6 +2,8 @@
 
 from datetime import datetime, timedelta
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings
 
 from compliance import sealing
@@ -42,6 +44,27 @@ def certify(node: Node, key: authority.LeafKey, now: datetime) -> wire.Credentia
         ca_pem=region.ca_certificate,
         expires_at=certificate.not_valid_after_utc.isoformat(),
     )
+
+
+def record_key(region_code: str) -> tuple[Ed25519PrivateKey, str]:
+    """The key with which a region signs records, and its public part (PEM); drawn for the first.
+
+    Within a transaction. Raises sealing.SealBroken.
+    """
+    region = Region.objects.select_for_update().get(pk=region_code)
+    context = f"region:{region.code}:record"
+    if region.record_key is None:
+        key = Ed25519PrivateKey.generate()
+        raw = key.private_bytes_raw()
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        region.record_key = sealing.seal(raw, context=context)
+        region.record_public_key = public.decode()
+        region.save(update_fields=("record_key", "record_public_key"))
+        return key, region.record_public_key
+    raw = sealing.unseal(bytes(region.record_key), context=context)
+    return Ed25519PrivateKey.from_private_bytes(raw), region.record_public_key
 
 
 def _context(region: Region) -> str:

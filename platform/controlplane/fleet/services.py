@@ -324,12 +324,14 @@ def cordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
 
 
 def uncordon(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
-    """Take the node back into service, and end its drain. Raises RemovedNode.
+    """Take the node back into service, and end its drain. Raises RemovedNode, and Leaving.
 
     What is wrong with it now moves the health policy no more: somebody has seen it.
     """
     with transaction.atomic():
         node = locked(node)
+        if leaving(node):
+            raise errors.Leaving(f"Node {node.name} is being decommissioned: cancel that first.")
         if node.cordoned_at is not None or node.drain_requested_at is not None:
             node.cordoned_at = node.drain_requested_at = None
             _take_over(node)
@@ -386,6 +388,11 @@ def _keep(node: Node, action: str, actor: audit.Actor, now: datetime, *fields: s
         region=node.pool.region_id,
         now=now,
     )
+
+
+def leaving(node: Node) -> bool:
+    """Whether it is being decommissioned."""
+    return node.decommissions.filter(device=None, closed_at=None).exists()
 
 
 # --- Inside ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ msgspec holds to the types and ignores unknown fields. docs/nodes.md has the rul
     GET  /agent/v1/desired?have=VERSION&wait=SECONDS -> Desired    (long poll)
     POST /agent/v1/report      Report          -> ReportReply
     POST /agent/v1/logs        LogChunk        -> 204
+    POST /agent/v1/erased      Erased          -> 204             (when it was told to erase)
     POST /agent/v1/source      SourceRequest   -> Source          (for a fetch that is wished for)
     POST /agent/v1/secrets     SecretsRequest  -> Secrets         (for a start that is wished for)
     GET  /agent/v1/uploads/UPLOAD/NUMBER       -> the bytes of a tenant's own file (Range)
@@ -21,6 +22,11 @@ from enum import StrEnum
 from typing import Annotated
 
 import msgspec
+
+from controlplane.fleet.node_wire import Erase as Erase
+from controlplane.fleet.node_wire import ErasedItem as ErasedItem
+from controlplane.fleet.node_wire import Finding as Finding
+from controlplane.fleet.node_wire import Severity as Severity
 
 # Headers of a signed request.
 CERTIFICATE_HEADER = "x-stoa-certificate"  # base64 of the DER certificate
@@ -332,6 +338,13 @@ class PullReport(Message):
     detail: str = ""
 
 
+class Erased(Message):
+    """Said again after each try, until all is done; the credential's removal by a last word."""
+
+    id: str
+    items: list[ErasedItem]
+
+
 class Desired(Message):
     """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it.
 
@@ -343,6 +356,7 @@ class Desired(Message):
     report_every_s: float
     lease_s: float
     pulls: list[Pull] = []
+    erase: Erase | None = None
 
 
 class Phase(StrEnum):
@@ -430,22 +444,6 @@ class ReplicaReport(Message):
     egress: list[EgressCount] = []
     proof: Proof | None = None
     log_tail: list[str] = []  # with a failure: the last lines
-
-
-class Severity(StrEnum):
-    INFO = "info"
-    WARNING = "warning"
-    CRITICAL = "critical"
-
-
-class Finding(Message):
-    """Something that a check of a node (workers/agent/health) holds to be wrong, now."""
-
-    check: str  # e.g. "gpu_xid", "disk_free": what a policy names
-    severity: Severity
-    device: int | None = None  # the index of the device that it is about
-    text: str = ""
-    cure: str = ""
 
 
 class NodeEventKind(StrEnum):
