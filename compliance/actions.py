@@ -22,6 +22,7 @@ ACTIONS: dict[str, Action] = {
         {
             "organization.create": "a tenant was made, with its account",
             "organization.update": "an organization's limits changed",
+            "organization.allow_egress": "what an organization's containers may reach changed",
             "project.create": "a project was made",
             "project.update": "a project's limits changed",
             "user.create": "a person was given a login",

@@ -30,7 +30,7 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import adapters, aliases, pulls, rollouts, uploads, versions
+from controlplane.endpoints import adapters, aliases, egress, pulls, rollouts, uploads, versions
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, Rollout, Upload
 from controlplane.fleet import services as fleet
@@ -45,7 +45,7 @@ WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence),
-    *(endpoints, aliases, adapters, pulls, uploads, files, batches),
+    *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
@@ -62,6 +62,8 @@ NO_VERBS = {
     project_secrets.s3_service: "looks",
     aliases.refuse_shadow: "looks",
     pulls.wished: "looks",
+    egress.note: "keeps what a node reports",
+    egress.reached: "looks",
     uploads.place: "computes",
     pulls.note: "keeps what a node reports",
     adapters.states: "looks",
@@ -183,6 +185,7 @@ class Walk:
         self.do(running.stop_run, "run.stop", project=kept.project, run="night/one")
         self.do(running.resume_run, "run.resume", project=kept.project, run="night/one")
         self.do(limits.update_organization, "organization.update", **place, concurrency=8)
+        self.do(egress.allow, "organization.allow_egress", **place, allowed=["a.example:443"])
         self.secrets()
         self.notices()
         self.do(tenancy.revoke_key, "api_key.revoke", key=key)
@@ -252,6 +255,7 @@ class Walk:
         for verb in ("cordon", "drain", "uncordon"):
             self.do(getattr(fleet, verb), f"node.{verb}", node=node)
         kept.node = node
+        self.do(egress.open_networks, "pool.update", pool=pool, networks=["10.0.0.0/8"])
 
     def endpoints(self) -> None:
         kept = self.kept

@@ -10,6 +10,7 @@ from controlplane.api import (
     batch_views,
     budget_views,
     cost_views,
+    egress_views,
     endpoint_views,
     evidence_views,
     fleet_views,
@@ -70,6 +71,11 @@ urlpatterns = [
     path(
         "pools/<str:pk>/health-policy",
         health_views.HealthPolicies.as_view({"get": "retrieve", "put": "update"}),
+    ),
+    path(
+        "organizations/<str:pk>/egress",
+        egress_views.Egress.as_view({"get": "retrieve", "put": "update"}),
+        name="organization-egress",
     ),
     path("endpoints/<str:pk>/events", streams.endpoint_events, name="endpoint-events"),
     path("endpoints/<str:pk>/starts", start_views.EndpointStarts.as_view({"get": "list"})),

@@ -26,7 +26,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
     ).get(id=node.id)
     replicas = (
         Replica.objects.filter(node_id=node.id, released_at=None)
-        .select_related("endpoint__project", "endpoint__pool")
+        .select_related("endpoint__project__organization", "endpoint__pool")
         .prefetch_related("claims__device", "version")
         .defer("log_tail", "engine_report")
         .order_by("id")
@@ -57,7 +57,7 @@ def unchanged(version: int) -> wire.Desired:
 def _members(node: Node) -> QuerySet[Member]:
     return (
         Member.objects.filter(node_id=node.id, released_at=None)
-        .select_related("replica__endpoint__project", "replica__endpoint__pool")
+        .select_related("replica__endpoint__project__organization", "replica__endpoint__pool")
         .prefetch_related("replica__claims__device", "replica__members__node")
         .order_by("replica_id")
     )
@@ -100,6 +100,8 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         capabilities=msgspec.convert(version.spec["capabilities"], list[wire.Capability] | None),
         recipes=recipes.candidates(version.model) if engine.can.recipes else [],
         image=images.wired(version.image, endpoint.pinned),
+        egress=endpoint.project.organization.egress if version.image else [],
+        egress_networks=endpoint.pool.egress_networks if version.image else [],
         # What always serves would pay for the ability and never use it.
         may_sleep=endpoint.min_replicas == 0 and engine.can.sleep,
     )

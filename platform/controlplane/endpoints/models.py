@@ -134,6 +134,7 @@ class Replica(models.Model):
     engine_report = models.JSONField(default=dict)  # wire.EngineReport
     adapters = models.JSONField(default=dict)  # by the load's id: state, reason, detail
     proof = models.JSONField(default=dict)  # wire.Proof
+    egress = models.JSONField(default=dict)  # what it reached outside: egress.note
     phase_seconds = models.JSONField(default=dict)  # finished phases, by the node's clock
     bytes_done = models.BigIntegerField(default=0)  # of its weights, while they are fetched
     bytes_total = models.BigIntegerField(default=0)  # 0: not known

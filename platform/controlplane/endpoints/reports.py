@@ -18,6 +18,7 @@ from django.db import connection
 
 from controlplane.endpoints import (
     adapters,
+    egress,
     images,
     lifecycle,
     logs,
@@ -62,6 +63,7 @@ KNOWN = (
     "bytes_total",
     "progress_at",
     "adapters",
+    "egress",
 )
 _ADDRESS = re.compile(
     r"unix:/[!-~]{1,280}|relay:(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]+\]):\d{1,5}"
@@ -154,6 +156,7 @@ def act(held: Iterable[Replica], report: wire.Report, now: datetime) -> "Serving
         one = said.get(row.id)
         if one is not None:
             adapters.note(row, one.adapters)
+            egress.note(row, one.egress, now)
         verdict = judge(replica, one, report.desired_version)
         if verdict.to is not None:
             move(replica, verdict, one, now)

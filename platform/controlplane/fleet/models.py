@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
@@ -40,6 +41,8 @@ class Pool(models.Model):
     share_standby = models.BooleanField(default=False)  # one standby engine for several tenants
     health_policy = models.JSONField(default=dict)  # what differs from health_policy.DEFAULT
     health_braked_at = models.DateTimeField(null=True)  # too many nodes ail for the policy to act
+    # Private networks (CIDR) that names on its tenants' egress lists may lead into.
+    egress_networks = ArrayField(models.CharField(max_length=64), default=list)
     created_at = models.DateTimeField()
 
     class Meta:

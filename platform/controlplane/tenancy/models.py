@@ -30,6 +30,8 @@ class Organization(RateLimited):
     name = models.CharField(max_length=100)
     region_code = models.CharField(max_length=32)
     account = models.OneToOneField(Account, on_delete=models.PROTECT)
+    # What its containers may reach outside: fleet.destinations.
+    egress = ArrayField(models.CharField(max_length=300), default=list)
     created_at = models.DateTimeField()
 
     def __str__(self) -> str:
