@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -79,7 +80,15 @@ async def serving(
 ) -> AsyncIterator[Callable[[ssl.SSLContext, str], Awaitable[Connection]]]:
     """A relay in front of one engine; gives the way to connect to it."""
     path = directory / "e.sock"
-    server = await asyncio.start_unix_server(engine, path)
+    served: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(task)
+        await engine(reader, writer)
+
+    server = await asyncio.start_unix_server(serve, path)
     sockets = {REPLICA: str(path), "rep_01dead": str(directory / "nobody.sock")}
     node = relay.Relay(node_identity(region, directory), sockets.get)
     port = await node.start("127.0.0.1", 0)
@@ -93,6 +102,7 @@ async def serving(
         yield connect
     finally:
         await node.stop()
+        await asyncio.gather(*served)  # it sees them all leave
         server.close()
 
 
@@ -108,7 +118,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
         async with asyncio.timeout(20):
             await work()
 
-    asyncio.run(bounded())
+    uvloop.run(bounded())
 
 
 def test_a_gateway_reaches_the_engine_that_it_names(

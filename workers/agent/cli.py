@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import httpx
+import uvloop
 
 from controlplane.fleet import wire
 from workers.agent import client, credential, processes, records, sharing, tls
@@ -53,7 +54,7 @@ def run(settings: Settings, *, runner: Runner, survey: Callable[[], wire.Invento
     make_directory(settings)
     mine = processes.mark(settings.directory)
     with records.lock(settings.directory), sharing.using(settings.cache, mine):
-        return asyncio.run(_run(settings, runner, survey))
+        return uvloop.run(_run(settings, runner, survey))
 
 
 def stop_all(settings: Settings, *, runner: Runner) -> int:

@@ -83,7 +83,7 @@ class Gang:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._links.values():
-            writer.close()
+            writer.transport.abort()
         if self._end >= 0:
             asyncio.get_running_loop().remove_reader(self._end)
             os.close(self._end)
@@ -138,7 +138,7 @@ class Gang:
         assert task is not None
         self._serving.add(task)
         reader, writer = stream
-        _watch(writer)
+        watch(writer.transport)
         before, self._links[rank] = self._links.get(rank), writer
         if before is not None:
             before.close()  # its caller has begun anew
@@ -149,7 +149,7 @@ class Gang:
             self._serving.discard(task)
             if self._links.get(rank) is writer:
                 del self._links[rank]
-            writer.close()
+            writer.transport.abort()  # nobody waits for what is under way: it is sent again
 
     async def _incoming(self, rank: int, reader: asyncio.StreamReader) -> None:
         """Packets from a member, into the engine. Raises OSError at what cannot be its."""
@@ -174,9 +174,9 @@ class Gang:
             del waiting[:at]
 
 
-def _watch(writer: asyncio.StreamWriter) -> None:
-    """A node that is gone says nothing: find out within seconds, so that its successor may call."""
-    plain: socket.socket = writer.get_extra_info("socket")
+def watch(transport: asyncio.BaseTransport) -> None:
+    """Find out within seconds that whoever is at the other end is gone, though it says nothing."""
+    plain: socket.socket = transport.get_extra_info("socket")
     for option, value in (
         (socket.TCP_KEEPIDLE, 5),
         (socket.TCP_KEEPINTVL, 5),

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import cast
 from weakref import WeakKeyDictionary
 
 from workers.agent import gang, tls
@@ -21,7 +22,7 @@ log = logging.getLogger("stoa.agent")
 SUFFIX = ".replica.stoa"
 HANDSHAKE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
 
 
 def server_name(replica_id: str) -> str:
@@ -52,7 +53,8 @@ class Relay:
         self._context.load_verify_locations(cadata=identity.credential.ca_pem)
         self._context.sni_callback = self._named
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._callers: set[_Caller] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.use(identity)
 
     def use(self, identity: Identity) -> None:
@@ -64,33 +66,36 @@ class Relay:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError."""
-        self._server = await asyncio.start_server(
-            self._serve,
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Caller(self._called, self._callers.discard),
             host,
             port,
             ssl=self._context,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-            limit=_BLOCK,
         )
         chosen: int = self._server.sockets[0].getsockname()[1]
         return chosen
 
     async def call(self, host: str, port: int, name: str, node_id: str) -> gang.Stream:
         """A connection to the relay of that very node. Raises OSError."""
-        stream = await asyncio.open_connection(
-            host, port, ssl=self._calls, server_hostname=name, limit=1 << 18
+        reader, protocol = _reading()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(
+            lambda: protocol, host, port, ssl=self._calls, server_hostname=name
         )
-        if self._peer(stream[1], self._node_role) != node_id:
-            stream[1].close()
+        if self._peer(transport, self._node_role) != node_id:
+            transport.abort()
             raise OSError(f"{host} port {port} is not the node {node_id}")
-        return stream
+        return reader, _Writer(transport, protocol, reader, loop)
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in list(self._open):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for caller in list(self._callers):
+            caller.transport.abort()
 
     def _named(
         self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext
@@ -100,40 +105,43 @@ class Relay:
             return None
         return int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        try:
-            name = self._names.get(writer.get_extra_info("ssl_object"), "")
-            if self._admit is not None and name.endswith(gang.SUFFIX):
-                if node_id := self._peer(writer, self._node_role):
-                    await self._admit(name, node_id, (reader, writer))
-            elif (engine := await self._engine(name, writer)) is not None:
-                await _join((reader, writer), engine)
-        except OSError as error:
-            log.info("relay: %s", error)
-        except asyncio.CancelledError:
-            pass  # the relay stops; a callback has nobody to tell
-        finally:
-            self._open.discard(task)
-            writer.close()
+    def _called(self, caller: "_Caller") -> None:
+        """By somebody whose certificate is of our authority; whose, is still to be seen."""
+        self._callers.add(caller)
+        gang.watch(caller.transport)
+        task = asyncio.create_task(self._admit_or_refuse(caller))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _engine(self, name: str, writer: asyncio.StreamWriter) -> gang.Stream | None:
-        """A connection to the engine that this caller may reach."""
-        if not self._peer(writer, self._role):
+    async def _admit_or_refuse(self, caller: "_Caller") -> None:
+        transport, joined = caller.transport, False
+        name = self._names.get(transport.get_extra_info("ssl_object"), "")
+        try:
+            if self._admit is not None and name.endswith(gang.SUFFIX):
+                if node_id := self._peer(transport, self._node_role):
+                    await self._admit(name, node_id, caller.as_stream())
+            elif path := self._engine(name, transport):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await caller.join(path)
+                joined = True
+        except OSError as error:  # TimeoutError too
+            log.info("relay: %s", error)
+        finally:
+            if not joined:
+                self._callers.discard(caller)
+                transport.close()
+
+    def _engine(self, name: str, transport: asyncio.Transport) -> str | None:
+        """The socket of the engine that this caller may reach."""
+        if not self._peer(transport, self._role):
             log.warning("relay: refused a caller that is no gateway of this region")
             return None
         replica_id = name.removesuffix(SUFFIX).replace("-", "_")
-        path = self._socket_of(replica_id) if name.endswith(SUFFIX) else None
-        if path is None:
-            return None
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await asyncio.open_unix_connection(path, limit=_BLOCK)
+        return self._socket_of(replica_id) if name.endswith(SUFFIX) else None
 
-    def _peer(self, writer: asyncio.StreamWriter, role: str) -> str:
+    def _peer(self, transport: asyncio.BaseTransport, role: str) -> str:
         """The id that the other side's certificate gives it in that role; empty if none."""
-        certificate = writer.get_extra_info("ssl_object").getpeercert() or {}
+        certificate = transport.get_extra_info("ssl_object").getpeercert() or {}
         for entry in certificate.get("subjectAltName", ()):
             if len(entry) == 2 and entry[0] == "URI" and str(entry[1]).startswith(role):
                 return str(entry[1]).removeprefix(role)
@@ -151,20 +159,90 @@ def _calling(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-async def _join(caller: gang.Stream, engine: gang.Stream) -> None:
-    """Pipe until either side ends; then both do, so that the engine sees a caller's departure."""
-    up = asyncio.create_task(_pipe(caller[0], engine[1]))
-    down = asyncio.create_task(_pipe(engine[0], caller[1]))
-    try:
-        await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (up, down):
-            task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
-        engine[1].close()
+class _End(asyncio.Protocol):
+    """One end of a pipe: what comes in here leaves at the other end. When one end is closed so is
+    the other, so that an engine sees a caller's departure; who cannot take more slows the other
+    down."""
+
+    transport: asyncio.Transport
+    other: "_End | None" = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        assert self.other is not None
+        self.other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.other is not None:
+            self.other.transport.close()
 
 
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_BLOCK):
-        writer.write(data)
-        await writer.drain()
+class _Caller(_End):
+    """Who has called. Nothing is read from it before it is known where that goes."""
+
+    def __init__(
+        self, called: "Callable[[_Caller], None]", gone: "Callable[[_Caller], None]"
+    ) -> None:
+        self._called, self._gone = called, gone
+        self._early: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.pause_reading()
+        self._called(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self._early.append(data)  # was read with the end of the handshake
+        else:
+            self.other.transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._gone(self)
+
+    async def join(self, path: str) -> None:
+        """Pipe to and from the unix socket at `path`. Raises OSError."""
+        engine = _End()
+        engine.other = self
+        await asyncio.get_running_loop().create_unix_connection(lambda: engine, path)
+        self.other = engine
+        engine.transport.writelines(self._early)
+        if self.transport.is_closing():
+            engine.transport.close()
+        else:
+            self.transport.resume_reading()
+
+    def as_stream(self) -> gang.Stream:
+        """From now on it is read and written as a stream."""
+        reader, protocol = _reading()
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        for data in self._early:
+            reader.feed_data(data)
+        self.transport.resume_reading()
+        return reader, _Writer(self.transport, protocol, reader, asyncio.get_running_loop())
+
+
+class _Writer(asyncio.StreamWriter):
+    """A TLS transport that is gone says that it is not closing; asyncio's own writer would then
+    complain, when it is collected, that nobody had closed it."""
+
+    def __del__(self) -> None:
+        pass
+
+
+def _reading() -> tuple[asyncio.StreamReader, asyncio.StreamReaderProtocol]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_BLOCK, loop=loop)
+    return reader, asyncio.StreamReaderProtocol(reader, loop=loop)

@@ -3,8 +3,8 @@
 import hmac
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
@@ -90,12 +90,20 @@ class Ours:
     upstream: Upstream
     folder: Path
     headers: dict[str, str]
+    address: Callable[[Path], str]  # of a replica, by the socket that it listens on
     started: int = 0
+    sockets: dict[str, Path] = field(default_factory=dict)  # by replica
 
     @classmethod
-    def build(cls, upstream: Upstream, folder: Path, region: str) -> "Ours":
+    def build(
+        cls,
+        upstream: Upstream,
+        folder: Path,
+        region: str,
+        address: Callable[[Path], str] = lambda path: f"unix:{path}",
+    ) -> "Ours":
         house = House.build(region)
-        ours = cls(house, new_project("the operator", region), upstream, folder, {})
+        ours = cls(house, new_project("the operator", region), upstream, folder, {}, address)
         ours.add_endpoint(MODEL, upstream.sockets)
         key = house.key(ours.secret(0), allowed_models=[MODEL])
         ours.headers = everything_on(house, key)
@@ -117,7 +125,7 @@ class Ours:
         """Of the one started last."""
         return self.folder / f"{self.region}-{self.started}"
 
-    def start(self, workers: int = 1) -> Thing:
+    def start(self, workers: int = 1, settings: dict[str, str] | None = None) -> Thing:
         """A gateway of its own. Raises PeerError."""
         self.started += 1
         folder = self.gateway_folder
@@ -133,6 +141,7 @@ class Ours:
             "STOA_GATEWAY_WORKERS": str(workers),
             "STOA_GATEWAY_ID": folder.name,
             "STOA_REGION": self.region,
+            **(settings or {}),
         }
         log = folder.with_suffix(".log")
         program = Program.start([sys.executable, "-P", "-m", "gateway"], log, env)
@@ -186,7 +195,9 @@ class Ours:
         """A shared one of the operator's."""
         made = self.house.endpoint(name, project=self.operator, shared_at=NOW)
         for path in sockets:
-            self.house.replica(made, f"unix:{path}", engine_report={"max_model_len": CONTEXT})
+            report = {"max_model_len": CONTEXT}
+            replica = self.house.replica(made, self.address(path), engine_report=report)
+            self.sockets[replica.pk] = path
 
     def request(self, content: str) -> Request:
         """With the first key."""
