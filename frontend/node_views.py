@@ -85,11 +85,16 @@ def _listed(visit: Visit) -> dict[str, Any]:
     offers: dict[str, list[dict[str, Any]]] = {node.id: [] for node in nodes}
     for node_id, kind, healthy, held, there in counted.order_by("kind", "-healthy"):
         offers[node_id].append({"kind": kind, "healthy": healthy, "held": held, "there": there})
-    shown = NodeView(
-        nodes, many=True, context={"now": visit.now, "findings": findings.open_of(nodes)}
-    ).data
+    wrong = findings.open_of(nodes)
+    shown = NodeView(nodes, many=True, context={"now": visit.now, "findings": wrong}).data
     rows = [
-        {"node": node, "status": data["status"], "devices": offers[node.id], **_walls(node)}
+        {
+            "node": node,
+            "status": data["status"],
+            "unwell": findings.unwell(node, wrong[node.id], visit.now),
+            "devices": offers[node.id],
+            **_walls(node),
+        }
         for node, data in zip(nodes, shown, strict=True)
     ]
     return {

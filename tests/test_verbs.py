@@ -30,11 +30,22 @@ from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
 from controlplane.batches.models import Batch
-from controlplane.endpoints import adapters, aliases, egress, pulls, rollouts, uploads, versions
+from controlplane.endpoints import (
+    adapters,
+    aliases,
+    decommissioning,
+    egress,
+    maintenance,
+    pulls,
+    rollouts,
+    uploads,
+    versions,
+)
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, Rollout, Upload
+from controlplane.fleet import health, replacing, silence, wire
 from controlplane.fleet import services as fleet
-from controlplane.fleet import silence, wire
+from controlplane.fleet.models import Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
@@ -44,6 +55,7 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
+    *(health, replacing, decommissioning, maintenance),
     *(tenancy, limits, running, project_secrets, notices, fleet, silence),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts),
@@ -81,6 +93,13 @@ NO_VERBS = {
     fleet.renewal_due: "looks",
     fleet.versions: "looks",
     fleet.check: "looks",
+    health.tend: "takes each step of the policy as one told cordon, drain, uncordon or replace",
+    health.policy_of: "looks",
+    health.decision: "looks",
+    replacing.facts: "computes",
+    replacing.tell: "is the event of a device's step",
+    decommissioning.wish: "looks",
+    maintenance.concerned: "looks",
     fleet.locked: "looks",
     fleet.leaving: "looks",
     fleet.touch: "raises the version that another verb's change needs",
@@ -256,6 +275,31 @@ class Walk:
             self.do(getattr(fleet, verb), f"node.{verb}", node=node)
         kept.node = node
         self.do(egress.open_networks, "pool.update", pool=pool, networks=["10.0.0.0/8"])
+        self.keeping(node)
+
+    def keeping(self, node: Node) -> None:
+        self.do(health.set_policy, "pool.update", pool=node.pool, changes={"max_share": 0.5})
+        gpu = Device.objects.create(
+            node=node, index=7, kind="gpu", name="GPU", uuid="GPU-7", memory_bytes=1
+        )
+        replacement = self.do(replacing.begin, "device.replace", device=gpu, reason="rows")
+        self.do(replacing.cancel, "device.keep", replacement=replacement)
+        window = {"starts_at": NOW, "ends_at": NOW + timedelta(hours=1)}
+        planned = self.do(maintenance.plan, "maintenance.plan", node=node, **window)
+        self.do(maintenance.cancel, "maintenance.cancel", maintenance=planned)
+        other = Node.objects.create(
+            **{"pool": node.pool, "name": "n2", "certificate_sha256": "n2", "created_at": NOW},
+            certificate_expires_at=NOW,
+            drain_requested_at=NOW,
+        )
+        self.do(maintenance.plan, "maintenance.plan", node=other, **window)
+        self.do(maintenance.tend, "maintenance.start")
+        leaving = self.do(decommissioning.begin, "node.decommission", node=other, reason="old")
+        self.do(decommissioning.cancel, "node.decommission_cancel", decommission=leaving)
+        leaving = self.do(decommissioning.begin, "node.decommission", node=other, reason="old")
+        self.do(decommissioning.tend, "node.erase")
+        erased = wire.Erased(id=leaving.id, items=[])
+        self.do(decommissioning.confirm, "node.erased", node=other, erased=erased)
 
     def endpoints(self) -> None:
         kept = self.kept

@@ -8,12 +8,16 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from controlplane.endpoints import decommissioning
+from controlplane.endpoints import decommissioning, maintenance
 from controlplane.fleet import health
 
 log = logging.getLogger(__name__)
 
-_EACH: tuple[Callable[..., int], ...] = (health.tend, decommissioning.tend)
+_EACH: tuple[Callable[..., int], ...] = (
+    health.tend,
+    maintenance.tend,
+    decommissioning.tend,
+)
 
 
 def tend(now: datetime) -> int:

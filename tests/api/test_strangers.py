@@ -1,22 +1,25 @@
 """Every route of the API, asked by somebody of another organization: 404, never 403, no data."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 
 from billing import budgets
 from billing.models import Budget
 from compliance import audit
-from controlplane.endpoints import pulls, uploads
+from controlplane.endpoints import maintenance, pulls, uploads
+from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
 
 PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
-OPERATOR = {"regions", "nodes", "enrollment-tokens"}
+OPERATOR = {"regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"}
 
 
 def routes() -> set[str]:
@@ -94,6 +97,21 @@ def upload(house: House) -> str:
     ).id
 
 
+def planned(house: House) -> str:
+    """The id of maintenance of its node, planned when it is asked for first."""
+    if (found := Maintenance.objects.filter(node=house.node).first()) is not None:
+        return found.id
+    now = timezone.now()
+    return maintenance.plan(
+        node=house.node,
+        starts_at=now + timedelta(hours=1),
+        ends_at=now + timedelta(hours=2),
+        message=house.organization.name,
+        actor=audit.SYSTEM,
+        now=now,
+    ).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -108,6 +126,8 @@ def things(house: House) -> dict[str, str]:
         "versions": house.endpoint.versions.get().id,
         "nodes": house.node.id,
         "pools": house.pool.id,
+        "maintenances": planned(house),
+        "decommissions": "",
         "budgets": budget(house),
         "secrets": secret(house),
         "notices": notice(house),

@@ -59,7 +59,10 @@ class RegionView(serializers.ModelSerializer[Region]):
 
     class Meta:
         model = Region
-        fields = ("code", "object", "country", "name", "ca_certificate", "created_at")
+        fields = (
+            *("code", "object", "country", "name", "ca_certificate"),
+            *("record_public_key", "created_at"),
+        )
 
 
 class RegionBody(serializers.Serializer[Any]):

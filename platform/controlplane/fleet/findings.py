@@ -85,6 +85,17 @@ def conditions_of(
     return conditions.conditions(facts, wrong)
 
 
+def unwell(node: Node, found: Iterable[NodeFinding], now: datetime) -> list[str]:
+    """The conditions of its machine that are not as they should be, of a node that is heard."""
+    said = ("Ready", "Schedulable")  # by the node's state
+    unknown = conditions.Status.UNKNOWN
+    return [
+        one.type
+        for one in conditions_of(node, found, now)
+        if not one.well and one.type not in said and one.status is not unknown
+    ]
+
+
 def prune(now: datetime) -> int:
     removed, _ = NodeFinding.objects.filter(ended_at__lt=now - KEPT).delete()
     return removed
