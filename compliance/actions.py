@@ -135,6 +135,7 @@ ACTIONS: dict[str, Action] = {
             "device.prove_clean": "a node proved that nothing of an engine is left on a device",
             "device.find_dirty": "something is left on a device: nothing starts on it",
             "gateway.enroll": "a gateway was given its certificate",
+            "gateway.revoke": "a gateway's certificates were revoked",
         },
     ),
     **_category(

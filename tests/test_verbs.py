@@ -43,7 +43,7 @@ from controlplane.endpoints import (
 )
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, Rollout, Upload
-from controlplane.fleet import health, replacing, silence, wire
+from controlplane.fleet import health, replacing, revoking, silence, wire
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
@@ -56,7 +56,7 @@ WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
 VERBS: tuple[ModuleType, ...] = (
     *(health, replacing, decommissioning, maintenance),
-    *(tenancy, limits, running, project_secrets, notices, fleet, silence),
+    *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts),
     *(billing, budgets, counters, leases, prices, ledger, exports),
@@ -91,6 +91,9 @@ NO_VERBS = {
     batches.tell_end: "is the event of a batch that the runner ended",
     endpoints.heard: "passes on what a gateway says; a wake is told",
     fleet.renewal_due: "looks",
+    revoking.note: "is part of a verb that takes certificates away",
+    revoking.listed: "looks",
+    revoking.is_revoked: "looks",
     fleet.versions: "looks",
     fleet.check: "looks",
     health.tend: "takes each step of the policy as one told cordon, drain, uncordon or replace",
@@ -261,12 +264,13 @@ class Walk:
             presented_sha256=node.certificate_sha256,
         )
         self.do(
-            fleet.issue_gateway_certificate,
+            revoking.issue_gateway_certificate,
             "gateway.enroll",
             region=region,
             gateway_id="gw-1",
             csr_pem=machine.csr,
         )
+        self.do(revoking.revoke_gateway, "gateway.revoke", region=region, gateway_id="gw-1")
         said = report(inventory=inventory(CPU))
         assert fleet.heartbeat(node=node, report=said, signed_at=NOW, now=NOW)
         later = NOW + timedelta(hours=1)
@@ -449,6 +453,7 @@ class Walk:
         export = self.do(exports.request, "export.request", **asked)
         export = self.do(exports.build, "export.complete", export.id)
         self.do(exports.downloaded, "export.download", export=export)
+        self.do(revoking.revoke_node, "node.revoke", node=self.kept.node)
         self.do(fleet.remove_node, "node.delete", node=self.kept.node)
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance import audit
-from controlplane.fleet import authority, credentials, errors, issuance, services, wire
+from controlplane.fleet import authority, credentials, errors, issuance, revoking, services, wire
 from controlplane.fleet.models import Node, Region
 from tests.fleet.machine import Join, Machine
 
@@ -139,7 +139,7 @@ def test_a_strangers_authority_of_the_same_name_is_refused(join: Join, now: date
 
 def test_a_gateways_certificate_is_no_nodes(region: Region, join: Join, now: datetime) -> None:
     machine = Machine()
-    machine.certificate_pem = services.issue_gateway_certificate(
+    machine.certificate_pem = revoking.issue_gateway_certificate(
         region=region, gateway_id="gw-1", csr_pem=machine.csr, actor=audit.SYSTEM, now=now
     )
     with pytest.raises(errors.CredentialError, match="names no node"):

@@ -10,7 +10,7 @@ from django.db import connection
 
 from compliance import audit, sealing
 from compliance.models import AuditEvent
-from controlplane.fleet import authority, errors, issuance, regions, services
+from controlplane.fleet import authority, errors, issuance, regions, revoking, services
 from controlplane.fleet.models import EnrollmentToken, Node, Pool, Region
 from controlplane.tenancy.models import Organization
 from tests.fleet.machine import Join, Machine, report
@@ -320,7 +320,7 @@ def test_renewal_is_due_at_half_life(join: Join, now: datetime) -> None:
 
 def test_gateway_certificate_is_issued_and_recorded(region: Region, now: datetime) -> None:
     machine = Machine()
-    pem = services.issue_gateway_certificate(
+    pem = revoking.issue_gateway_certificate(
         region=region, gateway_id="gw-1", csr_pem=machine.csr, actor=audit.SYSTEM, now=now
     )
     certificate = x509.load_pem_x509_certificate(pem.encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import credential, inventory, processes, threads
+from workers.agent import credential, inventory, peers, processes, threads
 from workers.agent.client import Backoff, Client, Gone, Rejected, Unavailable
 from workers.agent.door import ControlPlaneDoor
 from workers.agent.engines import Running
@@ -177,8 +177,14 @@ class Agent:
             self._whole_at = asked_at + WHOLE_EVERY_S
             self.replicas.apply(desired)
             self._pulls.apply(desired.pulls)
+            self._revoke(desired.revoked)
         if desired.version == have and self._clock() - asked_at < POLL_SPACING_S:
             await asyncio.sleep(POLL_SPACING_S)  # a proxy that does not let polls wait
+
+    def _revoke(self, revoked: list[wire.Revoked]) -> None:
+        if self._relay is not None:
+            self._relay.revoke(revoked)
+            peers.keep(self._settings.directory, revoked)
 
     # --- reports -------------------------------------------------------------------------
 
@@ -307,6 +313,8 @@ class Agent:
     async def _start_relay(self) -> None:
         if self._relay is not None and self._settings.relay is not None:
             host, port = self._settings.relay
+            # What was revoked stays so, though the control plane be away.
+            self._relay.revoke(peers.kept(self._settings.directory))
             port = await self._relay.start(host, port)
             self._relay_address = f"relay:{host}:{port}"
             log.info("relay on %s port %s", host, port)

@@ -10,18 +10,21 @@ Other nodes of the region call here too, for a gang's network (gang.py), and get
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import cast
 from weakref import WeakKeyDictionary
 
-from workers.agent import gang, tls
+from controlplane.fleet import wire
+from workers.agent import gang, peers, tls
 from workers.agent.credential import Identity
+from workers.agent.peers import Peer
 
 log = logging.getLogger("stoa.agent")
 
 SUFFIX = ".replica.stoa"
 HANDSHAKE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+LINGER_S = 600.0  # what an answer under way may take when its caller's certificate has ended
 _BLOCK = 1 << 18
 
 
@@ -54,20 +57,30 @@ class Relay:
         self._context.sni_callback = self._named
         self._server: asyncio.Server | None = None
         self._callers: set[_Caller] = set()
+        self._revoked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.use(identity)
 
     def use(self, identity: Identity) -> None:
         """Show this certificate from the next connection on."""
+        self._region = identity.credential.region
         self._role = f"spiffe://stoa/region/{identity.credential.region}/gateway/"
         self._node_role = f"spiffe://stoa/region/{identity.credential.region}/node/"
         self._calls = _calling(identity)
         tls.show(self._context, identity)
 
+    def revoke(self, revoked: Iterable[wire.Revoked]) -> None:
+        """Admit these no more, and cut what they have open."""
+        self._revoked = peers.names(self._region, revoked)
+        for caller in list(self._callers):
+            if caller.peer is not None and caller.peer.revoked(self._revoked):
+                log.warning("relay: cut %s, whose certificate was revoked", caller.peer)
+                caller.transport.abort()
+
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Caller(self._called, self._callers.discard),
+            lambda: _Caller(self._called, self._gone),
             host,
             port,
             ssl=self._context,
@@ -83,7 +96,9 @@ class Relay:
         transport, _ = await loop.create_connection(
             lambda: protocol, host, port, ssl=self._calls, server_hostname=name
         )
-        if self._peer(transport, self._node_role) != node_id:
+        peer = peers.of(transport.get_extra_info("ssl_object"))
+        known = self._peer(transport, self._node_role)
+        if known != node_id or peer is None or peer.revoked(self._revoked):
             transport.abort()
             raise OSError(f"{host} port {port} is not the node {node_id}")
         return reader, _Writer(transport, protocol, reader, loop)
@@ -107,11 +122,23 @@ class Relay:
 
     def _called(self, caller: "_Caller") -> None:
         """By somebody whose certificate is of our authority; whose, is still to be seen."""
+        caller.peer = peers.of(caller.transport.get_extra_info("ssl_object"))
+        if caller.peer is None or caller.peer.revoked(self._revoked):
+            log.warning("relay: refused %s", caller.peer or "a caller without a name of ours")
+            caller.transport.abort()
+            return
+        end_s = peers.left_s(caller.peer) + LINGER_S
+        caller.ending = asyncio.get_running_loop().call_later(end_s, caller.transport.abort)
         self._callers.add(caller)
         gang.watch(caller.transport)
         task = asyncio.create_task(self._admit_or_refuse(caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _gone(self, caller: "_Caller") -> None:
+        self._callers.discard(caller)
+        if caller.ending is not None:
+            caller.ending.cancel()
 
     async def _admit_or_refuse(self, caller: "_Caller") -> None:
         transport, joined = caller.transport, False
@@ -128,7 +155,7 @@ class Relay:
             log.info("relay: %s", error)
         finally:
             if not joined:
-                self._callers.discard(caller)
+                self._gone(caller)
                 transport.close()
 
     def _engine(self, name: str, transport: asyncio.Transport) -> str | None:
@@ -189,6 +216,9 @@ class _End(asyncio.Protocol):
 
 class _Caller(_End):
     """Who has called. Nothing is read from it before it is known where that goes."""
+
+    peer: Peer | None = None
+    ending: asyncio.TimerHandle | None = None
 
     def __init__(
         self, called: "Callable[[_Caller], None]", gone: "Callable[[_Caller], None]"

@@ -139,7 +139,8 @@ async def desired(request: HttpRequest) -> HttpResponse:
         if version == have and wait_s > 0:
             version = await poll.differs(wait_s)
     if version is None:
-        raise errors.RemovedNode(f"Node {node.name} was removed from the fleet: stop its engines.")
+        node = await threads.on_thread(_proved, call)  # which says why
+        version = node.desired_version
     if version == have:
         return _answer(request, assignments.unchanged(version))
     return _answer(request, await threads.on_thread(assignments.desired, node, timezone.now()))

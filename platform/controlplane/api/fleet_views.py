@@ -17,7 +17,7 @@ from controlplane.api import health_views
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import offers
-from controlplane.fleet import findings, joining, services
+from controlplane.fleet import findings, joining, revoking, services
 from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
@@ -230,6 +230,18 @@ class Nodes(HouseViewSet):
     def drain(self, request: Request, pk: str) -> Response:
         node = self._node(pk)
         return self._shown(services.drain(node=node, actor=self.principal.actor, now=self.now))
+
+    @extend_schema(
+        request=None,
+        responses=NodeView,
+        description="Its certificates are worth nothing; an enrolment token for it gives another.",
+    )
+    @action(detail=True, methods=["post"], url_path="revoke-certificate")
+    def revoke_certificate(self, request: Request, pk: str) -> Response:
+        node = self._node(pk)
+        return self._shown(
+            revoking.revoke_node(node=node, actor=self.principal.actor, now=self.now)
+        )
 
     @extend_schema(responses=NodeView, description="Out of the fleet for good; the record stays.")
     def destroy(self, request: Request, pk: str) -> Response:

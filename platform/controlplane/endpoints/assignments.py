@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from controlplane.endpoints import decommissioning, gangs, images, pulls, recipes, sources
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
-from controlplane.fleet import engines, wire
+from controlplane.fleet import engines, revoking, wire
 from controlplane.fleet.models import Node
 
 
@@ -41,6 +41,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
         lease_s=settings.NODE_LEASE_S,
         pulls=[] if removed_at else pulls.wished(node),
         erase=None if removed_at else decommissioning.wish(node),
+        revoked=revoking.listed(node.pool.region_id, now),
     )
 
 

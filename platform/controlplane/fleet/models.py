@@ -119,6 +119,25 @@ class Device(models.Model):
         return f"{self.kind} #{self.index}"
 
 
+class Revocation(models.Model):
+    """The certificates of one name that were issued until `issued_until` are worth nothing."""
+
+    id = IdField("rvk")
+    region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="+")
+    kind = models.CharField(max_length=16)  # "node" | "gateway"
+    subject = models.CharField(max_length=64)  # the id in the certificates
+    issued_until = models.DateTimeField()
+    expired_by = models.DateTimeField()  # by then the last of them has ended anyway
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("region", "kind", "subject"), name="revocation_name"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
+
+
 class EnrollmentToken(models.Model):
     """Lets one machine join one pool, once. `node` set: lets that node join again."""
 

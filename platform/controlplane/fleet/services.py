@@ -10,7 +10,16 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from compliance import audit, ids
-from controlplane.fleet import authority, errors, inventory, issuance, notify, regions, wire
+from controlplane.fleet import (
+    authority,
+    errors,
+    inventory,
+    issuance,
+    notify,
+    regions,
+    revoking,
+    wire,
+)
 from controlplane.fleet.models import EnrollmentToken, Node, Pool, Region
 from controlplane.tenancy.models import Organization
 
@@ -224,39 +233,6 @@ def renew(
     return node, credential
 
 
-def issue_gateway_certificate(
-    *,
-    region: Region,
-    gateway_id: str,
-    csr_pem: str,
-    actor: audit.Actor,
-    now: datetime,
-    lifetime: timedelta = authority.GATEWAY_LIFETIME,
-) -> str:
-    """PEM of a certificate with which a gateway calls the relays of the region's nodes.
-
-    Raises InvalidRequest and InvalidName.
-    """
-    key = authority.requested_key(csr_pem)
-    certificate = authority.gateway_certificate(
-        issuance.opened(region), key, gateway_id=gateway_id, now=now, lifetime=lifetime
-    )
-    with transaction.atomic():
-        audit.record(
-            actor=actor,
-            action="gateway.enroll",
-            target=audit.Target("gateway", gateway_id),
-            log=audit.PLATFORM,
-            region=region.code,
-            now=now,
-            change=[
-                audit.Change("certificate_sha256", None, authority.sha256(certificate)),
-                audit.Change("expires_at", None, audit.stamp(certificate.not_valid_after_utc)),
-            ],
-        )
-    return authority.pem(certificate)
-
-
 # --- Serving --------------------------------------------------------------------------
 
 
@@ -296,10 +272,13 @@ def renewal_due(expires_at: datetime, now: datetime) -> bool:
 
 
 def versions(node_ids: Iterable[str]) -> dict[str, int | None]:
-    """Of each node the version of its wish list; None where it was removed."""
+    """Of each node the version of its wish list; None where its credential counts no more."""
     rows = Node.objects.filter(pk__in=list(node_ids)).order_by()
-    found = rows.values_list("id", "desired_version", "removed_at")
-    return {id: None if removed_at else version for id, version, removed_at in found}
+    found = rows.values_list("id", "desired_version", "removed_at", "certificate_sha256")
+    return {
+        id: None if removed_at or revoking.is_revoked(sha256) else version
+        for id, version, removed_at, sha256 in found
+    }
 
 
 def touch(node: Node) -> None:
@@ -365,6 +344,7 @@ def remove_node(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
             node.cordoned_at = node.cordoned_at or now
             if node.lease_until is not None:
                 node.lease_until = min(node.lease_until, now)
+            revoking.note(node.pool.region_id, "node", node.id, now)
             _keep(node, "node.delete", actor, now, "removed_at", "cordoned_at", "lease_until")
     return node
 

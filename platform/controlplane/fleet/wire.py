@@ -39,8 +39,7 @@ VERSION = 2
 
 CLOCK_SKEW_S = 300  # a signature older or younger than this is refused
 
-# The agents' door shows a certificate of the caller's own region. Its name has one label more than
-# the wildcard of the nodes' certificates covers, so that no node can pass for the control plane.
+# One label more than the wildcard of nodes' certificates covers: no node can pass for the door.
 DOOR_DOMAIN = "controlplane.replica.stoa"
 
 
@@ -345,6 +344,14 @@ class Erased(Message):
     items: list[ErasedItem]
 
 
+class Revoked(Message):
+    """Certificates of that name issued until `issued_until` (Unix seconds) are worth nothing."""
+
+    kind: str  # "node" | "gateway"
+    id: str
+    issued_until: float
+
+
 class Desired(Message):
     """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it.
 
@@ -357,6 +364,7 @@ class Desired(Message):
     lease_s: float
     pulls: list[Pull] = []
     erase: Erase | None = None
+    revoked: list[Revoked] = []  # of the region; beside `replicas`
 
 
 class Phase(StrEnum):

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.fleet import errors, services
+from controlplane.fleet import errors, revoking
 from controlplane.fleet.management import finding
 
 MAX_DAYS = 90
@@ -36,7 +36,7 @@ class Command(BaseCommand):
             x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, None)
         )
         try:
-            certificate = services.issue_gateway_certificate(
+            certificate = revoking.issue_gateway_certificate(
                 region=region,
                 gateway_id=options["id"],
                 csr_pem=request.public_bytes(serialization.Encoding.PEM).decode(),
