@@ -6,6 +6,8 @@ from typing import Any
 from django import forms
 
 from billing.models import Account
+from controlplane.endpoints.engine_versions import Status
+from controlplane.endpoints.models import EngineVersion
 from controlplane.endpoints.offers import Offer
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.fleet.engines.rules import OneOf
@@ -32,6 +34,15 @@ def _choices(name: str) -> list[tuple[str, str]]:
     rule = ALLOWED[name]
     assert isinstance(rule, OneOf)
     return [_UNSET, *((one, one) for one in rule.choices)]
+
+
+def _versions() -> list[tuple[str, str]]:
+    """Those of vLLM that may be chosen."""
+    rows = EngineVersion.objects.filter(engine="vllm").exclude(status=Status.BLOCKED)
+    return [
+        (row.version, row.version + (" (deprecated)" if row.status == Status.DEPRECATED else ""))
+        for row in rows
+    ]
 
 
 class EndpointForm(SourceForm, ElasticForm, QueueForm):
@@ -90,6 +101,9 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
         ],
         help_text="By real requests, of each replica.",
     )
+    engine_version = forms.ChoiceField(
+        label="Engine version", required=False, choices=[("", "as nodes have it")]
+    )
     more = forms.CharField(
         label="More engine arguments",
         required=False,
@@ -117,6 +131,10 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
             )
             for one in offers
         ]
+
+        versions = self.fields["engine_version"]
+        assert isinstance(versions, forms.ChoiceField)
+        versions.choices = [("", "as nodes have it"), *_versions()]
 
     def clean_more(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -154,6 +172,7 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],
             engine_args=arguments | data["more"],
+            engine_version=data["engine_version"],
             adapters=data["adapters"],
             capabilities=data["capabilities"],
         )

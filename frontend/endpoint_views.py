@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
 from controlplane.api.endpoint_views import recent_replicas
-from controlplane.endpoints import access, conditions, logs, rollout_rows, services
+from controlplane.endpoints import access, conditions, engine_versions, logs, rollout_rows, services
 from controlplane.endpoints import starts as start_times
 from controlplane.endpoints.conditions import ADVICE, Status
 from controlplane.endpoints.models import Endpoint, Replica, Transition
@@ -56,6 +56,7 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
                 endpoint.device_kind, currency=context["rate"].currency, now=visit.now
             ),
             "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
+            "warnings": _warnings(endpoint),
             "arguments": sorted(endpoint.engine_args.items()),
             "base_url": f"{settings.GATEWAY_URL.rstrip('/')}/v1",
             "body": json.dumps(
@@ -63,6 +64,13 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             ),
         },
     )
+
+
+def _warnings(endpoint: Endpoint) -> list[str]:
+    """Of its engine's version; what an image of its own holds, nobody knows."""
+    if endpoint.image is not None:
+        return []
+    return engine_versions.warnings(endpoint.engine, endpoint.engine_version)
 
 
 @require_safe

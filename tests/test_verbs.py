@@ -22,7 +22,6 @@ from django.db import connection
 from django.test import override_settings
 
 from billing import budgets, counters, leases, ledger, prices
-from billing import services as billing
 from billing.models import BudgetWindow
 from compliance import audit, exports
 from compliance.actions import ACTIONS
@@ -35,6 +34,8 @@ from controlplane.endpoints import (
     aliases,
     decommissioning,
     egress,
+    engine_blocking,
+    engine_versions,
     maintenance,
     pulls,
     rollouts,
@@ -42,7 +43,7 @@ from controlplane.endpoints import (
     versions,
 )
 from controlplane.endpoints import services as endpoints
-from controlplane.endpoints.models import Endpoint, Rollout, Upload
+from controlplane.endpoints.models import Endpoint, EngineVersion, Rollout, Upload
 from controlplane.fleet import health, replacing, revoking, silence, wire
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Device, Node
@@ -50,92 +51,11 @@ from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
 from tests.test_layout import ROOT
+from tests.verbs import EVERYWHERE, NO_VERBS, VERBS
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 WHO = audit.Actor("user", "usr_01k00000000000000000000000", "session")
 PASSWORD = "correct horse battery"
-VERBS: tuple[ModuleType, ...] = (
-    *(health, replacing, decommissioning, maintenance),
-    *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
-    *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
-    *(versions, rollouts),
-    *(billing, budgets, counters, leases, prices, ledger, exports),
-)
-NO_VERBS = {
-    limits.checked: "looks",
-    budgets.limit_calls: "is part of project.update; what it makes is told as a budget",
-    running.reference: "computes",
-    running.agent: "computes",
-    running.stopped_at: "looks",
-    project_secrets.find: "looks",
-    notices.open_of: "looks",
-    project_secrets.named: "looks",
-    project_secrets.unsealed: "opens for deliver_secret, which tells",
-    project_secrets.s3_service: "looks",
-    aliases.refuse_shadow: "looks",
-    pulls.wished: "looks",
-    egress.note: "keeps what a node reports",
-    egress.reached: "looks",
-    uploads.place: "computes",
-    pulls.note: "keeps what a node reports",
-    adapters.states: "looks",
-    adapters.note: "keeps what a node reports",
-    versions.differences: "looks",
-    silence.unreachable: "looks",
-    files.begin: "makes what nobody sees before file.create",
-    files.complete: "is part of file.create, and of a batch's end",
-    batches.context: "computes",
-    batches.counts: "looks",
-    batches.locked: "looks",
-    batches.prune: "forgets batches whose files are over",
-    batches.tell_end: "is the event of a batch that the runner ended",
-    endpoints.heard: "passes on what a gateway says; a wake is told",
-    fleet.renewal_due: "looks",
-    revoking.note: "is part of a verb that takes certificates away",
-    revoking.listed: "looks",
-    revoking.is_revoked: "looks",
-    fleet.versions: "looks",
-    fleet.check: "looks",
-    health.tend: "takes each step of the policy as one told cordon, drain, uncordon or replace",
-    health.policy_of: "looks",
-    health.decision: "looks",
-    replacing.facts: "computes",
-    replacing.tell: "is the event of a device's step",
-    decommissioning.wish: "looks",
-    maintenance.concerned: "looks",
-    fleet.locked: "looks",
-    fleet.leaving: "looks",
-    fleet.touch: "raises the version that another verb's change needs",
-    fleet.heartbeat: "comes every few seconds; silence and return are told",
-    billing.open_account: "is part of organization.create, which names the account",
-    billing.accrue: "books what the clock makes due; the ledger is its own record",
-    billing.unaccrued: "looks",
-    billing.newest_accrual: "looks",
-    billing.hour_start: "computes",
-    counters.current: "looks",
-    counters.single: "looks",
-    counters.of: "looks",
-    counters.statuses: "looks",
-    counters.outstanding: "looks",
-    counters.crossed: "looks",
-    counters.prune: "forgets runs that are over",
-    leases.open_leases: "looks",
-    leases.holdings: "looks",
-    prices.versions: "looks",
-    prices.in_force: "looks",
-    ledger.post: "is the ledger's own record",
-    ledger.balance: "looks",
-    exports.register: "happens as a room loads",
-    exports.build_waiting: "builds; each export tells of itself",
-    exports.archive: "looks",
-}
-
-# What is not of one region.
-EVERYWHERE = {
-    *("user.create", "user.set_password", "price.create", "ledger.reverse"),
-    "lease.write_off",
-    "secret.reseal",
-}
 CPU = wire.DeviceInfo(index=0, kind="cpu", name="CPU", memory_bytes=1 << 33)
 
 
@@ -333,8 +253,22 @@ class Walk:
         Endpoint.objects.update(wake_requested_at=None)
         self.do(endpoints.request_wake, "endpoint.wake", endpoint_id=endpoint.id)
         self.versions(endpoint)
+        self.engines()
         self.do(endpoints.delete, "endpoint.delete", endpoint=endpoint)
         self.models()
+
+    def engines(self) -> None:
+        self.do(engine_versions.ship, "engine_version.add")
+        given = {"engine": "vllm", "version": "0.33.1", "image": "registry.example/vllm:0.33.1"}
+        with override_settings(IMAGE_REGISTRIES=["registry.example"]):
+            newer = self.do(engine_versions.add, "engine_version.add", **given)
+        old = EngineVersion.objects.get(version="0.32.0")
+        self.do(engine_versions.deprecate, "engine_version.deprecate", version=old)
+        self.do(engine_blocking.support, "engine_version.support", version=old)
+        self.do(engine_blocking.block, "engine_version.block", version=newer, deadline=NOW)
+        # Whoever would come to be on it is told and rolled.
+        Endpoint.objects.update(engine_version="0.33.1")
+        self.do(engine_blocking.tend, "notice.create", now=NOW - timedelta(1))
 
     def models(self) -> None:
         kept = self.kept

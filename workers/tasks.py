@@ -5,7 +5,7 @@ from django.utils import timezone
 from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
-from controlplane.endpoints import funding, uploads
+from controlplane.endpoints import engine_blocking, funding, uploads
 from controlplane.fleet import findings
 from workers import keeping, metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
@@ -48,6 +48,11 @@ def tend_budgets() -> None:
     now = timezone.now()
     upkeep.note_budgets(now)
     funding.close_ended(now)
+
+
+@app.task
+def tend_engines() -> None:
+    engine_blocking.tend(now=timezone.now())
 
 
 @app.task

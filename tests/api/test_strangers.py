@@ -134,6 +134,7 @@ def things(house: House) -> dict[str, str]:
         "model-pulls": pull(house),
         "model-uploads": upload(house),
         "exports": "",
+        "engine-versions": "",
     }
 
 

@@ -7,9 +7,10 @@ from django.test import Client
 from django.urls import URLPattern
 
 from billing.models import Budget, RunStop
+from controlplane.endpoints import engine_versions
 from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
-from tests.api.house import House, signed_in
+from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import budget as house_budget
 from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
@@ -17,7 +18,7 @@ from tests.api.test_strangers import secret as house_secret
 from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
 
-OPERATORS = {"nodes", "node-enrol", "node-act"}
+OPERATORS = {"nodes", "node-enrol", "node-act", "engines", "engine-add", "engine-act"}
 OPEN = {"sign-in", "sign-out", "home"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
 RUN = "run_00000000000000000000"
@@ -64,7 +65,13 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
     owner = signed_in(alice.owner)
     seen = 0
     asked = [(owner, address(route, alice)) for route in pages()]
-    asked += [(operator, "/nodes"), (operator, "/endpoints"), (Client(), "/sign-in")]
+    engine_versions.ship(NOW)
+    asked += [
+        (operator, "/engines"),
+        (operator, "/nodes"),
+        (operator, "/endpoints"),
+        (Client(), "/sign-in"),
+    ]
     asked += [(owner, "/nothing"), (owner, "/costs?by=hour&whole=1"), (owner, "/costs?by=key")]
     for client, path in asked:
         answer = get(client, path)

@@ -349,7 +349,11 @@ class NodeRunner:
 
     def _environment(self, spec: wire.ReplicaSpec) -> str:
         """The name of the environment that it runs in. Raises SpecError, CannotStart."""
-        return kinds.of(spec.engine).environment_for(self._kind(spec))
+        name = kinds.of(spec.engine).environment_for(self._kind(spec))
+        here = environment.RECIPES[name].version
+        if spec.engine_version not in ("", here):
+            raise SpecError(f"this node's agent brings {name} {here}, not {spec.engine_version}")
+        return name
 
     def _wanted(self) -> set[str]:
         """The environments that this node's devices can use, of engines with standbys."""

@@ -15,10 +15,18 @@ from controlplane.api.image_body import ImageBody
 from controlplane.api.version_views import RolloutStatus, VersionActions
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
-from controlplane.endpoints import conditions, logs, rollout_rows, services
-from controlplane.endpoints.models import Endpoint, Member, Replica, Scaling, Transition
+from controlplane.endpoints import conditions, engine_versions, logs, rollout_rows, services
+from controlplane.endpoints.models import (
+    Endpoint,
+    EngineVersion,
+    Member,
+    Replica,
+    Scaling,
+    Transition,
+)
 from controlplane.endpoints.services import EndpointSpec
 from controlplane.endpoints.states import LIVE
+from controlplane.fleet.engines import ENGINES
 from controlplane.scaling.policy import KeepAlive
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
@@ -175,6 +183,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
     keep_warm_cap = CapBody(allow_null=True)
     image = ImageBody(allow_null=True)
     scaling = serializers.SerializerMethodField()
+    warnings = serializers.SerializerMethodField()
 
     class Meta:
         model = Endpoint
@@ -193,6 +202,8 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
             "model",
             "revision",
             "engine",
+            "engine_version",
+            "warnings",
             "engine_args",
             "image",
             "adapters",
@@ -227,6 +238,16 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
     def get_message(self, endpoint: Endpoint) -> str:
         return summary(endpoint).message
 
+    def get_warnings(self, endpoint: Endpoint) -> list[str]:
+        """What its owner should know, such as that its engine's version is deprecated."""
+        if endpoint.image is not None:
+            return []
+        if self._unsupported is None:  # one look for a whole list
+            self._unsupported = engine_versions.unsupported()
+        return engine_versions.warnings(endpoint.engine, endpoint.engine_version, self._unsupported)
+
+    _unsupported: list[EngineVersion] | None = None
+
     @extend_schema_field(ConditionView(many=True))
     def get_conditions(self, endpoint: Endpoint) -> Any:
         return ConditionView(summary(endpoint).conditions, many=True).data
@@ -258,7 +279,10 @@ class EndpointBody(serializers.Serializer[Any]):
     )
     revision = serializers.CharField(default="", allow_blank=True, max_length=64)
     pool = serializers.CharField(default="", allow_blank=True)
-    engine = serializers.CharField(default="vllm", help_text="vllm, custom")
+    engine = serializers.CharField(default="vllm", help_text=", ".join(ENGINES))
+    engine_version = serializers.CharField(
+        default="", allow_blank=True, help_text="Empty: as nodes have it."
+    )
     engine_args = serializers.DictField(default=dict)
     image = ImageBody(default=None, allow_null=True, help_text="What replicas are started from.")
     adapters = AdapterBody(many=True, default=list)

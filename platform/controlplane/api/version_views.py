@@ -115,6 +115,7 @@ class ChangeBody(serializers.Serializer[Any]):
     revision = serializers.CharField(required=False, allow_blank=True, max_length=64)
     secret = serializers.CharField(required=False, allow_blank=True)
     engine = serializers.CharField(required=False)
+    engine_version = serializers.CharField(required=False, allow_blank=True)
     engine_args = serializers.DictField(required=False)
     image = ImageBody(required=False, allow_null=True)
     capabilities = serializers.ListField(

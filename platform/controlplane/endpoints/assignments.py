@@ -6,7 +6,14 @@ import msgspec
 from django.conf import settings
 from django.db.models import QuerySet
 
-from controlplane.endpoints import decommissioning, gangs, images, pulls, recipes, sources
+from controlplane.endpoints import (
+    decommissioning,
+    engine_versions,
+    gangs,
+    pulls,
+    recipes,
+    sources,
+)
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import engines, revoking, wire
@@ -91,6 +98,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         revision=sources.pinned(version, endpoint.pinned),
         source=wire.SourceKind(version.source),
         engine=engine.name,
+        engine_version=version.engine_version,
         engine_args=version.spec["engine_args"],
         adapters=[msgspec.convert(one, wire.Adapter) for one in endpoint.adapters],
         served_name=endpoint.id,
@@ -100,7 +108,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         start_timeout_s=settings.START_TIMEOUT_S,
         capabilities=msgspec.convert(version.spec["capabilities"], list[wire.Capability] | None),
         recipes=recipes.candidates(version.model) if engine.can.recipes else [],
-        image=images.wired(version.image, endpoint.pinned),
+        image=engine_versions.wired(version, endpoint.pinned),
         egress=endpoint.project.organization.egress if version.image else [],
         egress_networks=endpoint.pool.egress_networks if version.image else [],
         # What always serves would pay for the ability and never use it.

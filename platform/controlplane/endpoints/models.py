@@ -6,6 +6,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from compliance.fields import IdField
+from controlplane.endpoints.engine_models import EngineVersion as EngineVersion
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion
@@ -41,6 +42,8 @@ class Endpoint(models.Model):
     # What a branch was when a replica first served it, so that all serve the same: sources.pin.
     pinned = models.JSONField(default=dict)
     engine = models.CharField(max_length=32, default="vllm")
+    # One of engine_versions; empty: as nodes have it, or as its image brings it.
+    engine_version = models.CharField(max_length=64, blank=True)
     engine_args = models.JSONField(default=dict)  # {"max_model_len": 4096, …}: engine_args.py
     image = models.JSONField(null=True)  # what replicas are started from: endpoints.images
     adapters = models.JSONField(default=list)  # LoRA: each as wire.Adapter

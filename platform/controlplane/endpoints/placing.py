@@ -5,7 +5,15 @@ from datetime import datetime
 
 from django.db import transaction
 
-from controlplane.endpoints import claiming, gangs, lifecycle, notify, sleeping, starts
+from controlplane.endpoints import (
+    claiming,
+    engine_versions,
+    gangs,
+    lifecycle,
+    notify,
+    sleeping,
+    starts,
+)
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Replica
 from controlplane.endpoints.states import Reason, State
@@ -82,7 +90,7 @@ def _need(replica: Replica) -> Need:
         count=version.device_count,
         organization_id=endpoint.project.organization_id,
         shared=endpoint.pool.organization_id is None,
-        image=version.image is not None,
+        image=engine_versions.from_image(version),
     )
 
 

@@ -54,6 +54,15 @@ class EndpointVersion(models.Model):
         return found
 
     @property
+    def engine(self) -> str:
+        return str(self.spec["engine"])
+
+    @property
+    def engine_version(self) -> str:
+        """Empty also of versions from before engines had theirs."""
+        return str(self.spec.get("engine_version", ""))
+
+    @property
     def device_kind(self) -> str:
         return str(self.spec["device_kind"])
 

@@ -9,7 +9,7 @@ from controlplane.endpoints.models import Endpoint, EndpointVersion, Rollout, Tr
 from controlplane.endpoints.rollout_plan import RolloutPlan
 from controlplane.endpoints.rollout_progress import Outcome, RolloutReason
 from controlplane.endpoints.states import State
-from controlplane.endpoints.version_spec import FIELDS
+from controlplane.endpoints.version_spec import ADDED, FIELDS
 
 
 def under_way(endpoint_id: str) -> Rollout | None:
@@ -60,7 +60,7 @@ def open(
 def adopt(endpoint: Endpoint, version: EndpointVersion) -> None:
     """Wish for this version from now on, and try it at once."""
     for name in FIELDS:
-        setattr(endpoint, name, version.spec[name])
+        setattr(endpoint, name, (ADDED | version.spec)[name])
     endpoint.generation = version.number
     endpoint.failures, endpoint.retry_at = 0, None
     endpoint.save(update_fields=[*FIELDS, "generation", "failures", "retry_at"])

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q
 
 from compliance import ids
-from controlplane.endpoints import elasticity, engine_args, images, sources
+from controlplane.endpoints import elasticity, engine_args, engine_versions, images, sources
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet import engines, wire
 from controlplane.fleet.models import Device, Pool
@@ -39,6 +39,7 @@ class EndpointSpec:
     revision: str = ""
     pool_id: str = ""
     engine: str = "vllm"
+    engine_version: str = ""  # endpoints.engine_versions; empty: as nodes have it
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapters: Sequence[Mapping[str, str]] = ()  # LoRA: {"name": …, "path": …, "revision": …}
     capabilities: Sequence[str] | None = None  # of wire.Capability; None: as the recipe promises
@@ -69,7 +70,13 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     can = engine.can
     if not engine.serves(spec.device_kind):
         raise _invalid("device_kind", f"{engine.name} does not run on {_shown(spec.device_kind)}")
-    spec = replace(spec, image=images.check(spec.image, engine, spec.node_count))
+    own_image = spec.image is not None
+    chosen = engine_versions.choose(engine, spec.engine_version, own_image=own_image)
+    spec = replace(spec, engine_version=chosen)
+    if own_image or not engine_versions.image_of(engine.name, chosen):
+        spec = replace(spec, image=images.check(spec.image, engine, spec.node_count))
+    elif spec.node_count > 1:
+        raise _invalid("node_count", "a replica from an image stands on one node")
     bounds(spec.min_replicas, spec.max_replicas, spec.scale_to_zero_timeout_s)
     ttft(spec.ttft_target_s)
     queue(spec.queue_limit, spec.queue_s)

@@ -10,9 +10,11 @@ from controlplane.endpoints.models import Endpoint, EndpointVersion
 
 # Columns of Endpoint, which repeat the spec of the version that is wished for.
 FIELDS = (
-    *("source", "secret", "model", "revision", "engine", "engine_args", "image"),
-    *("capabilities", "device_kind", "device_count", "node_count"),
+    *("source", "secret", "model", "revision", "engine", "engine_version", "engine_args"),
+    *("image", "capabilities", "device_kind", "device_count", "node_count"),
 )
+# What versions from before there was such a thing are taken to say.
+ADDED: dict[str, Any] = {"image": None, "engine_version": ""}
 
 
 def spec_of(endpoint: Endpoint) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from compliance import audit
-from controlplane.endpoints import images, rollout_rows, sources, wishes
+from controlplane.endpoints import engine_versions, images, rollout_rows, sources, wishes
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, EndpointVersion
@@ -96,6 +96,7 @@ def roll_back(
         before = endpoint.generation
         if before == wanted:
             return endpoint
+        engine_versions.refuse(version.engine, version.engine_version)
         rollout_rows.open(endpoint, version, plan or RolloutPlan(), by=actor.id, note=note, now=now)
         wishes.wished(
             endpoint,

@@ -289,9 +289,9 @@ class ReplicaSpec(Message):
     start_timeout_s: float  # a start that makes no progress for so long has failed
     may_sleep: bool = False  # start it so that it can, on devices where that frees memory
     source: SourceKind = SourceKind.HUB  # of a model that is no absolute path
-    # What it proves before it is ready; None: what the recipe promises that fits its model's name.
-    capabilities: list[Capability] | None = None
+    capabilities: list[Capability] | None = None  # proved first; None: as its recipe promises
     recipes: list[Recipe] = []  # the first that fits the model applies
+    engine_version: str = ""  # empty: as the node has it
     seat: Seat | None = None  # of one that stands on several nodes
     image: Image | None = None  # it is started from that
     egress: list[str] = []  # host:port or *.host:port that it may reach; changes while it runs
