@@ -36,6 +36,7 @@ class FakeRunner:
         self.fetching: Callable[[Callable[[], bool]], None] = lambda _: None
         self.starts: list[str] = []
         self.forgotten: list[str] = []
+        self.allowed: dict[str, list[str]] = {}
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         return spec.model != "far"
@@ -170,6 +171,12 @@ class FakeRunner:
 
     def engine_report(self, running: Running) -> wire.EngineReport:
         return wire.EngineReport(version="fake-1")
+
+    def allow(self, running: Running, spec: wire.ReplicaSpec) -> None:
+        self.allowed[running.replica_id] = list(spec.egress)
+
+    def reached(self, running: Running) -> list[wire.EgressCount]:
+        return []
 
     def exit_reason(self, running: Running) -> str:
         return "the engine ended"

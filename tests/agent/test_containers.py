@@ -102,7 +102,7 @@ def test_how_it_ended(site: Site) -> None:
 def test_what_cannot_be_started(site: Site) -> None:
     with pytest.raises(CannotStart, match="no image localhost/missing:1") as caught:
         site.start(image={"reference": "localhost/missing:1"})
-    assert caught.value.reason == "model_not_found"
+    assert caught.value.reason == "image_not_found"
     with pytest.raises(CannotStart, match="port 3128 is that of the way out"):
         site.start(image={"port": 3128})
     site.door.given = wire.Secrets(env={"not a name": "x"})

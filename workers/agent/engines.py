@@ -90,6 +90,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, str] = {}  # what was added to cut its start (start_flags.py)
     engine: str = "vllm"  # of which kind (controlplane.fleet.engines)
     health: str = "/health"  # answers 200 once it is loaded
+    image: str = ""  # registry/repository@sha256:… that it was started from, if from one
     container: str = ""  # the id of the container that it runs in; `pid` is then its door's
 
 

@@ -76,6 +76,11 @@ class NodeRunner:
         self._fetched: dict[str, _Fetched] = {}
         self._devices: list[wire.DeviceInfo] = []
 
+    @property
+    def containers(self) -> ImageRunner:
+        """The containers of this agent, for who lists and removes them."""
+        return self._images
+
     def let_go(self) -> None:
         """Let go of what runs containers; engines run on."""
         self._images.close()
@@ -316,6 +321,13 @@ class NodeRunner:
 
     def wake(self, running: Running) -> str | None:
         return engines.wake(running)
+
+    def allow(self, running: Running, spec: wire.ReplicaSpec) -> None:
+        if running.container:
+            self._images.allow(running, spec)
+
+    def reached(self, running: Running) -> list[wire.EgressCount]:
+        return self._images.reached(running) if running.container else []
 
     def exit_reason(self, running: Running) -> str:
         if running.container:

@@ -20,6 +20,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from controlplane.fleet import wire
 from workers.agent import logs, threads
 from workers.agent.adapting import Adapting
@@ -75,6 +77,7 @@ class Replica:
         self._stopping = asyncio.Event()
         self._nudged = asyncio.Event()  # the wish has changed: look at once
         self._wants_sleep = record.phase is Phase.ASLEEP
+        self._rules: tuple[list[str], list[str]] | None = None
         self._watch: Watch | None = None  # of an engine that starts
         self._progress = Progress(clock())
         self.adapting = Adapting(
@@ -119,6 +122,15 @@ class Replica:
         if (self.record.peers, self.record.go) != (peers, go):
             self.record.peers, self.record.go = peers, go
             self._store.save(self.record)
+
+    def let_out(self, destinations: list[str], networks: list[str]) -> None:
+        """What it may reach outside, as the wish list has it now."""
+        spec = self.record.spec
+        if (spec.egress, spec.egress_networks) != (destinations, networks):
+            changes = {"egress": destinations, "egress_networks": networks}
+            self.record.spec = msgspec.structs.replace(spec, **changes)
+            self._store.save(self.record)
+            self._nudged.set()
 
     async def run(self) -> None:
         """Drive the replica to its end; returns then."""
@@ -169,8 +181,16 @@ class Replica:
             engine=record.engine,
             adapters=[] if self.ended else list(record.adapters),
             proof=record.proof,
+            image=running.image if running is not None else "",
+            egress=self._reached_outside(),
             log_tail=record.log_tail,
         )
+
+    def _reached_outside(self) -> list[wire.EgressCount]:
+        running = self.record.running
+        if running is None or not running.container or self.ended:
+            return []
+        return self._runner.reached(running)
 
     # --- steps ---------------------------------------------------------------------
 
@@ -315,7 +335,16 @@ class Replica:
                 record.seen_at = self._clock()
                 self._store.save(record)
             self.adapting.tick()
+            await self._keep_rules(running)
             await self._pause()
+
+    async def _keep_rules(self, running: Running) -> None:
+        """What it may reach outside is as its wish says, whoever wrote that down last."""
+        spec = self.record.spec
+        rules = (spec.egress, spec.egress_networks)
+        if running.container and rules != self._rules:
+            await threads.call(self._runner.allow, running, spec)
+            self._rules = rules
 
     async def _rest(self) -> None:
         """Asleep, or on the way there. Again after each interruption: it is safe to repeat."""

@@ -165,6 +165,7 @@ class Replicas:
             replica.request_sleep(wish.sleep)
             if wish.spec is not None:
                 replica.adapting.wish(wish.spec.adapters)
+                replica.let_out(wish.spec.egress, wish.spec.egress_networks)
 
     def _refusal(self, spec: wire.ReplicaSpec) -> str:
         """Why `spec` may not start beside what is here, or nothing."""

@@ -100,6 +100,12 @@ class Runner(Protocol):
     def wake(self, running: Running) -> str | None:
         """None when it is awake, else what is wrong. Safe to repeat."""
 
+    def allow(self, running: Running, spec: wire.ReplicaSpec) -> None:
+        """From here on it may reach outside what `spec` says. Raises OSError."""
+
+    def reached(self, running: Running) -> list[wire.EgressCount]:
+        """What it reached outside, or tried to. Never blocks for long."""
+
     def exit_reason(self, running: Running) -> str:
         """Why an engine that is not alive ended."""
 

@@ -5,7 +5,7 @@
 It starts the container that the agent made, looks at its walls from outside, and joins
 
     the replica's unix socket               → the container's port on its loopback
-    PROXY_PORT of the container's loopback  → the egress proxy, started at the first call
+    egress.PORT of the container's loopback → the egress proxy, started at the first call
     what the container prints               → the replica's log
 
 until the container's first process has ended; then it notes how, and ends. It is the process that
@@ -27,13 +27,13 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from workers.agent import egress
 from workers.agent.containers import entry, isolation
 from workers.agent.containers.driver import ContainerError, Driver
 from workers.agent.containers.namespace import Network
 from workers.agent.containers.streams import Caller, Side
 from workers.agent.launcher.engine import STARTS
 
-PROXY_PORT = 3128  # on the container's loopback
 LOG_BYTES = 64 << 20  # then the log begins anew, and one before it is kept
 FAREWELL_S = 5.0  # for what it printed last, once it has ended
 PROXY_START_S = 10.0
@@ -176,7 +176,7 @@ class Door:
             return  # it has ended: how, will be said
         loop = asyncio.get_running_loop()
         if self._request.egress:
-            listener = self._network.listen(PROXY_PORT)
+            listener = self._network.listen(egress.PORT)
             await loop.create_server(lambda: Caller(self._to_proxy, self._tasks), sock=listener)
         await loop.create_unix_server(
             lambda: Caller(self._to_container, self._tasks), self._request.socket, backlog=1024
@@ -252,7 +252,7 @@ class Door:
         side.join(other)
 
     async def _to_proxy(self, side: Side) -> None:
-        path = Path(self._request.egress) / "proxy.sock"
+        path = Path(self._request.egress) / egress.SOCKET
         async with self._proxy_lock:
             if self._proxy is None or self._proxy.returncode is not None:
                 await self._start_proxy(path)

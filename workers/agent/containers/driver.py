@@ -34,7 +34,7 @@ class Found:
     id: str
     name: str
     replica_id: str
-    running: bool
+    pid: int  # its first process, as the host counts; 0: it does not run
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,14 @@ class Driver:
         with _told():
             self.client.api.start(id)
 
+    def _pid(self, id: str) -> int:
+        """As `pid`, and 0 for one that is gone."""
+        try:
+            with _told_but_missing():
+                return int(self.client.api.inspect_container(id)["State"]["Pid"] or 0)
+        except docker.errors.NotFound:
+            return 0
+
     def pid(self, id: str) -> int:
         """Its first process, as the host counts; 0: it does not run."""
         with _told():
@@ -208,7 +216,7 @@ class Driver:
                 id=str(one["Id"]),
                 name=str((one.get("Names") or [""])[0]).lstrip("/"),
                 replica_id=str((one.get("Labels") or {}).get(REPLICA, "")),
-                running=one.get("State") == "running",
+                pid=self._pid(str(one["Id"])),
             )
             for one in listed
         ]

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ import msgspec
 from controlplane.fleet import engines as kinds
 from controlplane.fleet import wire
 from controlplane.fleet.engines.base import Engine, Place, SpecError, offline
-from workers.agent import caches, engines, processes, startup_log, walls
+from workers.agent import caches, egress, engines, processes, startup_log, walls
 from workers.agent.containers import door, driver, entry, images
-from workers.agent.containers.driver import ContainerError, Driver
+from workers.agent.containers.driver import ContainerError, Driver, Found
 from workers.agent.containers.images import Brought
 from workers.agent.containers.isolation import HOME, MODEL, Box, Mount
 from workers.agent.engines import Running, StartError
@@ -31,6 +31,7 @@ log = logging.getLogger("stoa.agent")
 PIDS = 4096  # processes and threads of a container, unless its image says less
 KEPT = Path("/stoa/kept")
 SCRATCH = Path("/tmp")
+EGRESS = "egress"  # the folder of the way out, in the replica's own
 LAST_WORDS_S = 7.0  # for the door to write down what its container said last
 
 
@@ -120,10 +121,8 @@ class ImageRunner:
     def fetch(
         self, spec: wire.ReplicaSpec, progress: Progress, cancelled: Callable[[], bool]
     ) -> str:
-        """Bring the image, and what this start is told in confidence; the image's digest.
-
-        Raises ModelError.
-        """
+        """Bring the image, and what this start is told in confidence; what the image is called
+        for ever. Raises ModelError."""
         assert spec.image is not None and self._door is not None
         title, missing = self.survey()
         if not title:
@@ -135,7 +134,7 @@ class ImageRunner:
         if cancelled():
             raise Cancelled
         self._fetched[spec.replica_id] = _Fetched(image, secrets)
-        return image.digest
+        return image.pinned or image.id
 
     def forget(self, replica_id: str) -> None:
         self._fetched.pop(replica_id, None)
@@ -149,14 +148,14 @@ class ImageRunner:
         """
         assert spec.image is not None
         fetched, kind = self._fetched.pop(spec.replica_id), kinds.of(spec.engine)
-        if spec.image.port == door.PROXY_PORT:
-            raise SpecError(f"port {door.PROXY_PORT} is that of the way out")
+        if spec.image.port == egress.PORT:
+            raise SpecError(f"port {egress.PORT} is that of the way out")
         room: _Room | None = None
         try:
             room = self._room(spec, kind, fetched.image, site)
             pipe = room.directory / "secrets" if fetched.secrets.env else None
             container = self._engine().create(self._box(spec, kind, fetched, site, room, pipe))
-            return self._open(spec, kind, site, container, fetched.secrets, room, pipe)
+            return self._open(spec, kind, site, container, fetched, room, pipe)
         except (OSError, StartError, SpecError, ContainerError, entry.EntryError) as error:
             with contextlib.suppress(ContainerError):
                 self._engine().remove(_name(spec))
@@ -226,14 +225,15 @@ class ImageRunner:
         kind: Engine,
         site: Site,
         container: str,
-        secrets: wire.Secrets,
+        fetched: _Fetched,
         room: _Room,
         pipe: Path | None,
     ) -> Running:
         """Start the door, which starts the container."""
         assert spec.image is not None
-        out = room.directory / "egress"
+        out = room.directory / EGRESS
         out.mkdir(mode=0o700)
+        egress.write_rules(out, spec)
         log_file = self._directory / "logs" / f"{spec.replica_id}.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
         exit_file = Path(f"{log_file}.exit")
@@ -248,9 +248,9 @@ class ImageRunner:
             log=str(log_file),
             exit=str(exit_file),
             egress=str(out),
-            proxy=[*python, "workers.agent.egress", str(out)],
+            proxy=egress.command(out),
             pipe=str(pipe or ""),
-            secrets=secrets.env,
+            secrets=fetched.secrets.env,
             devices=_nodes(spec, site),
         )
         pid, start_time = engines.spawn(
@@ -275,6 +275,7 @@ class ImageRunner:
             cache=str(room.cache or ""),
             engine=spec.engine,
             health=kind.health_path(spec),
+            image=fetched.image.pinned,
             container=container,
         )
 
@@ -307,11 +308,30 @@ class ImageRunner:
                 return f"{ending}: {said}" if said else ending
         return "the process beside the container is gone, and the container with it"
 
+    def allow(self, running: Running, spec: wire.ReplicaSpec) -> None:
+        """What a container may reach outside from here on. Raises OSError."""
+        egress.write_rules(Path(running.directory) / EGRESS, spec)
+
+    def reached(self, running: Running) -> list[wire.EgressCount]:
+        return egress.read_counts(Path(running.directory) / EGRESS)
+
+    # --- what is there, for the reaper -----------------------------------------------------
+
+    def list(self) -> Sequence[Found]:
+        """Every container of this agent, whether it runs or not; none where nothing runs any."""
+        if not driver.find(self._setting):
+            return []
+        return self._engine().list(processes.mark(self._directory))
+
+    def remove(self, id: str) -> None:
+        """Kill it if it runs, and let nothing of it be left. Raises ContainerError."""
+        self._engine().remove(id)
+
     def tidy(self) -> None:
         """Remove containers of ours that no door stands beside. For a starting agent, once every
         process without a record is gone."""
         try:
-            found = self._engine().list(processes.mark(self._directory)) if self.title() else []
+            found = self.list()
             doors = {one.replica_id for one in processes.marked(self._directory)}
             for one in found:
                 if one.replica_id not in doors:
@@ -367,6 +387,7 @@ def _environment(spec: wire.ReplicaSpec, kind: Engine, place: Place, site: Site)
         "XDG_CONFIG_HOME": f"{HOME}/config",
         "HF_HOME": f"{HOME}/cache/huggingface",
         **offline(),
+        **egress.environment(),
         **spec.image.env,
         **kind.variables(spec, place),
     }

@@ -15,9 +15,10 @@ import requests
 
 from controlplane.fleet import wire
 from workers.agent.containers.driver import ContainerError, Driver
-from workers.agent.weights.errors import Cancelled, Denied, Missing, ModelError, Unreachable
+from workers.agent.weights.errors import Cancelled, Denied, ModelError, Unreachable
 
 LOCAL = "localhost/"
+IMAGE_NOT_FOUND = "image_not_found"  # an endpoints.states.Reason
 
 _DENIED = ("unauthorized", "denied", "authentication required", "invalid username/password")
 _MISSING = ("manifest unknown", "not found", "name unknown", "does not exist")
@@ -28,10 +29,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Brought:
-    """An image that is here. `digest`: the registry's name for its content; else its id."""
+    """An image that is here. `pinned`: registry/repository@sha256:…; empty: it has no such name."""
 
     id: str
-    digest: str
+    pinned: str
     size: int  # bytes
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -67,6 +68,13 @@ class Layers:
         return sum(total for _, total in self._seen.values())
 
 
+class NoImage(ModelError):
+    """The registry, or the node, has no such image."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(IMAGE_NOT_FOUND, message)
+
+
 def here(driver: Driver, reference: str) -> bool:
     """Whether an image of that name is on this node. Raises ContainerError."""
     return _look(driver, reference) is not None
@@ -87,7 +95,7 @@ def bring(
     except ContainerError as error:
         raise Unreachable(str(error)) from error
     if found is None:
-        raise Missing(f"there is no image {reference} on this node")
+        raise NoImage(f"there is no image {reference} on this node")
     return found
 
 
@@ -145,11 +153,11 @@ def _look(driver: Driver, reference: str) -> Brought | None:
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise ContainerError(f"the engine of containers does not answer: {error}") from error
     config = found.get("Config") or {}
-    digests = [str(one).partition("@")[2] for one in found.get("RepoDigests") or []]
-    id = str(found["Id"])
+    pinned = [str(one) for one in found.get("RepoDigests") or []]
+    repository = _split(reference)[0]
     return Brought(
-        id=id,
-        digest=next(iter(digests), id),
+        id=str(found["Id"]),
+        pinned=next((one for one in pinned if one.startswith(f"{repository}@")), ""),
         size=int(found.get("Size") or 0),
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),
@@ -161,5 +169,5 @@ def _error(reference: str, said: str) -> ModelError:
     if any(word in low for word in _DENIED):
         return Denied(f"the registry refuses {reference}: {said[-300:]}")
     if any(word in low for word in _MISSING):
-        return Missing(f"there is no image {reference}: {said[-300:]}")
+        return NoImage(f"there is no image {reference}: {said[-300:]}")
     return Unreachable(f"pulling {reference}: {said[-300:]}")
