@@ -7,13 +7,13 @@ A TARGET is tcp:HOST:PORT, unix:PATH, file:PATH, folder:PATH, write:PATH or sign
 library alone.
 """
 
+import http.client
 import http.server
 import json
 import os
 import socket
 import sys
 import time
-import urllib.request
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -76,11 +76,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def fetch(self, url: str) -> None:
         """Through the proxy that its variables name."""
+        host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                self.say({"status": answer.status, "body": answer.read(1000).decode()})
-        except OSError as error:
-            self.say({"status": getattr(error, "code", 0), "body": str(error)})
+            connection.request("GET", url)
+            answer = connection.getresponse()
+            self.say({"status": answer.status, "body": answer.read(1000).decode()})
+        except (OSError, http.client.HTTPException) as error:
+            self.say({"status": 0, "body": f"{type(error).__name__}: {error}"})
+        finally:
+            connection.close()
 
     def log_message(self, format: str, *arguments: object) -> None:
         print("asked:", *arguments, flush=True)

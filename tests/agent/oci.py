@@ -10,29 +10,30 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _LIBRARY = re.compile(r"(/\S+) \(0x")
 _LEFT_OUT = ("test", "site-packages", "idlelib", "tkinter", "ensurepip", "turtledemo", "lib2to3")
+_OPENED = partial(tarfile.open, mode="w|")  # one piece after the other, and closed by `close`
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
-@dataclass
 class Layer:
-    """A tree of files for an image, as a tar file."""
+    """A tree of files for an image, as a tar file: in memory, or into `stream` as it comes."""
 
-    file: io.BytesIO = field(default_factory=io.BytesIO)
-    names: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._tar = tarfile.TarFile(fileobj=self.file, mode="w")
+    def __init__(self, stream: IO[bytes] | None = None) -> None:
+        self.file = io.BytesIO()
+        self.names: set[str] = set()
+        self._tar = _OPENED(fileobj=stream or self.file)
 
     def add(self, source: Path, name: str, *, follow: bool = True) -> None:
         """One file, at `name` without the leading slash."""
@@ -60,9 +61,16 @@ class Layer:
         self.add(path, name or str(path).lstrip("/"))
         self.libraries([path])
 
-    def libraries(self, paths: Iterable[Path]) -> None:
-        for library in linked(paths):
-            self.add(Path(library), library.lstrip("/"))
+    def libraries(self, paths: Iterable[Path], outside: Path | None = None) -> None:
+        """What they are linked to, but for what lies below `outside`."""
+        for library in sorted(linked(paths)):
+            if outside is None or not Path(library).is_relative_to(outside):
+                self.add(Path(library), library.lstrip("/"))
+
+    def link(self, name: str, target: str) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = tarfile.SYMTYPE, target
+        self._tar.addfile(entry)
 
     def close(self) -> bytes:
         self._tar.close()
@@ -71,8 +79,18 @@ class Layer:
 
 def linked(paths: Iterable[Path]) -> set[str]:
     """The shared libraries that these are linked to, as their loader finds them."""
-    done = subprocess.run(["ldd", *map(str, paths)], capture_output=True, text=True, check=False)
+    command = ["xargs", "-0", "ldd"]
+    said = "\0".join(map(str, paths))
+    done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
     return {match[1] for match in _LIBRARY.finditer(done.stdout)}
+
+
+def installed(library: str) -> list[Path]:
+    """Where this machine has a shared library, at most once."""
+    ldconfig = shutil.which("ldconfig", path="/sbin:/usr/sbin") or "ldconfig"
+    done = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False)
+    found = re.search(rf"^\s*{library}\.so\S* .*=> (\S+)$", done.stdout, re.MULTILINE)
+    return [Path(found[1])] if found else []
 
 
 def python() -> Path:
@@ -82,14 +100,20 @@ def python() -> Path:
 
 def python_layer(*programs: Path) -> bytes:
     """Python as it runs here, its libraries, and `programs` under /app."""
-    layer, library = Layer(), Path(sysconfig.get_path("stdlib"))
+    layer = Layer()
+    add_python(layer)
+    for program in programs:
+        layer.add(program, f"app/{program.name}")
+    return layer.close()
+
+
+def add_python(layer: Layer) -> None:
+    """The interpreter, its library and what they are linked to, where they are here."""
+    library = Path(sysconfig.get_path("stdlib"))
     layer.program(python())
     left_out = [*_LEFT_OUT, *(path.name for path in library.glob("config-*"))]
     layer.tree(library, left_out)
     layer.libraries(sorted((library / "lib-dynload").glob("*.so")))
-    for program in programs:
-        layer.add(program, f"app/{program.name}")
-    return layer.close()
 
 
 @dataclass(frozen=True)

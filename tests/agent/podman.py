@@ -122,6 +122,11 @@ class Podman:
         )
         return done.stdout
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A command of podman that is given its input while it runs."""
+        command = ["podman", *arguments]
+        return subprocess.Popen(command, env=self._env, cwd=self.root, stdin=subprocess.PIPE)
+
     def close(self) -> None:
         """Nothing of it is left: no container, no service, no mount, no file."""
         with contextlib.suppress(docker.errors.DockerException, OSError):

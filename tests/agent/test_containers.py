@@ -1,5 +1,7 @@
 """Containers on a real podman: their life, their walls, their door, and kill -9 between any two."""
 
+import contextlib
+import http.server
 import json
 import os
 import socket
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from controlplane.fleet import wire
@@ -179,6 +182,23 @@ def test_what_it_cannot_reach(site: Site) -> None:
         assert [line.split(":")[0].strip() for line in file.readlines()[2:]] == ["lo"]
 
 
+def test_the_way_out(site: Site) -> None:
+    """Nothing, but for what its wish names; which may change while it runs."""
+    with _website() as place:
+        wish, running = site.start(egress_networks=["127.0.0.0/8"])
+        wait_until(lambda: site.runner.listening(running), 60)
+        url = f"/fetch?http://{place}/"
+        refused = _ask(running.socket, url)
+        assert refused["status"] == 403, refused
+        site.runner.allow(running, msgspec.structs.replace(wish, egress=[place]))
+        found = _ask(running.socket, url)
+        assert (found["status"], found["body"]) == (200, "the outside")
+        assert site.inside(running, f"tcp:{place}")[0]["reached"] is False  # by no other way
+        wait_until(lambda: len(site.runner.reached(running)) == 2, 30)
+        told = {one.outcome: one for one in site.runner.reached(running)}
+        assert told["reached"].destination == told["not_allowed"].destination == place
+
+
 def test_a_container_without_its_walls_ends(site: Site) -> None:
     """Looked at from outside, whatever the engine of containers said."""
     made = site.podman.client.containers.create(PROBE, network_mode="none", user="200900:200900")
@@ -258,6 +278,18 @@ def test_the_next_agent_adopts_what_runs(site: Site) -> None:
     assert site.driver.list(site.mark) == []
 
 
+def test_a_container_that_was_made_and_not_started_ends(site: Site) -> None:
+    """The agent died before the door began."""
+    made = site.podman.client.containers.create(PROBE, labels={"stoa.agent": site.mark})
+    assert [one.pid for one in site.driver.list(site.mark)] == [0]
+    site.podman.client.containers.create(PROBE, labels={"stoa.agent": "another's"})
+    site.fresh().tidy(set())
+    assert site.driver.list(site.mark) == []
+    assert len(site.driver.list("another's")) == 1
+    site.driver.remove(site.driver.list("another's")[0].id)
+    site.driver.remove(str(made.id))  # safe to repeat
+
+
 def test_a_container_that_nobody_wrote_down_ends(site: Site) -> None:
     """The agent died after the container and its door began, and before its record said so."""
     running = site.serve()
@@ -327,6 +359,30 @@ def _from_host(*targets: str) -> list[dict[str, Any]]:
 def _server(name: str) -> int:
     """The port of a server of the tests."""
     return int(os.environ[name].rpartition("@")[2].partition(":")[2].partition("/")[0])
+
+
+def _ask(path: str, target: str) -> dict[str, Any]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=90) as client:
+        return dict(client.get(f"http://engine{target}").json())
+
+
+class _Outside(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "11")
+        self.end_headers()
+        self.wfile.write(b"the outside")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _website() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Outside) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class _listener:
