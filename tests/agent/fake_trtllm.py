@@ -14,8 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 LLM_ARGS = {
     **{"max_batch_size": int, "max_num_tokens": int, "max_seq_len": int, "dtype": str},
     **{"tensor_parallel_size": int, "pipeline_parallel_size": int},
@@ -112,6 +110,15 @@ class Handler(BaseHTTPRequestHandler):
         """Access is none of its log."""
 
 
+def load(text: str) -> Any:
+    """YAML; in an image of ours, which holds Python alone, JSON, which our configuration is."""
+    try:
+        import yaml
+    except ImportError:
+        return json.loads(text)
+    return yaml.safe_load(text)
+
+
 def flaws(config: dict[str, Any]) -> list[str]:
     """What LlmArgs would refuse of a configuration."""
     found = []
@@ -139,7 +146,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--reasoning_parser", choices=["qwen3", "deepseek-r1"])
     parser.add_argument("--chat_template")
     given = parser.parse_args(argv)
-    config = yaml.safe_load(Path(given.config).read_text()) if given.config else {}
+    config = load(Path(given.config).read_text()) if given.config else {}
     if wrong := flaws(config):
         sys.exit("pydantic_core.ValidationError: TorchLlmArgs: " + "; ".join(wrong))
     if not (Path(given.model) / "config.json").exists():
