@@ -5,6 +5,7 @@ region's CA, where the server name says which replica is meant and the relay pip
 """
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,6 +15,8 @@ from gateway.config import Config
 from gateway.directory import Replica
 from gateway.limits import Limits
 from gateway.tls import ClientTls
+
+HOST_SILENT_S = 15  # what is sent to a node and not acknowledged for so long is lost
 
 
 class Unreachable(Exception):
@@ -199,6 +202,20 @@ class Upstream(asyncio.Protocol):
             listener.engine_lost(why)
 
 
+def _watch(transport: asyncio.Transport) -> None:
+    """A host that is cut off or dead says nothing: lose it within seconds, so that whoever waits
+    for it is answered by another."""
+    plain: socket.socket = transport.get_extra_info("socket")
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 5),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 2),
+        (socket.TCP_USER_TIMEOUT, HOST_SILENT_S * 1000),
+    ):
+        plain.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class Engines:
     """Connections to all replicas that this process talks to."""
 
@@ -241,6 +258,7 @@ class Engines:
                 _, upstream = await self._loop.create_connection(
                     protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
                 )
+                _watch(upstream.transport)
                 return upstream
         except (OSError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{replica.id}: {error}") from error

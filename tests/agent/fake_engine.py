@@ -5,8 +5,9 @@ passes its probe), `stubborn` (ignores SIGTERM), `mortal` (ends when its socket 
 `insomniac` (refuses to sleep), `loads:SECONDS` (says something new all that time, then listens),
 `computes` (for ever, and says nothing).
 
-It sleeps as vLLM does: over HTTP, and asleep it passes no probe. `/work` makes it busy until
-`/rest`, `/stream/COUNT` while it counts so far; `/slept` says what it was told.
+It answers completions with as many words as are asked for, after 50 ms. It sleeps as vLLM does:
+over HTTP, and asleep it passes no probe. `/work` makes it busy until `/rest`, `/stream/COUNT` while
+it counts so far; `/slept` says what it was told.
 """
 
 import http.server
@@ -72,12 +73,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         engine = self.server
+        if self.path.startswith("/v1/"):
+            self.complete()
+            return
         if self.path.startswith("/sleep") and engine.behaviour == "insomniac":
             self.answer(500, b"no memory to sleep in")
             return
         TOLD.append(self.path)
         engine.asleep = self.path.startswith("/sleep")
         self.answer(200, b"{}")
+
+    def complete(self) -> None:
+        """One word for each token that was asked for; a prompt has as many as it has words."""
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        words, most = len(str(asked.get("prompt", "")).split()), int(asked.get("max_tokens", 1))
+        time.sleep(0.05)
+        said = {"index": 0, "text": "word " * most, "finish_reason": "length", "logprobs": None}
+        usage = {"prompt_tokens": words, "completion_tokens": most, "total_tokens": words + most}
+        told = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "fake"}
+        self.answer(200, json.dumps({**told, "choices": [said], "usage": usage}).encode())
 
     def count(self, to: int) -> None:
         """A number in a line, twenty a second."""

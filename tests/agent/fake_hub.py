@@ -43,9 +43,12 @@ class FakeHub:
     ranges: bool = True
     corrupt: set[str] = field(default_factory=set)
     down: bool = False
+    address: str = "127.0.0.1"
+    port: int = 0  # 0: any; its second server has the next one
 
     def __enter__(self) -> "FakeHub":
-        self._servers = [_Server(self, _Hub), _Server(self, _Cdn)]
+        second = self.port + 1 if self.port else 0
+        self._servers = [_Server(self, _Hub, self.port), _Server(self, _Cdn, second)]
         return self
 
     def __exit__(
@@ -69,14 +72,15 @@ class FakeHub:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, hub: FakeHub, handler: type["_Handler"]) -> None:
-        super().__init__(("127.0.0.1", 0), type("Handler", (handler,), {"hub": hub}))
+    def __init__(self, hub: FakeHub, handler: type["_Handler"], port: int) -> None:
+        super().__init__((hub.address, port), type("Handler", (handler,), {"hub": hub}))
+        self.hub_address = hub.address
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.hub_address}:{self.server_address[1]}"
 
     def close(self) -> None:
         self.shutdown()

