@@ -116,6 +116,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     rollout: Rollout | None = None  # that is under way
     ttft_target_s: float = 1.0  # prompts that take longer to prefill ask for another replica
     uneven: bool = False  # the windows of its replicas differ (windows.py)
+    openai: bool = True  # else it is an image with an API of its own (raw.py)
 
 
 class StoppedRun(msgspec.Struct, frozen=True, gc=False):

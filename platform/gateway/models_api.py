@@ -41,6 +41,8 @@ def one(directory: Directory, key: Key, quoted: str, base: str = "") -> bytes:
 
 def _models(key: Key, endpoint: Endpoint) -> list[dict[str, Any]]:
     found = []
+    if not endpoint.openai:
+        return []  # no client of this API could call it
     for adapter in ("", *sorted(endpoint.adapters)):
         if authentication.allowed(key, endpoint, adapter):
             name = f"{endpoint.name}:{adapter}" if adapter else endpoint.name

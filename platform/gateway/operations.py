@@ -131,6 +131,9 @@ TRANSLATIONS = Operation(
     output_limits=("max_completion_tokens",),
 )
 
+# An image's own API, of which nothing is known: raw.py. No path leads to it but an endpoint's own.
+RAW = Operation("proxy", "/", (), generates=False, counts=False, salted=False)
+
 ALL = (
     CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES, COUNT_TOKENS, RERANK, SCORE, TOKENIZE,
     DETOKENIZE, TRANSCRIPTIONS, TRANSLATIONS,

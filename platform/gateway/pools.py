@@ -212,6 +212,8 @@ class Pools:
             pool.adopt(endpoint.replicas)
             for lane in pool.lanes:
                 lane.named = named(endpoint, lane.id)
+                if not endpoint.openai:
+                    lane.mute = True  # a probe of ours would be a request that it does not know
         return pool
 
     def find(self, endpoint_id: str) -> Pool | None:

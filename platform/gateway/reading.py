@@ -54,7 +54,7 @@ _ORGANIZATIONS = f"SELECT organization_id, {_LIMITS} FROM gateway.organizations 
 _ENDPOINTS = """
 SELECT endpoint_id, project_id, organization_id, name, model, adapters, stopped,
        extract(epoch FROM created_at)::int8, device_kind,
-       start_s, queue_limit, queue_s, shared, ttft_target_s
+       start_s, queue_limit, queue_s, shared, ttft_target_s, openai
 FROM gateway.endpoints WHERE region = %s ORDER BY endpoint_id
 """
 _REPLICAS = """
@@ -311,7 +311,7 @@ async def _endpoints(
     endpoints: list[Endpoint] = []
     async for row in _rows(connection, "endpoints", _ENDPOINTS, region):
         endpoint_id, project, organization, name, model, adapters, stopped, *more = row
-        created, kind, start_s, queue_limit, queue_s, shared, ttft_target_s = more
+        created, kind, start_s, queue_limit, queue_s, shared, ttft_target_s, openai = more
         ready = tuple(replicas.get(endpoint_id, ()))
         window, uneven = windows.spread(ready)
         endpoints.append(
@@ -320,6 +320,7 @@ async def _endpoints(
                 stopped, created, ready, window, kind,
                 start_s=start_s, queue_limit=queue_limit, queue_s=queue_s, shared=shared,
                 rollout=rollouts.get(endpoint_id), ttft_target_s=ttft_target_s, uneven=uneven,
+                openai=openai,
             )
         )  # fmt: skip
     return endpoints

@@ -15,6 +15,7 @@ from gateway import (
     models_api,
     operations,
     passage,
+    raw,
     reply,
     request,
     runs_api,
@@ -23,7 +24,7 @@ from gateway import (
 )
 from gateway.client import PROBE, Client, Request
 from gateway.context import Context
-from gateway.directory import Endpoint
+from gateway.directory import Endpoint, Key
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
 from gateway.gate import Ask
@@ -58,6 +59,8 @@ class Routes:
         try:
             if asked.path in _OPEN:
                 return
+            if asked.path.startswith(_BASE) and self._own(client, asked):
+                return
             self._known(asked)
             now = self.clock()
             if self.context.keeper.stale(now):
@@ -69,6 +72,27 @@ class Routes:
                 asked.upload = passage.Cargo(client, asked, self.context)
         except ApiError as error:
             asked.refusal = error
+
+    def _own(self, client: Client, asked: Request) -> bool:
+        """Below an endpoint's own base URL: whether it is an image with an API of its own, for
+        this caller. Raises ApiError; nobody without a key learns which endpoints there are."""
+        base, slash, path = asked.path[len(_BASE) :].partition("/")
+        asked.base, asked.path = unquote(base), slash + path
+        asked.operation = operations.BY_PATH.get(asked.path)  # it says where a key may stand
+        now = self.clock()
+        if self.context.keeper.stale(now):
+            raise errors.directory_stale()
+        self._authenticate(client, asked, now)
+        key, directory = asked.key, asked.directory
+        assert key is not None
+        assert directory is not None
+        found = directory.endpoint(key.project_id, asked.base)
+        if found is None or found.openai or not authentication.allowed(key, found):
+            return False
+        asked.path = asked.path or "/"
+        asked.operation = operations.RAW
+        asked.upload = raw.RawBody(client, asked, self.context)
+        return True
 
     def _authenticate(self, client: Client, asked: Request, now: float) -> None:
         asked.directory = directory = self.context.keeper.current
@@ -105,10 +129,6 @@ class Routes:
 
     def _known(self, asked: Request) -> None:
         path, method = asked.path, asked.method
-        if path.startswith(_BASE):
-            base, slash, path = path[len(_BASE) :].partition("/")
-            asked.base, asked.path = unquote(base), slash + path
-            path = asked.path
         asked.operation = operations.BY_PATH.get(path)
         if asked.operation is not None:
             expected = "POST"
@@ -163,6 +183,9 @@ class Routes:
     def _relay(self, client: Client, asked: Request, operation: Operation) -> None:
         key = asked.key
         assert key is not None  # or it had been refused
+        if operation is operations.RAW:
+            self._pass_on(client, asked, key)
+            return
         if asked.upload is not None:
             call = asked.upload.call(operation, asked.base)
         else:
@@ -177,6 +200,12 @@ class Routes:
             found = authentication.resolve(directory, key, call.model)
         self._begin(client, asked, call, *found)
 
+    def _pass_on(self, client: Client, asked: Request, key: Key) -> None:
+        found = authentication.resolve(self.context.keeper.current, key, asked.base)
+        if found[0].openai:
+            raise errors.unknown_route(asked.method, asked.path)  # it has just become another
+        self._begin(client, asked, raw.call(asked, found[0]), *found)
+
     def _begin(
         self, client: Client, asked: Request, call: Call, endpoint: Endpoint, engine_model: str
     ) -> None:
@@ -187,6 +216,9 @@ class Routes:
         assert key is not None
         if endpoint.stopped:
             raise errors.endpoint_stopped(call.model)
+        own = call.operation is operations.RAW
+        if not (endpoint.openai or own):
+            raise errors.operation_not_offered(call.model, call.operation.path)
         size = sizes.measure(call)
         size.media += call.operation.form
         guard.check(call, endpoint.max_model_len, size)
@@ -207,6 +239,8 @@ class Routes:
         if warning:
             ask.warning, ask.delay_s = warning, delay_s
         kind = Exchange if asked.upload is None else UploadExchange
+        if own:
+            kind = raw.RawExchange
         kind(context, client, asked, key, call, endpoint, engine_model, size, ask).start()
 
     def _page(self, asked: Request) -> bytes:

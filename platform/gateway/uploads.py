@@ -227,7 +227,10 @@ class Upload:
             self._kept_bytes += len(piece)
             if self._kept_bytes > _REPLAY:
                 self._kept = None
-        self._sink.write(reply.chunk(piece) if piece else reply.LAST_CHUNK)
+        self._sink.write(self._framed(piece))
+
+    def _framed(self, piece: bytes) -> bytes:
+        return reply.chunk(piece) if piece else reply.LAST_CHUNK
 
     def engine_slow(self) -> None:
         self._clogged = True

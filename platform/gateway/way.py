@@ -58,6 +58,10 @@ class Way:
         # A whole answer comes when its last token does: its first byte tells little.
         self._visible = call.stream or not call.operation.generates
 
+    def cannot_tell(self) -> None:
+        """Its first byte comes when it comes: nothing follows from when."""
+        self._visible = False
+
     def to(
         self, endpoint: Endpoint, engine_model: str, roomy: Sequence[Replica], owner: Owner
     ) -> Replica | None:
@@ -202,6 +206,11 @@ class Way:
         if self._visible and self._ticket is not None:
             self._first = now = self._loop.time()
             self._ticket.lane.first_byte(self._ticket, now)
+
+    def answered(self) -> None:
+        """It does, however long that took: what failed there before is forgiven."""
+        if self.lane is not None and self.lane.standing.failures:
+            self.lane.standing.succeeded(self._loop.time())
 
     def leave(self, *, served: bool = False, broke: bool = False) -> None:
         """It ends, or goes elsewhere; `served` with a whole answer, `broke` with one in which
