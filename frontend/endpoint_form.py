@@ -13,6 +13,8 @@ from controlplane.endpoints.services import EndpointSpec
 from controlplane.fleet.engines.rules import OneOf
 from controlplane.fleet.engines.vllm import ALLOWED
 from frontend.elastic_form import ElasticForm
+from frontend.forms import pairs
+from frontend.image_form import ImageForm
 from frontend.scale_views import QueueForm
 from frontend.source_form import SourceForm
 from frontend.templatetags.console import money, size
@@ -45,7 +47,7 @@ def _versions() -> list[tuple[str, str]]:
     ]
 
 
-class EndpointForm(SourceForm, ElasticForm, QueueForm):
+class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
     name = forms.CharField(
         max_length=63,
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
@@ -138,7 +140,7 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
 
     def clean_more(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for flag, value in _pairs(self.cleaned_data["more"], "flag=value"):
+        for flag, value in pairs(self.cleaned_data["more"], "flag=value"):
             name = flag.removeprefix("--").replace("-", "_")
             by_field = name in COMMON and self.cleaned_data.get(name) not in (None, "")
             if name in found or by_field:
@@ -151,8 +153,8 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
         return [one for one in chosen.split(",") if one != "none"] if chosen else None
 
     def clean_adapters(self) -> list[dict[str, str]]:
-        pairs = _pairs(self.cleaned_data["adapters"], "name=path")
-        return [{"name": name, "path": path} for name, path in pairs]
+        found = pairs(self.cleaned_data["adapters"], "name=path")
+        return [{"name": name, "path": path} for name, path in found]
 
     def spec(self) -> EndpointSpec:
         """Of a valid form; `endpoints.spec` judges it then."""
@@ -171,6 +173,8 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
             **self.elastic(),
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],
+            engine=data["engine"] or "vllm",
+            image=self.image(),
             engine_args=arguments | data["more"],
             engine_version=data["engine_version"],
             adapters=data["adapters"],
@@ -180,21 +184,11 @@ class EndpointForm(SourceForm, ElasticForm, QueueForm):
     def blame(self, field: str, message: str) -> None:
         """Put a refusal of the house beside the field that it is about."""
         name = "cap_seconds" if field == "keep_warm_cap" else field.removeprefix("engine_args.")
+        if field.startswith("image"):
+            name = f"image_{field.partition('.')[2] or 'reference'}"
         if name not in self.fields:
             name = "more" if field.startswith("engine_args") else "__all__"
         self.add_error(None if name == "__all__" else name, message)
-
-
-def _pairs(text: str, form: str) -> list[tuple[str, str]]:
-    pairs = []
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
-        if not line.strip():
-            continue
-        if not equals or not name.strip():
-            raise forms.ValidationError(f"expected {form} on each line, not {line.strip()[:80]!r}")
-        pairs.append((name.strip(), value.strip()))
-    return pairs
 
 
 def _value(text: str) -> bool | int | float | str:

@@ -11,7 +11,15 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
 from controlplane.api.endpoint_views import recent_replicas
-from controlplane.endpoints import access, conditions, engine_versions, logs, rollout_rows, services
+from controlplane.endpoints import (
+    access,
+    conditions,
+    engine_versions,
+    images,
+    logs,
+    rollout_rows,
+    services,
+)
 from controlplane.endpoints import starts as start_times
 from controlplane.endpoints.conditions import ADVICE, Status
 from controlplane.endpoints.models import Endpoint, Replica, Transition
@@ -58,6 +66,8 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
             "warnings": _warnings(endpoint),
             "arguments": sorted(endpoint.engine_args.items()),
+            "pinned_image": images.pinned(endpoint),
+            "raw_url": _raw_url(endpoint),
             "base_url": f"{settings.GATEWAY_URL.rstrip('/')}/v1",
             "body": json.dumps(
                 {"model": endpoint.name, "messages": [{"role": "user", "content": "Hello"}]}
@@ -71,6 +81,13 @@ def _warnings(endpoint: Endpoint) -> list[str]:
     if endpoint.image is not None:
         return []
     return engine_versions.warnings(endpoint.engine, endpoint.engine_version)
+
+
+def _raw_url(endpoint: Endpoint) -> str:
+    """Where an image with an API of its own is called; empty for all else."""
+    if endpoint.image is None or endpoint.image["openai"]:
+        return ""
+    return f"{settings.GATEWAY_URL.rstrip('/')}/e/{endpoint.name}"
 
 
 @require_safe

@@ -47,4 +47,18 @@ def blaming(form: forms.Form, otherwise: str = "") -> Iterator[None]:
         yield
     except (Conflict, Invalid, BudgetRefused, BudgetConflict) as error:
         field = "" if isinstance(error, BudgetConflict) else error.field
+        field = field if field in form.fields else field.partition(".")[0]
         form.add_error(field if field in form.fields else otherwise or None, str(error))
+
+
+def pairs(text: str, form: str) -> list[tuple[str, str]]:
+    """Lines of NAME=VALUE. Raises ValidationError; `form` says what is expected."""
+    found = []
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if not line.strip():
+            continue
+        if not equals or not name.strip():
+            raise forms.ValidationError(f"expected {form} on each line, not {line.strip()[:80]!r}")
+        found.append((name.strip(), value.strip()))
+    return found

@@ -16,6 +16,7 @@ _KINDS = {
     Kind.HUB: "hub: a token",
     Kind.S3: "S3: keys of a service",
     Kind.REGISTRY: "registry: a login",
+    Kind.ENV: "env: a value for an image's environment",
 }
 _PLAIN = {"autocapitalize": "none", "spellcheck": "false", "autocomplete": "off"}
 
@@ -31,9 +32,9 @@ class SecretForm(forms.Form):
     )
     value = forms.CharField(
         max_length=4096,
-        help_text="A hub's token; for the others <code>name=value</code> pairs with spaces "
-        "between: endpoint_url, access_key_id, secret_access_key, region; host, username, "
-        "password.",
+        help_text="A hub's token, or a value for the environment; for the others "
+        "<code>name=value</code> pairs with spaces between: endpoint_url, access_key_id, "
+        "secret_access_key, region; host, username, password.",
         # Not repeated into the page when something is wrong with it.
         widget=forms.PasswordInput(attrs=_PLAIN),
     )
@@ -43,6 +44,8 @@ class SecretForm(forms.Form):
         text: str = self.cleaned_data["value"]
         if self.cleaned_data["kind"] == Kind.HUB:
             return {"token": text}
+        if self.cleaned_data["kind"] == Kind.ENV:
+            return {"value": text}
         pairs = (word.partition("=") for word in text.split())
         return {name: value for name, _, value in pairs}
 

@@ -47,13 +47,18 @@ class SourceForm(forms.Form):
             f"{_PATH if self.on_nodes else ''}. Of an upload: empty."
         )
 
+    @property
+    def brings_its_own(self) -> bool:
+        """Whether it may do without a model."""
+        return False
+
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
         chosen, model = data.get("source", ""), data.get("model", "")
         if self._uploaded(chosen):
             if model not in ("", chosen):
                 self.add_error("model", "An upload is the model: leave this empty.")
-        elif not model and "model" not in self.errors:
+        elif not (model or self.brings_its_own) and "model" not in self.errors:
             self.add_error("model", "This field is required.")
         return data
 

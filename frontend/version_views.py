@@ -25,13 +25,18 @@ _PLAIN = {"autocapitalize": "none", "spellcheck": "false"}
 class ChangeForm(forms.Form):
     """A version with some of this changed; what is left as it is makes none."""
 
-    model = forms.CharField(max_length=300, widget=forms.TextInput(attrs=_PLAIN))
+    model = forms.CharField(max_length=300, required=False, widget=forms.TextInput(attrs=_PLAIN))
     revision = forms.CharField(max_length=64, required=False, widget=forms.TextInput(attrs=_PLAIN))
     device_count = forms.IntegerField(label="Devices for a replica", min_value=1, max_value=64)
     engine_args = forms.JSONField(
         label="Engine arguments",
         required=False,
         help_text="A JSON object, by vLLM's own names.",
+        widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
+    )
+    image = forms.JSONField(
+        required=False,
+        help_text="A JSON object as the API has it; empty: none.",
         widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
     )
     note = forms.CharField(label="Why", max_length=versions.NOTE_MAX, required=False)
@@ -64,7 +69,7 @@ def index(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     endpoint = _endpoint(
         request, visit, id, Permission.MANAGE_ENDPOINTS if changes else Permission.READ
     )
-    names = ("model", "revision", "device_count", "engine_args")
+    names = ("model", "revision", "device_count", "engine_args", "image")
     form = ChangeForm(
         request.POST or None, initial={name: getattr(endpoint, name) for name in names}
     )

@@ -89,6 +89,7 @@ def test_vllm_from_an_image_keeps_its_model_and_arguments(world: World, host: No
     ("asked", "field", "complaint"),
     [
         ({"engine": "custom", "model": ""}, "image", "needs an image"),
+        ({"engine": "custom", "model": "", "image": [TAGGED]}, "image", "expected an object"),
         (wish(reference="echo"), "image.reference", "expected registry/repository"),
         (wish(reference=f"{HOST}/team/echo"), "image.reference", "a tag or a digest is missing"),
         (wish(reference=f"{HOST}/Team/echo:1"), "image.reference", "expected registry/repository"),

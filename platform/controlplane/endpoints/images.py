@@ -13,7 +13,7 @@ from django.conf import settings
 
 from controlplane.endpoints import sources
 from controlplane.endpoints.errors import Invalid
-from controlplane.endpoints.models import Replica
+from controlplane.endpoints.models import Endpoint, Replica
 from controlplane.fleet import engines, wire
 from controlplane.fleet.wire import SourceKind
 from controlplane.tenancy import project_secrets
@@ -77,6 +77,8 @@ def check(
             message = f"the engine {engine.name} needs an image with a `reference`"
             raise _invalid("", message)
         return None
+    if not isinstance(image, Mapping):
+        raise _invalid("", f"expected an object with {', '.join(FIELDS)}")
     if engines.Way.CONTAINER not in engine.ways:
         raise _invalid("", f"the engine {engine.name} runs from no image")
     if node_count > 1:
@@ -178,6 +180,13 @@ def wired(image: Mapping[str, Any] | None, pins: Mapping[str, str]) -> wire.Imag
         readiness_path=image["readiness_path"],
         openai=image["openai"],
     )
+
+
+def pinned(endpoint: Endpoint) -> str:
+    """The digest that replicas of its tag are started from; empty before one has served."""
+    if endpoint.image is None:
+        return ""
+    return str(endpoint.pinned.get(_pin_key(endpoint.image["reference"]), ""))
 
 
 def pin(replica_id: str, served: str) -> None:
