@@ -31,5 +31,5 @@ BACKWARD = (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("endpoints", "0029_egress")]
+    dependencies = [("endpoints", "0030_engine_versions")]
     operations = [migrations.RunSQL(FORWARD, BACKWARD)]
