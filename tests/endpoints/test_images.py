@@ -148,7 +148,7 @@ def test_no_registry_is_allowed_until_the_operator_names_one(
     assert caught.value.code == "registry_not_allowed"
 
 
-_WORDS = st.text(max_size=9)
+_WORDS = st.text("aB1_-./:@= \0\né", max_size=9)
 _VALUES = (
     st.sampled_from([None, True, 0, 9000, 1.5, "", TAGGED, "/x", [], ["a"], [1], {}, {"A": "b"}])
     | _WORDS
