@@ -86,11 +86,12 @@ def conditions_of(
 
 
 def unwell(node: Node, found: Iterable[NodeFinding], now: datetime) -> list[str]:
-    """The conditions of its machine that are not as they should be, of a node that is heard."""
+    """The conditions of its machine that are not as they should be, of a node that is heard:
+    "GPUHealthy False"."""
     said = ("Ready", "Schedulable")  # by the node's state
     unknown = conditions.Status.UNKNOWN
     return [
-        one.type
+        f"{one.type} {one.status}"
         for one in conditions_of(node, found, now)
         if not one.well and one.type not in said and one.status is not unknown
     ]

@@ -1,0 +1,156 @@
+"""A node leaves for good, with real agents over HTTP, real engine processes and a real database.
+
+Its agent is killed in the middle; another node dies and never answers again.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from compliance import audit
+from controlplane.endpoints import decommission_record, decommissioning
+from controlplane.endpoints import services as endpoints
+from controlplane.endpoints.models import Replica, ServingInterval
+from controlplane.fleet import joining, records, services
+from controlplane.fleet.models import Decommission, Node, Pool, Region
+from tests.agent.node import TestNode, kill
+from tests.batches.live import Django
+from tests.endpoints.world import organization
+from workers import keeping, provisioning
+from workers.agent import processes
+from workers.local.embedded import free_port
+
+pytestmark = pytest.mark.django_db(transaction=True)
+OPS = audit.Actor("user", "usr_ops", "session")
+
+
+@pytest.fixture
+def address(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, transactional_db: None
+) -> Iterator[str]:
+    """The agents' door, with agents that report often."""
+    monkeypatch.setenv("STOA_NODE_REPORT_EVERY_S", "0.3")
+    monkeypatch.setenv("STOA_DRAIN_S", "2")
+    django, port = Django(tmp_path, 1), free_port()
+    django.start("door", "controlplane", "agents_door", "--port", str(port))
+    try:
+        yield f"https://127.0.0.1:{port}"
+    finally:
+        django.stop()
+
+
+class Host:
+    def __init__(self, address: str, pool: Pool, name: str) -> None:
+        self.machine = TestNode(address)
+        _, token = services.issue_enrollment_token(pool=pool, actor=OPS, now=timezone.now())
+        self.extra = {
+            "STOA_AGENT_TOKEN": token,
+            "STOA_AGENT_NAME": name,
+            "STOA_CONTROLPLANE_PIN": joining.pin(pool.region),
+        }
+        self.agent = self.machine.agent(**self.extra)
+        until(lambda: Node.objects.filter(name=name, lease_until__gt=timezone.now()).exists())
+        self.node = Node.objects.get(name=name)
+
+    def again(self) -> None:
+        self.agent = self.machine.agent(**self.extra)
+
+    def ready(self) -> bool:
+        mine = Replica.objects.filter(node=self.node, state="ready")
+        return mine.exists()
+
+
+def until(true: Callable[[], object], within_s: float = 60.0) -> None:
+    """Let the workers do what they do every few seconds, until `true()` is."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {_where()}"
+        now: datetime = timezone.now()
+        provisioning.sweep(now=now)
+        keeping.tend(now)
+        time.sleep(0.1)
+
+
+def _where() -> object:
+    replicas = Replica.objects.values_list("node__name", "state", "reason", "detail")
+    return list(replicas), list(Decommission.objects.values_list("node__name", "state"))
+
+
+@pytest.fixture
+def hosts(address: str) -> Iterator[list[Host]]:
+    project = organization()
+    now = timezone.now()
+    region = services.create_region(
+        code="eu-de-1", country="DE", name="Frankfurt", actor=OPS, now=now
+    )
+    pool = services.create_pool(
+        region=region, name="p", organization=project.organization, actor=OPS, now=now
+    )
+    made: list[Host] = []
+    try:
+        made.append(Host(address, pool, "first"))
+        spec = endpoints.EndpointSpec(name="chat", model="org/model", device_kind="cpu")
+        endpoints.create(actor=OPS, project=project, spec=spec, now=now)
+        until(made[0].ready)
+        made.append(Host(address, pool, "second"))
+        yield made
+    finally:
+        for host in made:
+            host.machine.close()
+        connection.close()
+
+
+def verified(row: Decommission) -> dict[str, object]:
+    row.refresh_from_db()
+    key = Region.objects.get().record_public_key
+    return records.verify(decommission_record.document(row), key)
+
+
+def state(row: Decommission) -> str:
+    row.refresh_from_db()
+    return row.state
+
+
+def test_one_erases_itself_and_one_never_answers_again(hosts: list[Host]) -> None:
+    first, second = hosts
+    weights = first.machine.root / "cache/weights/blobs/public"
+    weights.mkdir(parents=True)
+    (weights / "aa").write_bytes(b"a tenant's weights")
+    row = decommissioning.begin(node=first.node, reason="old", actor=OPS, now=timezone.now())
+
+    # Make before break, then the agent dies just as it is to erase.
+    until(lambda: state(row) == "erasing")
+    assert second.ready()
+    kill(first.agent)
+    first.again()
+    until(lambda: state(row) == "done")
+    assert first.agent.wait(60) == 4, first.machine.said()
+    record = verified(row)
+    assert record["confirmed"] is True and record["credential_erased_at"]
+    items = {item["what"]: item for item in record["erased"]}  # type: ignore[attr-defined]
+    assert items["weights"]["bytes"] >= len(b"a tenant's weights") and items["logs"]["files"]
+    assert items["credential"]["done"]
+    assert not weights.exists() and not (first.machine.directory / "identity.json").exists()
+    assert not processes.marked(first.machine.directory)
+    assert Node.objects.get(pk=first.node.pk).removed_at is not None
+    gone = ServingInterval.objects.filter(replica__node=first.node)
+    assert gone.exists() and not gone.filter(ended_at=None).exists()
+
+    # The power of the other is cut: it is taken out without its word.
+    kill(second.agent)
+    processes.reap(second.machine.directory, set())
+    other = decommissioning.begin(
+        node=second.node, reason="burnt", unconfirmed=True, actor=OPS, now=timezone.now()
+    )
+    until(lambda: state(other) == "done")
+    record = verified(other)
+    assert (record["confirmed"], record["erased"]) == (False, None)
+    assert not ServingInterval.objects.filter(ended_at=None).exists()
+    assert (second.machine.directory / "identity.json").exists()
+    second.again()
+    assert second.agent.wait(60) == 4, second.machine.said()  # it came back: it is nobody
