@@ -1,5 +1,7 @@
 """What an agent erases when its node leaves the fleet, whatever line it is killed at."""
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import tempfile
@@ -11,7 +13,11 @@ import pytest
 from controlplane.fleet import wire
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.node import TestNode
+from tests.agent.podman import PROBE, Podman
+from tests.agent.podman import podman as podman
 from workers.agent import credential, processes, sharing
+from workers.agent.containers import brought, images
+from workers.agent.containers.driver import Driver
 from workers.agent.erasing import SHARED, Eraser, complete
 from workers.agent.settings import Settings, read
 
@@ -116,6 +122,7 @@ def test_killed_at_any_line_it_goes_on_and_says_the_same(settings: Settings, sto
         "logs": (2, 300 + link),
         "cursors": (1, 2),
         "replicas": (1, 4),
+        "images": (0, 0),
     }
     assert by_name(Eraser(settings).erase("dcm_1")) == by_name(erased)
 
@@ -157,3 +164,21 @@ def test_an_agent_that_is_told_to_erases_and_ends(plane: ControlPlane, node: Tes
     assert not (node.directory / "identity.json").exists()
     assert not (node.root / "cache/weights").exists()
     assert node.ask("run") == 3  # it is nobody any more
+
+
+def test_images_that_were_brought_go_too(settings: Settings, podman: Podman) -> None:
+    repository, tag = "localhost/stoa-erased", "1"
+    with contextlib.closing(Driver(podman.address)) as driver:
+        driver.client.api.tag(PROBE, repository, tag)
+        name = f"{repository}:{tag}"
+        brought.note(settings.directory, name)
+        here = dataclasses.replace(settings, containers="unix:///nowhere.sock")
+        erased = Eraser(here).erase("dcm_1")
+        assert not complete(erased) and by_name(erased)["images"].why
+        assert images.here(driver, name)
+
+        here = dataclasses.replace(settings, containers=podman.address)
+        erased = Eraser(here).erase("dcm_1")
+        assert complete(erased) and by_name(erased)["images"].files == 1
+        assert not images.here(driver, name) and images.here(driver, PROBE)
+        assert complete(Eraser(here).erase("dcm_1"))

@@ -65,7 +65,7 @@ class Host:
         return mine.exists()
 
 
-def until(true: Callable[[], object], within_s: float = 60.0) -> None:
+def until(true: Callable[[], object], within_s: float = 300.0) -> None:
     """Let the workers do what they do every few seconds, until `true()` is."""
     deadline = time.monotonic() + within_s
     while not true():

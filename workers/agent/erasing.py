@@ -15,6 +15,7 @@ import msgspec
 
 from controlplane.fleet import wire
 from workers.agent import credential, files, processes, sharing
+from workers.agent.containers import brought
 from workers.agent.settings import Settings
 
 STATE = "erase.json"
@@ -46,7 +47,21 @@ class Eraser:
                 state.items[what] = kept
             else:
                 self._remove(state, what, [path], step)
+        self._remove_images(state, step)
         return wire.Erased(id=id, items=list(state.items.values()))
+
+    def _remove_images(self, state: _State, step: Callable[[str], None]) -> None:
+        """Those of tenants that were brought for their containers; then the list of them."""
+        directory = self._settings.directory
+        if sharing.others(self._settings.cache, processes.mark(directory)):
+            item = wire.ErasedItem(what="images", path="", done=True, why=SHARED)
+            state.items["images"] = item
+            return
+        why = brought.remove(directory, self._settings.containers)
+        if not why:
+            self._remove(state, "images", [directory / brought.FOLDER], step)
+        else:
+            state.items["images"] = wire.ErasedItem(what="images", path="", done=False, why=why)
 
     def erase_credential(
         self, id: str, step: Callable[[str], None] = lambda _: None

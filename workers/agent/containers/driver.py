@@ -195,6 +195,12 @@ class Driver:
         with contextlib.suppress(docker.errors.NotFound), _told_but_missing():
             self.client.api.remove_container(id, force=True, v=True)
 
+    def remove_image(self, reference: str) -> None:
+        """Take the name away, and the image with its last one. Safe to repeat. Raises
+        ContainerError, also where a container uses it."""
+        with contextlib.suppress(docker.errors.NotFound), _told_but_missing():
+            self.client.api.remove_image(reference)
+
     def ended(self, id: str) -> Ended | None:
         """How it ended; None: it runs, or is gone."""
         try:

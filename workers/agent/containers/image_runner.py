@@ -18,7 +18,7 @@ from controlplane.fleet import engines as kinds
 from controlplane.fleet import wire
 from controlplane.fleet.engines.base import Engine, Place, SpecError, offline
 from workers.agent import caches, egress, engines, processes, startup_log, walls
-from workers.agent.containers import door, driver, entry, images
+from workers.agent.containers import brought, door, driver, entry, images
 from workers.agent.containers.driver import ContainerError, Driver, Found
 from workers.agent.containers.images import Brought
 from workers.agent.containers.isolation import HOME, MODEL, Box, Mount
@@ -128,6 +128,8 @@ class ImageRunner:
         if not title:
             raise Unreachable(f"this node runs no images: {missing}")
         secrets = self._door.secrets(wire.SecretsRequest(replica_id=spec.replica_id), cancelled)
+        if not spec.image.reference.startswith(images.LOCAL):
+            brought.note(self._directory, spec.image.reference)
         image = images.bring(
             self._engine(), spec.image.reference, secrets.registry, progress, cancelled
         )
