@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the virtual environment from its lock, on a machine that has Python and nothing else.
 
-    python3 deploy/bootstrap.py platform|dev
+    python3 deploy/bootstrap.py platform|dev|agent
 
 Idempotent and quick when nothing changed; an interrupted run is simply run again. It gets uv
 (with pip, else in a venv, else after installing Debian's python3-venv where that is allowed),
@@ -39,8 +39,9 @@ def main() -> None:
     lock = ROOT / "requirements" / f"{level}.lock"
     STAMP.unlink(missing_ok=True)
     run(tool, "pip", "sync", *python, "--require-hashes", "--compile-bytecode", str(lock))
-    alone = ("--no-deps", "--no-build-isolation")
-    run(tool, "pip", "install", *python, *alone, "--editable", str(ROOT))
+    if level != "agent":  # a node's bundle is no project: it is run where it lies
+        alone = ("--no-deps", "--no-build-isolation")
+        run(tool, "pip", "install", *python, *alone, "--editable", str(ROOT))
     # The development environment holds the platform's, so it satisfies both.
     levels = ("platform", "dev") if level == "dev" else (level,)
     STAMP.write_text("\n".join(fingerprint(name) for name in levels))
@@ -49,7 +50,8 @@ def main() -> None:
 def fingerprint(level: str) -> str:
     digest = hashlib.sha256(level.encode())
     for path in (ROOT / "requirements" / f"{level}.lock", ROOT / "pyproject.toml"):
-        digest.update(path.read_bytes())
+        if path.exists():
+            digest.update(path.read_bytes())
     digest.update(str(ROOT).encode())
     return digest.hexdigest()
 

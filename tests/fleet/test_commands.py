@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.fleet import services
+from controlplane.fleet import bundle, services
 from controlplane.fleet.models import Pool, Region
 from tests.fleet.machine import Join, Machine, inventory, report
 
@@ -27,7 +27,10 @@ def test_from_nothing_to_the_join_command(db: None) -> None:
     pool_id = _run("create_pool", "eu-fi-1", "h200").strip()
     command = _run("enrollment_token", "--pool", pool_id, "--url", "https://stoa.example")
     start, secret = command.strip().rsplit(" ", 1)
-    assert start.startswith("stoa-agent join --url https://stoa.example --pin sha256:")
+    assert start.startswith("python3 -c 'import hashlib,ssl,")
+    assert "https://stoa.example/agent/v1/join" in start
+    assert bundle.script_sha256() in start
+    assert " --url https://stoa.example --pin sha256:" in start
     node, _ = services.enroll(
         token=secret,
         csr_pem=Machine().csr,

@@ -8,7 +8,7 @@ from compliance import audit
 from controlplane.endpoints import assignments
 from controlplane.fleet import credentials, errors, revoking, services
 from controlplane.fleet.models import Pool, Region
-from tests.fleet.machine import Join, Machine
+from tests.fleet.machine import Join, Machine, report
 
 PATH = "/agent/v1/report"
 
@@ -19,7 +19,10 @@ def test_a_revoked_node_is_refused_until_it_joins_again(
     node, machine = join()
     call = machine.call("POST", PATH, now=now)
     assert credentials.verify(call, now=now).node == node
-    revoking.revoke_node(node=node, actor=audit.SYSTEM, now=now)
+    assert services.heartbeat(node=node, report=report(), signed_at=now, now=now)
+    assert node.reachable(now)
+    node = revoking.revoke_node(node=node, actor=audit.SYSTEM, now=now)
+    assert not node.reachable(now)  # its replicas are routed no more
     with pytest.raises(errors.SupersededCredential):
         credentials.verify(call, now=now)
     later = now + timedelta(minutes=1)

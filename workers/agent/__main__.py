@@ -1,4 +1,4 @@
-"""The agent's command line: join, run, stop-all, doctor."""
+"""The agent's command line: join, joined, run, stop-all, doctor."""
 
 import argparse
 import dataclasses
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "join":
         return cli.join(settings)
+    if options.command == "joined":
+        return cli.joined(settings)
     runner = node_runner.NodeRunner(settings)
     if options.command == "run":
         return cli.run(settings, runner=runner, survey=runner.survey)
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--token", help="the enrolment token (STOA_AGENT_TOKEN keeps it out of ps)")
     join.add_argument("--pin", help="sha256:… of its authority (STOA_CONTROLPLANE_PIN)")
     join.add_argument("--name", help="the node's name; else the host's")
+    commands.add_parser("joined", help="whether this machine holds a certificate that is good")
     run = commands.add_parser("run", help="serve as a node, until SIGTERM")
     run.add_argument("--url", help="the control plane (STOA_CONTROLPLANE_URL)")
     run.add_argument("--join-token", dest="token", help="join first, if need be")

@@ -49,6 +49,12 @@ def join(settings: Settings) -> int:
     return 0
 
 
+def joined(settings: Settings) -> int:
+    """0 where this machine holds a certificate that is good yet. Raises CredentialError."""
+    identity = credential.load(settings.directory)
+    return int(identity is None or identity.expired(credential.now_utc()))
+
+
 def run(settings: Settings, *, runner: Runner, survey: Callable[[], wire.Inventory]) -> int:
     """Serve until SIGTERM or SIGINT. Raises CallError for an unusable address, and Locked."""
     make_directory(settings)

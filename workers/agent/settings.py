@@ -9,7 +9,9 @@ from pathlib import Path
 from workers.agent.engines import RUN_DIRECTORY_MAX
 from workers.agent.environment import default_cache
 
-VERSION = "0.1.0"
+_RELEASE = "0.1.0"
+_BUNDLE = Path(__file__).resolve().parents[2] / "BUNDLE"  # its hash, where the join script put one
+VERSION = f"{_RELEASE}+{_BUNDLE.read_text()[:12]}" if _BUNDLE.is_file() else _RELEASE
 
 RUN_DIR_MAX = RUN_DIRECTORY_MAX - len("/123456")  # each agent has a folder of its own in it
 

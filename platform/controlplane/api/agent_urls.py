@@ -6,6 +6,8 @@ from controlplane.api import agent_views
 
 urlpatterns = [
     path("authority/<str:sha256>", agent_views.authority_file),
+    path("join", agent_views.join_script),
+    path("bundle", agent_views.agent_bundle),
     path("enroll", agent_views.enroll),
     path("renew", agent_views.renew),
     path("desired", agent_views.desired),

@@ -37,6 +37,7 @@ from controlplane.endpoints import (
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import (
     authority,
+    bundle,
     credentials,
     errors,
     findings,
@@ -109,6 +110,21 @@ async def authority_file(request: HttpRequest, sha256: str) -> HttpResponse:
     if found is None:
         raise _Refusal(404, "not_found", "No region's authority has this hash.")
     return HttpResponse(found, content_type="application/x-pem-file")
+
+
+@_door("GET")
+async def join_script(request: HttpRequest) -> HttpResponse:
+    """To anybody: the join command holds its hash."""
+    return HttpResponse(await threads.on_thread(bundle.script), content_type="text/x-python")
+
+
+@_door("GET")
+async def agent_bundle(request: HttpRequest) -> HttpResponse:
+    """The agent that belongs to this control plane; nothing of it is secret."""
+    packed = await threads.on_thread(bundle.current)
+    answer = HttpResponse(packed.content, content_type="application/gzip")
+    answer[bundle.HEADER] = packed.digest
+    return answer
 
 
 @_door("POST")

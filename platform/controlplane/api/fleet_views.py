@@ -288,6 +288,6 @@ class EnrollmentTokens(HouseViewSet):
             "expires_at": token.expires_at,
             "url": settings.AGENTS_URL,
             "pin": joining.pin(pool.region),
-            "command": joining.command(pool.region, secret),
+            "command": joining.command(pool.region, secret, again=node is not None),
         }
         return Response(TokenView(shown).data, status=status.HTTP_201_CREATED)

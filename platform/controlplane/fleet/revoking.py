@@ -71,13 +71,17 @@ def revoke_gateway(*, region: Region, gateway_id: str, actor: audit.Actor, now: 
 
 def revoke_node(*, node: Node, actor: audit.Actor, now: datetime) -> Node:
     """Every certificate of that node that was issued until now; an enrolment token for the node
-    gives it another. What runs there runs on, and is neither seen nor reached."""
+    gives it another. What runs there runs on; nothing new is sent to it."""
     with transaction.atomic():
         node = Node.objects.select_for_update(of=("self",)).select_related("pool").get(pk=node.pk)
         region = node.pool.region_id
         node.certificate_sha256 = f"{_REVOKED}{node.id}"
         node.previous_certificate_sha256 = ""
-        node.save(update_fields=("certificate_sha256", "previous_certificate_sha256"))
+        # Nobody vouches for it any more: what it serves is not routed from now on.
+        if node.lease_until is not None:
+            node.lease_until = min(node.lease_until, now)
+        fields = ("certificate_sha256", "previous_certificate_sha256", "lease_until")
+        node.save(update_fields=fields)
         note(region, "node", node.id, now)
         notify.changed(node.id)  # ends a poll of it that waits
         audit.record(

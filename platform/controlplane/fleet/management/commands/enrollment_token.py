@@ -38,7 +38,7 @@ class Command(BaseCommand):
             )
         except errors.FleetError as error:
             raise CommandError(str(error)) from error
-        command = joining.command(pool.region, secret, url=options["url"])
+        command = joining.command(pool.region, secret, url=options["url"], again=node is not None)
         if options["json"]:
             facts = {
                 "id": token.id,
