@@ -6,7 +6,13 @@ from datetime import timedelta
 import pytest
 
 from compliance.models import AuditEvent
-from controlplane.endpoints import engine_blocking, engine_versions, rollout_rows, versions
+from controlplane.endpoints import (
+    engine_blocking,
+    engine_versions,
+    image_secrets,
+    rollout_rows,
+    versions,
+)
 from controlplane.endpoints.engine_blocking import on_it, rolls_at
 from controlplane.endpoints.engine_versions import Status
 from controlplane.endpoints.errors import Invalid
@@ -108,7 +114,13 @@ def test_an_endpoint_may_name_its_version(world: World, node: Node, newer: Engin
     Node.objects.filter(id=node.id).update(
         inventory={**node.inventory, "containers": "podman 4.3.1 (runc)"}
     )
-    named = serving(world, node, engine_version=NEWER)
+    named = world.endpoint(engine_version=NEWER)
+    world.reconcile(named)
+    (replica,) = Replica.objects.filter(endpoint=named)
+    asked = wire.SecretsRequest(replica_id=replica.id)
+    assert image_secrets.grant(node, asked, world.now) == wire.Secrets()
+    settle(world, named, node)
+    assert live(named) == [(1, State.READY)]
     assert named.versions.get().spec["engine_version"] == NEWER
     (wish,) = world.desired(node).values()
     assert wish.spec is not None

@@ -41,7 +41,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "uploads": house_upload(house),
     }
     thing = ids.get(route.split("/")[0], "")
-    named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN}
+    named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN, "<int:index>": "0"}
     for name, value in named.items():
         route = route.replace(name, value)
     return f"/{route}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from compliance import audit, sealing
-from controlplane.endpoints import images
+from controlplane.endpoints import engine_versions, images
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.source_grants import Refused
 from controlplane.endpoints.states import COMING, Reason
@@ -24,6 +24,8 @@ def grant(node: Node, request: wire.SecretsRequest, now: datetime) -> wire.Secre
     wanted = Replica.objects.filter(id=request.replica_id, node_id=node.id, state__in=COMING)
     replica = wanted.select_related("endpoint__project__organization", "version").first()
     image = replica.version.image if replica is not None else None
+    if replica is not None and image is None and engine_versions.from_image(replica.version):
+        return wire.Secrets()  # the operator's image: no login and no variable of a project's
     if replica is None or image is None:
         raise Refused(Reason.ACCESS_DENIED, "nothing of this node's is to be started by that name")
     actor = audit.Actor("node", node.id, "certificate")
