@@ -1,5 +1,7 @@
 """What an organization's containers may reach outside, and what they reached."""
 
+from typing import Any
+
 from django import forms
 from django.contrib import messages
 from django.http.response import HttpResponseBase
@@ -16,8 +18,13 @@ SET = Permission.MANAGE_PROJECTS
 SHOWN = 200
 
 
+class _LinesField(NamesField):
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+
 class EgressForm(forms.Form):
-    allow = NamesField(
+    allow = _LinesField(
         label="May be reached",
         required=False,
         help_text="One <code>host:port</code> or <code>*.host:port</code> a line. Empty: nothing.",
