@@ -1,9 +1,9 @@
 """Who is calling: proof that a request of an agent comes from a node of the fleet.
 
 The proof is the node's certificate, shown in the connection's handshake, and a signature by its
-key over the whole request. The signature costs 0.1 ms; it ties a request to its key however
-connections are kept and passed on, and its time orders the boots of an agent. Replays within the
-allowed clock difference change nothing: reports are ordered, log lines are numbered,
+key over the whole request. The signature costs a quarter of a ms; it ties a request to its key
+however connections are kept and passed on, and its time orders the boots of an agent. Replays
+within the allowed clock difference change nothing: reports are ordered, log lines are numbered,
 and a renewal is good only for who holds its key.
 """
 
