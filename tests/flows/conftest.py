@@ -11,10 +11,11 @@ import pytest
 
 from tests.agent.fake_hub import FakeHub
 from tests.agent.fake_s3 import FakeS3
+from tests.agent.podman import Podman, missing, podman
 from tests.engine_fixtures import engine_environment, tiny_model
 from tests.flows.stoa import Stoa, endpoint_body, installation, until
 
-__all__ = ["engine_environment", "tiny_model"]
+__all__ = ["engine_environment", "podman", "tiny_model"]
 
 # Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
 SETTINGS = {
@@ -41,13 +42,25 @@ def s3() -> Iterator[FakeS3]:
 
 
 @pytest.fixture(scope="session")
-def stoa(engine_environment: object, hub: FakeHub, s3: FakeS3) -> Iterator[Stoa]:
+def containers(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings for nodes that run images, where podman can be had."""
+    if missing():
+        return {}
+    stand: Podman = request.getfixturevalue("podman")
+    return {"STOA_AGENT_CONTAINERS": stand.address, "STOA_IMAGE_REGISTRIES": "localhost"}
+
+
+@pytest.fixture(scope="session")
+def stoa(
+    engine_environment: object, hub: FakeHub, s3: FakeS3, containers: dict[str, str]
+) -> Iterator[Stoa]:
     """`make up`, with the first answer billed; Ctrl-C at the end, and nothing is left."""
     with (
         tempfile.TemporaryDirectory(prefix="stoa-flow-", dir="/tmp") as folder,
         installation(
             Path(folder) / "var",
             **SETTINGS,
+            **containers,
             STOA_HUB_URL=hub.url,
             STOA_S3_ENDPOINTS=s3.url,
             STOA_GATEWAY_SETTINGS=_empty(Path(folder) / "gateway.settings"),
