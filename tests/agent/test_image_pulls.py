@@ -1,5 +1,6 @@
 """Images from a registry that asks who one is, pulled by a real podman for one start each."""
 
+import hashlib
 import subprocess
 from collections.abc import Iterator
 
@@ -59,7 +60,9 @@ def site(registry: FakeRegistry) -> Iterator[Site]:
 def test_with_its_credentials_for_that_start_alone(site: Site, registry: FakeRegistry) -> None:
     layer = oci.Layer()
     layer.text("data", "x" * SIZE)
-    digest = registry.put(f"{PRIVATE}app", "1", oci.image(layer.close(), ["/data"]))
+    image = oci.image(layer.close(), ["/data"])
+    content = hashlib.sha256(image.layer).hexdigest()
+    digest = registry.put(f"{PRIVATE}app", "1", image)
     name = f"{registry.host}/{PRIVATE}app"
     wish = custom(image={"reference": f"{name}:1"})
     login = wire.RegistryLogin(server=registry.host, username="user", password="good")
@@ -89,7 +92,8 @@ def test_with_its_credentials_for_that_start_alone(site: Site, registry: FakeReg
         assert "bad" not in str(caught.value) and "good" not in str(caught.value)
     registry.asked.clear()
     fetch(wire.Secrets(registry=login))
-    assert not [one for one in registry.asked if one.startswith("GET") and "/blobs/" in one]
+    assert [one for one in registry.asked if "/manifests/1 " in one]  # asked, and answered
+    assert not [one for one in registry.asked if one.startswith("GET") and content in one]
 
 
 def test_what_the_registry_does_not_have(site: Site, registry: FakeRegistry) -> None:

@@ -5,15 +5,11 @@ from functools import partial
 
 import pytest
 
-from tests.agent.podman import PROBE, Podman, missing
+from tests.agent.podman import PROBE, Podman
 from tests.flows.conftest import Made
 from tests.flows.stoa import Stoa, until
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(bool(missing()), reason=missing() or "podman is here"),
-    pytest.mark.xdist_group("flows"),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
 
 def test_an_image_serves(stoa: Stoa, made: Made, podman: Podman) -> None:
