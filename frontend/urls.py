@@ -15,6 +15,7 @@ from frontend import (
     evidence_views,
     key_views,
     limit_views,
+    node_event_views,
     node_page,
     node_views,
     notice_views,
@@ -88,5 +89,6 @@ urlpatterns = [
     path("nodes/<str:id>/devices/<int:index>/replace", node_page.replace, name="node-replace"),
     path("nodes/<str:id>/cancel/<str:what>", node_page.cancel, name="node-cancel"),
     path("nodes/<str:id>/record/<str:what>", node_page.record, name="node-record"),
+    path("nodes/<str:id>/events", node_event_views.index, name="node-events"),
     path("nodes/<str:id>/<str:verb>", node_views.act, name="node-act"),
 ]

@@ -294,7 +294,8 @@ def test_a_container_that_nobody_wrote_down_ends(site: Site) -> None:
     """The agent died after the container and its door began, and before its record said so."""
     running = site.serve()
     next_agent = site.fresh()
-    assert processes.reap(site.settings.directory, set()) == [running.pid]
+    reaped = processes.reap(site.settings.directory, set())
+    assert [one.process.pid for one in reaped] == [running.pid]
     assert len(site.driver.list(site.mark)) == 1  # without a door
     next_agent.tidy({running.replica_id})  # which is wanted still, and will be started anew
     assert site.driver.list(site.mark) == []

@@ -5,8 +5,9 @@ import re
 import pytest
 from django.conf import settings
 from django.test import Client
+from django.utils import timezone
 
-from controlplane.fleet import joining
+from controlplane.fleet import joining, node_events, wire
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import EnrollmentToken, Node
 from tests.api import house
@@ -80,3 +81,26 @@ def test_an_operator_without_an_organization_reaches_the_nodes(region: None) -> 
     client = signed_in(house.user("ops@stoa.example", operator=True))
     assert client.get("/nodes").status_code == 200
     assert b">Nodes<" in client.get("/endpoints").content
+
+
+def test_what_a_node_did_is_the_operators_to_see(alice: House, operator: Client) -> None:
+    event = wire.NodeEvent(
+        id="1",
+        at="2026-03-04T11:59:58+00:00",
+        kind="device_clean",
+        detail={"device": 3, "from_organization": "org_before", "memory_bytes": 7},
+    )
+    node_events.note(node=alice.node, events=[event], now=timezone.now())
+    text = operator.get(f"/nodes/{alice.node.id}/events").content.decode()
+    for part in ("device_clean", "org_before", "memory_bytes=7", "2026-03-04"):
+        assert part in text, part
+    assert operator.get("/nodes/node_nothing/events").status_code == 404
+    (said,) = operator.get(f"/api/v1/nodes/{alice.node.id}/events").json()["data"]
+    assert (said["device"], said["detail"]) == (3, {"memory_bytes": 7})
+    none = operator.get(f"/api/v1/nodes/{alice.node.id}/events?kind=device_dirty").json()
+    assert none["data"] == []
+
+
+def test_what_a_node_did_is_nobody_elses(alice: House) -> None:
+    for path in (f"/nodes/{alice.node.id}/events", f"/api/v1/nodes/{alice.node.id}/events"):
+        assert signed_in(alice.owner).get(path).status_code == 404

@@ -18,7 +18,15 @@ from tests.api.test_strangers import secret as house_secret
 from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
 
-OPERATORS = {"nodes", "node-enrol", "node-act", "engines", "engine-add", "engine-act"}
+OPERATORS = {
+    "nodes",
+    "node-enrol",
+    "node-act",
+    "node-events",
+    "engines",
+    "engine-add",
+    "engine-act",
+}
 OPEN = {"sign-in", "sign-out", "home"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
 RUN = "run_00000000000000000000"

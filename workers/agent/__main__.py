@@ -7,14 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from workers.agent import cli, doctor, node_runner, records
+from workers.agent import cli, credential, doctor, node_runner, records
 from workers.agent.client import CallError, Refused
 from workers.agent.credential import CredentialError
 from workers.agent.settings import SettingError, Settings, read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 (failed), 2 (usage), 3 (enrol again), 4 (node removed), 5 (in use)."""
+    """Exit status: 0, 1 (failed), 2 (usage), 3 (enrol again), 4 (node removed), 5 (in use), 6
+    (doctor finds what forbids joining)."""
     options = _parser().parse_args(argv)
     logging.basicConfig(
         level=os.environ.get("STOA_LOG_LEVEL", "INFO"),
@@ -39,16 +40,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, settings: Settings) -> int:
-    if options.command == "join":
-        return cli.join(settings)
     if options.command == "joined":
         return cli.joined(settings)
     runner = node_runner.NodeRunner(settings)
+    joins = options.command == "join" and not options.anyway
+    joins |= options.command == "run" and bool(settings.token) and not _joined(settings)
+    if joins and (lacks := doctor.before_joining(settings, runner.survey)):
+        print("stoa-agent: this machine must not join as it is:", file=sys.stderr)
+        print("\n".join(doctor.line(one) for one in lacks), file=sys.stderr)
+        return cli.UNFIT
+    if options.command == "join":
+        return cli.join(settings)
     if options.command == "run":
         return cli.run(settings, runner=runner, survey=runner.survey)
     if options.command == "stop-all":
         return cli.stop_all(settings, runner=runner)
     return doctor.examine(settings, runner.survey, as_json=options.json)
+
+
+def _joined(settings: Settings) -> bool:
+    return credential.load(settings.directory) is not None
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -65,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--token", help="the enrolment token (STOA_AGENT_TOKEN keeps it out of ps)")
     join.add_argument("--pin", help="sha256:… of its authority (STOA_CONTROLPLANE_PIN)")
     join.add_argument("--name", help="the node's name; else the host's")
+    join.add_argument("--anyway", action="store_true", help="in spite of what doctor finds")
     commands.add_parser("joined", help="whether this machine holds a certificate that is good")
     run = commands.add_parser("run", help="serve as a node, until SIGTERM")
     run.add_argument("--url", help="the control plane (STOA_CONTROLPLANE_URL)")

@@ -72,6 +72,12 @@ def give_back(slot: Path) -> None:
             _write(slot, _Note("", note.uid, time.time(), size(slot)))
 
 
+def held(directory: Path) -> dict[Path, str]:
+    """The slots that somebody has, and which replica."""
+    notes = {slot: _note(slot).replica_id for slot in _slots(directory)}
+    return {slot: replica_id for slot, replica_id in notes.items() if replica_id}
+
+
 def sweep(directory: Path, keep: set[str]) -> None:
     """Give back what none of these replicas has. For a starting agent."""
     for slot in _slots(directory):

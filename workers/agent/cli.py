@@ -24,6 +24,7 @@ log = logging.getLogger("stoa.agent")
 # Exit statuses besides 0 and 1 (anything else) and 2 (wrong usage).
 REFUSED = 3  # the credential or token is no good: enrol again
 GONE = 4  # the operator removed this node
+UNFIT = 6  # what doctor finds forbids joining
 LOCKED = 5  # another agent runs on the same directory
 
 ENROL_AGAIN = (

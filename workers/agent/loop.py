@@ -22,6 +22,7 @@ from workers.agent.health.clock import Clock
 from workers.agent.health.examination import Examination
 from workers.agent.logs import Follower, prune
 from workers.agent.pulls import Pulls
+from workers.agent.reaper.reaping import Reaping
 from workers.agent.records import Store
 from workers.agent.relay import Relay
 from workers.agent.replica import COMING, Replica
@@ -65,6 +66,7 @@ class Agent:
         self._findings: list[wire.Finding] = []
         self._store = Store(settings.directory)
         self._events = Events(settings.directory)
+        self._reaping = Reaping(settings, self._events)
         self._changed = asyncio.Event()
         self._renew = asyncio.Event()
         self._inventory: wire.Inventory | None = None
@@ -87,6 +89,8 @@ class Agent:
             changed=self._changed.set,
             address=self._address,
             missing_walls=self._missing_walls,
+            devices=self._reaping.devices,
+            ended=self._reaping.reaper.killed,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,6 +98,7 @@ class Agent:
         try:
             await self._start_relay()
             await self.replicas.adopt()
+            await threads.call(self._reaping.first, self.replicas)
             self._inventory = await self._take_stock()
             async with asyncio.TaskGroup() as group:
                 loops = [
@@ -104,6 +109,7 @@ class Agent:
                         self._ship,
                         self._look,
                         self._examine,
+                        self._reap,
                         self._tend,
                         self._keep,
                         self._bind,
@@ -142,6 +148,7 @@ class Agent:
         self._pulls.stop()
         await self.replicas.leave()
         self._examination.close()
+        self._reaping.close()
         if self._gangs is not None:
             await self._gangs.close()
         if self._relay is not None:
@@ -203,7 +210,7 @@ class Agent:
 
     async def _send_report(self) -> wire.ReportReply:
         self._seq += 1
-        found = self._inventory
+        found = self._inventory and self._reaping.usable(self._inventory)
         news = found is not None and not inventory.same(self._inventory_sent, found)
         events = self._events.waiting()
         sent = self._wall()
@@ -215,7 +222,7 @@ class Agent:
                 desired_version=self.replicas.version,
                 replicas=self.replicas.reports(),
                 pulls=self._pulls.reports(),
-                findings=self._findings,
+                findings=[*self._reaping.findings(), *self._findings],
                 events=events,
                 inventory=found if news else None,
             )
@@ -244,6 +251,13 @@ class Agent:
     async def _take_stock(self) -> wire.Inventory:
         found = await threads.call(self._survey)
         return msgspec.structs.replace(found, relay=self._relay_address.removeprefix("relay:"))
+
+    async def _reap(self) -> None:
+        """End what is nobody's, and see which devices are clean."""
+        await asyncio.sleep(self._settings.reap_every_s)
+        await threads.call(self._reaping.look, self.replicas)
+        if self._events.waiting():
+            self._changed.set()
 
     async def _tend(self) -> None:
         """Warm a standby up, while no engine that somebody waits for needs the processor."""

@@ -357,7 +357,7 @@ class NodeRunner:
                     log.warning("no standby for %s: %s", one.name, error)
 
     def standbys(self) -> set[int]:
-        return {pid for one in self._standbys.values() for pid in one.pids()}
+        return {pid for one in list(self._standbys.values()) for pid in one.pids()}
 
     def _environment(self, spec: wire.ReplicaSpec) -> str:
         """The name of the environment that it runs in. Raises SpecError, CannotStart."""

@@ -99,20 +99,19 @@ def reap(
     standbys: Callable[[], set[int]] = set,
     *,
     timeout_s: float = 10.0,
-) -> list[int]:
+) -> list[Marked]:
     """Kill what carries our mark and is none of `engines` and `standbys`, until none is left.
 
-    Repeated, because a process that is being killed may have just forked. Returns the pids.
+    Repeated, because a process that is being killed may have just forked. Returns the killed.
     Raises TimeoutError when some would not die.
     """
-    killed: list[int] = []
+    killed: dict[kin.Process, Marked] = {}
     deadline = time.monotonic() + timeout_s
     while left := unaccounted(marked(directory), engines, standbys()):
         for one in left:
             kin.send(one.process, signal.SIGKILL)
-            if one.process.pid not in killed:
-                killed.append(one.process.pid)
+            killed.setdefault(one.process, one)
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes that do not die: {[one.process.pid for one in left]}")
         time.sleep(0.02)
-    return killed
+    return list(killed.values())

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -56,6 +56,23 @@ WALLS_MISSING = "walls_missing"
 _TOOLS = re.compile(r"tool[-_ ](?:call[-_ ])?parser", re.IGNORECASE)
 
 
+class Verdict(Protocol):
+    """`why` is empty for devices that are clean; `over`: waiting will not help."""
+
+    @property
+    def why(self) -> str: ...
+    @property
+    def over(self) -> bool: ...
+
+
+class Cleanliness(Protocol):
+    """What proves a replica's devices clean (reaper/devices.py). Blocking."""
+
+    def prove(self, spec: wire.ReplicaSpec) -> Verdict: ...
+
+    def started(self, spec: wire.ReplicaSpec, running: Running) -> None: ...
+
+
 class Replica:
     """Drives one record. `changed` is called after each change worth a report."""
 
@@ -69,11 +86,13 @@ class Replica:
         changed: Callable[[], None],
         address: Callable[[Running], str] = lambda running: f"unix:{running.socket}",
         devices_busy: Callable[["Replica"], bool] = lambda _: False,
+        devices: Cleanliness | None = None,
     ) -> None:
         self.record = record
         self.unlisted = False  # nobody wants it; kept until its last log lines are away
         self._store, self._runner, self._clock = store, runner, clock
         self._changed, self._address, self._devices_busy = changed, address, devices_busy
+        self._devices = devices
         self._stopping = asyncio.Event()
         self._nudged = asyncio.Event()  # the wish has changed: look at once
         self._wants_sleep = record.phase is Phase.ASLEEP
@@ -239,6 +258,8 @@ class Replica:
                 self._progress.told(self._clock())
                 await self._pause()
                 return
+            if not await self._devices_clean():
+                return
             self._watch = None
             try:
                 # The intent, STARTING without a pid, is already on disk.
@@ -261,12 +282,28 @@ class Replica:
         else:
             await self._pause(START_POLL_S)
 
+    async def _devices_clean(self) -> bool:
+        """Whether nothing of an engine before is left on them; one that stays dirty is no place."""
+        if self._devices is None:
+            return True
+        verdict = await threads.call(self._devices.prove, self.record.spec)
+        if not verdict.why:
+            return True
+        if verdict.over or self._late():
+            await self._fail(START_TIMEOUT, verdict.why)
+        else:
+            self.record.detail = verdict.why
+            await self._pause()
+        return False
+
     def _start_and_record(self) -> None:
         record = self.record
         record.running = running = self._runner.start(record.spec)
         record.tier = wire.StartTier.COLD if record.brought else running.tier
         record.start_flags = dict(running.flags)
         self._store.save(record)
+        if self._devices is not None:
+            self._devices.started(record.spec, running)
 
     def _loaded(self, running: Running) -> bool:
         """Whether it listens; notes on the way how far its start is."""

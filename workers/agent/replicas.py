@@ -9,8 +9,15 @@ from pathlib import Path
 from controlplane.fleet import wire
 from workers.agent import gang, logs, processes, threads
 from workers.agent.engines import Running
+from workers.agent.reaper.things import Expected
 from workers.agent.records import ENDED, Phase, Record, Store
-from workers.agent.replica import ENGINE_MISSING, LISTENING, WALLS_MISSING, Replica
+from workers.agent.replica import (
+    ENGINE_MISSING,
+    LISTENING,
+    WALLS_MISSING,
+    Cleanliness,
+    Replica,
+)
 from workers.agent.runner import Runner
 
 log = logging.getLogger("stoa.agent")
@@ -31,10 +38,13 @@ class Replicas:
         changed: Callable[[], None],
         address: Callable[[Running], str],
         missing_walls: Callable[[], dict[str, str]],
+        devices: Cleanliness | None = None,
+        ended: Callable[[list[processes.Marked]], None] = lambda _: None,
     ) -> None:
         self._directory = directory
         self._store, self._runner, self._clock = store, runner, clock
         self._changed, self._address, self._missing_walls = changed, address, missing_walls
+        self._devices, self._ended = devices, ended
         self._all: dict[str, Replica] = {}
         self._gone: dict[str, wire.ReplicaReport] = {}  # asked to stop, and never ours
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -63,6 +73,21 @@ class Replicas:
                 found[replica.id] = (record.running, record.spec.seat, record.peers)
         return found
 
+    def expected(self) -> Expected:
+        """What of this node's is accounted for. From any thread."""
+        live = [replica.record for replica in self if not replica.ended]
+        return Expected(
+            replicas=frozenset(record.spec.replica_id for record in live),
+            engines=frozenset(one.running.pid for one in live if one.running is not None),
+            standbys=frozenset(self._runner.standbys()),
+            starting=any(record.running is None for record in live),
+        )
+
+    def used(self) -> set[int]:
+        """The devices of replicas that have not ended."""
+        live = (replica.record for replica in self if not replica.ended)
+        return {index for record in live for index in record.spec.device_indexes}
+
     # --- after a restart of the agent ---------------------------------------------------
 
     async def adopt(self, *, keep_standbys: bool = True) -> None:
@@ -80,7 +105,8 @@ class Replicas:
             self._directory, alive, self._runner.standbys if keep_standbys else set
         )
         if killed:
-            log.warning("ended processes without a record: %s", killed)
+            log.warning("ended processes without a record: %s", [one.process.pid for one in killed])
+            self._ended(killed)
         for record in records:
             self._resume(record)
         self._runner.tidy({r.spec.replica_id for r in records if r.phase not in ENDED})
@@ -189,6 +215,7 @@ class Replicas:
             changed=self._changed,
             address=self._address,
             devices_busy=self._devices_busy,
+            devices=self._devices,
         )
         self._all[replica.id] = replica
         if not replica.ended:

@@ -1,5 +1,6 @@
 """The agent's settings, from its environment. docs/settings.md lists them."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -40,6 +41,13 @@ class Settings:
     caches_bytes: int = 20 << 30  # what engines may leave of what they compiled
     kernel_log: Path | None = None  # instead of /dev/kmsg
     dcgm_url: str = ""  # of a dcgm-exporter on this node
+    reach: tuple[str, ...] = ()  # the operator's mirrors, which doctor sees to
+    reap_every_s: float = 60.0  # looks at what runs against what should
+    reap_grace_s: float = 60.0  # how long something unknown of ours may be there
+    alone: bool = False  # the node is the agent's: whoever else holds a device is ended
+    residue_bytes: int = 1 << 30  # of a GPU's memory that nobody holds, the driver's own
+    dirty_after_s: float = 30.0  # how long a device may take to come clean
+    stale_weights_s: float = 86_400.0  # how long what nobody fetches any more is kept
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -65,6 +73,13 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         caches_bytes=_bytes(environment, "STOA_AGENT_CACHES_BYTES", 20 << 30),
         kernel_log=Path(log) if (log := environment.get("STOA_AGENT_KERNEL_LOG")) else None,
         dcgm_url=_url(environment, "STOA_AGENT_DCGM_URL"),
+        reach=tuple(environment.get("STOA_AGENT_REACH", "").replace(",", " ").split()),
+        reap_every_s=_seconds(environment, "STOA_AGENT_REAP_EVERY_S", 60.0, least=0.1),
+        reap_grace_s=_seconds(environment, "STOA_AGENT_REAP_GRACE_S", 60.0),
+        alone=environment.get("STOA_AGENT_ALONE", "") in _YES,
+        residue_bytes=_bytes(environment, "STOA_AGENT_RESIDUE_BYTES", 1 << 30),
+        dirty_after_s=_seconds(environment, "STOA_AGENT_DIRTY_AFTER_S", 30.0),
+        stale_weights_s=_seconds(environment, "STOA_AGENT_STALE_WEIGHTS_S", 86_400.0),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
         raise SettingError(
@@ -90,6 +105,19 @@ def _url(environment: Mapping[str, str], name: str) -> str:
     if value and not value.startswith(("http://", "https://")):
         raise SettingError(f"{name}={value!r}: expected http://host:port/metrics")
     return value
+
+
+def _seconds(
+    environment: Mapping[str, str], name: str, default: float, *, least: float = 0.0
+) -> float:
+    value = environment.get(name) or str(default)
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds < 1e9:
+        raise SettingError(f"{name}={value!r}: expected a number of seconds, {least:g} at least")
+    return seconds
 
 
 def _host_port(name: str, value: str) -> tuple[str, int] | None:

@@ -265,7 +265,8 @@ class Standbys:
         return unbound
 
     def pids(self) -> set[int]:
-        return {standby.pid for standby in self._known.values() if standby.alive()}
+        # Another thread may tend them meanwhile.
+        return {standby.pid for standby in list(self._known.values()) if standby.alive()}
 
     def stop(self) -> None:
         for number in self._numbers():

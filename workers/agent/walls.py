@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controlplane.fleet.wire import Wall
-from workers.agent import kin
+from workers.agent import kin, remains
 from workers.agent.launcher import isolation
 from workers.agent.launcher.isolation import OWN, SHARED, USER, Isolation
 
 FIRST_UID = 200_000
 UIDS = 4_096
 
+_CLAIMS = Path("/run/stoa-uids")
 _TRIAL = Path(isolation.__file__)
 
 
@@ -98,16 +99,43 @@ def claim_uid(holder: Path) -> int:
 
 
 def release_uid(uid: int, holder: Path) -> None:
+    """Its engine is gone. What it left on the machine goes too: the next engine may be given it."""
     with _claims() as folder:
         claim = folder / str(uid)
         if claim.is_symlink() and os.readlink(claim) == str(holder):
+            remains.erase_all(uid)
             claim.unlink()
+
+
+def is_engines(uid: int) -> bool:
+    """Whether it is one that engines are given."""
+    return FIRST_UID <= uid < FIRST_UID + UIDS
+
+
+def holders() -> dict[int, Path]:
+    """Every claim of this machine, and whose it is. Empty for who is not root."""
+    found: dict[int, Path] = {}
+    with contextlib.suppress(OSError):
+        for claim in _CLAIMS.iterdir():
+            if claim.name.isdigit() and claim.is_symlink():
+                found[int(claim.name)] = Path(os.readlink(claim))
+    return found
+
+
+@contextlib.contextmanager
+def unheld(uid: int, but: Path | None = None) -> Iterator[bool]:
+    """Whether nobody has it, `but` apart; while the block runs nobody is given it."""
+    with _claims() as folder:
+        claim = folder / str(uid)
+        holder = Path(os.readlink(claim)) if claim.is_symlink() else None
+        claimed = holder is not None and holder != but and os.path.lexists(holder)
+        yield not claimed and all(process.uid != uid for process in kin.everybody())
 
 
 @contextlib.contextmanager
 def _claims() -> Iterator[Path]:
     """The claims of every agent on this machine; they do not outlive a boot, as engines do not."""
-    folder = Path("/run/stoa-uids")
+    folder = _CLAIMS
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

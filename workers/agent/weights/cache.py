@@ -194,6 +194,40 @@ class Cache:
             " the rest of the weight cache is in use",
         )
 
+    def stale(self, before: float) -> list[Path]:
+        """What nobody finds or fetches, untouched since `before` (Unix seconds): parts and drafts
+        whose fetch was given up, snapshots without their list, blobs without a snapshot."""
+        drafts = [p for p in self.root.glob("snapshots/*/*/.*.part") if self._idle(p)]
+        parts = [p for p in self._parts() if not _taken(lock_of(p))]
+        halves = [
+            path
+            for path in self.root.glob("snapshots/*/*/[!.]*")
+            if path.is_dir()
+            and not path.with_name(f"{path.name}.json").exists()
+            and not _taken(self._lock_of(path))
+        ]
+        blobs = [p for p in self.root.glob("blobs/*/*") if _links(p) == 1]
+        return [p for p in (*drafts, *parts, *halves, *blobs) if self._touched(p) < before]
+
+    def discard_stale(self, path: Path) -> bool:
+        """Throw away what `stale` found, if it still is; whether it is gone."""
+        with locked(self.root / "lock"):
+            if path in self.stale(self._touched(path) + 1.0):
+                _discard(path)
+            return not path.exists()
+
+    def _touched(self, path: Path) -> float:
+        """A fetch that goes on touches its lock when it begins, and its files later."""
+        locks = (lock_of(path), self._lock_of(_whole(path)))
+        inside = (one for one in path.rglob("*")) if path.is_dir() else iter(())
+        times = []
+        for one in (path, *locks, *inside):
+            with contextlib.suppress(OSError):
+                # A hard link's own time is its blob's: the change of the inode says more.
+                found = one.stat()
+                times.append(max(found.st_mtime, found.st_ctime if one is path else 0.0))
+        return max(times, default=0.0)
+
     def used_bytes(self) -> int:
         return sum(_size(path) for path in self._contents())
 
@@ -224,8 +258,7 @@ class Cache:
         yield from (path for path in self.root.glob("uses/*") if not path.name.startswith("."))
 
     def _idle(self, draft: Path) -> bool:
-        folder = draft.with_name(draft.name.removeprefix(".").removesuffix(".part"))
-        return not _taken(self._lock_of(folder))
+        return not _taken(self._lock_of(_whole(draft)))
 
     def _sweep_blobs(self) -> None:
         for blob in self.root.glob("blobs/*/*"):
@@ -267,6 +300,17 @@ def locked(path: Path, cancelled: Callable[[], bool] = lambda: False) -> Iterato
 
 def lock_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.lock")
+
+
+def _whole(draft: Path) -> Path:
+    """The folder that a draft becomes."""
+    return draft.with_name(draft.name.removeprefix(".").removesuffix(".part"))
+
+
+def _links(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_nlink
+    return 0  # renamed meanwhile
 
 
 def _taken(path: Path) -> bool:

@@ -1,0 +1,238 @@
+"""Between two engines a device is proved clean, and is nobody's until it is."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controlplane.fleet import wire
+from tests.agent.fake_nvml import GIB, FakeGpus
+from tests.agent.leftovers import (
+    group,
+    has_shared_memory,
+    root_only,
+    shared_memory,
+    stranger,
+)
+from tests.agent.node import spec
+from workers.agent import engines, places, processes, walls
+from workers.agent.events import Events
+from workers.agent.health import nvml
+from workers.agent.reaper.devices import Devices
+from workers.agent.settings import Settings, read
+
+CLEAN, DIRTY = wire.NodeEventKind.DEVICE_CLEAN.value, wire.NodeEventKind.DEVICE_DIRTY.value
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    root = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))
+    yield read(
+        {
+            "STOA_AGENT_DIR": str(root / "agent"),
+            "STOA_CACHE_DIR": str(root / "cache"),
+            "STOA_AGENT_RUN_DIR": str(root / "run"),
+        }
+    )
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpus:
+    fake = FakeGpus(tmp_path)
+    for name, value in fake.environment.items():
+        monkeypatch.setenv(name, value)
+    return fake
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def made(settings: Settings, clock: Clock, *, driver: bool = False) -> Devices:
+    return Devices(
+        settings.directory,
+        places.of(settings),
+        Events(settings.directory),
+        read_gpus=nvml.read if driver else lambda: None,
+        residue_bytes=GIB,
+        dirty_after_s=30.0,
+        clock=clock,
+    )
+
+
+def told(settings: Settings) -> list[wire.NodeEvent]:
+    return Events(settings.directory).waiting()
+
+
+def running(wish: wire.ReplicaSpec, uid: int | None = None) -> engines.Running:
+    return engines.Running(
+        replica_id=wish.replica_id,
+        pid=1,
+        start_time=0,
+        boot_id="",
+        socket="",
+        tier=wire.StartTier.WARM,
+        log="",
+        directory="",
+        home="",
+        exit_file="",
+        uid=uid,
+    )
+
+
+# --- shares of a CPU ----------------------------------------------------------------------
+
+
+def test_the_first_engine_of_a_device_has_nobody_before_it(
+    settings: Settings, clock: Clock
+) -> None:
+    assert not made(settings, clock).prove(spec()).why
+    assert told(settings) == []
+
+
+def test_what_an_engine_left_is_gone_before_the_next_one_starts(
+    settings: Settings, clock: Clock
+) -> None:
+    first, second = spec(organization="org_1"), spec(organization="org_2")
+    made(settings, clock).prove(first)
+    where = places.of(settings)
+    left = [
+        where.run / "e" / first.replica_id[-12:],
+        where.homes / "homes" / first.replica_id,
+        where.homes / "adapters" / first.replica_id,
+    ]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "a prompt").write_text("of org_1")
+    with group(processes.marks(settings.directory, first.replica_id)) as orphans:
+        # Another agent's: who had the device is on disk.
+        assert not made(settings, clock).prove(second).why
+        assert not orphans.alive and not orphans.answers
+    assert not any(folder.exists() for folder in left)
+    (event,) = told(settings)
+    assert event.kind == CLEAN
+    assert event.detail["from_organization"] == "org_1" and event.detail["device"] == 0
+    assert event.detail["to_organization"] == "org_2"
+    assert event.detail["to_replica"] == second.replica_id
+    assert (event.detail["processes"], event.detail["ended"]) == (0, 2)
+
+
+@root_only
+def test_nothing_of_its_user_id_is_left_on_the_machine(settings: Settings, clock: Clock) -> None:
+    first, second = spec(organization="org_1"), spec(organization="org_2")
+    devices = made(settings, clock)
+    devices.prove(first)
+    holder = places.of(settings).run / "e" / first.replica_id[-12:]
+    holder.mkdir(parents=True)
+    uid = walls.claim_uid(holder)
+    devices.started(first, running(first, uid))
+    number = shared_memory(uid)
+    file = Path(f"/dev/shm/{first.replica_id}")
+    file.write_text("of org_1")
+    shutil.chown(file, uid, uid)
+    with group({}, uid=uid) as escaped:  # it has thrown its mark away
+        assert not devices.prove(second).why
+        assert not escaped.alive
+    assert not file.exists() and not has_shared_memory(number)
+    (event,) = told(settings)
+    assert (event.detail["uid"], event.detail["remains"]) == (uid, 0)
+    walls.release_uid(uid, holder)
+
+
+@root_only
+def test_a_user_id_that_is_another_engines_by_now_is_left_alone(
+    settings: Settings, clock: Clock, tmp_path: Path
+) -> None:
+    first = spec()
+    devices = made(settings, clock)
+    devices.prove(first)
+    uid = walls.claim_uid(tmp_path)
+    devices.started(first, running(first, uid))
+    try:
+        with group({}, uid=uid) as theirs:
+            assert not devices.prove(spec()).why
+            assert theirs.alive
+    finally:
+        walls.release_uid(uid, tmp_path)
+
+
+# --- GPUs ---------------------------------------------------------------------------------
+
+
+def test_a_gpu_whose_memory_is_free_is_clean_and_its_figure_is_told(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    gpus.card(0, used=GIB // 2)
+    assert not made(settings, clock, driver=True).prove(spec()).why
+    (event,) = told(settings)
+    assert event.detail["memory_bytes"] == GIB // 2 and event.detail["residue_bytes"] == GIB
+
+
+def test_a_gpu_that_frees_its_memory_late_is_waited_for(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    gpus.card(0, used=40 * GIB)
+    devices = made(settings, clock, driver=True)
+    assert "40960 MiB of it are used by no process" in devices.prove(spec()).why
+    clock.now = 2.5
+    gpus.card(0, used=0)
+    assert not devices.prove(spec()).why
+    (event,) = told(settings)
+    assert event.kind == CLEAN and event.detail["waited_ms"] == 2500
+    assert devices.dirty == {} and devices.findings() == []
+
+
+def test_a_gpu_that_does_not_come_clean_is_used_by_nobody_until_it_does(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    with stranger() as holder:
+        gpus.card(1, used=9 * GIB, processes=f"{holder.pid}:{9 * GIB}")
+        devices, wish = made(settings, clock, driver=True), spec(device_indexes=[1])
+        assert not devices.prove(wish).over
+        clock.now = 31.0
+        verdict = devices.prove(wish)
+        assert verdict.over and f"process {holder.pid} holds 9216 MiB" in verdict.why
+        (finding,) = devices.findings()
+        assert (finding.check, finding.device) == ("device_dirty", 1)
+        assert finding.severity is wire.Severity.CRITICAL and "gpu-reset" in finding.cure
+        assert [event.kind for event in told(settings)] == [DIRTY]
+
+        again = made(settings, clock, driver=True)  # an agent that starts anew knows it
+        assert 1 in again.dirty and again.prove(wish).over
+        assert not again.prove(spec(device_indexes=[0])).why  # the other GPU serves
+    gpus.card(1, used=0, processes="")
+    again.look({0})
+    assert again.dirty == {}
+    assert told(settings)[-1].kind == CLEAN and told(settings)[-1].detail["device"] == 1
+    assert not again.prove(wish).why
+
+
+def test_a_gpu_of_which_the_driver_does_not_speak_is_not_clean(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    devices = made(settings, clock, driver=True)
+    assert "does not show it" in devices.prove(spec(device_indexes=[7])).why
+    gpus.put(unloaded=1)
+    assert "Driver Not Loaded" in devices.prove(spec()).why
+
+
+def test_a_gpu_in_use_is_not_looked_at_and_an_idle_one_is(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    for index in (0, 1):
+        gpus.card(index, used=9 * GIB)
+    devices = made(settings, clock, driver=True)
+    for clock.now in (0.0, 31.0):
+        devices.look({0})
+    assert set(devices.dirty) == {1}

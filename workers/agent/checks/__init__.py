@@ -1,0 +1,1 @@
+"""What `doctor` looks at, one small file for each matter: a machine before it joins, and later."""

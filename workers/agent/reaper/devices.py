@@ -1,0 +1,304 @@
+"""A device is proved clean before each start on it, and used by nobody until it is.
+
+Who had it last stands on disk before its engine starts, so that no kill forgets it. Clean is: no
+process of the engine before (by mark and by user id), nothing of that user id on the machine
+(remains.py), no folder of its own, and on a GPU no process that holds its memory, of which no more
+is used than the driver's own (`residue_bytes`). What was measured is told as an event.
+"""
+
+import contextlib
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from controlplane.fleet import wire
+from workers.agent import files, kin, processes, remains, walls
+from workers.agent.engines import Running
+from workers.agent.events import Events
+from workers.agent.health.cards import Card, Reading
+from workers.agent.places import Places
+from workers.agent.reaper.observe import Containers
+
+log = logging.getLogger("stoa.agent")
+
+CHECK = "device_dirty"
+CURE = (
+    "end the processes that hold it (nvidia-smi, fuser -v /dev/nvidia*), or reset it"
+    " (nvidia-smi --gpu-reset -i INDEX); the agent takes it back by itself once it is clean"
+)
+
+
+class Tenant(msgspec.Struct, kw_only=True):
+    """Whose engine was started on a device last."""
+
+    replica_id: str
+    organization_id: str
+    uid: int | None = None
+
+
+class Book(msgspec.Struct, kw_only=True):
+    """Of each device, by its index."""
+
+    tenants: dict[int, Tenant] = {}
+    dirty: dict[int, str] = {}  # why it is used by nobody
+
+
+# By index, or why the driver does not say; none where devices are shares of a CPU.
+Cards = dict[int, Card] | str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`why` is empty for a clean device. `over`: waiting has not helped."""
+
+    why: str = ""
+    over: bool = False
+
+
+@dataclass
+class Evidence:
+    """What was found on a device. All of `left` is what should not be there."""
+
+    left: list[str] = field(default_factory=list)
+    processes: int = 0
+    remains: int = 0
+    ended: int = 0  # processes that this look killed
+    erased: int = 0  # remains that it removed
+    memory_bytes: int | None = None  # of a GPU
+
+    def detail(self) -> dict[str, str | int]:
+        found: dict[str, str | int] = {
+            "processes": self.processes,
+            "remains": self.remains,
+            "ended": self.ended,
+            "erased": self.erased,
+        }
+        if self.memory_bytes is not None:
+            found["memory_bytes"] = self.memory_bytes
+        return found
+
+
+class Devices:
+    """Of one agent. `read_gpus` as in observe.py. Blocks; safe from any thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        places: Places,
+        events: Events,
+        *,
+        containers: Containers | None = None,
+        read_gpus: Callable[[], Reading | None] = lambda: None,
+        residue_bytes: int = 1 << 30,
+        dirty_after_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory, self._places, self._events = directory, places, events
+        self._containers = containers
+        self._read_gpus, self._residue_bytes = read_gpus, residue_bytes
+        self._dirty_after_s, self._clock = dirty_after_s, clock
+        self._lock = threading.RLock()
+        self._since: dict[int, float] = {}  # when a device was first found not to be clean
+        self._path = directory / "devices.json"
+        self._book = _read(self._path)
+
+    @property
+    def dirty(self) -> dict[int, str]:
+        """Devices that nobody may use now, and why."""
+        return dict(self._book.dirty)
+
+    def findings(self) -> list[wire.Finding]:
+        return [
+            wire.Finding(
+                check=CHECK, severity=wire.Severity.CRITICAL, device=index, text=why, cure=CURE
+            )
+            for index, why in sorted(self.dirty.items())
+        ]
+
+    def prove(self, spec: wire.ReplicaSpec) -> Verdict:
+        """Before an engine starts: are its devices clean? Then they are its own, from now on."""
+        with self._lock:
+            cards = self._cards()
+            for index in spec.device_indexes:
+                verdict = self._prove(index, cards, spec)
+                if verdict.why:
+                    return verdict
+            for index in spec.device_indexes:
+                tenant = Tenant(replica_id=spec.replica_id, organization_id=spec.organization_id)
+                self._book.tenants[index] = tenant
+            self._save()
+        return Verdict()
+
+    def started(self, spec: wire.ReplicaSpec, running: Running) -> None:
+        """Under which user id its engine runs."""
+        with self._lock:
+            for index in spec.device_indexes:
+                tenant = self._book.tenants.get(index)
+                if tenant is not None and tenant.replica_id == spec.replica_id:
+                    tenant.uid = running.uid
+            self._save()
+
+    def look(self, busy: Collection[int]) -> None:
+        """Devices that nobody uses: is one dirty, has one come clean?"""
+        with self._lock:
+            cards = self._cards()
+            idle = {*self._book.dirty, *(cards if isinstance(cards, dict) else ())} - set(busy)
+            for index in sorted(idle):
+                self._prove(index, cards, None)
+
+    # --- one device ----------------------------------------------------------------------
+
+    def _prove(self, index: int, cards: Cards, spec: wire.ReplicaSpec | None) -> Verdict:
+        tenant = self._book.tenants.get(index)
+        found = self._measure(index, tenant, cards)
+        now = self._clock()
+        since = self._since.setdefault(index, now)
+        if found.left:
+            why = "; ".join(found.left)
+            over = now - since >= self._dirty_after_s or index in self._book.dirty
+            if over and index not in self._book.dirty:
+                self._book.dirty[index] = why
+                self._save()
+                self._tell(wire.NodeEventKind.DEVICE_DIRTY, index, tenant, spec, found, why=why)
+            return Verdict(f"device {index} is not clean: {why}", over)
+        del self._since[index]
+        came_back = self._book.dirty.pop(index, None) is not None
+        if came_back:
+            self._save()
+        if came_back or (spec is not None and (tenant is not None or bool(cards))):
+            waited = {"waited_ms": round((now - since) * 1000)}
+            self._tell(wire.NodeEventKind.DEVICE_CLEAN, index, tenant, spec, found, **waited)
+        return Verdict()
+
+    def _measure(self, index: int, tenant: Tenant | None, cards: Cards) -> Evidence:
+        found = Evidence()
+        if tenant is not None:
+            self._clear(tenant, found)
+        if isinstance(cards, str):
+            found.left.append(f"the driver does not say what is on it: {cards}")
+        elif cards and index not in cards:
+            found.left.append("the driver does not show it")
+        elif cards:
+            self._measure_card(cards[index], found)
+        return found
+
+    def _clear(self, tenant: Tenant, found: Evidence) -> None:
+        """End and erase what is left of an engine that has ended, and count what stays."""
+        if left := self._processes(tenant):
+            for process in left:
+                kin.send(process, signal.SIGKILL)
+            deadline = time.monotonic() + 1.0
+            while self._processes(tenant) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            stay = self._processes(tenant)
+            found.ended, found.processes = len(left) - len(stay), len(stay)
+            found.left += [f"process {one.pid} of {tenant.replica_id} does not end" for one in stay]
+        self._clear_containers(tenant, found)
+        for path in self._folders(tenant.replica_id):
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                found.remains += 1
+                found.left.append(f"{path} cannot be removed")
+        if tenant.uid is not None:
+            own = self._places.run / "e" / tenant.replica_id[-12:]
+            with walls.unheld(tenant.uid, own) as free:
+                for remain in remains.find(lambda uid: free and uid == tenant.uid):
+                    if remains.erase(remain):
+                        found.erased += 1
+                    else:
+                        found.remains += 1
+                        found.left.append(f"{remain} of {tenant.replica_id} cannot be removed")
+
+    def _clear_containers(self, tenant: Tenant, found: Evidence) -> None:
+        for one in self._containers.list() if self._containers else []:
+            if one.replica_id == tenant.replica_id and self._containers is not None:
+                try:
+                    self._containers.remove(one.id)
+                    found.ended += 1
+                except OSError as error:
+                    found.processes += 1
+                    found.left.append(f"container {one.id[:12]} does not end: {error}")
+
+    def _processes(self, tenant: Tenant) -> list[kin.Process]:
+        """By its mark; by its user id unless that is another engine's by now."""
+        marked = processes.marked(self._directory)
+        found = {one.process.pid: one.process for one in marked if self._is(one, tenant)}
+        if tenant.uid is not None:
+            holder = walls.holders().get(tenant.uid)
+            own = self._places.run / "e" / tenant.replica_id[-12:]
+            if holder in (None, own):
+                theirs = (one for one in kin.everybody() if one.uid == tenant.uid)
+                found |= {one.pid: one for one in theirs}
+        return list(found.values())
+
+    @staticmethod
+    def _is(one: processes.Marked, tenant: Tenant) -> bool:
+        return one.replica_id == tenant.replica_id
+
+    def _folders(self, replica_id: str) -> list[Path]:
+        run, homes = self._places.run, self._places.homes
+        places = (
+            run / "e" / replica_id[-12:],
+            homes / "homes" / replica_id,
+            homes / "adapters" / replica_id,
+        )
+        return [path for path in places if path.exists()]
+
+    def _measure_card(self, card: Card, found: Evidence) -> None:
+        found.memory_bytes = card.memory_used_bytes
+        for holder in card.holders:
+            found.processes += 1
+            found.left.append(f"process {holder.pid} holds {holder.bytes >> 20} MiB of it")
+        if card.memory_used_bytes > self._residue_bytes and not card.holders:
+            found.left.append(
+                f"{card.memory_used_bytes >> 20} MiB of it are used by no process that the driver"
+                f" names; {self._residue_bytes >> 20} MiB may be"
+            )
+
+    def _cards(self) -> Cards:
+        reading = self._read_gpus()
+        if reading is None:
+            return {}
+        return reading.error or {card.index: card for card in reading.cards if not card.error}
+
+    def _tell(
+        self,
+        kind: wire.NodeEventKind,
+        index: int,
+        tenant: Tenant | None,
+        spec: wire.ReplicaSpec | None,
+        found: Evidence,
+        **more: str | int,
+    ) -> None:
+        detail: dict[str, str | int] = {"device": index}
+        if tenant is not None:
+            detail |= {
+                "from_organization": tenant.organization_id,
+                "from_replica": tenant.replica_id,
+            }
+            if tenant.uid is not None:
+                detail["uid"] = tenant.uid
+        if spec is not None:
+            detail |= {"to_organization": spec.organization_id, "to_replica": spec.replica_id}
+        if found.memory_bytes is not None:
+            detail["residue_bytes"] = self._residue_bytes
+        self._events.tell(kind, {**detail, **found.detail(), **more})
+
+    def _save(self) -> None:
+        files.write(self._path, msgspec.json.encode(self._book))
+
+
+def _read(path: Path) -> Book:
+    content = files.read(path)
+    if content is not None:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode(content, type=Book)
+        log.warning("%s is damaged: who had which device is not known any more", path)
+    return Book()
