@@ -1,11 +1,13 @@
 """Who ends: nobody that something accounts for, and everybody else, in time."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workers.agent.reaper.judge import Key, judge
 from workers.agent.reaper.things import Expected, Kind, Thing
 
+# A busy machine draws slowly.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GRACE_S = 60.0
 IDS = ("rep_a", "rep_b", "rep_c")
 
@@ -33,6 +35,7 @@ looks = st.lists(
 )
 
 
+@patient
 @given(looks, st.booleans())
 def test_nothing_that_is_accounted_for_ends(
     rounds: list[tuple[list[Thing], Expected, int]], alone: bool
@@ -54,6 +57,7 @@ def test_nothing_that_is_accounted_for_ends(
             assert alone or thing.kind is not Kind.STRANGER
 
 
+@patient
 @given(looks, st.lists(things, min_size=1, max_size=6), expectations)
 def test_whatever_stays_unknown_ends_after_its_grace_and_no_sooner(
     before: list[tuple[list[Thing], Expected, int]], there: list[Thing], expected: Expected
@@ -72,6 +76,7 @@ def test_whatever_stays_unknown_ends_after_its_grace_and_no_sooner(
     assert {thing.key for thing in unknown} == set(late.seen)
 
 
+@patient
 @given(st.lists(things, max_size=6), expectations)
 def test_a_stranger_is_told_once_and_spared(there: list[Thing], expected: Expected) -> None:
     strangers = {t for t in there if t.kind is Kind.STRANGER and not expected.knows(t)}
