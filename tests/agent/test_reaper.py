@@ -106,21 +106,21 @@ def test_planted_orphans_end_and_are_told_beside_an_engine_that_serves(
         group(processes.marks(node.directory, DEAD), str(planted["home"] / "s")) as orphans,
         group({}) as foreign,
     ):
-        wait_until(lambda: not orphans.alive, 30)
+        wait_until(lambda: not orphans.alive, 60)
         assert not orphans.answers  # its port is free again
         assert foreign.alive and foreign.answers
 
     gone = [path for name, path in planted.items() if name != "slot"]
-    wait_until(lambda: not any(path.exists() for path in gone), 30)
-    wait_until(lambda: caches.held(where(node).homes / "caches") == {}, 30)
+    wait_until(lambda: not any(path.exists() for path in gone), 60)
+    wait_until(lambda: caches.held(where(node).homes / "caches") == {}, 60)
     (process,) = told(plane, "process", replica=DEAD)
     assert process.kind == ENDED and process.detail["count"] == 2
     assert str(orphans.port) in str(process.detail["listened"])
     assert str(planted["home"] / "s") in str(process.detail["listened"])
-    wait_until(lambda: len(told(plane, "weights")) >= 3, 30)
-    wait_until(lambda: told(plane, "folder", socket=str(planted["socket"])), 30)
-    wait_until(lambda: told(plane, "folder", name=str(planted["home"])), 30)
-    wait_until(lambda: told(plane, "cache") and told(plane, "hold"), 30)
+    wait_until(lambda: len(told(plane, "weights")) >= 3, 60)
+    wait_until(lambda: told(plane, "folder", socket=str(planted["socket"])), 60)
+    wait_until(lambda: told(plane, "folder", name=str(planted["home"])), 60)
+    wait_until(lambda: told(plane, "cache") and told(plane, "hold"), 60)
 
     after = plane.wait_for(wish.replica_id, Phase.READY)
     assert after.pid == serving.pid
@@ -137,7 +137,7 @@ def test_a_stranger_on_a_gpu_is_told_and_its_gpu_not_used_and_ends_only_where_th
     with stranger() as other:
         gpus.card(1, used=9 * GIB, processes=f"{other.pid}:{9 * GIB}")
         agent = node.agent(**ours)
-        wait_until(lambda: told(plane, "stranger"), 30)
+        wait_until(lambda: told(plane, "stranger"), 60)
         wait_until(
             lambda: any(
                 (one.check, one.device) == ("device_dirty", 1) for one in plane.reports[-1].findings
@@ -155,8 +155,8 @@ def test_a_stranger_on_a_gpu_is_told_and_its_gpu_not_used_and_ends_only_where_th
         node.agent(**ours, STOA_AGENT_ALONE="1", STOA_AGENT_TOKEN="")
         assert other.wait(30) == -9
         gpus.card(1, used=GIB // 2, processes="")  # as the driver would
-        wait_until(lambda: told(plane, "stranger", count=1) and _clean(plane, 1), 30)
-        wait_until(lambda: not plane.reports[-1].findings, 30)
+        wait_until(lambda: told(plane, "stranger", count=1) and _clean(plane, 1), 60)
+        wait_until(lambda: not plane.reports[-1].findings, 60)
 
 
 def _clean(plane: ControlPlane, device: int) -> bool:
@@ -179,11 +179,11 @@ def test_what_a_dead_engines_user_id_left_is_ended_erased_and_free_again(
     shutil.chown(file, uid, uid)
     with group({}, uid=uid) as escaped:  # it has thrown our mark away
         node.agent(**SOON)
-        wait_until(lambda: not escaped.alive, 30)
-    wait_until(lambda: not file.exists() and not has_shared_memory(number), 30)
-    wait_until(lambda: uid not in walls.holders(), 30)
+        wait_until(lambda: not escaped.alive, 60)
+    wait_until(lambda: not file.exists() and not has_shared_memory(number), 60)
+    wait_until(lambda: uid not in walls.holders(), 60)
     assert not holder.exists()
-    wait_until(lambda: len(told(plane, "memory")) == 2, 30)
+    wait_until(lambda: len(told(plane, "memory")) == 2, 60)
     assert told(plane, "process", replica=DEAD[-12:])
 
 
@@ -206,7 +206,7 @@ def test_agent_and_engine_killed_in_any_phase_leave_nothing(
     os.kill(engine, 9)  # a child of it may live on
     plane.unlist(wish.replica_id)
     node.agent(**SOON, STOA_AGENT_TOKEN="")
-    plane.wait_for_applied()
-    wait_until(lambda: not processes.marked(node.directory), 30)
-    wait_until(lambda: not list((node.directory / "replicas").glob("*.json")), 30)
+    plane.wait_for_applied(60)
+    wait_until(lambda: not processes.marked(node.directory), 60)
+    wait_until(lambda: not list((node.directory / "replicas").glob("*.json")), 60)
     assert node.engines() == []

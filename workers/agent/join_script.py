@@ -163,9 +163,9 @@ def examine(python: Path, settings: "dict[str, str]") -> None:
         stop(f"the doctor has no answer:\n{done.stderr.decode(errors='replace')[-2000:]}")
     # That it has not joined is no news here.
     told = [one for one in found if one["check"] != "credential"]
-    critical = [one for one in told if one.get("severity") == "critical"]
+    critical = [one for one in told if one.get("refuses") and not one["ok"]]
     for one in told:
-        severity = one.get("severity") or ("info" if one.get("ok", True) else "warning")
+        severity = "info" if one["ok"] else "critical" if one in critical else "warning"
         if severity != "info":
             print(f"  {severity} {one['check']}: {one['text']}", flush=True)
             if one.get("cure"):

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -26,6 +26,7 @@ from controlplane.fleet import wire
 from workers.agent import logs, threads
 from workers.agent.adapting import Adapting
 from workers.agent.answering import Answering
+from workers.agent.cleanliness import Cleanliness
 from workers.agent.engines import Running
 from workers.agent.progress import Progress, Watch
 from workers.agent.records import ENDED, Phase, Record, Store
@@ -54,23 +55,6 @@ WALLS_MISSING = "walls_missing"
 
 # An engine whose parser of tool calls does not suit its tokenizer ends with words of that.
 _TOOLS = re.compile(r"tool[-_ ](?:call[-_ ])?parser", re.IGNORECASE)
-
-
-class Verdict(Protocol):
-    """`why` is empty for devices that are clean; `over`: waiting will not help."""
-
-    @property
-    def why(self) -> str: ...
-    @property
-    def over(self) -> bool: ...
-
-
-class Cleanliness(Protocol):
-    """What proves a replica's devices clean (reaper/devices.py). Blocking."""
-
-    def prove(self, spec: wire.ReplicaSpec) -> Verdict: ...
-
-    def started(self, spec: wire.ReplicaSpec, running: Running) -> None: ...
 
 
 class Replica:

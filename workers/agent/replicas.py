@@ -8,6 +8,7 @@ from pathlib import Path
 
 from controlplane.fleet import wire
 from workers.agent import gang, logs, processes, threads
+from workers.agent.cleanliness import Cleanliness
 from workers.agent.engines import Running
 from workers.agent.reaper.things import Expected
 from workers.agent.records import ENDED, Phase, Record, Store
@@ -15,7 +16,6 @@ from workers.agent.replica import (
     ENGINE_MISSING,
     LISTENING,
     WALLS_MISSING,
-    Cleanliness,
     Replica,
 )
 from workers.agent.runner import Runner

@@ -2,21 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from workers.agent import processes
 from workers.agent.containers import driver
-from workers.agent.containers.driver import ContainerError, Driver
-
-
-@dataclass(frozen=True)
-class Ours:
-    """One with our label; `pid` is that of its first process on the host, 0 when it is not up."""
-
-    id: str
-    replica_id: str
-    pid: int
+from workers.agent.containers.driver import ContainerError, Driver, Found
 
 
 class OurContainers:
@@ -26,16 +16,13 @@ class OurContainers:
         self._mark, self._setting = processes.mark(directory), address
         self._driver: Driver | None = None
 
-    def list(self) -> list[Ours]:
+    def list(self) -> list[Found]:
         """Raises OSError."""
         found = self._engine()
         if found is None:
             return []
         with _told():
-            return [
-                Ours(one.id, one.replica_id, found.pid(one.id) if one.running else 0)
-                for one in found.list(self._mark)
-            ]
+            return found.list(self._mark)
 
     def remove(self, id: str) -> None:
         """Raises OSError."""
