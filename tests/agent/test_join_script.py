@@ -22,8 +22,9 @@ def doctor(folder: Path, *findings: dict[str, Any]) -> Path:
 def test_what_is_critical_is_told_with_its_cure_and_ends_the_joining(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    driver = {"check": "driver", "severity": "critical", "text": "too old", "cure": "install 570"}
-    disk = {"check": "disk", "severity": "warning", "text": "slow"}
+    bad = {"ok": False, "refuses": True}
+    driver = {"check": "driver", **bad, "text": "too old", "cure": "install 570"}
+    disk = {"check": "disk", "ok": False, "text": "slow"}
     with pytest.raises(SystemExit, match="mend what is critical"):
         join_script.examine(doctor(tmp_path, disk, driver), {})
     said = capsys.readouterr().out
@@ -34,7 +35,7 @@ def test_what_is_critical_is_told_with_its_cure_and_ends_the_joining(
 def test_what_is_no_more_than_a_warning_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unjoined = {"check": "credential", "severity": "critical", "text": "this node has not joined"}
+    unjoined = {"check": "credential", "ok": False, "text": "this node has not joined"}
     disk = {"check": "disk", "ok": False, "text": "slow"}
     join_script.examine(doctor(tmp_path, disk, unjoined), {})
     said = capsys.readouterr().out
