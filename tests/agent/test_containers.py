@@ -253,7 +253,8 @@ def test_only_its_own_devices(podman: Podman, site: Site) -> None:
         }
         usual = {"null", "zero", "full", "random", "urandom", "tty", "console"}
         assert nodes - usual == {"stoa-one"}
-        assert b"STOA_CDI=yes" in Path(f"/proc/{pid}/environ").read_bytes()
+        # Its first program begins a moment after its walls stand.
+        wait_until(lambda: b"STOA_CDI=yes" in Path(f"/proc/{pid}/environ").read_bytes())
         limits = podman.client.api.inspect_container(id)["HostConfig"]
         assert limits["Memory"] == 128 * MIB and limits["PidsLimit"] == 64
     finally:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from tests.lab.host import Host, LabError, Plan
+from tests.lab.host import ROOT, Host, LabError, Plan
 from tests.lab.recorder import Recorder
 from workers.agent import kin
 
@@ -64,8 +64,8 @@ class Lab:
         """A new host.
 
         `own`: folders that it shares with nobody, empty at first. `shared`: folders of this
-        machine, below one of those, that it may read. `dns`: whom it asks for names; by default
-        the switch, which answers nobody.
+        machine, below one of those, that it may read; this code too. `dns`: whom
+        it asks for names; by default the switch, which answers nobody.
         """
         number = len(self._lines) + 2
         address, port = f"{NETWORK_V4}.{number}", f"port{number}"
@@ -150,7 +150,7 @@ def _plan(name: str, folder: Path, own: Sequence[str], shared: Sequence[str], dn
     for target in sorted(own, key=lambda target: target == "/tmp"):
         source = folder / target.strip("/").replace("/", "-")
         source.mkdir(mode=0o1777 if target == "/tmp" else 0o755)
-        for below in shared:
+        for below in (*shared, str(ROOT)):
             if Path(below).is_relative_to(target):
                 inner = source / Path(below).relative_to(target)
                 inner.mkdir(parents=True)

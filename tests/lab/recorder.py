@@ -97,8 +97,11 @@ class Recorder:
             self._socket.close()
 
     def _run(self) -> None:
+        poll = select.poll()  # `select` knows no descriptors from 1024 on
+        for descriptor in (self._socket.fileno(), self._end):
+            poll.register(descriptor, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._socket.fileno(), self._end], [], [])
+            ready = {descriptor for descriptor, _ in poll.poll()}
             if self._socket.fileno() not in ready:
                 return  # told to end, and all that came before is read
             frame, (port, _, kind, *_) = self._socket.recvfrom(1 << 16)

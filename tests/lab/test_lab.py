@@ -16,7 +16,7 @@ from tests.lab.lab import SWITCH, Lab, lab
 from tests.lab.marks import needs_lab
 from workers.agent import kin
 
-pytestmark = needs_lab
+pytestmark = [needs_lab, pytest.mark.xdist_group("lab")]
 
 PORT = 4000
 ECHO = f"""

@@ -18,7 +18,7 @@ from tests.lab.marks import needs_lab, reaches_hosts
 
 __all__ = ["engine_environment", "tiny_model"]
 
-pytestmark = [pytest.mark.engine, needs_lab, reaches_hosts, pytest.mark.xdist_group("flows")]
+pytestmark = [pytest.mark.engine, needs_lab, reaches_hosts, pytest.mark.xdist_group("lab")]
 
 PLANTED = """
 import socket

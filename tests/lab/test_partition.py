@@ -14,7 +14,7 @@ from tests.lab.marks import needs_lab, reaches_hosts
 from tests.lab.partition import play
 from tests.lab.site import site
 
-pytestmark = [needs_lab, reaches_hosts, pytest.mark.xdist_group("flows")]
+pytestmark = [needs_lab, reaches_hosts, pytest.mark.xdist_group("lab")]
 
 SCALE = 0.05  # a lease of 1 s, given up 15 s after it
 # Who waits for a host that falls silent is answered by another after 15 s.

@@ -24,8 +24,8 @@ def user(url: str) -> str:
 
 def test_the_house_runs_as_the_app_and_the_gateway_as_itself(installation: Installation) -> None:
     services = {process.name: process.env for process in processes.services(installation)}
-    assert services.keys() == {"web", "gateway", "worker", "batches"}
-    for name in ("web", "worker", "batches"):
+    assert services.keys() == {"web", "agents", "gateway", "worker", "batches"}
+    for name in ("web", "agents", "worker", "batches"):
         assert user(services[name]["DATABASE_URL"]) == "stoa_app"
         assert services[name].keys() >= SECRETS
     gateway = services["gateway"]
