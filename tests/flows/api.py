@@ -22,6 +22,16 @@ class Api:
     def get(self, path: str, **query: str) -> Any:
         return self._good(self.http.get(path, params=query))
 
+    def pages(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """Every row of a list, however long it is."""
+        after: dict[str, str] = {}
+        while True:
+            found = self.get(path, **query, **after)
+            yield from found["data"]
+            if not found["has_more"]:
+                return
+            after = {"after": found["last_id"]}
+
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._good(self.http.post(path, json=body))
 
@@ -59,19 +69,14 @@ class Api:
 
     def transitions(self, endpoint_id: str) -> list[dict[str, Any]]:
         """Oldest first."""
-        rows: list[dict[str, Any]] = self.get(f"/endpoints/{endpoint_id}/transitions", limit="100")[
-            "data"
-        ]
-        return rows[::-1]
+        path = f"/endpoints/{endpoint_id}/transitions"
+        return list(self.pages(path, limit="100"))[::-1]
 
     def free_devices(self) -> int:
         return sum(d["free"] for pool in self.get("/pools")["data"] for d in pool["devices"])
 
     def usage(self, **query: str) -> list[dict[str, Any]]:
-        found = self.get("/usage", **query)
-        assert not found["has_more"]
-        rows: list[dict[str, Any]] = found["data"]
-        return rows
+        return list(self.pages("/usage", **query))
 
     def tokens(self, request_id: str) -> dict[str, int]:
         """Meter to quantity of one request; cached input counts as input too, as OpenAI says."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tests.flows.api import moment
 from tests.flows.stoa import Stoa, until
-from tests.flows.traffic import Books, Client, Got, pages
+from tests.flows.traffic import Books, Client, Got
 from workers.agent import kin
 
 LEASE_S, LOST_AFTER_S = 20.0, 300.0  # as documented; STOA_TIME_SCALE scales them
@@ -55,7 +55,7 @@ class Partition:
     def transitions(self) -> list[Row]:
         """Of the endpoint, oldest first."""
         path = f"/endpoints/{self.endpoint_id}/transitions"
-        return list(pages(self.stoa.api, path, limit="100"))[::-1]
+        return list(self.stoa.api.pages(path, limit="100"))[::-1]
 
     def live(self) -> list[Row]:
         rows = self.stoa.api.replicas(self.endpoint_id)

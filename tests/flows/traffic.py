@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -181,17 +181,6 @@ class Crowd(Generic[T]):
 # --- the books ------------------------------------------------------------------------------
 
 
-def pages(api: Api, path: str, **query: str) -> Iterator[dict[str, Any]]:
-    """Every row of a list, however long it is."""
-    after: dict[str, str] = {}
-    while True:
-        found = api.get(path, **query, **after)
-        yield from found["data"]
-        if not found["has_more"]:
-            return
-        after = {"after": found["last_id"]}
-
-
 @dataclass
 class Books:
     """What an endpoint's usage says: tokens by request, device seconds by replica."""
@@ -202,7 +191,7 @@ class Books:
     @classmethod
     def of(cls, api: Api, endpoint_id: str) -> "Books":
         books = cls({}, Counter())
-        for row in pages(api, "/usage", endpoint=endpoint_id):
+        for row in api.pages("/usage", endpoint=endpoint_id):
             if row["meter"] == "device_seconds":
                 books.seconds[row["replica"]] += row["quantity"]
             else:

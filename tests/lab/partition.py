@@ -16,7 +16,7 @@ import openai
 
 from tests.flows.api import moment
 from tests.flows.stoa import until
-from tests.flows.traffic import Books, pages
+from tests.flows.traffic import Books
 from tests.lab.site import Node, Site
 
 LEASE_S, LOST_AFTER_S = 20.0, 300.0  # as documented; STOA_TIME_SCALE scales them
@@ -115,7 +115,7 @@ class Play:
     def transitions(self) -> list[Row]:
         """Of the endpoint, oldest first."""
         path = f"/endpoints/{self.endpoint_id}/transitions"
-        return list(pages(self.site.api, path, limit="100"))[::-1]
+        return list(self.site.api.pages(path, limit="100"))[::-1]
 
     def node(self, replica: Row) -> Node:
         return next(node for node in self.site.nodes.values() if node.id == replica["node"])
