@@ -83,3 +83,27 @@ class Intake(Upload):
         if not self._client.transport.is_closing():
             self._client.transport.resume_reading()
         self._client.touch(self._limits.body_s)
+
+
+class Untouched(Intake):
+    """A body that is none of our business: as it comes, it goes."""
+
+    __slots__ = ()
+
+    def __init__(self, client: "Client", request: "Request", limits: Limits) -> None:
+        super().__init__(b"none", client, request, limits)
+
+    def feed(self, data: bytes) -> None:
+        if self._open:
+            self._put(data)
+            self._balance()
+
+    def end(self) -> None:
+        if self._open:
+            self.complete = True
+            self._put(b"")
+            self._balance()
+
+    @property
+    def ready(self) -> bool:
+        return True

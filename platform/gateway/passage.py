@@ -16,7 +16,7 @@ from gateway import errors, reply, timing
 from gateway.client import Client, Request
 from gateway.context import Context
 from gateway.errors import ApiError
-from gateway.intake import Intake
+from gateway.intake import Untouched
 from gateway.upstream import Unreachable, Upstream
 
 _PATH = re.compile(r"/v1/(files|batches)(/[A-Za-z0-9_-]{1,64}){0,2}")
@@ -30,27 +30,12 @@ def named(path: str) -> bool:
     return path.startswith(("/v1/files", "/v1/batches")) and _PATH.fullmatch(path) is not None
 
 
-class Cargo(Intake):
-    """A body that is none of our business: as it comes, it goes."""
+class Cargo(Untouched):
+    """What somebody sends to the control plane: of the size of a file."""
 
     def __init__(self, client: Client, request: Request, context: Context) -> None:
-        super().__init__(b"none", client, request, context.limits)
+        super().__init__(client, request, context.limits)
         self.limit = context.limits.file_bytes
-
-    def feed(self, data: bytes) -> None:
-        if self._open:
-            self._put(data)
-            self._balance()
-
-    def end(self) -> None:
-        if self._open:
-            self.complete = True
-            self._put(b"")
-            self._balance()
-
-    @property
-    def ready(self) -> bool:
-        return True
 
 
 class House:

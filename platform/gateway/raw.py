@@ -15,7 +15,7 @@ from gateway.context import Context
 from gateway.directory import Endpoint, Key, Replica
 from gateway.errors import ApiError
 from gateway.gate import Ask
-from gateway.intake import Intake
+from gateway.intake import Untouched
 from gateway.operations import RAW
 from gateway.reply import LAST_CHUNK, chunk, status_line
 from gateway.request import Call
@@ -49,30 +49,15 @@ _PREFIXES = (b"x-stoa-", b"x-forwarded-")
 _BODILESS = (204, 304)
 
 
-class RawBody(Intake):
+class RawBody(Untouched):
     """A body as it comes, framed as it came."""
 
     __slots__ = ("_length", "_there")
 
     def __init__(self, client: Client, request: Request, context: Context) -> None:
-        super().__init__(b"none", client, request, context.limits)
+        super().__init__(client, request, context.limits)
         self._length = request.headers.get(b"content-length")
         self._there = self._length is not None or b"transfer-encoding" in request.headers
-
-    def feed(self, data: bytes) -> None:
-        if self._open:
-            self._put(data)
-            self._balance()
-
-    def end(self) -> None:
-        if self._open:
-            self.complete = True
-            self._put(b"")
-            self._balance()
-
-    @property
-    def ready(self) -> bool:
-        return True
 
     @property
     def framing(self) -> bytes:

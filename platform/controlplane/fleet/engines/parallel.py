@@ -6,33 +6,29 @@ pipeline parallelism from node to node, where they talk less.
 
 from collections.abc import Mapping
 
-Value = bool | int | float | str | None
+from controlplane.fleet.engines.base import Refused, Shape, Value
 
 
-class Misfit(Exception):
-    """A split that cannot be; the message is for a person."""
-
-
-def settle(
-    args: Mapping[str, Value], *, device_count: int, node_count: int, device_kind: str
-) -> dict[str, Value]:
-    """`args` with the split written out where a replica has several devices. Raises Misfit.
-
-    `device_count` is of each of the `node_count` nodes.
-    """
+def settle(args: Mapping[str, Value], shape: Shape) -> dict[str, Value]:
+    """`args` with the split written out where a replica has several devices. Raises Refused."""
+    device_count, node_count = shape.device_count, shape.node_count
     devices = device_count * node_count
     if not {"tensor_parallel_size", "pipeline_parallel_size"} & args.keys():
-        return {**args, **_default(device_count, node_count, device_kind)}
+        return {**args, **_default(device_count, node_count, shape.device_kind)}
     tensor = int(args.get("tensor_parallel_size") or 1)
     pipeline = int(args.get("pipeline_parallel_size") or 1)
     if tensor * pipeline != devices:
-        raise Misfit(
+        raise _misfit(
             f"tensor_parallel_size {tensor} times pipeline_parallel_size {pipeline} uses "
             f"{_devices(tensor * pipeline)}, the endpoint has {_has(device_count, node_count)}"
         )
-    if pipeline > 1 and device_kind == "cpu":
-        raise Misfit("the engine for CPUs has no pipeline parallelism; use tensor_parallel_size")
+    if pipeline > 1 and shape.device_kind == "cpu":
+        raise _misfit("the engine for CPUs has no pipeline parallelism; use tensor_parallel_size")
     return dict(args)
+
+
+def _misfit(message: str) -> Refused:
+    return Refused("tensor_parallel_size", message)
 
 
 def _default(device_count: int, node_count: int, device_kind: str) -> dict[str, Value]:

@@ -166,16 +166,7 @@ class TrtLlm(Engine):
         )
 
     def check(self, args: Mapping[str, object], shape: Shape) -> dict[str, Value]:
-        found = checked(args, ALLOWED, FORBIDDEN)
-        try:
-            found = parallel.settle(
-                found,
-                device_count=shape.device_count,
-                node_count=shape.node_count,
-                device_kind=shape.device_kind,
-            )
-        except parallel.Misfit as error:
-            raise Refused("tensor_parallel_size", str(error)) from None
+        found = parallel.settle(checked(args, ALLOWED, FORBIDDEN), shape)
         graphs = sorted(name for name in found if name.startswith("cuda_graph_"))
         if found.get("cuda_graphs") is False and graphs:
             raise Refused(graphs[0], f"{graphs[0]} needs cuda_graphs")

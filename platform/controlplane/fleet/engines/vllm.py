@@ -285,16 +285,7 @@ class Vllm(Engine):
 
     def check(self, args: Mapping[str, object], shape: Shape) -> dict[str, Value]:
         """Tensor times pipeline parallelism must use exactly what a replica holds."""
-        found = checked(args, ALLOWED, FORBIDDEN)
-        try:
-            found = parallel.settle(
-                found,
-                device_count=shape.device_count,
-                node_count=shape.node_count,
-                device_kind=shape.device_kind,
-            )
-        except parallel.Misfit as error:
-            raise Refused("tensor_parallel_size", str(error)) from None
+        found = parallel.settle(checked(args, ALLOWED, FORBIDDEN), shape)
         if found.get("enable_auto_tool_choice") and not found.get("tool_call_parser"):
             message = "enable_auto_tool_choice needs a tool_call_parser"
             raise Refused("tool_call_parser", message)
