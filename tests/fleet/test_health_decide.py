@@ -92,6 +92,9 @@ def test_what_was_done_once_is_done_and_never_to_too_many(
     after = [applied(node, made.steps) for node in pool]
     again = [s for s in decide(after, policy, NOW).steps if s.action is not Action.NOTHING]
     assert [s for s in again if s.node_id in touched] == []
+    back = {s.node_id for s in made.steps if s.action is Action.NOTHING}
+    out = {s.node_id for s in made.steps if s.action in (Action.CORDON, Action.DRAIN)}
+    assert not back & out
 
 
 @given(pool=pools())
@@ -120,7 +123,8 @@ def test_recovery_waits_longer_than_the_finding_took(node: NodeHealth) -> None:
     if recovered(node, policy, NOW):
         for one in node.findings:
             rule = policy.rule(one.check)
-            takes_out = rule.action in (Action.CORDON, Action.DRAIN)
+            nameless = rule.action is Action.REPLACE and one.device is None
+            takes_out = rule.action in (Action.CORDON, Action.DRAIN) or nameless
             if takes_out and one.severity is Severity.CRITICAL and not one.acknowledged:
                 assert one.ended_at is not None
                 assert one.ended_at <= ago(rule.recover_s)
@@ -157,6 +161,8 @@ def test_replacing_takes_the_device_and_not_the_node() -> None:
     assert decide([broken], Policy(), NOW).steps == [Step("n", Action.REPLACE, "gpu_row_remap", 2)]
     nameless = NodeHealth("n", [seen("gpu_xid_replace")])
     assert decide([nameless], Policy(), NOW).steps == [Step("n", Action.DRAIN, "gpu_xid_replace")]
+    ours = NodeHealth("n", nameless.findings, cordoned=True, draining=True, done=Action.DRAIN)
+    assert decide([ours], Policy(), NOW).steps == []
 
 
 @pytest.mark.parametrize(("ailing", "out"), [(2, 2), (3, 0), (10, 0)])

@@ -102,7 +102,7 @@ def recovered(node: NodeHealth, policy: Policy, now: datetime) -> bool:
     """Whether nothing that takes a node out of service was there for as long as its rule asks."""
     for seen in node.findings:
         rule = policy.rule(seen.check)
-        if rule.action not in (Action.CORDON, Action.DRAIN) or not _severe(seen, rule):
+        if _action(seen, rule) not in (Action.CORDON, Action.DRAIN) or not _severe(seen, rule):
             continue
         if seen.acknowledged:
             continue
@@ -116,17 +116,23 @@ def _wanted(node: NodeHealth, policy: Policy, now: datetime) -> Iterable[Step]:
     worst: Step | None = None
     for seen in node.findings:
         rule = policy.rule(seen.check)
-        if rule.action is Action.NOTHING or not acts(node, seen, rule, now):
+        action = _action(seen, rule)
+        if action is Action.NOTHING or not acts(node, seen, rule, now):
             continue
-        if rule.action is Action.REPLACE and seen.device is not None:
+        if action is Action.REPLACE:
             if seen.device not in node.retiring:
                 yield Step(node.id, Action.REPLACE, seen.check, seen.device)
             continue
-        action = Action.DRAIN if rule.action is Action.REPLACE else rule.action
         if worst is None or _RANK.index(action) > _RANK.index(worst.action):
             worst = Step(node.id, action, seen.check)
     if worst is not None and _RANK.index(worst.action) > _RANK.index(node.stands):
         yield worst
+
+
+def _action(seen: Seen, rule: Rule) -> Action:
+    """A device that nobody can name cannot be replaced: its node is drained."""
+    nameless = rule.action is Action.REPLACE and seen.device is None
+    return Action.DRAIN if nameless else rule.action
 
 
 def _severe(seen: Seen, rule: Rule) -> bool:
