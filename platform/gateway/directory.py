@@ -143,6 +143,7 @@ class Content(msgspec.Struct):
     budgets: list[bytes]  # each a list[Budget]
     prices: list[bytes]  # each a list[PriceVersion], of tokens
     stopped_runs: list[bytes]  # each a list[StoppedRun]
+    revoked: dict[str, float] = {}  # as Directory has it
 
 
 class Directory:
@@ -150,8 +151,8 @@ class Directory:
 
     __slots__ = (
         "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_projects",
-        "_shared", "bounds", "budgets", "generation", "keys", "prices", "read_at", "snapshot",
-        "stopped_runs",
+        "_shared", "bounds", "budgets", "generation", "keys", "prices", "read_at", "revoked",
+        "snapshot", "stopped_runs",
     )  # fmt: skip
 
     def __init__(
@@ -165,6 +166,7 @@ class Directory:
         budgets: Iterable[Budget] = (),
         prices: Iterable[PriceVersion] = (),
         stopped_runs: Iterable[StoppedRun] = (),
+        revoked: Mapping[str, float] | None = None,
         generation: int,
         read_at: float,
     ) -> None:
@@ -181,6 +183,8 @@ class Directory:
         self.bounds = object()  # the same one as long as all that bounds requests, but keys, is
         self.prices = PriceList(prices)
         self.stopped_runs = tuple(stopped_runs)
+        # Nodes (nodes.name), and until when what was issued to them counts no more: Unix seconds.
+        self.revoked = dict(revoked or {})
         self.generation = generation
         self.read_at = read_at
         for endpoint in endpoints:
@@ -269,6 +273,7 @@ class Directory:
             _pieces(self.budgets.all),
             _pieces(self.prices.versions),
             _pieces(self.stopped_runs),
+            self.revoked,
         )
         return msgspec.msgpack.encode(content)
 
@@ -291,6 +296,7 @@ class Directory:
                 budgets=_whole(content.budgets, Budget),
                 prices=_whole(content.prices, PriceVersion),
                 stopped_runs=_whole(content.stopped_runs, StoppedRun),
+                revoked=content.revoked,
                 generation=generation,
                 read_at=read_at,
             )

@@ -9,7 +9,7 @@ import msgspec
 import psycopg
 
 from billing.rating import PriceVersion
-from gateway import windows
+from gateway import nodes, windows
 from gateway.brake import DEFAULT, RunPolicy
 from gateway.budgets import Budget
 from gateway.directory import (
@@ -79,6 +79,7 @@ FROM gateway.token_prices WHERE currency = 'EUR' OR %s = ''
 _STOPPED_RUNS = (
     "SELECT project_id, run, id, at, stopped FROM gateway.stopped_runs WHERE region = %s"
 )
+_REVOCATIONS = "SELECT node_id, issued_until FROM gateway.revocations WHERE region = %s"
 
 
 async def generation(connection: psycopg.AsyncConnection[Any]) -> int:
@@ -135,13 +136,17 @@ async def read(
         stopped = [
             StoppedRun(*row) async for row in _rows(connection, "stops", _STOPPED_RUNS, region)
         ]
+        revoked = {
+            nodes.name(region, node_id): until
+            async for node_id, until in _rows(connection, "revocations", _REVOCATIONS, region)
+        }
         prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
     bounds = projects, organizations, budgets
     same = before is not None and all(kept.same for kept in bounds)
     made = Directory(
         pepper, keys, endpoints, projects=() if same else projects.all,
         organizations=() if same else organizations.all, budgets=() if same else budgets.all,
-        prices=prices, stopped_runs=stopped, generation=number, read_at=read_at,
+        prices=prices, stopped_runs=stopped, revoked=revoked, generation=number, read_at=read_at,
     )  # fmt: skip
     made.snapshot = snapshot
     if before is not None and same:

@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.context import Context
 from gateway.cuts import Cuts
 from gateway.demand import Demands
+from gateway.directory import Directory
 from gateway.gate import Gate
 from gateway.host import Host
 from gateway.inherited import Inherited
@@ -59,6 +60,8 @@ def context(
     host: Host,
 ) -> Context:
     pools = Pools(limits.silent_s)
+    engines = Engines(config, limits, lambda: keeper.current.revoked)
+    keeper.watchers.append(lambda old, new: _revoke(engines, old, new))
     admission = Admission(keeper, activity, pools, limits, host.loads)
     cuts = Cuts(host.loads, time.monotonic)
     spare = Spare(admission, limits.spare_share, cuts)
@@ -70,7 +73,7 @@ def context(
         spool=spool,
         activity=activity,
         uses=uses,
-        engines=Engines(config, limits),
+        engines=engines,
         admission=admission,
         salts=Salts(config.pepper),
         gate=gate,
@@ -84,6 +87,11 @@ def context(
         access=AccessLog() if config.access_log else None,
         tracer=Tracer(config.traces) if config.traces is not None else None,
     )
+
+
+def _revoke(engines: Engines, old: Directory, new: Directory) -> None:
+    if new.revoked != old.revoked:
+        engines.revoke(new.revoked)
 
 
 class Server:

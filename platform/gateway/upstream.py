@@ -6,11 +6,13 @@ region's CA, where the server name says which replica is meant and the relay pip
 
 import asyncio
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import httptools
 
+from gateway import nodes
 from gateway.config import Config
 from gateway.directory import Replica
 from gateway.limits import Limits
@@ -59,8 +61,8 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_ended", "_framed", "_head", "_headers", "_lasting", "_owner", "_parser", "_paused",
-        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused", "source",
-        "transport",
+        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused", "shown",
+        "source", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -73,6 +75,7 @@ class Upstream(asyncio.Protocol):
         self.source: Source | None = None
         self.reused = False
         self.idle_since = 0.0
+        self.shown = nodes.NOBODY  # whose relay it leads to
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
@@ -94,6 +97,10 @@ class Upstream(asyncio.Protocol):
         self.listener = None
         self._detach()
         self.transport.abort()
+
+    def cut(self) -> None:
+        """Its node's certificate was revoked: nothing that it says from now on counts."""
+        self._lose("the node's certificate was revoked")
 
     def pause(self) -> None:
         """Read no more for now: the client takes nothing. The engine's kernel holds it back."""
@@ -219,8 +226,16 @@ def _watch(transport: asyncio.Transport) -> None:
 class Engines:
     """Connections to all replicas that this process talks to."""
 
-    def __init__(self, config: Config, limits: Limits) -> None:
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        revoked: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """`revoked`: what the directory says of nodes' certificates, now."""
         self._limits = limits
+        self._revoked = revoked
+        self._far: set[Upstream] = set()  # every connection to a relay
         self._sockets = config.sockets.resolve() if config.sockets else None
         self._idle: dict[str, list[Upstream]] = {}
         self._loop = asyncio.get_running_loop()  # asking for it is a system call each time
@@ -259,9 +274,24 @@ class Engines:
                     protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
                 )
                 _watch(upstream.transport)
+                self._admit(upstream)
                 return upstream
         except (OSError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{replica.id}: {error}") from error
+
+    def _admit(self, upstream: Upstream) -> None:
+        """Raises Unreachable for a relay whose certificate was revoked."""
+        upstream.shown = nodes.shown(upstream.transport)
+        if upstream.shown.revoked(self._revoked()):
+            upstream.transport.abort()
+            raise Unreachable(f"{upstream.replica_id}: its node's certificate was revoked")
+        if not upstream.transport.is_closing():
+            self._far.add(upstream)
+
+    def revoke(self, revoked: Mapping[str, float]) -> None:
+        """Cut what is open to the relays of nodes whose certificates count no more."""
+        for upstream in [one for one in self._far if one.shown.revoked(revoked)]:
+            upstream.cut()
 
     def _check_socket(self, replica: Replica, path: str) -> None:
         if self._sockets is None or self._sockets not in Path(path).resolve().parents:
@@ -272,6 +302,7 @@ class Engines:
         self._idle.setdefault(upstream.replica_id, []).append(upstream)
 
     def forget(self, upstream: Upstream) -> None:
+        self._far.discard(upstream)
         idle = self._idle.get(upstream.replica_id)
         if idle and upstream in idle:
             idle.remove(upstream)

@@ -75,6 +75,7 @@ def refused(statement: str) -> None:
         "replicas",
         "budgets",
         "stopped_runs",
+        "revocations",
         "token_prices",
         "directory_generation",
     ],

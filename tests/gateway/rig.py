@@ -121,6 +121,7 @@ class Rig:
         self.endpoints: dict[str, Endpoint] = {}
         self.projects = {PROJECT: Project(PROJECT, ORGANIZATION)}  # change, then publish()
         self.organizations = {ORGANIZATION: Organization(ORGANIZATION)}
+        self.revoked: dict[str, float] = {}  # change, then publish()
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -266,6 +267,7 @@ class Rig:
                     list(self.endpoints.values()),
                     projects=list(self.projects.values()),
                     organizations=list(self.organizations.values()),
+                    revoked=dict(self.revoked),
                     generation=generation,
                     read_at=1.0,
                 )

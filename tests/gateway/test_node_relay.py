@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controlplane.fleet import authority, wire
+from gateway import nodes
 from gateway.directory import Replica
 from tests.gateway.rig import KEY, Rig
 from workers.agent import credential, relay
@@ -20,10 +21,10 @@ NOW = datetime.now(UTC)
 CHAT = "/v1/chat/completions"
 
 
-def identity(region: authority.Authority, folder: Path) -> credential.Identity:
+def identity(region: authority.Authority, folder: Path, now: datetime = NOW) -> credential.Identity:
     key = credential.pending_key(folder)
     certificate = authority.node_certificate(
-        region, key.public_key(), node_id="node_1", now=NOW, lifetime=timedelta(days=1)
+        region, key.public_key(), node_id="node_1", now=now, lifetime=timedelta(days=1)
     )
     answer = wire.Credential(
         node_id="node_1",
@@ -59,6 +60,7 @@ class Far:
     folder: Path
     region: authority.Authority
     address: str
+    relay: relay.Relay
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def far() -> Iterator[Far]:
         rig.endpoint("tiny")
         address = f"relay:127.0.0.1:{port}"
         rig.change("tiny", replicas=(Replica("rep_01abc", "ep_tiny", address),))
-        yield Far(rig, folder, region, address)
+        yield Far(rig, folder, region, address, node)
         rig.run(node.stop())
         rig.stop()
 
@@ -125,4 +127,49 @@ def test_a_renewed_certificate_is_taken_up(far: Far) -> None:
     (far.folder / "ca.pem").write_text(far.region.certificate_pem)
     assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
     show(far.region, far.folder)
+    assert far.rig.chat("tiny").status == 200
+
+
+def revoke(far: Far, node_id: str = "node_1") -> None:
+    far.rig.revoked = {nodes.name(REGION, node_id): NOW.timestamp()}
+    far.rig.publish()
+
+
+def test_what_is_open_to_a_revoked_node_is_cut_at_once(far: Far) -> None:
+    body = {"model": "tiny", "messages": [], "stream": True, "user": "tokens=9999;delay=0.01"}
+    with far.rig.connect() as connection:
+        connection.post(CHAT, body, key=KEY)
+        connection.head()
+        connection.chunk()
+        revoke(far)
+        far.rig.until(lambda: far.rig.engines[0].seen[0].aborted)  # though the node would go on
+    assert far.rig.closed()[0].finish != "stop"
+    # A new connection gets as far as the certificate, and no request is sent over it.
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+    assert len(far.rig.engines[0].seen) == 1
+
+
+def test_an_idle_connection_to_a_revoked_node_is_not_used(far: Far) -> None:
+    assert far.rig.chat("tiny").status == 200
+    revoke(far)
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+    assert len(far.rig.engines[0].seen) == 1
+
+
+def test_another_nodes_revocation_cuts_nothing(far: Far) -> None:
+    assert far.rig.chat("tiny").status == 200
+    revoke(far, "node_2")
+    assert far.rig.chat("tiny").status == 200
+    assert far.rig.engines[0].connections == 1
+
+
+def test_a_certificate_that_a_revoked_node_got_later_is_good(far: Far) -> None:
+    revoke(far)
+    assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
+    renewed = identity(far.region, far.folder / "node", NOW + timedelta(seconds=2))
+
+    async def show_it() -> None:
+        far.relay.use(renewed)
+
+    far.rig.run(show_it())
     assert far.rig.chat("tiny").status == 200

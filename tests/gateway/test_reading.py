@@ -3,13 +3,17 @@
 import hmac
 import random
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import connection as django
+from django.utils import timezone
 
+from compliance import ids
 from controlplane.endpoints.models import Alias, Endpoint
+from controlplane.fleet.models import Revocation
 from controlplane.tenancy.models import ApiKey, ApiKeySecret, Organization, Project
 from gateway import reading, store
 from gateway.directory import Directory
@@ -40,6 +44,7 @@ def content(directory: Directory) -> list[Any]:
         directory.keys,
         directory.every_endpoint(),
         directory.budgets.all,
+        directory.revoked,
         [directory.project(id) for id in Project.objects.values_list("id", flat=True)],
         [directory.organization(id) for id in Organization.objects.values_list("id", flat=True)],
     ]
@@ -137,6 +142,24 @@ def test_any_edits_one_after_the_other_come_to_the_same(
             edit()
         directory = read(directory)
         assert content(directory) == content(read())
+
+
+def test_revoked_nodes_are_read_at_once_and_kept_on_disk(house: House, read: Read) -> None:
+    before = read()
+    for kind, subject, days in (("node", "node_1", 1), ("gateway", "gw-1", 1), ("node", "old", -1)):
+        Revocation.objects.create(
+            id=ids.new("rvk"),
+            region_id=REGION,
+            kind=kind,
+            subject=subject,
+            issued_until=NOW,
+            expired_by=timezone.now() + timedelta(days=days),
+        )
+    after = read(before)
+    assert after.revoked == {f"spiffe://stoa/region/{REGION}/node/node_1": NOW.timestamp()}
+    assert after.generation > before.generation
+    kept = Directory.decode(after.encode(REGION), PEPPER, REGION, generation=1, read_at=1.0)
+    assert kept.revoked == after.revoked
 
 
 def test_many_changes_at_once_are_one_reading_of_everything(house: House, read: Read) -> None:
