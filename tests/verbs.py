@@ -21,13 +21,13 @@ from controlplane.endpoints import (
     versions,
 )
 from controlplane.endpoints import services as endpoints
-from controlplane.fleet import health, replacing, revoking, silence
+from controlplane.fleet import agent_rollouts, health, replacing, revoking, silence
 from controlplane.fleet import services as fleet
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 
 VERBS: tuple[ModuleType, ...] = (
-    *(health, replacing, decommissioning, maintenance),
+    *(health, replacing, decommissioning, maintenance, agent_rollouts),
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking),
@@ -86,6 +86,10 @@ NO_VERBS = {
     health.tend: "takes each step of the policy as one told cordon, drain, uncordon or replace",
     health.policy_of: "looks",
     health.decision: "looks",
+    agent_rollouts.release: "keeps the bytes that a rollout names",
+    agent_rollouts.content: "looks",
+    agent_rollouts.wish: "looks",
+    agent_rollouts.counts: "looks",
     replacing.facts: "computes",
     replacing.tell: "is the event of a device's step",
     decommissioning.wish: "looks",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from controlplane.endpoints import decommissioning, maintenance
-from controlplane.fleet import health
+from controlplane.fleet import agent_rollouts, health
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ _EACH: tuple[Callable[..., int], ...] = (
     health.tend,
     maintenance.tend,
     decommissioning.tend,
+    agent_rollouts.tend,
 )
 
 

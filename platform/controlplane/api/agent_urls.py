@@ -8,6 +8,7 @@ urlpatterns = [
     path("authority/<str:sha256>", agent_views.authority_file),
     path("join", agent_views.join_script),
     path("bundle", agent_views.agent_bundle),
+    path("bundle/<str:sha256>", agent_views.agent_release),
     path("enroll", agent_views.enroll),
     path("renew", agent_views.renew),
     path("desired", agent_views.desired),

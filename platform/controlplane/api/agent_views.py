@@ -36,6 +36,7 @@ from controlplane.endpoints import (
 )
 from controlplane.endpoints import logs as engine_logs
 from controlplane.fleet import (
+    agent_rollouts,
     authority,
     bundle,
     credentials,
@@ -124,6 +125,18 @@ async def agent_bundle(request: HttpRequest) -> HttpResponse:
     packed = await threads.on_thread(bundle.current)
     answer = HttpResponse(packed.content, content_type="application/gzip")
     answer[bundle.HEADER] = packed.digest
+    return answer
+
+
+@_door("GET")
+async def agent_release(request: HttpRequest, sha256: str) -> HttpResponse:
+    """What a node that was told to update itself fetches."""
+    await threads.on_thread(_proved, _call(request))
+    content = await threads.on_thread(agent_rollouts.content, sha256)
+    if content is None:
+        raise _Refusal(404, "not_found", "There is no such release of the agent.")
+    answer = HttpResponse(content, content_type="application/gzip")
+    answer[bundle.HEADER] = sha256
     return answer
 
 

@@ -16,7 +16,7 @@ from controlplane.endpoints import (
 )
 from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
-from controlplane.fleet import engines, revoking, wire
+from controlplane.fleet import agent_rollouts, engines, revoking, wire
 from controlplane.fleet.models import Node
 
 
@@ -49,6 +49,7 @@ def desired(node: Node, now: datetime) -> wire.Desired:
         pulls=[] if removed_at else pulls.wished(node),
         erase=None if removed_at else decommissioning.wish(node),
         revoked=revoking.listed(node.pool.region_id, now),
+        agent=None if removed_at else agent_rollouts.wish(node),
     )
 
 

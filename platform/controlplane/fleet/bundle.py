@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ def current() -> Bundle:
             archive.addfile(entry, io.BytesIO(content))
     content = packed.getvalue()
     return Bundle(hashlib.sha256(content).hexdigest(), content)
+
+
+def version(bundle: Bundle) -> str:
+    """As its agents report it (workers/agent/settings.py)."""
+    said = re.search(r'^_RELEASE = "([^"]+)"$', (_agent() / "settings.py").read_text(), re.M)
+    return f"{said[1] if said else '?'}+{bundle.digest[:12]}"
 
 
 def _files() -> Iterator[tuple[str, Path]]:

@@ -63,6 +63,12 @@ class NotReplaceable(FleetError):
     code = "not_replaceable"
 
 
+class NotOpen(FleetError):
+    """The rollout is over, or not in the state for this."""
+
+    code = "rollout_not_open"
+
+
 class NotCancellable(FleetError):
     """It has gone too far."""
 

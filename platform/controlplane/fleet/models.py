@@ -11,6 +11,9 @@ from controlplane.fleet.event_models import NodeEvent as NodeEvent
 from controlplane.fleet.health_models import NodeFinding as NodeFinding
 from controlplane.fleet.keeping_models import Decommission as Decommission
 from controlplane.fleet.keeping_models import Maintenance as Maintenance
+from controlplane.fleet.rollout_models import AgentRelease as AgentRelease
+from controlplane.fleet.rollout_models import AgentRollout as AgentRollout
+from controlplane.fleet.rollout_models import AgentUpdate as AgentUpdate
 from controlplane.tenancy.models import Organization
 
 

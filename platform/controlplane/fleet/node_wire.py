@@ -1,4 +1,4 @@
-"""Parts of `wire`'s messages: what is wrong with a node, and what it erases at its end."""
+"""Parts of `wire`'s messages: what is wrong with a node, what it erases, which agent it runs."""
 
 from enum import StrEnum
 
@@ -38,3 +38,30 @@ class ErasedItem(msgspec.Struct, kw_only=True):
     sha256: str = ""
     done: bool = False
     why: str = ""  # it is not done
+
+
+class AgentRelease(msgspec.Struct, kw_only=True):
+    """The agent that the node should run: `GET /agent/v1/bundle/SHA256` is it. What an attempt
+    could not bring about is not tried again in that attempt."""
+
+    sha256: str
+    version: str
+    attempt: int = 1
+
+
+class AgentState(msgspec.Struct, kw_only=True):
+    """Of an agent that can bring itself to another release: what it runs, and which release it
+    tried and left again, and why."""
+
+    sha256: str
+    failed: str = ""
+    attempt: int = 0
+    why: str = ""
+
+
+class Revoked(msgspec.Struct, kw_only=True):
+    """Certificates of that name issued until `issued_until` (Unix seconds) are worth nothing."""
+
+    kind: str  # "node" | "gateway"
+    id: str
+    issued_until: float

