@@ -16,6 +16,7 @@ from controlplane.fleet.errors import FleetError
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
+from frontend import rollout_views
 from frontend.visits import Request, Visit, page, show
 
 _VERBS = {
@@ -29,8 +30,9 @@ _VERBS = {
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     access.operator(visit.principal)
-    template = "_nodes.html" if request.htmx else "nodes.html"
-    return show(request, visit, template, _listed(visit))
+    if request.htmx:
+        return show(request, visit, "_nodes.html", _listed(visit))
+    return show(request, visit, "nodes.html", _whole(visit))
 
 
 @require_POST
@@ -69,11 +71,15 @@ def enrol(request: Request, visit: Visit) -> HttpResponseBase:
         pool=pool, actor=visit.principal.actor, now=visit.now
     )
     context = {
-        **_listed(visit),
+        **_whole(visit),
         "command": joining.command(pool.region, secret),
         "token": token,
     }
     return show(request, visit, "nodes.html", context)
+
+
+def _whole(visit: Visit) -> dict[str, Any]:
+    return {**_listed(visit), "rollouts": rollout_views.listed(visit.now)}
 
 
 def _listed(visit: Visit) -> dict[str, Any]:

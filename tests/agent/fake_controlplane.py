@@ -37,6 +37,8 @@ class ControlPlane:
         self.wishes: dict[str, wire.DesiredReplica] = {}
         self.pulls: list[wire.Pull] = []
         self.erase: wire.Erase | None = None
+        self.release: wire.AgentRelease | None = None
+        self.bundles: dict[str, bytes] = {}  # what is served, by the hash that is asked for
         self.erased: list[wire.Erased] = []
         self.version = 1
         self.stale: wire.Desired | None = None  # answered once, as a late list would be
@@ -104,6 +106,7 @@ class ControlPlane:
             lease_s=1.0,
             pulls=self.pulls,
             erase=self.erase,
+            agent=self.release,
         )
 
     def replica(self, replica_id: str) -> wire.ReplicaReport | None:
@@ -173,6 +176,10 @@ class ControlPlane:
             self.reports.append(msgspec.json.decode(body, type=wire.Report))
             return 200, wire.ReportReply(lease_s=1.0, renew=self.renew, at=time.time())
 
+    def bundle(self, sha256: str) -> Any:
+        content = self.bundles.get(sha256)
+        return (404, {"title": "none"}) if content is None else (200, content)
+
     def take_erased(self, body: bytes) -> Any:
         with self.lock:
             self.erased.append(msgspec.json.decode(body, type=wire.Erased))
@@ -241,12 +248,16 @@ def _handler(plane: ControlPlane) -> type[http.server.BaseHTTPRequestHandler]:
                 return 200, plane.certify(message.csr_pem)
             if name == "desired":
                 return plane.poll(parse_qs(parts.query))
+            if name.startswith("bundle/"):
+                return plane.bundle(name.removeprefix("bundle/"))
             if name == "erased":
                 return plane.take_erased(body)
             return plane.report(body) if name == "report" else plane.take_logs(body)
 
         def _answer(self, status: int, message: object) -> None:
-            body = b"" if message is None else msgspec.json.encode(message)
+            body = b"" if message is None else message
+            if not isinstance(body, bytes):
+                body = msgspec.json.encode(body)
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()

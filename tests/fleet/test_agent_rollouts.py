@@ -199,6 +199,15 @@ def test_releases_are_kept_and_handed_out(fleet: Fleet, rollout: AgentRollout) -
     assert agent_rollouts.content("d" * 64) is None
     kept = AgentRelease.objects.get()
     assert kept.version.endswith("+" + packed.digest[:12])
+    # Who can write to the database alone does not choose what nodes run.
+    AgentRelease.objects.create(
+        sha256="e" * 64, version="0.2.0", content=bytes(kept.content), created_at=fleet.now
+    )
+    assert agent_rollouts.content("e" * 64) is None
+    AgentRelease.objects.filter(pk=packed.digest).update(content=packed.content)
+    assert agent_rollouts.content(packed.digest) is None
+    assert agent_rollouts.release(fleet.now).sha256 == packed.digest
+    assert agent_rollouts.content(packed.digest) == packed.content
 
 
 def test_agents_of_the_release_before_do_not_hear_of_it(

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from controlplane.fleet import joining, node_events, wire
 from controlplane.fleet import services as fleet
-from controlplane.fleet.models import EnrollmentToken, Node
+from controlplane.fleet.models import AgentRollout, EnrollmentToken, Node
 from tests.api import house
 from tests.api.house import House, signed_in
 from tests.fleet.machine import Machine
@@ -104,3 +104,23 @@ def test_what_a_node_did_is_the_operators_to_see(alice: House, operator: Client)
 def test_what_a_node_did_is_nobody_elses(alice: House) -> None:
     for path in (f"/nodes/{alice.node.id}/events", f"/api/v1/nodes/{alice.node.id}/events"):
         assert signed_in(alice.owner).get(path).status_code == 404
+
+
+def test_a_release_of_the_agent_is_brought_to_a_pool(alice: House, operator: Client) -> None:
+    answer = operator.post("/nodes/rollouts", {"pool": alice.pool.id}, follow=True)
+    rollout = AgentRollout.objects.get()
+    text = answer.content.decode()
+    assert f"{rollout.release.version} goes to {alice.pool.name}" in text and "Abort" in text
+    AgentRollout.objects.update(state="halted", halt_reason="gpu-1: it hung")
+    text = operator.get("/nodes").content.decode()
+    assert "gpu-1: it hung" in text and "Resume" in text
+    for verb, state in (("resume", "running"), ("abort", "aborted")):
+        operator.post(f"/nodes/rollouts/{rollout.id}/{verb}")
+        rollout.refresh_from_db()
+        assert rollout.state == state
+    answer = operator.post(f"/nodes/rollouts/{rollout.id}/resume", follow=True)
+    assert b"Only a rollout that was halted" in answer.content
+    assert operator.post(f"/nodes/rollouts/{rollout.id}/explode").status_code == 404
+    assert operator.post("/nodes/rollouts", {"pool": "pool_nothing"}).status_code == 404
+    client = signed_in(alice.owner)
+    assert client.post("/nodes/rollouts", {"pool": alice.pool.id}).status_code == 404

@@ -18,6 +18,7 @@ from workers.agent.records import Store
 from workers.agent.replicas import Replicas
 from workers.agent.runner import Runner
 from workers.agent.settings import VERSION, Settings
+from workers.agent.updating import Restart
 
 log = logging.getLogger("stoa.agent")
 
@@ -26,6 +27,7 @@ REFUSED = 3  # the credential or token is no good: enrol again
 GONE = 4  # the operator removed this node
 UNFIT = 6  # what doctor finds forbids joining
 LOCKED = 5  # another agent runs on the same directory
+RESTART = 75  # another release is to be tried: launch.py starts it
 
 ENROL_AGAIN = (
     "enrol again: get a join command for this node from the operator of {url}"
@@ -136,6 +138,8 @@ async def _serve(
         except* Gone as gone:
             log.error("%s", _first(gone))
             status = GONE
+        except* Restart:
+            status = RESTART
     return status
 
 

@@ -34,10 +34,10 @@ Wants=network-online.target
 
 [Service]
 EnvironmentFile=/etc/stoa/agent.env
-ExecStart={python} -m workers.agent run
+ExecStart={python} {home}/launch.py {home}
 Restart=always
 RestartSec=1
-# Engines outlive the agent: a new version of it adopts them.
+# Engines outlive the agent: the next one, of whatever release, adopts them.
 KillMode=process
 LimitNOFILE=65536
 
@@ -55,6 +55,7 @@ def main() -> None:
     say(f"the control plane is the one that the pin names, at {options.url}")
     root = unpack(home, door)
     python = environment(root)
+    count(home, root)
     settings = {
         **{name: value for name, value in os.environ.items() if name.startswith("STOA_")},
         "PYTHONPATH": f"{root}:{root / 'platform'}",
@@ -66,7 +67,7 @@ def main() -> None:
     examine(python, settings)
     join(python, settings, options)
     if not options.no_run:
-        run(python, settings)
+        run(home, settings)
 
 
 def _options() -> argparse.Namespace:
@@ -154,6 +155,18 @@ def environment(root: Path) -> Path:
     return root / ".venv" / "bin" / "python"
 
 
+def count(home: Path, root: Path) -> None:
+    """The release that launch.py runs is this one; one that is being tried is given up."""
+    (home / "next.json").unlink(missing_ok=True)
+    for name, content in (
+        ("launch.py", (root / "workers/agent/launch.py").read_bytes()),
+        ("current", root.name.encode()),
+    ):
+        draft = home / f".{name}.new"
+        draft.write_bytes(content)
+        draft.replace(home / name)
+
+
 def examine(python: Path, settings: "dict[str, str]") -> None:
     """What the doctor finds critical must be mended first."""
     done = agent(python, settings, "doctor", "--json", capture=True)
@@ -187,21 +200,23 @@ def join(python: Path, settings: "dict[str, str]", options: argparse.Namespace) 
     say("joined")
 
 
-def run(python: Path, settings: "dict[str, str]") -> None:
+def run(home: Path, settings: "dict[str, str]") -> None:
+    settings = {name: text for name, text in settings.items() if name != "PYTHONPATH"}
     if os.geteuid() == 0 and Path("/run/systemd/system").is_dir():
         env = Path("/etc/stoa/agent.env")
         env.parent.mkdir(parents=True, exist_ok=True)
         env.touch(mode=0o600)
         env.write_text("".join(f"{name}={value}\n" for name, value in sorted(settings.items())))
         unit = Path("/etc/systemd/system/stoa-agent.service")
-        unit.write_text(UNIT.format(python=python))
+        unit.write_text(UNIT.format(python=sys.executable, home=home))
         for words in (["daemon-reload"], ["enable", "stoa-agent"], ["restart", "stoa-agent"]):
             if subprocess.run(["systemctl", *words]).returncode:
                 stop(f"systemctl {' '.join(words)} failed")
         say("the agent runs as a service: journalctl -u stoa-agent")
         return
     say("no systemd here: the agent runs until this ends")
-    os.execve(python, [str(python), "-m", "workers.agent", "run"], _environment(settings))
+    command = [sys.executable, str(home / "launch.py"), str(home)]
+    os.execve(command[0], command, _environment(settings))
 
 
 def agent(

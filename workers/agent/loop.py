@@ -29,6 +29,7 @@ from workers.agent.replica import COMING, Replica
 from workers.agent.replicas import Replicas
 from workers.agent.runner import Runner
 from workers.agent.settings import VERSION, Settings
+from workers.agent.updating import Updater
 
 log = logging.getLogger("stoa.agent")
 
@@ -81,6 +82,7 @@ class Agent:
         self._relay_address = ""
         runner.connect(ControlPlaneDoor(client))
         self._pulls = Pulls(runner, self._changed.set)
+        self._updater = Updater(settings, client, self._changed.set)
         self.replicas = Replicas(
             settings.directory,
             store=self._store,
@@ -94,7 +96,7 @@ class Agent:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. Raises Refused or Gone (in a group) when the control plane says so."""
+        """Until `stop`. Raises (in a group) Refused, Gone, Restart as the control plane says."""
         try:
             await self._start_relay()
             await self.replicas.adopt()
@@ -113,6 +115,7 @@ class Agent:
                         self._tend,
                         self._keep,
                         self._bind,
+                        self._updater.step,
                     )
                 ]
                 await stop.wait()
@@ -184,6 +187,7 @@ class Agent:
             self._whole_at = asked_at + WHOLE_EVERY_S
             self.replicas.apply(desired)
             self._pulls.apply(desired.pulls)
+            self._updater.wish(desired.agent)
             self._revoke(desired.revoked)
         if desired.version == have and self._clock() - asked_at < POLL_SPACING_S:
             await asyncio.sleep(POLL_SPACING_S)  # a proxy that does not let polls wait
@@ -211,6 +215,7 @@ class Agent:
     async def _send_report(self) -> wire.ReportReply:
         self._seq += 1
         found = self._inventory and self._reaping.usable(self._inventory)
+        found = found and msgspec.structs.replace(found, agent=self._updater.state)
         news = found is not None and not inventory.same(self._inventory_sent, found)
         events = self._events.waiting()
         sent = self._wall()
@@ -229,6 +234,7 @@ class Agent:
         )
         self._their_clock.heard(sent, reply.at, self._wall())
         self._events.taken(events)
+        await self._updater.heard()
         if news:
             self._inventory_sent = found
         return reply

@@ -12,7 +12,8 @@ from workers.agent.environment import default_cache
 
 _RELEASE = "0.1.0"
 _BUNDLE = Path(__file__).resolve().parents[2] / "BUNDLE"  # its hash, where the join script put one
-VERSION = f"{_RELEASE}+{_BUNDLE.read_text()[:12]}" if _BUNDLE.is_file() else _RELEASE
+BUNDLE = _BUNDLE.read_text().strip() if _BUNDLE.is_file() else ""
+VERSION = f"{_RELEASE}+{BUNDLE[:12]}" if BUNDLE else _RELEASE
 
 RUN_DIR_MAX = RUN_DIRECTORY_MAX - len("/123456")  # each agent has a folder of its own in it
 
@@ -48,6 +49,8 @@ class Settings:
     residue_bytes: int = 1 << 30  # of a GPU's memory that nobody holds, the driver's own
     dirty_after_s: float = 30.0  # how long a device may take to come clean
     stale_weights_s: float = 86_400.0  # how long what nobody fetches any more is kept
+    home: Path | None = None  # of launch.py, which started this: its releases
+    home_try: str = ""  # the id of the try that this is, of a release that does not count yet
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -80,6 +83,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         residue_bytes=_bytes(environment, "STOA_AGENT_RESIDUE_BYTES", 1 << 30),
         dirty_after_s=_seconds(environment, "STOA_AGENT_DIRTY_AFTER_S", 30.0),
         stale_weights_s=_seconds(environment, "STOA_AGENT_STALE_WEIGHTS_S", 86_400.0),
+        home=Path(home) if (home := environment.get("STOA_AGENT_HOME")) else None,
+        home_try=environment.get("STOA_AGENT_TRY", ""),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:
         raise SettingError(

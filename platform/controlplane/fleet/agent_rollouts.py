@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 
-from compliance import audit, ids
+from compliance import audit, ids, sealing
 from controlplane.fleet import bundle, errors, services, waves, wire
 from controlplane.fleet.models import (
     AgentRelease,
@@ -35,14 +35,27 @@ _REASON = 500
 def release(now: datetime) -> AgentRelease:
     """The agent that belongs to this control plane, kept. Raises bundle.NoAgent."""
     packed = bundle.current()
-    facts = {"version": bundle.version(packed), "content": packed.content, "created_at": now}
-    kept, _ = AgentRelease.objects.get_or_create(sha256=packed.digest, defaults=facts)
-    return kept
+    if content(packed.digest) is None:
+        AgentRelease.objects.update_or_create(
+            sha256=packed.digest,
+            defaults={
+                "version": bundle.version(packed),
+                "content": sealing.seal(packed.content, context=_context(packed.digest)),
+                "created_at": now,
+            },
+        )
+    return AgentRelease.objects.get(pk=packed.digest)
 
 
 def content(sha256: str) -> bytes | None:
+    """Its bundle. None for one that was not kept by `release`: who can write to the database
+    alone must not choose what nodes run."""
     found = AgentRelease.objects.filter(sha256=sha256).values_list("content", flat=True).first()
-    return None if found is None else bytes(found)
+    try:
+        return found and sealing.unseal(found, context=_context(sha256))
+    except sealing.SealBroken:
+        log.error("release %s of the agent was not sealed by us: it is not handed out", sha256)
+        return None
 
 
 def wish(node: Node) -> wire.AgentRelease | None:
@@ -256,6 +269,10 @@ def _check(policy: waves.Policy) -> None:
         raise errors.InvalidPolicy(
             f"pause_s is at most a week, limit_s more than {least:g} and at most a day."
         )
+
+
+def _context(sha256: str) -> str:
+    return f"agent_release:{sha256}"
 
 
 def _tell(row: AgentRollout, action: str, actor: audit.Actor, now: datetime, **facts: Any) -> None:

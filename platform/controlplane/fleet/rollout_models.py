@@ -9,9 +9,9 @@ from compliance.fields import IdField
 class AgentRelease(models.Model):
     """The agent as nodes fetch it (fleet.bundle), kept for as long as a rollout may name it."""
 
-    sha256 = models.CharField(max_length=64, primary_key=True)  # of `content`
+    sha256 = models.CharField(max_length=64, primary_key=True)  # of the bundle
     version = models.CharField(max_length=32)  # as its agents report it
-    content = models.BinaryField()
+    content = models.BinaryField()  # the bundle, sealed (compliance.sealing)
     created_at = models.DateTimeField()
 
     def __str__(self) -> str:
