@@ -21,7 +21,7 @@ SETTING = re.compile(r'"(STOA_[A-Z_]+|DATABASE_URL|BROKER_URL)"')
 # Marks that our own processes put on engines and on themselves, what containers are told, and what
 # only the tests set.
 INTERNAL = {
-    "STOA_AGENT",
+    *("STOA_AGENT", "STOA_AGENT_HOME", "STOA_AGENT_TRY"),
     "STOA_GATEWAY_STATE",
     "STOA_MODEL_DIR",
     "STOA_REPLICA",

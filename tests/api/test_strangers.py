@@ -19,7 +19,10 @@ from tests.api.house import NOW, House, post, signed_in, with_key
 
 PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
-OPERATOR = {"regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"}
+OPERATOR = {
+    *("regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"),
+    "agent-rollouts",
+}
 
 
 def routes() -> set[str]:
@@ -128,6 +131,7 @@ def things(house: House) -> dict[str, str]:
         "pools": house.pool.id,
         "maintenances": planned(house),
         "decommissions": "",
+        "agent-rollouts": "",
         "budgets": budget(house),
         "secrets": secret(house),
         "notices": notice(house),

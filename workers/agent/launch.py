@@ -26,7 +26,6 @@ RESTART = 75  # the agent's exit status: start again, from what is to be tried
 LOCKED = 5  # another agent is about to leave the directory
 LIMIT_S = 180.0  # from the start of a release that is tried to its first answered report
 STARTS = 3  # of a release that is tried: machines and launchers die for other reasons, too
-END_S = 15.0  # for an agent that is asked to leave
 _LOOK_S = 0.1
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -167,13 +166,10 @@ class Launcher:
             return None
 
     def end(self) -> None:
+        """Killed: asked to leave, it might take engines along, which the one before adopts."""
         assert self.child is not None
-        self.child.terminate()
-        try:
-            self.child.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+        self.child.kill()
+        self.child.wait()
 
 
 def _die_with_us() -> None:

@@ -83,7 +83,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         residue_bytes=_bytes(environment, "STOA_AGENT_RESIDUE_BYTES", 1 << 30),
         dirty_after_s=_seconds(environment, "STOA_AGENT_DIRTY_AFTER_S", 30.0),
         stale_weights_s=_seconds(environment, "STOA_AGENT_STALE_WEIGHTS_S", 86_400.0),
-        home=Path(home) if (home := environment.get("STOA_AGENT_HOME")) else None,
+        home=Path(place) if (place := environment.get("STOA_AGENT_HOME")) else None,
         home_try=environment.get("STOA_AGENT_TRY", ""),
     )
     if len(os.fsencode(settings.run_dir)) > RUN_DIR_MAX:

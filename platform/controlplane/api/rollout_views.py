@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -122,5 +123,5 @@ class AgentRollouts(HouseViewSet):
         return Response(shown.data, status=code)
 
 
-def _rollouts() -> Any:
+def _rollouts() -> QuerySet[AgentRollout]:
     return AgentRollout.objects.select_related("release").defer("release__content")

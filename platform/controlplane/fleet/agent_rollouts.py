@@ -245,11 +245,9 @@ def _stands(
         release=str(said.get("sha256", "")),
         heard=node.reachable(now),
         critical_since=critical,
-        went_back=(str(said.get("why", ""))[:200] or "for no reason that it gives")
-        if failed
-        else "",
-        told_at=told and told.told_at,
-        done_at=told and told.done_at,
+        went_back=str(said.get("why") or "it does not say why")[:200] if failed else "",
+        told_at=told.told_at if told else None,
+        done_at=told.done_at if told else None,
     )
 
 
