@@ -44,9 +44,9 @@ from controlplane.endpoints import (
 )
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, EngineVersion, Rollout, Upload
-from controlplane.fleet import health, replacing, revoking, silence, wire
+from controlplane.fleet import agent_rollouts, health, replacing, revoking, silence, wire
 from controlplane.fleet import services as fleet
-from controlplane.fleet.models import Device, Node
+from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
@@ -200,6 +200,7 @@ class Walk:
         kept.node = node
         self.do(egress.open_networks, "pool.update", pool=pool, networks=["10.0.0.0/8"])
         self.keeping(node)
+        self.rollouts(node)
 
     def keeping(self, node: Node) -> None:
         self.do(health.set_policy, "pool.update", pool=node.pool, changes={"max_share": 0.5})
@@ -224,6 +225,15 @@ class Walk:
         self.do(decommissioning.tend, "node.erase")
         erased = wire.Erased(id=leaving.id, items=[])
         self.do(decommissioning.confirm, "node.erased", node=other, erased=erased)
+
+    def rollouts(self, node: Node) -> None:
+        wanted = {"pool": node.pool, "release": agent_rollouts.release(NOW)}
+        begun = self.do(agent_rollouts.begin, "agent_rollout.begin", **wanted)
+        AgentRollout.objects.update(state="halted")
+        self.do(agent_rollouts.resume, "agent_rollout.resume", rollout=begun)
+        self.do(agent_rollouts.abort, "agent_rollout.abort", rollout=begun)
+        self.do(agent_rollouts.begin, "agent_rollout.begin", **wanted)
+        self.do(agent_rollouts.tend, "agent_rollout.finish")  # no node updates itself
 
     def endpoints(self) -> None:
         kept = self.kept

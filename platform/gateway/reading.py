@@ -133,13 +133,8 @@ async def read(
         budgets = _Kept(before.budgets.by_id if before else {})
         async for row in _rows(connection, "budgets", _BUDGETS, region):
             budgets.add(Budget(*row))
-        stopped = [
-            StoppedRun(*row) async for row in _rows(connection, "stops", _STOPPED_RUNS, region)
-        ]
-        revoked = {
-            nodes.name(region, node_id): until
-            async for node_id, until in _rows(connection, "revocations", _REVOCATIONS, region)
-        }
+        stopped = await _stopped(connection, region)
+        revoked = await _revoked(connection, region)
         prices = [PriceVersion(*row) async for row in _rows(connection, "prices", _PRICES, region)]
     bounds = projects, organizations, budgets
     same = before is not None and all(kept.same for kept in bounds)
@@ -292,6 +287,16 @@ async def _aliases(
     async for project_id, name, targets, events in _rows(connection, "aliases", _ALIASES, region):
         found.setdefault(project_id, {})[name] = Alias(tuple(targets), frozenset(events))
     return found
+
+
+async def _stopped(connection: psycopg.AsyncConnection[Any], region: str) -> list[StoppedRun]:
+    rows = _rows(connection, "stops", _STOPPED_RUNS, region)
+    return [StoppedRun(*row) async for row in rows]
+
+
+async def _revoked(connection: psycopg.AsyncConnection[Any], region: str) -> dict[str, float]:
+    found = _rows(connection, "revocations", _REVOCATIONS, region)
+    return {nodes.name(region, node_id): until async for node_id, until in found}
 
 
 async def _endpoints(

@@ -52,7 +52,7 @@ def content(sha256: str) -> bytes | None:
     alone must not choose what nodes run."""
     found = AgentRelease.objects.filter(sha256=sha256).values_list("content", flat=True).first()
     try:
-        return found and sealing.unseal(found, context=_context(sha256))
+        return None if found is None else sealing.unseal(bytes(found), context=_context(sha256))
     except sealing.SealBroken:
         log.error("release %s of the agent was not sealed by us: it is not handed out", sha256)
         return None
