@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,4 +232,31 @@ def test_what_another_try_confirmed_does_not_count(tmp_path: Path) -> None:
     home.write("confirmed", "t0")
     assert home.choose()[1]["try"] == "t1"
     (tmp_path / "next.json").write_text("{")  # damaged: it is none
+    assert home.choose() == ("old", {})
+
+
+def test_one_that_finds_the_directory_held_waits_for_it(tmp_path: Path) -> None:
+    """The agent before may take a moment to go: that is no fault of the release's."""
+    home = prepared(tmp_path)
+    program = tmp_path / "versions/new/.venv/bin/python"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"""#!/bin/sh
+cd {tmp_path}
+if [ -e held ]; then printf %s "$STOA_AGENT_TRY" > confirmed; sleep 0.5; exit 0; fi
+touch held
+exit {launch.LOCKED}
+"""
+    )
+    program.chmod(0o755)
+    done = subprocess.run([sys.executable, launch.__file__, str(tmp_path)], timeout=60)
+    assert done.returncode == 0
+    assert home.choose() == ("new", {}) and not home.record("failed.json")
+
+
+def test_the_join_script_has_the_last_word(tmp_path: Path) -> None:
+    home = prepared(tmp_path)
+    _, trying = home.choose()
+    home.remove("next.json")  # joined again, while it was tried
+    home.promote(trying)
     assert home.choose() == ("old", {})

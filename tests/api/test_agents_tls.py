@@ -11,12 +11,20 @@ import pytest
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.fleet import authority, issuance, joining, services, wire
+from controlplane.fleet import (
+    agent_rollouts,
+    authority,
+    bundle,
+    issuance,
+    joining,
+    services,
+    wire,
+)
 from controlplane.fleet.models import Node, Pool
 from tests.api.door import Door, play
 from tests.batches.live import Django
 from tests.gateway.house import eventually
-from workers.agent import client, credential, tls
+from workers.agent import client, credential, settings, threads, tls, updating
 from workers.agent.credential import Identity
 from workers.local.embedded import free_port
 
@@ -189,6 +197,26 @@ def test_renewal_changes_the_connections_and_loses_no_call(
             assert len(calls._flying) <= 1  # what showed the old certificate is closed
 
     asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_release_is_fetched_by_its_hash_and_believed_for_it(
+    url: str, pool: Pool, tmp_path: Path
+) -> None:
+    held = joined(url, pool, tmp_path / "node")
+    kept = agent_rollouts.release(timezone.now())
+
+    def fetched(sha256: str) -> bytes:
+        async def scene() -> bytes:
+            async with client.Client(url, held) as calls:
+                updater = updating.Updater(settings.read({}), calls, lambda: None)
+                release = wire.AgentRelease(sha256=sha256, version="next")
+                return await threads.call(updater._fetched, release)
+
+        return asyncio.run(asyncio.wait_for(scene(), 60))
+
+    assert fetched(kept.sha256) == bundle.current().content
+    with pytest.raises(client.Rejected, match="no such release"):
+        fetched("0" * 64)
 
 
 def test_agents_of_today_are_sent_from_the_web_process_to_the_door(tmp_path: Path) -> None:

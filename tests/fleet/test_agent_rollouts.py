@@ -1,10 +1,13 @@
 """A release on its way to a pool's nodes: what the sweep does, and what the operator may."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import msgspec
 import pytest
 from django.core.management import call_command
+from django.db import connections
 
 from compliance import audit
 from compliance.models import AuditEvent
@@ -245,3 +248,43 @@ def test_the_command(fleet: Fleet, pool: Pool, capsys: pytest.CaptureFixture[str
     assert '"aborted"' in capsys.readouterr().out
     call_command("agents")
     assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_that_dies_in_the_middle_leaves_nothing_half_done(
+    fleet: Fleet, rollout: AgentRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead(BaseException):
+        pass
+
+    real = agent_rollouts._tell
+
+    def dies(*_: object, **__: object) -> None:
+        raise Dead
+
+    monkeypatch.setattr(agent_rollouts, "_tell", dies)  # the last thing of each step
+    versions = list(Node.objects.order_by("id").values_list("desired_version", flat=True))
+    with pytest.raises(Dead):
+        fleet.sweep()
+    assert fleet.wished() == {} and not AgentUpdate.objects.exists()
+    assert list(Node.objects.order_by("id").values_list("desired_version", flat=True)) == versions
+    monkeypatch.setattr(agent_rollouts, "_tell", real)
+    assert fleet.sweep() == 1
+    assert len(fleet.wished()) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sweeps_at_once_tell_one_wave(join: Join, pool: Pool, now: datetime) -> None:
+    fleet = Fleet(join, 4, now)
+    begin(fleet, pool)
+    begun = threading.Barrier(4)
+
+    def sweep(_: int) -> int:
+        try:
+            begun.wait(30)
+            return agent_rollouts.tend(now=now)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(sweep, range(4))) == 1
+    assert len(fleet.wished()) == 1 and told() == ["begin", "wave"]

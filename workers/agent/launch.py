@@ -82,8 +82,9 @@ class Home:
         return bool(trying.get("try")) and self.read("confirmed") == trying["try"]
 
     def promote(self, trying: dict[str, Any]) -> None:
-        self.write("current", trying["release"])
-        self.remove("next.json")
+        if self.record("next.json").get("try") == trying["try"]:  # else the join script was here
+            self.write("current", trying["release"])
+            self.remove("next.json")
 
     def back(self, trying: dict[str, Any], why: str) -> None:
         said = {name: trying.get(name) for name in ("try", "release", "sha256", "attempt")}

@@ -23,7 +23,7 @@ import httpx
 import msgspec
 
 from controlplane.fleet import wire
-from workers.agent import files, threads
+from workers.agent import files, threads, uv
 from workers.agent.client import Client, Unavailable, raise_for
 from workers.agent.settings import BUNDLE, Settings
 
@@ -203,6 +203,8 @@ def _install(root: Path, lock: int) -> None:
     """
     base = getattr(sys, "_base_executable", sys.executable)  # the new environment is not of ours
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    if tool := uv.find():
+        environment["STOA_UV"] = str(tool)
     done = subprocess.run(
         [base, str(root / "deploy" / "bootstrap.py"), "agent"],
         env=environment,
