@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from compliance import ids
 from controlplane.api.fleet_views import NodeView
-from controlplane.fleet import findings, joining, services
+from controlplane.fleet import findings, joining, revoking, services
 from controlplane.fleet.errors import FleetError
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.tenancy import access
@@ -23,6 +23,7 @@ _VERBS = {
     "cordon": (services.cordon, "takes no new replicas"),
     "uncordon": (services.uncordon, "takes replicas again"),
     "drain": (services.drain, "is being drained"),
+    "revoke": (revoking.revoke_node, "is cut off until a token for it lets it in again"),
 }
 
 
@@ -38,7 +39,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
 @require_POST
 @page
 def act(request: Request, visit: Visit, id: str, verb: str) -> HttpResponseBase:
-    """Cordon, uncordon or drain one node."""
+    """Cordon, uncordon or drain one node, or revoke its certificate."""
     access.operator(visit.principal)
     found = Node.objects.select_related("pool").filter(pk=id, removed_at=None)
     node = found.first() if ids.valid(id, "node") else None

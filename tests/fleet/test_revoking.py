@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
+from django.core.management import call_command
 
 from compliance import audit
 from controlplane.endpoints import assignments
@@ -63,3 +64,11 @@ def test_a_removed_nodes_certificates_go_with_it(join: Join, now: datetime) -> N
 def test_what_is_no_gateway_cannot_be_revoked(region: Region, now: datetime) -> None:
     with pytest.raises(errors.InvalidName):
         revoking.revoke_gateway(region=region, gateway_id="GW 1", actor=audit.SYSTEM, now=now)
+
+
+def test_the_command(join: Join, capsys: pytest.CaptureFixture[str]) -> None:
+    node, _ = join()
+    call_command("revoke_node", "--pool", node.pool.name, "--node", node.name)
+    assert f"--node {node.name}" in capsys.readouterr().out
+    node.refresh_from_db()
+    assert revoking.is_revoked(node.certificate_sha256)

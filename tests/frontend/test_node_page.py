@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from controlplane.endpoints import decommissioning
 from controlplane.endpoints.models import Replica
-from controlplane.fleet import findings, wire
+from controlplane.fleet import findings, revoking, wire
 from controlplane.fleet.models import Decommission, Device, Maintenance, Node
 from controlplane.tenancy.models import Notice
 from tests.api.house import House, signed_in
@@ -94,3 +94,12 @@ def test_to_others_it_does_not_exist(alice: House) -> None:
     for verb in ("maintenance", "decommission", "devices/0/replace", "cancel/mnt_x"):
         assert client.post(f"{page(alice)}/{verb}").status_code == 404
     assert not Decommission.objects.exists() and not Maintenance.objects.exists()
+
+
+def test_its_certificate_is_revoked(alice: House, operator: Client) -> None:
+    assert "Revoke its certificate" in operator.get(page(alice)).content.decode()
+    answer = operator.post(f"{page(alice)}/revoke", follow=True)
+    assert b"is cut off until a token for it lets it in again" in answer.content
+    assert revoking.is_revoked(Node.objects.get(pk=alice.node.id).certificate_sha256)
+    stranger = signed_in(alice.owner)
+    assert stranger.post(f"{page(alice)}/revoke").status_code == 404
