@@ -52,21 +52,19 @@ def made(name: str, program: str = GOOD, installer: str = _INSTALLER) -> tuple[s
     return hashlib.sha256(content).hexdigest(), content
 
 
-class House:
-    """A machine that has joined with the release "first", and its control plane."""
+class Home:
+    """A machine that runs the release "first" below launch.py."""
 
-    def __init__(self, plane: ControlPlane, node: TestNode) -> None:
-        self.plane, self.node = plane, node
+    def __init__(self, node: TestNode) -> None:
+        self.node = node
         self.home = node.root / "home"
         self.home.mkdir()
-        sha256, content = made("first")
-        root = self.home / "versions" / sha256[:12]
+        self.first, content = made("first")
+        root = self.home / "versions" / self.first[:12]
         updating._unpack(content, root)
-        (root / "BUNDLE").write_text(sha256)
+        (root / "BUNDLE").write_text(self.first)
         subprocess.run([sys.executable, str(root / "deploy/bootstrap.py")], check=True)
         join_script.count(self.home, root)
-        self.first = sha256
-        self.attempt = 0
 
     def launch(self, limit_s: float = 60.0) -> subprocess.Popen[bytes]:
         environment = {**self.node.environment, "STOA_AGENT_TRY_S": str(limit_s)}
@@ -81,6 +79,18 @@ class House:
             )
         self.node._agents.append(launcher)
         return launcher
+
+    @property
+    def current(self) -> str:
+        return (self.home / "current").read_text()
+
+
+class House(Home):
+    """One with a control plane of its own."""
+
+    def __init__(self, plane: ControlPlane, node: TestNode) -> None:
+        super().__init__(node)
+        self.plane, self.attempt = plane, 0
 
     def offer(self, sha256: str, content: bytes) -> None:
         """Tell the node to run it."""
@@ -102,7 +112,3 @@ class House:
     @property
     def runs(self) -> str:
         return self.said.sha256 if self.said else ""
-
-    @property
-    def current(self) -> str:
-        return (self.home / "current").read_text()
