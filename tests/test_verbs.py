@@ -233,7 +233,7 @@ class Walk:
         self.do(agent_rollouts.resume, "agent_rollout.resume", rollout=begun)
         self.do(agent_rollouts.abort, "agent_rollout.abort", rollout=begun)
         self.do(agent_rollouts.begin, "agent_rollout.begin", **wanted)
-        self.do(agent_rollouts.tend, "agent_rollout.finish")  # no node updates itself
+        self.do(agent_rollouts.tend, "agent_rollout.finish", listening_since=NOW)  # all by hand
 
     def endpoints(self) -> None:
         kept = self.kept

@@ -8,16 +8,22 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from controlplane.endpoints import decommissioning, maintenance
+from controlplane.endpoints import decommissioning, maintenance, observe, pulse
 from controlplane.fleet import agent_rollouts, health
 
 log = logging.getLogger(__name__)
+
+
+def _roll_agents_out(*, now: datetime) -> int:
+    since = pulse.listening_since(now=now, gap_s=observe.pulse_gap_s())
+    return agent_rollouts.tend(now=now, listening_since=since)
+
 
 _EACH: tuple[Callable[..., int], ...] = (
     health.tend,
     maintenance.tend,
     decommissioning.tend,
-    agent_rollouts.tend,
+    _roll_agents_out,
 )
 
 

@@ -2,6 +2,7 @@
 real launchers and agents (their engines are not), the real sweep."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def begun(pool: Pool, name: str, program: str = "") -> AgentRollout:
 
 def ends(rollout: AgentRollout, state: str) -> None:
     def over() -> bool:
-        agent_rollouts.tend(now=timezone.now())
+        now = timezone.now()
+        agent_rollouts.tend(now=now, listening_since=now - timedelta(hours=1))
         rollout.refresh_from_db()
         assert rollout.state in ("running", state), rollout.halt_reason
         return rollout.state == state

@@ -34,6 +34,7 @@ class Fleet:
 
     def __init__(self, join: Join, count: int, now: datetime) -> None:
         self.now, self.seq = now, 0
+        self.listening_since: datetime | None = now - timedelta(days=1)
         self.nodes = [join(f"gpu-{at}")[0] for at in range(count)]
         self.states = {node.id: wire.AgentState(sha256=OLD) for node in self.nodes}
         self.silent: set[str] = set()
@@ -51,7 +52,7 @@ class Fleet:
     def sweep(self, later_s: float = 0.0) -> int:
         self.now += timedelta(seconds=later_s)
         self.hear()
-        return agent_rollouts.tend(now=self.now)
+        return agent_rollouts.tend(now=self.now, listening_since=self.listening_since)
 
     def wished(self) -> dict[str, wire.AgentRelease]:
         found = {node.id: assignments.desired(node, self.now).agent for node in self.nodes}
@@ -281,10 +282,34 @@ def test_sweeps_at_once_tell_one_wave(join: Join, pool: Pool, now: datetime) -> 
     def sweep(_: int) -> int:
         try:
             begun.wait(30)
-            return agent_rollouts.tend(now=now)
+            return agent_rollouts.tend(now=now, listening_since=fleet.listening_since)
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(sweep, range(4))) == 1
     assert len(fleet.wished()) == 1 and told() == ["begin", "wave"]
+
+
+def test_an_outage_of_ours_is_held_against_no_node(fleet: Fleet, rollout: AgentRollout) -> None:
+    fleet.sweep()
+    fleet.obey()
+    fleet.sweep(10)
+    fleet.silent = set(fleet.states)  # nobody could be heard for an hour
+    fleet.listening_since = None
+    assert fleet.sweep(3600) == 0
+    fleet.listening_since = fleet.now  # we are back, and none of them has had its turn yet
+    assert fleet.sweep() == 0
+    rollout.refresh_from_db()
+    assert rollout.state == "running"
+    fleet.silent.clear()
+    assert fleet.sweep(1) == 1  # the next wave
+    assert rollout.updates.count() == 3
+    # A node that was told before an outage has the whole limit after it.
+    fleet.listening_since = fleet.now + timedelta(seconds=3600)
+    assert fleet.sweep(3600 + 500) == 0
+    rollout.refresh_from_db()
+    assert rollout.state == "running"
+    assert fleet.sweep(500) == 1
+    rollout.refresh_from_db()
+    assert rollout.state == "halted" and "in time" in rollout.halt_reason

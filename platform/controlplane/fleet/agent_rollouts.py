@@ -7,7 +7,7 @@ the rollout's lock, and `waves.plan` looks at what is there, not at what was dec
 import logging
 import math
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -139,13 +139,20 @@ def abort(*, rollout: AgentRollout, actor: audit.Actor, now: datetime) -> AgentR
 # --- The sweep --------------------------------------------------------------------------
 
 
-def tend(*, now: datetime) -> int:
-    """Take every running rollout one step on; the number of those that moved."""
+def tend(*, now: datetime, listening_since: datetime | None) -> int:
+    """Take every running rollout one step on; the number of those that moved.
+
+    `listening_since`: since when nodes could be heard. Whoever could not be heard before has a
+    whole lease from then; None: nobody can be heard, so nothing is decided.
+    """
+    if listening_since is None:
+        return 0
+    fair_from = listening_since + timedelta(seconds=settings.NODE_LEASE_S)
     running = AgentRollout.objects.filter(state=RolloutState.RUNNING).order_by("id")
     moved = 0
     for rollout in running:
         try:
-            moved += _step(rollout, now)
+            moved += _step(rollout, now, fair_from)
         except Exception:  # one pool must not stop the others
             log.exception("rollout %s could not go on", rollout.id)
     return moved
@@ -162,13 +169,14 @@ def counts(rollout: AgentRollout, now: datetime) -> dict[str, Any]:
     }
 
 
-def _step(rollout: AgentRollout, now: datetime) -> bool:
+def _step(rollout: AgentRollout, now: datetime, fair_from: datetime) -> bool:
     with transaction.atomic():
         row = _locked(rollout)
         if row.state != RolloutState.RUNNING:
             return False
         policy = waves.Policy(row.canary_share, row.wave_size, row.pause_s, row.limit_s)
-        found = waves.plan(_standing(row, now), row.release_id, policy, now)
+        standing = _standing(row, now)
+        found = waves.plan(standing, row.release_id, policy, now, fair_from=fair_from)
         if found.halt:
             _halt(row, found, now)
             return True

@@ -44,9 +44,21 @@ class Plan:
     finished: bool = False
 
 
-def plan(nodes: Sequence[Standing], release: str, policy: Policy, now: datetime) -> Plan:
-    """The next step towards `release` on every node that can have it."""
-    reasons = {node.id: why for node in nodes if (why := _worse(node, release, policy, now))}
+def plan(
+    nodes: Sequence[Standing],
+    release: str,
+    policy: Policy,
+    now: datetime,
+    *,
+    fair_from: datetime | None = None,
+) -> Plan:
+    """The next step towards `release` on every node that can have it.
+
+    `fair_from`: until then a node's silence may be our own doing, and is held against nobody.
+    """
+    fair_from = fair_from or datetime.min.replace(tzinfo=now.tzinfo)
+    judged = ((node.id, _worse(node, release, policy, now, fair_from)) for node in nodes)
+    reasons = {id: why for id, why in judged if why}
     if reasons:
         named = "; ".join(f"{id}: {why}" for id, why in sorted(reasons.items())[:5])
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
@@ -78,7 +90,7 @@ def _paused(told: Sequence[Standing], policy: Policy, now: datetime) -> bool:
     return not ends or now - max(ends) >= timedelta(seconds=policy.pause_s)
 
 
-def _worse(node: Standing, release: str, policy: Policy, now: datetime) -> str:
+def _worse(node: Standing, release: str, policy: Policy, now: datetime, fair_from: datetime) -> str:
     """Why a node that was told is worse off than before; empty: it is not."""
     if node.told_at is None:
         return ""
@@ -87,8 +99,8 @@ def _worse(node: Standing, release: str, policy: Policy, now: datetime) -> str:
     if node.critical_since is not None and node.critical_since >= node.told_at:
         return "has a new critical finding"
     if node.done_at is None:
-        late = now - node.told_at > timedelta(seconds=policy.limit_s)
+        late = now - max(node.told_at, fair_from) > timedelta(seconds=policy.limit_s)
         return "did not come to the release in time" if late and not _runs(node, release) else ""
     if not node.heard:
-        return "is silent since its update"
+        return "is silent since its update" if now >= fair_from else ""
     return "" if node.release == release else "runs another release again"
