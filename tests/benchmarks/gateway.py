@@ -6,6 +6,9 @@ the requests that wrk got answered; all things run side by side, and each round 
 so that a ratio compares what was measured within seconds. Latency is what a thing adds to the
 engine's own at the same rate, half of its throughput, in open loop. Peers are installed into
 the cache beside the engines; one that cannot be had is named with its reason.
+
+Two parts have programs of their own: what may not grow (`--growth`), and what a node's relay adds
+(`--relay`).
 """
 
 import argparse
@@ -16,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.peers import growth, install
+from tests.benchmarks.peers import growth, install, ways
 from tests.benchmarks.peers.arithmetic import Findings, number, table
 from tests.benchmarks.peers.measure import Bench
 from tests.benchmarks.peers.ours import Ours, prepare
@@ -51,7 +54,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of load, each")
     parser.add_argument("--streams", type=int, default=5000, help="that stay idle")
     parser.add_argument("--only", help=f"peers, with commas between: {','.join(PEERS)}")
-    parser.add_argument("--growth", action="store_true", help="nothing but growth")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--growth", action="store_true", help="nothing but growth")
+    alone.add_argument("--relay", action="store_true", help="nothing but the relay's cost")
     parser.add_argument("--quick", action="store_true", help="one short round, no growth")
     asked = parser.parse_args()
     if asked.quick:
@@ -77,13 +82,15 @@ def run(asked: argparse.Namespace, peers: list[str], folder: Path, screen: Scree
         prepare()
         ours = Ours.build(upstream, folder, "bench")
         versions: dict[str, str] = {}
-        if not asked.growth:
+        if not (asked.growth or asked.relay):
             with running(bench, peers, ours, screen) as versions:
                 bench.warm()
                 bench.load(asked.rounds, asked.seconds)
                 bench.latency(asked.rounds, asked.seconds)
                 bench.idle_streams(asked.streams)
-        if not asked.quick:
+        if not asked.growth:
+            ways.measure(bench, ours, asked.rounds, asked.seconds)
+        if not (asked.quick or asked.relay):
             growth.measure(bench, ours, 2 * asked.rounds, asked.seconds / 2)
     finally:
         upstream.stop()
@@ -113,18 +120,10 @@ def running(bench: Bench, peers: list[str], ours: Ours, screen: Screen) -> Itera
 # --- what is said ------------------------------------------------------------------------
 def report(found: Findings, versions: dict[str, str]) -> None:
     things = [name for name in dict.fromkeys(("nginx", "ours", *PEERS)) if name in versions]
-    rows = []
-    for name in things:
-        cells = [number(found.median(measure, name)) for measure in COLUMNS]
-        rows.append([f"{name} {versions[name]}", *cells])
-    print("\n" + table(["", *COLUMNS.values()], rows))
     others = [name for name in things if name != "ours"]
-    print("\nours as so many times of theirs, the median of the rounds' ratios")
-    ratios = [
-        [measure, *(number(found.ratio(measure, "ours", name)) for name in others)]
-        for measure in (*MEASURES, "idle_stream_kb")
-    ]
-    print(table(["", *others], ratios))
+    if things:
+        beside(found, versions, things, others)
+    ways.report(found)
     for what, few, many in growth.GROWTH:
         if (ratio := found.ratio(what, many, few)) is not None:
             cpu = [number(found.median(what, which)) for which in (few, many)]
@@ -137,6 +136,21 @@ def report(found: Findings, versions: dict[str, str]) -> None:
         print(f"{name} is missing: {why}")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     figures(found, others)
+    ways.figures(found)
+
+
+def beside(found: Findings, versions: dict[str, str], things: list[str], others: list[str]) -> None:
+    rows = []
+    for name in things:
+        cells = [number(found.median(measure, name)) for measure in COLUMNS]
+        rows.append([f"{name} {versions[name]}", *cells])
+    print("\n" + table(["", *COLUMNS.values()], rows))
+    print("\nours as so many times of theirs, the median of the rounds' ratios")
+    ratios = [
+        [measure, *(number(found.ratio(measure, "ours", name)) for name in others)]
+        for measure in (*MEASURES, "idle_stream_kb")
+    ]
+    print(table(["", *others], ratios))
 
 
 def figures(found: Findings, others: list[str]) -> None:
