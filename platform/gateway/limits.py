@@ -25,6 +25,7 @@ class Limits:
     engine_s: float = 900.0  # an engine that says nothing for so long is given up
     silent_s: float = 5.0  # … and a replica gets no more, beside what its prompts take
     connect_s: float = 5.0
+    expired_s: float = 600.0  # an answer may outlive the certificate of its node by so much
     engine_idle_s: float = 3.0  # vLLM closes an idle connection after 5 s: we are first
     hold_s: float = 120.0  # a request's longest wait for an endpoint at zero
     queue_s: float = 120.0  # … and for room on its replicas

@@ -38,6 +38,11 @@ class ClientTls:
         self._context: ssl.SSLContext | None = None
         self._stamp: tuple[int, ...] = ()
 
+    @property
+    def shown(self) -> ssl.SSLContext | None:
+        """The context that the last connection was made with."""
+        return self._context
+
     def context(self) -> ssl.SSLContext | None:
         """None without a certificate. Raises OSError (ssl.SSLError) when it cannot be used."""
         config = self._config

@@ -5,7 +5,10 @@ region's CA, where the server name says which replica is meant and the relay pip
 """
 
 import asyncio
+import contextlib
 import socket
+import ssl
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -61,8 +64,8 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_ended", "_framed", "_head", "_headers", "_lasting", "_owner", "_parser", "_paused",
-        "_pieces", "_status", "address", "idle_since", "listener", "replica_id", "reused", "shown",
-        "source", "transport",
+        "_pieces", "_status", "address", "context", "idle_since", "listener", "replica_id",
+        "reused", "shown", "source", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -76,6 +79,7 @@ class Upstream(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self.shown = nodes.NOBODY  # whose relay it leads to
+        self.context: ssl.SSLContext | None = None  # with our certificate, where it is a relay's
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
@@ -98,9 +102,9 @@ class Upstream(asyncio.Protocol):
         self._detach()
         self.transport.abort()
 
-    def cut(self) -> None:
-        """Its node's certificate was revoked: nothing that it says from now on counts."""
-        self._lose("the node's certificate was revoked")
+    def cut(self, why: str) -> None:
+        """Its node's certificate counts no more, and nothing that it says from now on does."""
+        self._lose(f"the node's certificate {why}")
 
     def pause(self) -> None:
         """Read no more for now: the client takes nothing. The engine's kernel holds it back."""
@@ -246,11 +250,20 @@ class Engines:
         idle = self._idle.get(replica.id)
         while idle:
             upstream = idle.pop()
-            if upstream.address == replica.address and not upstream.transport.is_closing():
+            if upstream.address == replica.address and self._usable(upstream):
                 upstream.reused = True
                 return upstream
             upstream.transport.abort()
         return None
+
+    def _usable(self, upstream: Upstream) -> bool:
+        """To a relay with certificates, of both sides, that are good now: it cuts what was open
+        under one of ours that has ended."""
+        if upstream.context is not None and (
+            upstream.context is not self._tls.shown or upstream.shown.ends_at <= time.time()
+        ):
+            return False
+        return not upstream.transport.is_closing()
 
     async def connect(self, replica: Replica) -> Upstream:
         """A new connection. Raises Unreachable."""
@@ -274,6 +287,7 @@ class Engines:
                     protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
                 )
                 _watch(upstream.transport)
+                upstream.context = context
                 self._admit(upstream)
                 return upstream
         except (OSError, TimeoutError, ValueError) as error:
@@ -291,7 +305,7 @@ class Engines:
     def revoke(self, revoked: Mapping[str, float]) -> None:
         """Cut what is open to the relays of nodes whose certificates count no more."""
         for upstream in [one for one in self._far if one.shown.revoked(revoked)]:
-            upstream.cut()
+            upstream.cut("was revoked")
 
     def _check_socket(self, replica: Replica, path: str) -> None:
         if self._sockets is None or self._sockets not in Path(path).resolve().parents:
@@ -308,7 +322,13 @@ class Engines:
             idle.remove(upstream)
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle for so long that the engine may close it at any moment."""
+        """Close what has been idle for so long that the engine may close it at any moment, cut what
+        has outlived its node's certificate too long, and look whether ours was renewed."""
+        with contextlib.suppress(OSError):  # who connects hears of it
+            self._tls.context()
+        ended = time.time() - self._limits.expired_s
+        for upstream in [one for one in self._far if one.shown.ends_at < ended]:
+            upstream.cut("ended, and was not renewed in time for this answer")
         before = now - self._limits.engine_idle_s
         for replica_id, idle in list(self._idle.items()):
             # Oldest first: connections are taken from the end.

@@ -80,6 +80,7 @@ class FakeEngine:
     connections: int = 0
     faults: str = ""  # of this engine, whatever a request says
     wedged: bool = False  # takes requests and answers none
+    hurries: bool = False  # from now on without delays
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     ear: Ear = field(default_factory=Ear)
     at_once: int = 0  # requests that are being answered
@@ -195,7 +196,7 @@ class FakeEngine:
 
     async def _pause(self, how: dict[str, str], reader: asyncio.StreamReader) -> None:
         delay = float(how.get("delay", 0))
-        if not delay:
+        if not delay or self.hurries:
             return
         try:
             async with asyncio.timeout(delay):

@@ -13,7 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from controlplane.fleet import authority, wire
 from gateway import nodes
 from gateway.directory import Replica
+from gateway.limits import Limits
+from tests.gateway.house import eventually
 from tests.gateway.rig import KEY, Rig
+from tests.gateway.wire import Response
 from workers.agent import credential, relay
 
 REGION = "eu-test"
@@ -21,10 +24,15 @@ NOW = datetime.now(UTC)
 CHAT = "/v1/chat/completions"
 
 
-def identity(region: authority.Authority, folder: Path, now: datetime = NOW) -> credential.Identity:
+def identity(
+    region: authority.Authority,
+    folder: Path,
+    now: datetime = NOW,
+    lifetime: timedelta = timedelta(days=1),
+) -> credential.Identity:
     key = credential.pending_key(folder)
     certificate = authority.node_certificate(
-        region, key.public_key(), node_id="node_1", now=now, lifetime=timedelta(days=1)
+        region, key.public_key(), node_id="node_1", now=now, lifetime=lifetime
     )
     answer = wire.Credential(
         node_id="node_1",
@@ -64,13 +72,19 @@ class Far:
 
 
 @pytest.fixture
-def far() -> Iterator[Far]:
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def far(limits: Limits) -> Iterator[Far]:
     with tempfile.TemporaryDirectory(prefix="gw-") as name:
         folder = Path(name)
         region = authority.create(REGION, now=NOW)
         show(region, folder)
         rig = Rig(
             folder,
+            limits,
             certificate=folder / "certificate.pem",
             certificate_key=folder / "key.pem",
             certificate_ca=folder / "ca.pem",
@@ -166,10 +180,38 @@ def test_another_nodes_revocation_cuts_nothing(far: Far) -> None:
 def test_a_certificate_that_a_revoked_node_got_later_is_good(far: Far) -> None:
     revoke(far)
     assert far.rig.chat("tiny").error["code"] == "engine_unavailable"
-    renewed = identity(far.region, far.folder / "node", NOW + timedelta(seconds=2))
+    use(far, identity(far.region, far.folder / "node", NOW + timedelta(seconds=2)))
+    assert far.rig.chat("tiny").status == 200
 
+
+def use(far: Far, renewed: credential.Identity) -> None:
     async def show_it() -> None:
         far.relay.use(renewed)
 
     far.rig.run(show_it())
+
+
+def test_what_is_open_takes_no_request_once_ours_was_renewed(far: Far) -> None:
     assert far.rig.chat("tiny").status == 200
+    show(far.region, far.folder)
+    engine = far.rig.engines[0]
+    eventually(lambda: far.rig.chat("tiny").status == 200 and engine.connections == 2)
+
+
+@pytest.mark.parametrize("limits", [Limits(expired_s=0.5)])
+def test_an_answer_that_outlives_its_nodes_certificate_too_long_is_cut(far: Far) -> None:
+    body = {"model": "tiny", "messages": [], "stream": True, "user": "tokens=9999;delay=0.01"}
+    status = 0
+    while status != 200:  # on a busy machine it has ended before it was shown
+        life = timedelta(seconds=2)
+        use(far, identity(far.region, far.folder / "node", datetime.now(UTC), life))
+        with far.rig.connect() as connection:
+            connection.post(CHAT, body, key=KEY)
+            status, headers = connection.head()
+            if status == 200:
+                chunks = list(iter(connection.chunk, b""))
+    error = Response(status, headers, b"".join(chunks)).events[-1]["error"]
+    assert (error["code"], error["type"]) == ("engine_gone", "server_error")
+    far.rig.until(lambda: far.rig.engines[0].seen[0].aborted)
+    use(far, identity(far.region, far.folder / "node"))
+    eventually(lambda: far.rig.chat("tiny").status == 200)
