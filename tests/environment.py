@@ -14,11 +14,13 @@ from pathlib import Path
 from workers.local.embedded import Postgres, Valkey, free_port
 
 MASTER_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="  # 32 bytes; tests only
+# Nothing here outlives the machine: no commit and no flush of tables waits for its disk.
+DISPOSABLE = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB"}
 
 
 def _start() -> None:
     root = Path(tempfile.mkdtemp(prefix="stoa-tests-"))
-    postgres = Postgres(root / "pg", free_port(), root / "pg.log")
+    postgres = Postgres(root / "pg", free_port(), root / "pg.log", options=DISPOSABLE)
     valkey = Valkey(root / "valkey", free_port(), root / "valkey.log")
 
     def stop() -> None:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,6 +123,7 @@ class Postgres:
     log: Path
     database: str = "stoa"
     name: str = "postgres"
+    options: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def url(self, role: str) -> str:
@@ -137,6 +139,8 @@ class Postgres:
         command += ["-D", str(self.data), "-c", "listen_addresses=127.0.0.1"]
         command += ["-c", f"port={self.port}", "-c", "unix_socket_directories="]
         command += ["-c", "max_connections=200", "-c", "shared_buffers=64MB"]
+        for name, value in self.options.items():
+            command += ["-c", f"{name}={value}"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
