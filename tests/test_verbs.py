@@ -223,7 +223,9 @@ class Walk:
         self.do(decommissioning.cancel, "node.decommission_cancel", decommission=leaving)
         leaving = self.do(decommissioning.begin, "node.decommission", node=other, reason="old")
         self.do(decommissioning.tend, "node.erase")
-        erased = wire.Erased(id=leaving.id, items=[])
+        erased = wire.Erased(
+            id=leaving.id, items=[wire.ErasedItem(what="weights", path="/w", done=True)]
+        )
         self.do(decommissioning.confirm, "node.erased", node=other, erased=erased)
 
     def rollouts(self, node: Node) -> None:

@@ -162,6 +162,32 @@ def test_a_node_that_never_answers_again_leaves_without_a_word(world: World, nod
         decommissioning.confirm(node=node, erased=erased(row), now=world.now)
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_one_that_is_removed_in_the_middle_ends_without_its_word(
+    world: World, node: Node, told: bool
+) -> None:
+    row = begin(world, node)
+    if told:
+        assert tend(world) == 1 and again(row).state == "erasing"
+    world.later(5)
+    removed_at = world.now
+    services.remove_node(node=node, actor=OPS, now=removed_at)
+    world.later(5)
+    assert tend(world) >= 2 and tend(world) == 0
+    record = verified(world, again(row))
+    assert (row.state, row.unconfirmed, record["confirmed"]) == ("done", True, False)
+    assert record["revoked_at"] == audit.stamp(removed_at)
+
+
+def test_who_erased_nothing_by_its_own_word_has_confirmed_nothing(world: World, node: Node) -> None:
+    row = begin(world, node)
+    tend(world)
+    nothing = wire.Erased(id=row.id, items=[])
+    assert not decommissioning.confirm(node=node, erased=nothing, now=world.now)
+    world.later(3600)
+    assert tend(world) == 0 and again(row).state == "erasing"
+
+
 @pytest.mark.parametrize("unconfirmed", [False, True])
 def test_killed_between_any_two_steps_it_ends_the_same(
     world: World, node: Node, unconfirmed: bool, monkeypatch: pytest.MonkeyPatch
@@ -281,6 +307,16 @@ def test_a_gpu_is_replaced_and_the_new_one_takes_its_index(world: World) -> None
     device = Device.objects.get(node=node, index=0)
     assert (device.uuid, device.retiring_at, device.healthy) == ("C", None, True)
     assert AuditEvent.objects.filter(action="device.replaced").count() == 1
+
+
+def test_a_device_whose_node_leaves_is_replaced_by_none(world: World) -> None:
+    node = world.node("g1", devices=0)
+    inventory.record(node, surveyed(gpu(0, "A")))
+    row = replacing.begin(device=node.devices.get(), reason="ECC", actor=OPS, now=world.now)
+    assert tend(world) == 1 and again(row).state == "awaiting"
+    services.remove_node(node=node, actor=OPS, now=world.now)
+    assert tend(world) == 1 and tend(world) == 0
+    assert again(row).state == "cancelled"
 
 
 def test_a_device_that_is_to_be_replaced_takes_nothing_new(world: World) -> None:

@@ -94,7 +94,8 @@ def confirm(*, node: Node, erased: wire.Erased, now: datetime) -> bool:
         row = mine.filter(pk=erased.id, state__in=(State.ERASING, State.CLOSING)).first()
         if row is None:
             return False
-        whole = all(item.done for item in erased.items)
+        # Who says nothing has confirmed nothing.
+        whole = bool(erased.items) and all(item.done for item in erased.items)
         gone = any(item.what == "credential" and item.done for item in erased.items)
         if row.credential_erased_at is not None or row.erased == said:
             return whole
@@ -140,9 +141,7 @@ def _drained(row: Decommission, now: datetime) -> bool:
     if moved := sorted({*row.moved, *held}):
         Decommission.objects.filter(pk=row.pk).update(moved=moved)
         row.moved = moved
-    if row.unconfirmed:
-        row.state = State.CLOSING
-        row.save(update_fields=("state",))
+    if _without_its_word(row):
         return True
     if held:
         return False
@@ -155,10 +154,17 @@ def _drained(row: Decommission, now: datetime) -> bool:
 
 def _erasing(row: Decommission, now: datetime) -> bool:
     """The node's own word takes it on (`confirm`), unless nobody waits for that any more."""
+    return _without_its_word(row)
+
+
+def _without_its_word(row: Decommission) -> bool:
+    """Where nobody waits for what the node says: one that was removed is heard no more."""
+    if row.node.removed_at is not None:
+        row.unconfirmed = True
     if not row.unconfirmed:
         return False
     row.state = State.CLOSING
-    row.save(update_fields=("state",))
+    row.save(update_fields=("state", "unconfirmed"))
     return True
 
 
@@ -167,8 +173,8 @@ def _closing(row: Decommission, now: datetime) -> bool:
         waited = row.erased_at is not None and now - row.erased_at >= LAST_WORD
         if not (row.unconfirmed or row.credential_erased_at or waited):
             return False
-        services.remove_node(node=row.node, actor=audit.SYSTEM, now=now)
-        row.revoked_at = now
+        gone = services.remove_node(node=row.node, actor=audit.SYSTEM, now=now)
+        row.revoked_at = gone.removed_at
         row.save(update_fields=("revoked_at",))
         return True
     if _held(row) or _open_intervals(row):
@@ -182,6 +188,8 @@ def _closing(row: Decommission, now: datetime) -> bool:
 
 
 def _device_drained(row: Decommission, now: datetime) -> bool:
+    if row.node.removed_at is not None:
+        return _left_with_its_node(row, now)
     held = _held(row)
     if held and set(held) - set(row.moved):
         row.moved = sorted({*row.moved, *held})
@@ -196,6 +204,8 @@ def _device_drained(row: Decommission, now: datetime) -> bool:
 def _succeeded(row: Decommission, now: datetime) -> bool:
     """Another device is at its index, and well."""
     assert row.device_id is not None
+    if row.node.removed_at is not None:
+        return _left_with_its_node(row, now)
     device = Device.objects.get(pk=row.device_id)
     other = (device.uuid, device.serial) != (row.was["uuid"], row.was["serial"])
     if not (other and device.healthy and device.uuid) or _open_intervals(row):
@@ -207,6 +217,14 @@ def _succeeded(row: Decommission, now: datetime) -> bool:
     Device.objects.filter(pk=device.pk).update(retiring_at=None)
     services.touch(row.node)
     replacing.tell("device.replaced", row, audit.SYSTEM, now)
+    return True
+
+
+def _left_with_its_node(row: Decommission, now: datetime) -> bool:
+    """No other will ever take its place: it is in the record of its node."""
+    row.state, row.closed_at = State.CANCELLED, now
+    row.save(update_fields=("state", "closed_at"))
+    replacing.tell("device.keep", row, audit.SYSTEM, now)
     return True
 
 
