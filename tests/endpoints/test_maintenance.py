@@ -9,7 +9,7 @@ from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import maintenance
 from controlplane.endpoints.states import State
-from controlplane.fleet import errors, findings, services, wire
+from controlplane.fleet import errors, findings, health, services, wire
 from controlplane.fleet.models import Maintenance, Node
 from controlplane.tenancy.models import Notice
 from tests.endpoints.world import World, organization
@@ -122,6 +122,27 @@ def test_what_was_out_before_or_is_to_stay_out_is_not_taken_back(
     row.refresh_from_db()
     node.refresh_from_db()
     assert row.state == "over" and node.drain_requested_at is not None
+
+
+def test_the_health_policy_takes_no_node_back_in_the_middle(world: World, node: Node) -> None:
+    Node.objects.filter(pk=node.pk).update(
+        cordoned_at=world.now,
+        drain_requested_at=world.now,
+        health_action="drain",
+        health_reason="gpu_lost",
+        health_since=world.now,
+    )
+    row = plan(world, node)
+    later(world, node, HOUR)
+    world.later(HOUR)  # what was wrong is long over
+    world.heartbeat(node)
+    assert health.tend(now=world.now) == 0
+    node.refresh_from_db()
+    assert node.drain_requested_at is not None
+    later(world, node, HOUR)
+    row.refresh_from_db()
+    assert row.result == "taken back into service"
+    assert Node.objects.filter(pk=node.pk, drain_requested_at=None).exists()
 
 
 @pytest.mark.parametrize("begun", [False, True])

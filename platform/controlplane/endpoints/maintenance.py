@@ -119,7 +119,8 @@ def _begin(row: Maintenance, now: datetime) -> bool:
         return _close(row, "the node had left the fleet", now)
     _tell_tenants(row, now)  # who came since it was planned
     row.state = State.ACTIVE
-    row.drained = row.node.drain_requested_at is None
+    # One that the health policy drained is taken over, or the policy would take it back meanwhile.
+    row.drained = row.node.drain_requested_at is None or row.node.health_action != ""
     if row.drained:
         services.drain(node=row.node, actor=audit.SYSTEM, now=now)
     row.save(update_fields=("state", "started_at", "drained", "told"))
