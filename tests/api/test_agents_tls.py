@@ -20,7 +20,7 @@ from controlplane.fleet import (
     services,
     wire,
 )
-from controlplane.fleet.models import Node, Pool
+from controlplane.fleet.models import Node, Pool, Region
 from tests.api.door import Door, play
 from tests.batches.live import Django
 from tests.gateway.house import eventually
@@ -109,7 +109,9 @@ def test_nodes_of_every_region_get_in_by_their_own_authority(
 ) -> None:
     first = joined(url, pool, tmp_path / "first")
     assert ask(url, first).version == 1
-    # A region that is founded while the door is open.
+    # A region that is founded while the door is open, beside one whose key nobody can open.
+    place("eu-be-1")
+    Region.objects.filter(code="eu-be-1").update(ca_key=b"altered")
     other = joined(url, place("eu-fr-1"), tmp_path / "other")
     assert other.credential.region == "eu-fr-1"
     assert ask(url, other).version == 1

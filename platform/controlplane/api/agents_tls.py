@@ -72,12 +72,23 @@ class Contexts:
         self.default.sni_callback = self._choose
 
     def refresh(self, now: datetime) -> None:
-        """Take new regions in, and renew what is half over. Raises django.db.Error."""
+        """Take new regions in, and renew what is half over. Raises django.db.Error.
+
+        A region whose authority cannot be opened keeps what it shows, and nobody else waits for it.
+        """
         for region in Region.objects.all():
-            name = wire.door_name(authority.pin(region.ca_certificate).removeprefix("sha256:"))
-            known = self._regions.get(name)
-            if known is None or now >= known.fresh_until:
-                self._regions[name] = _certified(region, now)
+            try:
+                self._refresh(region, now)
+            except Error:
+                raise
+            except Exception:  # a seal that is broken, a disk that is full
+                log.exception("agents' door: no certificate can be made for %s", region.code)
+
+    def _refresh(self, region: Region, now: datetime) -> None:
+        name = wire.door_name(authority.pin(region.ca_certificate).removeprefix("sha256:"))
+        known = self._regions.get(name)
+        if known is None or now >= known.fresh_until:
+            self._regions[name] = _certified(region, now)
 
     async def keep(self) -> None:
         while True:
