@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from tests.agent.egress_stand import Server, Stand, connect_to
 from tests.agent.fake_runner import wait_until
 from tests.agent.node import spec
 from workers.agent import egress
+from workers.agent.egress import RULES, Rules
+from workers.agent.egress import policy as policy_module
 from workers.agent.egress.exchange import Limits
 from workers.agent.egress.policy import Outcome, Policy
 
@@ -113,6 +116,18 @@ def test_the_internet_is_open_and_this_machine_is_not(tmp_path: Path) -> None:
     assert policy.is_open("2606:4700:4700::1111")
     for address in PRIVATE:
         assert not policy.is_open(address)
+
+
+def test_this_machine_is_not_in_the_network_that_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_module, "_ours", lambda address: str(address) == "10.20.0.7")
+    rules = Rules(networks=("10.20.0.0/16",))
+    (tmp_path / RULES).write_bytes(msgspec.json.encode(rules))
+    policy = Policy(tmp_path)
+    policy.refresh()
+    assert policy.is_open("10.20.0.8")
+    assert not policy.is_open("10.20.0.7") and not policy.is_open("::ffff:10.20.0.7")
 
 
 def test_what_the_operator_names_is_open_and_nothing_beside_it() -> None:

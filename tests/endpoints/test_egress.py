@@ -109,6 +109,9 @@ def test_private_networks_are_the_operators_to_open(world: World, host: Node) ->
     assert version(host) == before + 1
     with pytest.raises(CommandError, match="host bits"):
         call_command("pool_egress", world.pool.name, "10.20.0.1/16", stdout=StringIO())
+    for wide in ("0.0.0.0/0", "127.0.0.1/32", "169.254.169.254/32", "::/0", "::1/128", "fe80::/64"):
+        with pytest.raises(CommandError, match="never opened"):
+            call_command("pool_egress", world.pool.name, wide, stdout=StringIO())
     call_command("pool_egress", world.pool.id, stdout=StringIO())
     assert spec(world, host, replica).egress_networks == []
     assert AuditEvent.objects.filter(action="pool.update").count() == 2

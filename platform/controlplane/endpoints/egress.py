@@ -22,6 +22,10 @@ from controlplane.fleet.models import Node, Pool
 from controlplane.tenancy.models import Organization
 
 MAX_NETWORKS = 32
+# "This host", loopback, and link-local addresses, among them those that hand out a cloud's secrets.
+_NEVER = tuple(
+    map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10"))
+)
 KEPT = timedelta(days=90)  # what `reached` looks back for
 _OUTCOMES = frozenset(
     {"reached", "not_allowed", "private", "unresolved", "unreachable", "malformed", "busy"}
@@ -164,9 +168,13 @@ def _networks(given: Iterable[str]) -> list[str]:
     kept: set[str] = set()
     for one in given:
         try:
-            kept.add(str(ipaddress.ip_network(one)))
+            network = ipaddress.ip_network(one)
         except ValueError as error:
             raise Invalid(str(error)[:200], code="invalid_network", field="networks") from None
+        if any(network.version == one.version and network.overlaps(one) for one in _NEVER):
+            message = f"{network}: nodes themselves and their metadata services are never opened"
+            raise Invalid(message, code="invalid_network", field="networks")
+        kept.add(str(network))
     if len(kept) > MAX_NETWORKS:
         message = f"at most {MAX_NETWORKS} networks"
         raise Invalid(message, code="too_many_networks", field="networks")

@@ -83,14 +83,15 @@ class Policy:
         return open_ones
 
     def is_open(self, text: str) -> bool:
-        """An address of the internet, or of a network that the operator named."""
+        """An address of the internet, or of a network that the operator named; not this machine's
+        own, whose ports are not meant by a network that it happens to lie in."""
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             return False
         address = _meant(address)
         if any(address in one for one in self._networks if one.version == address.version):
-            return True
+            return address.is_loopback or not _ours(address)
         if not address.is_global or address.is_multicast or address.is_reserved:
             return False
         return not _ours(address)
