@@ -21,6 +21,7 @@ from workers.agent import engines, places, processes, walls
 from workers.agent.events import Events
 from workers.agent.health import nvml
 from workers.agent.reaper.devices import Devices
+from workers.agent.reaper.observe import Container
 from workers.agent.settings import Settings, read
 
 CLEAN, DIRTY = wire.NodeEventKind.DEVICE_CLEAN.value, wire.NodeEventKind.DEVICE_DIRTY.value
@@ -126,6 +127,39 @@ def test_what_an_engine_left_is_gone_before_the_next_one_starts(
     assert event.detail["to_organization"] == "org_2"
     assert event.detail["to_replica"] == second.replica_id
     assert (event.detail["processes"], event.detail["ended"]) == (0, 2)
+
+
+class Hung:
+    """An engine of containers whose socket is there, and behind which nobody answers."""
+
+    def list(self) -> list[Container]:
+        raise OSError("it does not answer")
+
+    def remove(self, id: str) -> None:
+        raise OSError("it does not answer")
+
+
+def test_where_containers_cannot_be_looked_for_only_what_was_one_is_not_clean(
+    settings: Settings, clock: Clock
+) -> None:
+    def devices() -> Devices:
+        return Devices(
+            settings.directory,
+            places.of(settings),
+            Events(settings.directory),
+            containers=Hung(),
+            dirty_after_s=30.0,
+            clock=clock,
+        )
+
+    process, contained = spec(), spec(image=wire.Image(reference="r.example/a:1"))
+    devices().prove(process)
+    assert not devices().prove(contained).why
+    later = devices()
+    verdict = later.prove(process)
+    assert "cannot be looked for: it does not answer" in verdict.why and not verdict.over
+    clock.now = 31.0
+    assert later.prove(process).over and later.dirty
 
 
 @root_only

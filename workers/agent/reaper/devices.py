@@ -41,6 +41,7 @@ class Tenant(msgspec.Struct, kw_only=True):
     replica_id: str
     organization_id: str
     uid: int | None = None
+    contained: bool = True  # from an image; of one that was written down before this, unknown
 
 
 class Book(msgspec.Struct, kw_only=True):
@@ -131,8 +132,11 @@ class Devices:
                 if verdict.why:
                     return verdict
             for index in spec.device_indexes:
-                tenant = Tenant(replica_id=spec.replica_id, organization_id=spec.organization_id)
-                self._book.tenants[index] = tenant
+                self._book.tenants[index] = Tenant(
+                    replica_id=spec.replica_id,
+                    organization_id=spec.organization_id,
+                    contained=spec.image is not None,
+                )
             self._save()
         return Verdict()
 
@@ -200,7 +204,8 @@ class Devices:
             stay = self._processes(tenant)
             found.ended, found.processes = len(left) - len(stay), len(stay)
             found.left += [f"process {one.pid} of {tenant.replica_id} does not end" for one in stay]
-        self._clear_containers(tenant, found)
+        if tenant.contained:
+            self._clear_containers(tenant, found)
         for path in self._folders(tenant.replica_id):
             shutil.rmtree(path, ignore_errors=True)
             if path.exists():
@@ -217,7 +222,12 @@ class Devices:
                         found.left.append(f"{remain} of {tenant.replica_id} cannot be removed")
 
     def _clear_containers(self, tenant: Tenant, found: Evidence) -> None:
-        for one in self._containers.list() if self._containers else []:
+        try:
+            listed = self._containers.list() if self._containers is not None else []
+        except OSError as error:  # what is there is not known: nothing is proved
+            found.left.append(f"containers of {tenant.replica_id} cannot be looked for: {error}")
+            return
+        for one in listed:
             if one.replica_id == tenant.replica_id and self._containers is not None:
                 try:
                     self._containers.remove(one.id)
