@@ -201,6 +201,20 @@ def test_one_must_be_left_to_roll_to(world: World, shipped: EngineVersion) -> No
 # --- blocking --------------------------------------------------------------------------------
 
 
+def test_where_the_other_is_blocked_as_well_both_become_a_third(
+    world: World, shipped: EngineVersion, newer: EngineVersion
+) -> None:
+    block(world, shipped)
+    third = engine_versions.add(
+        actor=ACTOR, engine="vllm", version="0.34.0", image=f"{IMAGE}4", now=world.now
+    )
+    block(world, newer, 2 * DAY)
+    for row in (shipped, newer):
+        row.refresh_from_db()
+        assert row.replacement == third.version
+    assert AuditEvent.objects.filter(action="engine_version.block").count() == 3
+
+
 def containers(world: World, devices: int = 4) -> Node:
     node = world.node("images", devices=devices)
     inventory = {**node.inventory, "containers": "podman 4.3.1 (runc)"}

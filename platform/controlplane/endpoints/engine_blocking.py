@@ -66,6 +66,13 @@ def block(
         engine_versions.put(row, Status.BLOCKED, note, now)
         engine_versions.tell(row, "engine_version.block", actor, now)
         _tell_owners(row, now)
+        # What was to be rolled to this one would never be: nobody may choose it any more.
+        for one in others.select_for_update().filter(
+            status=Status.BLOCKED, replacement=row.version
+        ):
+            one.replacement = target.version
+            one.save(update_fields=["replacement"])
+            engine_versions.tell(one, "engine_version.block", actor, now)
     return row
 
 

@@ -41,6 +41,8 @@ class Command(BaseCommand):
             self._show(row, as_json=options["json"])
 
     def _do(self, options: dict[str, Any]) -> None:
+        if not 0 <= options["days"] <= engine_blocking.MOST.days:
+            raise CommandError(f"--days: from 0 to {engine_blocking.MOST.days}.")
         now, verb, note = timezone.now(), options["verb"], options["note"]
         engine, version = options["engine"], options["version_name"]
         if verb == "add":
