@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tests.test_layout import ROOT
+from workers.agent import cli, join_script
 
 DEPLOY = ROOT / "deploy"
 SETTING = re.compile(r"\b(STOA_[A-Z_]+|DATABASE_URL|BROKER_URL)=")
@@ -44,6 +45,17 @@ def test_units_start_what_the_wheel_installs() -> None:
         program = Path(unit["Service"]["ExecStart"].split()[0]).name
         assert program in programs(), name
         assert unit["Service"]["EnvironmentFile"].startswith("/etc/stoa/"), name
+
+
+def test_units_are_never_given_up() -> None:
+    """By default systemd lets a service rest for good that failed five times in ten seconds."""
+    made = configparser.ConfigParser(interpolation=None)
+    made.read_string(join_script.UNIT)
+    for unit in (*units().values(), made):
+        assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+        assert unit["Service"]["Restart"] == "always"
+    for unit in (units()["stoa-agent"], made):
+        assert unit["Service"]["RestartPreventExitStatus"] == str(cli.GONE)
 
 
 def test_compose_starts_the_same_processes() -> None:

@@ -31,12 +31,15 @@ UNIT = """[Unit]
 Description=Stoa node agent
 After=network-online.target
 Wants=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 EnvironmentFile=/etc/stoa/agent.env
 ExecStart={python} {home}/launch.py {home}
 Restart=always
 RestartSec=1
+# A node that was removed, or has left for good, is not asked again.
+RestartPreventExitStatus=4
 # Engines outlive the agent: the next one, of whatever release, adopts them.
 KillMode=process
 LimitNOFILE=65536
