@@ -38,13 +38,17 @@ def begin(request: Request, visit: Visit) -> HttpResponseBase:
     pool = Pool.objects.filter(pk=wanted).first() if ids.valid(wanted, "pool") else None
     if pool is None:
         raise NotFound("pool")
-    made = agent_rollouts.begin(
-        pool=pool,
-        release=agent_rollouts.release(visit.now),
-        actor=visit.principal.actor,
-        now=visit.now,
-    )
-    messages.success(request, f"{made.release.version} goes to {pool.name}, canaries first.")
+    try:
+        made = agent_rollouts.begin(
+            pool=pool,
+            release=agent_rollouts.release(visit.now),
+            actor=visit.principal.actor,
+            now=visit.now,
+        )
+    except FleetError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{made.release.version} goes to {pool.name}, canaries first.")
     return redirect("frontend:nodes")
 
 

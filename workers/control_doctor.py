@@ -120,9 +120,9 @@ def _pulses(now: datetime) -> list[Finding]:
     for name, cure in cures.items():
         quiet = beats.get(name)
         up = quiet is not None and quiet <= timedelta(seconds=observe.pulse_gap_s())
-        text = (
-            "never heard of" if quiet is None else f"last heard {quiet.total_seconds():.0f} s ago"
-        )
+        text = "never heard of"
+        if quiet is not None:
+            text = f"last heard {max(0.0, quiet.total_seconds()):.0f} s ago"
         found.append(Finding(name, up, text, cure))
     return found
 

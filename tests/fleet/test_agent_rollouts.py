@@ -1,5 +1,6 @@
 """A release on its way to a pool's nodes: what the sweep does, and what the operator may."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -244,9 +245,9 @@ def test_a_policy_that_makes_no_sense_is_refused(
 def test_the_command(fleet: Fleet, pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     call_command("agents", "rollout", "--region", pool.region_id)
     row = AgentRollout.objects.get()
-    assert row.id in capsys.readouterr().out
-    call_command("agents", "abort", row.id)
-    assert '"aborted"' in capsys.readouterr().out
+    assert f"{row.id}  {pool.name}" in capsys.readouterr().out
+    call_command("agents", "abort", row.id, "--json")
+    assert json.loads(capsys.readouterr().out)["state"] == "aborted"
     call_command("agents")
     assert capsys.readouterr().out == ""
 

@@ -39,6 +39,9 @@ def test_from_nothing_to_the_join_command(db: None) -> None:
         now=timezone.now(),
     )
     assert (node.pool_id, node.pool.region_id) == (pool_id, "eu-fi-1")
+    assert _run("regions") == "eu-fi-1  FI  Helsinki  h200\n"
+    said = json.loads(_run("regions", "--json"))
+    assert f" --pin {said['pin']} " in command and said["record_public_key"] == ""
 
 
 def test_token_as_json_for_a_known_node(pool: Pool, join: Join) -> None:

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from controlplane.fleet import errors
+
 _PLATFORM = Path(__file__).resolve().parents[2]
 _WIRE = ("__init__.py", "fleet/__init__.py", "fleet/*wire.py", "fleet/engines/*.py")
 _LOCKS = "*.lock"
 HEADER = "x-stoa-bundle"  # of the answer that is a bundle: its digest
 
 
-class NoAgent(Exception):
+class NoAgent(errors.FleetError):
     """This installation has no agent's files."""
+
+    code = "no_agent"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python -m controlplane.fleet.records RECORD.json KEY.pem
 
 says whether a downloaded record is as its region signed it. The signature is Ed25519 over the
-record as canonical JSON (RFC 8785); the key is the region's (`GET /api/v1/regions`). Keep the key
+record as canonical JSON (RFC 8785); the key is the region's (`stoa regions --json`). Keep the key
 when you get it: that a record brings one along proves nothing.
 """
 

@@ -19,9 +19,13 @@ def pool(named: str) -> Pool:
     return _one(found, "pool", named)
 
 
-def node(named: str, *, pool: Pool) -> Node:
-    found = Node.objects.filter(Q(id=named) | Q(name=named), pool=pool, removed_at=None)
-    return _one(found, f"node of pool {pool.name}", named)
+def node(named: str, *, pool: Pool | None = None, removed: bool = False) -> Node:
+    """`removed`: it may be one that has left, if none that is there has the name."""
+    found = Node.objects.filter(Q(id=named) | Q(name=named)).select_related("pool")
+    found = found if pool is None else found.filter(pool=pool)
+    there = found.filter(removed_at=None)
+    kind = "node" if pool is None else f"node of pool {pool.name}"
+    return _one(found if removed and not there.exists() else there, kind, named)
 
 
 def _one(found: QuerySet[T], kind: str, named: str) -> T:

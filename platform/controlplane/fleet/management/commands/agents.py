@@ -31,23 +31,25 @@ class Command(BaseCommand):
         parser.add_argument("--pause-s", type=float, default=policy.pause_s)
         parser.add_argument("--limit-s", type=float, default=policy.limit_s)
         parser.add_argument("--all", action="store_true", help="list those that are over, too")
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
     def handle(self, *_: Any, **options: Any) -> None:
+        rows = AgentRollout.objects.select_related("pool", "release").defer("release__content")
         try:
             if options["verb"] == "rollout":
-                self._begin(options)
+                rows = rows.filter(pk__in=self._begin(options))
             elif options["verb"] in ("resume", "abort"):
                 verb = getattr(agent_rollouts, options["verb"])
                 verb(rollout=_rollout(options["id"]), actor=CLI, now=timezone.now())
+                rows = rows.filter(pk=options["id"])
+            elif not options["all"]:
+                rows = rows.filter(state__in=OPEN)
         except errors.FleetError as error:
             raise CommandError(str(error)) from error
-        rows = AgentRollout.objects.select_related("pool", "release").defer("release__content")
-        if not options["all"] and options["verb"] == "list":
-            rows = rows.filter(state__in=OPEN)
         for row in rows.order_by("id"):
-            self._show(row)
+            self._show(row, as_json=options["json"])
 
-    def _begin(self, options: dict[str, Any]) -> None:
+    def _begin(self, options: dict[str, Any]) -> list[str]:
         now = timezone.now()
         if options["pool"]:
             pools = [finding.pool(options["pool"])]
@@ -56,21 +58,20 @@ class Command(BaseCommand):
             pools = list(Pool.objects.filter(region=region).order_by("name"))
         else:
             raise CommandError("Name --pool or --region.")
-        for pool in pools:
-            agent_rollouts.begin(
-                pool=pool,
-                release=_release(options["release"]),
-                policy=waves.Policy(
-                    canary_share=options["canary_share"],
-                    wave_size=options["wave_size"],
-                    pause_s=options["pause_s"],
-                    limit_s=options["limit_s"],
-                ),
-                actor=CLI,
-                now=now,
-            )
+        policy = waves.Policy(
+            canary_share=options["canary_share"],
+            wave_size=options["wave_size"],
+            pause_s=options["pause_s"],
+            limit_s=options["limit_s"],
+        )
+        release = _release(options["release"])
+        made = [
+            agent_rollouts.begin(pool=pool, release=release, policy=policy, actor=CLI, now=now)
+            for pool in pools
+        ]
+        return [row.id for row in made]
 
-    def _show(self, row: AgentRollout) -> None:
+    def _show(self, row: AgentRollout, *, as_json: bool) -> None:
         facts = {
             "id": row.id,
             "pool": row.pool.name,
@@ -79,7 +80,18 @@ class Command(BaseCommand):
             **agent_rollouts.counts(row, timezone.now()),
             "halt_reason": row.halt_reason,
         }
-        self.stdout.write(json.dumps(facts))
+        if as_json:
+            self.stdout.write(json.dumps(facts))
+            return
+        told = f"{facts['updated']} of {facts['nodes']} run it"
+        told += "".join(
+            f", {len(facts[name])} {said}"
+            for name, said in (("in_flight", "under way"), ("by_hand", "by hand"))
+            if facts[name]
+        )
+        why = f"  {row.halt_reason}" if row.halt_reason else ""
+        line = f"{row.id}  {row.pool.name}  {row.release.version}  {row.state}  {told}{why}"
+        self.stdout.write(line)
 
 
 def _release(sha256: str) -> AgentRelease:

@@ -24,7 +24,7 @@ class Command(BaseCommand):
         nodes = Node.objects.select_related("pool").prefetch_related("devices")
         if not options["all"]:
             nodes = nodes.filter(removed_at=None)
-        rows = [_facts(node, now) for node in nodes.order_by("pool__region_id", "name", "id")]
+        rows = [facts(node, now) for node in nodes.order_by("pool__region_id", "name", "id")]
         if options["json"]:
             for row in rows:
                 self.stdout.write(json.dumps(row))
@@ -36,7 +36,8 @@ class Command(BaseCommand):
             self.stdout.write("  ".join(cells).rstrip())
 
 
-def _facts(node: Node, now: datetime) -> dict[str, Any]:
+def facts(node: Node, now: datetime) -> dict[str, Any]:
+    """What a line says of it."""
     kinds: dict[str, int] = {}
     for device in node.devices.all():
         if device.healthy:
