@@ -113,3 +113,8 @@ def test_a_device_is_replaced_by_its_index(alice: House, operator: Client) -> No
     assert post(operator, "/decommissions", body | {"device": 99}).status_code == 404
     assert post(operator, "/decommissions", body | {"device": 0}).status_code == 422
     assert AuditEvent.objects.filter(action="device.keep").count() == 1
+
+
+def test_what_is_no_id_of_ours_names_nothing(operator: Client) -> None:
+    for path in ("nodes/%00/findings", "nodes/%00/events", "pools/%00/health-policy"):
+        assert operator.get(f"/api/v1/{path}").status_code == 404, path

@@ -1,6 +1,7 @@
 """/api/v1: the management API."""
 
-from django.urls import include, path
+from django.urls import include, path, register_converter
+from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import SimpleRouter
 
@@ -28,7 +29,17 @@ from controlplane.api import (
     tenancy_views,
     upload_views,
     version_views,
+    views,
 )
+
+
+class IdConverter(StringConverter):
+    """What is no id of ours reaches no view, and no database."""
+
+    regex = views.ID
+
+
+register_converter(IdConverter, "id")
 
 router = SimpleRouter(trailing_slash=False)
 for name, view in (
@@ -75,19 +86,19 @@ urlpatterns = [
         _adapters.as_view({"get": "retrieve", "delete": "destroy"}),
         name="endpoint-adapter",
     ),
-    path("nodes/<str:pk>/findings", health_views.Findings.as_view({"get": "list"})),
+    path("nodes/<id:pk>/findings", health_views.Findings.as_view({"get": "list"})),
     path(
-        "pools/<str:pk>/health-policy",
+        "pools/<id:pk>/health-policy",
         health_views.HealthPolicies.as_view({"get": "retrieve", "put": "update"}),
     ),
     path(
-        "organizations/<str:pk>/egress",
+        "organizations/<id:pk>/egress",
         egress_views.Egress.as_view({"get": "retrieve", "put": "update"}),
         name="organization-egress",
     ),
     path("endpoints/<str:pk>/events", streams.endpoint_events, name="endpoint-events"),
-    path("endpoints/<str:pk>/starts", start_views.EndpointStarts.as_view({"get": "list"})),
-    path("nodes/<str:pk>/events", node_event_views.NodeEvents.as_view({"get": "list"})),
+    path("endpoints/<id:pk>/starts", start_views.EndpointStarts.as_view({"get": "list"})),
+    path("nodes/<id:pk>/events", node_event_views.NodeEvents.as_view({"get": "list"})),
     path("replicas/<str:pk>/logs", streams.replica_logs, name="replica-logs"),
     path("schema", SpectacularAPIView.as_view(), name="schema"),
     path("", include(router.urls)),
