@@ -98,14 +98,17 @@ def leave(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     if form.is_valid() and form.cleaned_data["name"] != node.name:
         form.add_error("name", f"It is called {node.name}.")
     if form.is_valid():
-        decommissioning.begin(
-            node=node,
-            reason=form.cleaned_data["reason"],
-            unconfirmed=form.cleaned_data["unconfirmed"],
-            actor=visit.principal.actor,
-            now=visit.now,
-        )
-        messages.success(request, f"{node.name} is being decommissioned.")
+        try:
+            decommissioning.begin(
+                node=node,
+                reason=form.cleaned_data["reason"],
+                unconfirmed=form.cleaned_data["unconfirmed"],
+                actor=visit.principal.actor,
+                now=visit.now,
+            )
+            messages.success(request, f"{node.name} is being decommissioned.")
+        except FleetError as error:  # it has left: its page has no form to say so in
+            messages.error(request, str(error))
         return redirect("frontend:node", id=node.id)
     return _page(request, visit, node, MaintenanceForm(), form, status=422)
 
@@ -184,6 +187,9 @@ def _live(visit: Visit, node: Node) -> dict[str, Any]:
         "maintenances": Maintenance.objects.filter(node=node)[:10],
         "decommissions": leaving,
         "goes": leaving.filter(device=None).exclude(state="cancelled").exists(),
+        "waits": leaving.filter(
+            device=None, state__in=("draining", "erasing"), unconfirmed=False
+        ).first(),
     }
 
 
@@ -198,7 +204,7 @@ def _node(visit: Visit, id: str) -> Node:
 
 def _leaving(node: Node, pk: str) -> Decommission:
     rows = Decommission.objects.select_related("device", "node__pool__region")
-    found = rows.filter(node=node, pk=pk).first()
+    found = rows.filter(node=node, pk=pk).first() if ids.valid(pk, "dcm") else None
     if found is None:
         raise NotFound("decommission")
     return found

@@ -19,6 +19,7 @@ from controlplane.tenancy.errors import NotFound
 from frontend import rollout_views
 from frontend.visits import Request, Visit, page, show
 
+GONE = 50  # that have left, and are shown
 _VERBS = {
     "cordon": (services.cordon, "takes no new replicas"),
     "uncordon": (services.uncordon, "takes replicas again"),
@@ -52,6 +53,8 @@ def act(request: Request, visit: Visit, id: str, verb: str) -> HttpResponseBase:
         messages.error(request, str(error))
     else:
         messages.success(request, f"{node.name} {done}.")
+    if request.POST.get("from") == "node":
+        return redirect("frontend:node", id=node.id)
     return redirect("frontend:nodes")
 
 
@@ -80,7 +83,12 @@ def enrol(request: Request, visit: Visit) -> HttpResponseBase:
 
 
 def _whole(visit: Visit) -> dict[str, Any]:
-    return {**_listed(visit), "rollouts": rollout_views.listed(visit.now)}
+    gone = Node.objects.select_related("pool").exclude(removed_at=None).order_by("-removed_at")
+    return {
+        **_listed(visit),
+        "rollouts": rollout_views.listed(visit.now),
+        "gone": gone.prefetch_related("decommissions")[:GONE],
+    }
 
 
 def _listed(visit: Visit) -> dict[str, Any]:

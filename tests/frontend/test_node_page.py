@@ -5,9 +5,10 @@ from datetime import timedelta
 from django.test import Client
 from django.utils import timezone
 
+from compliance import audit
 from controlplane.endpoints import decommissioning
 from controlplane.endpoints.models import Replica
-from controlplane.fleet import findings, revoking, wire
+from controlplane.fleet import findings, revoking, services, wire
 from controlplane.fleet.models import Decommission, Device, Maintenance, Node
 from controlplane.tenancy.models import Notice
 from tests.api.house import House, signed_in
@@ -73,6 +74,33 @@ def test_a_node_leaves_when_its_name_is_typed(alice: House, operator: Client) ->
     text = operator.get(page(alice)).content.decode()
     assert "Signed record" in text and "Decommission this node" not in text
     assert operator.get(record).json()["record"]["id"] == row.id
+
+
+def test_one_that_does_not_answer_is_not_waited_for(alice: House, operator: Client) -> None:
+    assert "Go on without its word" not in operator.get(page(alice)).content.decode()
+    form = {"reason": "old", "name": alice.node.name}
+    operator.post(f"{page(alice)}/decommission", form)
+    text = operator.get(page(alice)).content.decode()
+    assert "Go on without its word" in text and ">Uncordon<" not in text
+    operator.post(f"{page(alice)}/decommission", form | {"unconfirmed": "on"})
+    assert Decommission.objects.get().unconfirmed
+    assert "Go on without its word" not in operator.get(page(alice)).content.decode()
+
+
+def test_what_left_meanwhile_is_said_and_not_done(alice: House, operator: Client) -> None:
+    services.remove_node(node=alice.node, actor=audit.SYSTEM, now=timezone.now())
+    form = {"reason": "old", "name": alice.node.name}
+    refused = operator.post(f"{page(alice)}/decommission", form, follow=True)
+    assert b"was removed" in refused.content and not Decommission.objects.exists()
+    for verb in ("cancel", "record"):
+        ask = operator.post if verb == "cancel" else operator.get
+        assert ask(f"{page(alice)}/{verb}/%00").status_code == 404
+
+
+def test_it_is_cordoned_where_it_is_looked_at(alice: House, operator: Client) -> None:
+    answer = operator.post(f"{page(alice)}/cordon", {"from": "node"})
+    assert answer.headers["location"] == page(alice)
+    assert ">Uncordon<" in operator.get(page(alice)).content.decode()
 
 
 def test_a_device_is_replaced(alice: House, operator: Client) -> None:

@@ -7,6 +7,9 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
+from compliance import audit
+from controlplane.endpoints import decommissioning
+from controlplane.endpoints.models import Replica
 from controlplane.fleet import joining, node_events, wire
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, EnrollmentToken, Node
@@ -88,11 +91,14 @@ def test_what_a_node_did_is_the_operators_to_see(alice: House, operator: Client)
         id="1",
         at="2026-03-04T11:59:58+00:00",
         kind="device_clean",
-        detail={"device": 3, "from_organization": "org_before", "memory_bytes": 7},
+        detail={
+            **{"device": 3, "memory_bytes": 7, "from_organization": "org_before"},
+            "to_organization": alice.organization.id,
+        },
     )
     node_events.note(node=alice.node, events=[event], now=timezone.now())
     text = operator.get(f"/nodes/{alice.node.id}/events").content.decode()
-    for part in ("device_clean", "org_before", "memory_bytes=7", "2026-03-04"):
+    for part in ("device clean", "org_before", alice.organization.name, "memory_bytes=7", "2026"):
         assert part in text, part
     assert operator.get("/nodes/node_nothing/events").status_code == 404
     (said,) = operator.get(f"/api/v1/nodes/{alice.node.id}/events").json()["data"]
@@ -124,3 +130,15 @@ def test_a_release_of_the_agent_is_brought_to_a_pool(alice: House, operator: Cli
     assert operator.post("/nodes/rollouts", {"pool": "pool_nothing"}).status_code == 404
     client = signed_in(alice.owner)
     assert client.post("/nodes/rollouts", {"pool": alice.pool.id}).status_code == 404
+
+
+def test_one_that_has_left_is_listed_with_its_record(alice: House, operator: Client) -> None:
+    now = timezone.now()
+    assert "Left the fleet" not in operator.get("/nodes").content.decode()
+    row = decommissioning.begin(
+        node=alice.node, reason="old", unconfirmed=True, actor=audit.SYSTEM, now=now
+    )
+    Replica.objects.filter(node=alice.node).update(state="failed", released_at=now)
+    decommissioning.tend(now=now)
+    text = operator.get("/nodes").content.decode()
+    assert "Left the fleet" in text and f"/nodes/{alice.node.id}/record/{row.id}" in text
