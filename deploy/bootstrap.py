@@ -4,17 +4,26 @@
     python3 deploy/bootstrap.py platform|dev|agent
 
 Idempotent and quick when nothing changed; an interrupted run is simply run again. It gets uv
-(with pip, else in a venv, else after installing Debian's python3-venv where that is allowed),
-and uv makes `.venv` with a Python from 3.11 to 3.13.
+(with pip, else by itself from the index that pip is told of, else in a venv, for which it installs
+Debian's python3-venv where that is allowed), and uv makes `.venv` with a Python from 3.11 to 3.13.
 """
 
+import base64
 import hashlib
+import html
+import http.client
+import io
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
+import urllib.request
+import zipfile
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -70,6 +79,8 @@ def interpreter() -> str:
 def fetch_uv() -> Path:
     """uv from the configured package index, into .bootstrap/."""
     target = uv.OWN.parents[1]
+    if not has_module("pip") and fetch_uv_plainly():
+        return uv.OWN
     if has_module("pip") or install_venv_package():
         pip = [sys.executable, "-m", "pip"]
         if not has_module("pip"):
@@ -80,8 +91,59 @@ def fetch_uv() -> Path:
         return uv.OWN
     stop(
         "uv is missing and this Python has neither pip nor venv to get it with.\n"
-        "Run `apt-get install python3-venv` as root, or put uv on the PATH, then try again."
+        "Name your package index in PIP_INDEX_URL, run `apt-get install python3-venv` as root, or"
+        " put uv on the PATH, then try again."
     )
+
+
+def fetch_uv_plainly() -> bool:
+    """uv's newest wheel for this machine, where an index is configured that has one."""
+    settings = uv.environment()
+    indexes = f"{settings.get('UV_DEFAULT_INDEX', '')} {settings.get('UV_INDEX', '')}".split()
+    for page in (f"{index.rstrip('/')}/uv/" for index in indexes):
+        try:
+            links = re.findall(r'href="([^"]+)"', get(page).decode())
+            places = [urljoin(page, html.unescape(link)) for link in links]
+            wheels = [(version, place) for place in places if (version := uv_version(place))]
+            if not wheels:
+                continue
+            place = max(wheels)[1]
+            content = get(place)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            print(f"no uv from {urlsplit(page).hostname or page}: {error}", flush=True)
+            continue
+        wanted = urlsplit(place).fragment.partition("sha256=")[2]
+        if wanted and hashlib.sha256(content).hexdigest() != wanted:
+            stop(f"{place.partition('#')[0]} is not what its index says")
+        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+            (program,) = (name for name in wheel.namelist() if name.endswith("/scripts/uv"))
+            uv.OWN.parent.mkdir(parents=True, exist_ok=True)
+            draft = uv.OWN.with_suffix(".new")
+            draft.write_bytes(wheel.read(program))
+        draft.chmod(0o755)
+        draft.rename(uv.OWN)
+        return True
+    return False
+
+
+def uv_version(place: str) -> "tuple[int, ...]":
+    """Of a wheel of uv that runs here; empty for any other file."""
+    name = urlsplit(place).path.rpartition("/")[2]
+    tags = rf"uv-([0-9.]+)-py3-none-manylinux[a-z0-9_.]*_{platform.machine()}[.]whl"
+    found = re.fullmatch(tags, name)
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
+def get(url: str) -> bytes:
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    if user:
+        proof = base64.b64encode(unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {proof}")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        content: bytes = answer.read()
+    return content
 
 
 def has_module(name: str) -> bool:
@@ -100,7 +162,9 @@ def install_venv_package() -> bool:
     if not apt:
         return False
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if root and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode != 0:
+    if root and not shutil.which("sudo"):
+        return False
+    if root and subprocess.run([*root, "true"], capture_output=True).returncode != 0:
         return False
     print("installing Debian's python3-venv", flush=True)
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

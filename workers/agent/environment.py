@@ -189,18 +189,19 @@ def _in_hand(root: Path, what: str) -> Iterator[list[str]]:
 
 
 def _install_torch(tool: Path, pip: list[str], version: str) -> None:
-    """The CPU build, from PyTorch's own index, else from wherever pip is configured to look."""
-    hasty = {"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "10"}
+    """The CPU build, from where uv looks for packages here, else from PyTorch's own index: not
+    where an operator has put an index of his own in the public one's place."""
     try:
-        _uv(tool, *pip, "--torch-backend=cpu", f"torch=={version}", extra=hasty)
-    except InstallError:
+        _uv(tool, *pip, f"torch=={version}+cpu")
+    except InstallError as error:
         try:
-            _uv(tool, *pip, f"torch=={version}+cpu")
-        except InstallError as error:
+            if "UV_DEFAULT_INDEX" in uv.environment():
+                raise
+            _uv(tool, *pip, "--torch-backend=cpu", f"torch=={version}")
+        except InstallError:
             raise InstallError(
-                f"no CPU build of torch {version} can be had: neither PyTorch's index nor the"
-                f" configured package index has torch=={version}+cpu for Python"
-                f" {sys.version_info[0]}.{sys.version_info[1]} ({error})"
+                f"no CPU build of torch {version} can be had: put torch=={version}+cpu for Python"
+                f" {sys.version_info[0]}.{sys.version_info[1]} into the package index ({error})"
             ) from error
 
 

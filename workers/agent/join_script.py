@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 
 DOMAIN = "controlplane.replica.stoa"  # wire.DOOR_DOMAIN
 TIMEOUT_S = 60
+# What says where packages come from; the service installs engines, so it must know.
+NETWORK = ("PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_")
 UNIT = """[Unit]
 Description=Stoa node agent
 After=network-online.target
@@ -197,7 +199,8 @@ def join(python: Path, settings: "dict[str, str]", options: argparse.Namespace) 
         return
     if not options.token:
         stop("--token is missing")
-    done = agent(python, {**settings, "STOA_AGENT_TOKEN": options.token}, "join")
+    # The doctor has been asked just now, and disks are not measured twice.
+    done = agent(python, {**settings, "STOA_AGENT_TOKEN": options.token}, "join", "--anyway")
     if done.returncode:
         stop("it did not join")
     say("joined")
@@ -209,7 +212,7 @@ def run(home: Path, settings: "dict[str, str]") -> None:
         env = Path("/etc/stoa/agent.env")
         env.parent.mkdir(parents=True, exist_ok=True)
         env.touch(mode=0o600)
-        env.write_text("".join(f"{name}={value}\n" for name, value in sorted(settings.items())))
+        env.write_text(service_environment(settings))
         unit = Path("/etc/systemd/system/stoa-agent.service")
         unit.write_text(UNIT.format(python=sys.executable, home=home))
         for words in (["daemon-reload"], ["enable", "stoa-agent"], ["restart", "stoa-agent"]):
@@ -220,6 +223,13 @@ def run(home: Path, settings: "dict[str, str]") -> None:
     say("no systemd here: the agent runs until this ends")
     command = [sys.executable, str(home / "launch.py"), str(home)]
     os.execve(command[0], command, _environment(settings))
+
+
+def service_environment(settings: "dict[str, str]") -> str:
+    """As systemd reads it; pip's settings may be lists by lines, which spaces part as well."""
+    told = {name: text for name, text in os.environ.items() if name.upper().startswith(NETWORK)}
+    lines = {name: " ".join(text.split()) for name, text in told.items()} | settings
+    return "".join(f"{name}={text}\n" for name, text in sorted(lines.items()))
 
 
 def agent(
