@@ -1,5 +1,5 @@
-"""Bring what the tests need besides Python packages: a browser, a second broker, an engine, and
-other people's clients.
+"""Bring what the tests need besides Python packages: a browser, a second broker, an engine, other
+people's clients, and what a node's package cache holds.
 
 Debian packages are installed where that is allowed (root, or sudo without a password);
 otherwise one line says what to run, and pytest prints the reason of each test left out.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from tests.clients import environment as clients
+from tests.lab import packages
 from workers.agent import environment
 from workers.local.screen import Screen
 
@@ -38,6 +39,7 @@ def main() -> None:
     if environment.locate(ENGINE, cache) is None:
         with screen.bar(f"engine {ENGINE}") as progress:
             environment.install(ENGINE, cache, progress=progress)
+    packages.collect(cache)
     if clients.locate(cache) is None:
         with screen.timed("other people's clients"):
             clients.install(cache)

@@ -1,7 +1,8 @@
-"""From nothing to the first token: a fresh host joins, fetches a model from a mirror and serves it.
+"""From nothing to the first token: a host gets the one command, fetches a model and serves it.
 
-The host has a network, files and processes of its own (tests/lab); the engine's environment is in
-the machine's cache, nothing else is. `--rounds` repeats it, each time on a fresh installation.
+The host has a network, files and processes of its own (tests/lab), with a package cache and a
+mirror in reach; the engine's environment is in the machine's cache, nothing else is. `--rounds`
+repeats it, each time on a fresh installation.
 """
 
 import argparse

@@ -60,11 +60,12 @@ class Lab:
         own: Sequence[str] = ("/run",),
         shared: Sequence[str] = (),
         dns: str = SWITCH,
+        code: bool = True,
     ) -> Host:
         """A new host.
 
         `own`: folders that it shares with nobody, empty at first. `shared`: folders of this
-        machine, below one of those, that it may read; this code too. `dns`: whom
+        machine, below one of those, that it may read; with `code` this code too. `dns`: whom
         it asks for names; by default the switch, which answers nobody.
         """
         number = len(self._lines) + 2
@@ -72,6 +73,7 @@ class Lab:
         folder = self.folder / name
         folder.mkdir()
         self._lines.append(f"{address} {name}\n")
+        shared = (*shared, str(ROOT)) if code else shared
         plan = _plan(name, folder, own, shared, dns)
         host = Host(plan, address, folder)
         try:
@@ -149,8 +151,9 @@ def _plan(name: str, folder: Path, own: Sequence[str], shared: Sequence[str], dn
     # /tmp last: the other folders lie in it.
     for target in sorted(own, key=lambda target: target == "/tmp"):
         source = folder / target.strip("/").replace("/", "-")
-        source.mkdir(mode=0o1777 if target == "/tmp" else 0o755)
-        for below in (*shared, str(ROOT)):
+        source.mkdir()
+        source.chmod(0o1777 if target == "/tmp" else 0o755)  # whatever the umask
+        for below in shared:
             if Path(below).is_relative_to(target):
                 inner = source / Path(below).relative_to(target)
                 inner.mkdir(parents=True)
