@@ -57,6 +57,8 @@ def settings(root: Path, plane: ControlPlane) -> Settings:
         "agent/logs/rep_1.log": 300,
         "agent/cursors/rep_1.json": 2,
         "agent/replicas/rep_1.json": 4,
+        "agent/events/1.json": 6,
+        "agent/devices.json": 8,
     }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def test_what_tenants_left_goes_and_the_credential_last(settings: Settings) -> N
     assert left(settings) == NOT_OURS
 
 
-@pytest.mark.parametrize("stop", range(1, 15))
+@pytest.mark.parametrize("stop", range(1, 19))
 def test_killed_at_any_line_it_goes_on_and_says_the_same(settings: Settings, stop: int) -> None:
     steps = itertools.count(1)
 
@@ -122,6 +124,8 @@ def test_killed_at_any_line_it_goes_on_and_says_the_same(settings: Settings, sto
         "logs": (2, 300 + link),
         "cursors": (1, 2),
         "replicas": (1, 4),
+        "events": (1, 6),
+        "devices": (1, 8),
         "images": (0, 0),
     }
     assert by_name(Eraser(settings).erase("dcm_1")) == by_name(erased)

@@ -85,8 +85,8 @@ class Eraser:
         yield "templates", settings.cache / "templates", shared
         yield "engine_caches", settings.cache / "nodes" / mark[:6], False
         yield "sockets", settings.run_dir / mark[:6], False
-        for name in ("logs", "cursors", "replicas"):
-            yield name, settings.directory / name, False
+        for name in ("logs", "cursors", "replicas", "events", "devices.json"):
+            yield name.removesuffix(".json"), settings.directory / name, False
 
     def _remove(
         self, state: _State, what: str, paths: list[Path], step: Callable[[str], None]
