@@ -24,7 +24,7 @@ def test_a_revoked_node_is_refused_until_it_joins_again(
     assert node.reachable(now)
     node = revoking.revoke_node(node=node, actor=audit.SYSTEM, now=now)
     assert not node.reachable(now)  # its replicas are routed no more
-    with pytest.raises(errors.SupersededCredential):
+    with pytest.raises(errors.RevokedCredential):
         credentials.verify(call, now=now)
     later = now + timedelta(minutes=1)
     _, secret = services.issue_enrollment_token(pool=pool, node=node, actor=audit.SYSTEM, now=later)

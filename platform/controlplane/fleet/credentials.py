@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from controlplane.fleet import authority, errors, wire
+from controlplane.fleet import authority, errors, revoking, wire
 from controlplane.fleet.models import Node, Region
 
 _HEADER_LENGTH = 8_192
@@ -72,8 +72,8 @@ def verify(call: Call, *, now: datetime) -> Proof:
     """The node that makes `call`, its inventory left for who asks for it.
 
     Raises CredentialError (MissingCredential, ClockSkew, ExpiredCredential,
-    SupersededCredential) and RemovedNode. What a certificate is good for is said only to who
-    holds its key.
+    RevokedCredential, SupersededCredential) and RemovedNode. What a certificate is good for is
+    said only to who holds its key.
     """
     who, signed_at = signer(call, now=now)
     found = Node.objects.select_related("pool").defer("inventory")
@@ -182,6 +182,8 @@ def _check_newest(node: Node, shown: str) -> None:
             )
             node.previous_certificate_sha256 = ""
         return
+    if revoking.is_revoked(node.certificate_sha256):
+        raise errors.RevokedCredential(f"The node's certificate was revoked: {_CURE}.")
     if shown != node.previous_certificate_sha256:
         raise errors.SupersededCredential(
             f"The node's certificate was replaced by a newer one. If this node lost that: {_CURE}."

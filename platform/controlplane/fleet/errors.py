@@ -93,6 +93,10 @@ class SupersededCredential(CredentialError):
     code = "credential_superseded"
 
 
+class RevokedCredential(CredentialError):
+    code = "credential_revoked"
+
+
 class ClockSkew(CredentialError):
     code = "clock_skew"
 
