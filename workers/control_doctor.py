@@ -9,14 +9,17 @@ from pathlib import Path
 
 from cryptography import x509
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from compliance import sealing
 from controlplane.endpoints import observe
 from controlplane.endpoints.models import Pulse
+from controlplane.fleet import issuance
 from controlplane.fleet.models import Device, Node, Region
 from workers.agent.checks.finding import Finding
 
@@ -29,7 +32,7 @@ _LOCAL = {"localhost", "127.0.0.1", "[::1]", "::1"}
 
 def findings(now: datetime) -> list[Finding]:
     """In the order in which to put them right: without a database the rest says nothing."""
-    found = [*_settings(), _broker(), _disk()]
+    found = [*_settings(), _master_key(), _broker(), _disk()]
     database = _database()
     found += database
     if any(one.ok for one in database if one.check == "migrations"):
@@ -54,6 +57,14 @@ def _settings() -> list[Finding]:
     text = f"shorter than 32 characters: {', '.join(weak)}" if weak else "long enough"
     cure = "draw new ones (openssl rand -base64 48); deploy/RUNBOOK.md says what that ends"
     return [*found, Finding("secrets", not weak, text, cure)]
+
+
+def _master_key() -> Finding:
+    try:
+        sealing.seal(b"", context="doctor")
+    except ImproperlyConfigured as error:
+        return Finding("master key", False, str(error), "set it as deploy/RUNBOOK.md says")
+    return Finding("master key", True, "of the right form")
 
 
 def _database() -> list[Finding]:
@@ -131,9 +142,14 @@ def _regions(now: datetime) -> list[Finding]:
     found = []
     for region in Region.objects.order_by("code"):
         ends = x509.load_pem_x509_certificate(region.ca_certificate.encode()).not_valid_after_utc
-        text = f"good until {ends:%Y-%m-%d}"
+        fit, text = ends - now > AUTHORITY_LEFT, f"good until {ends:%Y-%m-%d}"
         cure = "open a region anew and enrol its nodes again (deploy/RUNBOOK.md)"
-        found.append(Finding(f"authority {region.code}", ends - now > AUTHORITY_LEFT, text, cure))
+        try:
+            issuance.opened(region)
+        except (sealing.SealBroken, ImproperlyConfigured):
+            fit, text = False, "STOA_MASTER_KEY does not open its key: no node gets a certificate"
+            cure = "put back the master key that this database was sealed under"
+        found.append(Finding(f"authority {region.code}", fit, text, cure))
     return found or [Finding("regions", False, "there is none", "run `stoa create_region`")]
 
 

@@ -1,5 +1,6 @@
 """What `stoa doctor` says of a control plane, against a real database and broker."""
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,6 +21,8 @@ from workers import control_doctor
 from workers.agent.checks.finding import Finding
 
 pytestmark = pytest.mark.django_db
+
+ANOTHER = base64.urlsafe_b64encode(b"another master key, of 32 bytes.").decode()
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,15 @@ def test_an_installation_that_serves_is_well() -> None:
     assert lacks == {"database role"}
     Node.objects.filter(pk=node.pk).update(lease_until=now - timedelta(minutes=1))
     assert "quiet: gpu-1" in found()["nodes"].text
+    for key, lacking in (
+        ("z", {"master key", "authority eu-de-1"}),
+        (ANOTHER, {"authority eu-de-1"}),
+    ):
+        with override_settings(MASTER_KEY=key):
+            said = found()
+        assert lacking <= {check for check, one in said.items() if not one.ok}
+        assert said["master key"].ok is (key == ANOTHER)
+        assert "does not open its key" in said["authority eu-de-1"].text
 
 
 def test_a_broker_that_is_away_and_a_house_without_tls_are_told() -> None:

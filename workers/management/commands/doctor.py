@@ -1,5 +1,6 @@
 """`stoa doctor`: what the control plane lacks, each lack with its cure."""
 
+import logging
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each try; a finding says it
         found = control_doctor.findings(timezone.now())
         ok = all(one.ok for one in found)
         if options["json"]:
