@@ -114,6 +114,11 @@ def test_gateway_certificate_is_written_for_its_owner_alone(region: Region, tmp_
         "key.pem",
     ]
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    for known in ("gw-1", "gw-2"):  # a wrong id is told: the right one would go on
+        call_command(
+            "revoke_gateway", "--region", "eu-de-1", "--id", known, stderr=(said := io.StringIO())
+        )
+        assert ("No certificate was issued" in said.getvalue()) is (known == "gw-2")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
     context.load_verify_locations(folder / "ca.pem")

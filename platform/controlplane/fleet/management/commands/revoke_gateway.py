@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from compliance import audit
+from compliance.models import AuditEvent
 from controlplane.fleet import errors, revoking
 from controlplane.fleet.management import finding
 
@@ -27,4 +28,8 @@ class Command(BaseCommand):
             )
         except errors.FleetError as error:
             raise CommandError(str(error)) from error
+        if not AuditEvent.objects.filter(
+            action="gateway.enroll", target_id=options["id"], region=options["region"]
+        ).exists():
+            self.stderr.write(f"No certificate was issued to {options['id']}: is that its id?")
         self.stdout.write(f"{options['id']}: revoked. `stoa gateway_certificate` makes another.")
