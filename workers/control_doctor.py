@@ -6,6 +6,7 @@ Settings are looked at as they are, stores by using them. Nothing is changed.
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from django.conf import settings
@@ -46,6 +47,9 @@ def _settings() -> list[Finding]:
         return [Finding("tls", True, "this installation answers on this machine alone")]
     cure = "put a proxy with TLS in front (deploy/RUNBOOK.md) and set STOA_TLS=true"
     found = [Finding("tls", settings.TLS, f"for {', '.join(sorted(outside))}", cure)]
+    local = urlsplit(settings.AGENTS_URL).hostname in _LOCAL
+    cure = "set STOA_AGENTS_URL to where nodes reach the agents' door"
+    found.append(Finding("agents' address", not local, settings.AGENTS_URL, cure))
     weak = [
         name
         for name, value in (

@@ -74,6 +74,11 @@ def test_a_broker_that_is_away_and_a_house_without_tls_are_told() -> None:
     with override_settings(BROKER_URL="redis://127.0.0.1:1/0", ALLOWED_HOSTS=["stoa.example"]):
         said = found()
     assert not said["broker"].ok and not said["tls"].ok and not said["secrets"].ok
+    # The join command would name this machine to every other.
+    assert not said["agents' address"].ok
+    outside = {"ALLOWED_HOSTS": ["stoa.example"], "AGENTS_URL": "https://nodes.stoa.example:8443"}
+    with override_settings(**outside):
+        assert found()["agents' address"].ok
 
 
 def test_a_migration_that_is_missing_is_named() -> None:
