@@ -151,6 +151,14 @@ def test_a_stranger_on_a_gpu_is_told_and_its_gpu_not_used_and_ends_only_where_th
         wait_until(lambda: len(plane.reports) > heard + 10, 30)  # some grace later
         assert other.poll() is None
 
+        wish = spec(device_indexes=[1])
+        plane.want(wish)
+        failed = plane.wait_for(wish.replica_id, Phase.FAILED, 60)
+        assert failed.reason == "device_dirty" and f"process {other.pid} holds" in failed.detail
+        # Nobody who hears of it could place the next one there.
+        (last,) = [one.inventory for one in plane.reports if one.inventory is not None][-1:]
+        assert [one.healthy for one in last.devices] == [True, False]
+
         kill(agent)
         node.agent(**ours, STOA_AGENT_ALONE="1", STOA_AGENT_TOKEN="")
         assert other.wait(30) == -9

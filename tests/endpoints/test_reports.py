@@ -7,10 +7,11 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from controlplane.endpoints import reports
+from controlplane.endpoints.conditions import ADVICE
 from controlplane.endpoints.models import DeviceClaim, Replica, ServingInterval
-from controlplane.endpoints.states import ARCS, LIVE, START_ORDER, State
+from controlplane.endpoints.states import ARCS, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
-from controlplane.fleet.models import Node
+from controlplane.fleet.models import Device, Node
 from tests.endpoints.world import World, said
 
 Phase = wire.Phase
@@ -95,6 +96,25 @@ def test_a_failure_keeps_its_last_words_and_frees_the_devices(world: World, node
     assert replica.log_tail.splitlines()[-2:] == ["line 299", "bad � byte"]
     assert replica.released_at == world.now
     assert not DeviceClaim.objects.exists()
+
+
+def test_a_dirty_device_defers_nothing_and_the_next_try_is_on_another(
+    world: World, node: Node
+) -> None:
+    endpoint = world.endpoint()
+    first = world.replica(endpoint, node, State.STARTING)
+    dirty = DeviceClaim.objects.get(replica=first).device
+    Device.objects.filter(pk=dirty.pk).update(healthy=False)  # as the same report's inventory says
+    failed = said(first.id, Phase.FAILED, reason="device_dirty", detail="device 0 is not clean: …")
+    world.report(node, failed)
+    first.refresh_from_db()
+    endpoint.refresh_from_db()
+    assert (first.state, first.reason) == ("failed", "device_dirty")
+    assert "on another device" in ADVICE[Reason.DEVICE_DIRTY]
+    assert (endpoint.failures, endpoint.retry_at) == (0, None)
+    world.reconcile(endpoint)
+    (claim,) = DeviceClaim.objects.all()
+    assert claim.device.index != dirty.index
 
 
 @pytest.mark.parametrize("reason", ["", "because", "stop_requested"])

@@ -36,6 +36,13 @@ def test_a_critical_finding_makes_a_condition_and_a_warning_does_not() -> None:
     assert not found["DiskPressure"].well and found["GPUHealthy"].well
 
 
+def test_a_gpu_that_is_not_clean_is_not_healthy() -> None:
+    found = of(
+        Facts(heard=True, gpus=True), Wrong("device_dirty", Severity.CRITICAL, "held", NOW, 1)
+    )
+    assert found["GPUHealthy"].reason == "DeviceDirty" and not found["GPUHealthy"].well
+
+
 def test_of_a_silent_node_nothing_is_known_but_what_we_did() -> None:
     facts = Facts(heard=False, unheard_since=NOW, cordoned_at=NOW, why="gpu_ecc")
     found = of(facts, Wrong("clock_offset", Severity.CRITICAL, "off", NOW))

@@ -51,6 +51,7 @@ FETCH_FAILED = "fetch_failed"
 PROBE_FAILED = "probe_failed"
 TOOL_PROBE_FAILED = "tool_probe_failed"
 START_TIMEOUT = "start_timeout"
+DEVICE_DIRTY = "device_dirty"
 WALLS_MISSING = "walls_missing"
 
 # An engine whose parser of tool calls does not suit its tokenizer ends with words of that.
@@ -273,7 +274,9 @@ class Replica:
         verdict = await threads.call(self._devices.prove, self.record.spec)
         if not verdict.why:
             return True
-        if verdict.over or self._late():
+        if verdict.over:
+            await self._fail(DEVICE_DIRTY, verdict.why)
+        elif self._late():
             await self._fail(START_TIMEOUT, verdict.why)
         else:
             self.record.detail = verdict.why

@@ -19,7 +19,8 @@ _ENGINE = frozenset(
 
 
 def counts(reason: Reason) -> bool:
-    """Whether a failure for this reason defers the next try; a node's death does not."""
+    """Whether a failure for this reason defers the next try; a node's death does not, nor a device
+    that is not clean: the report that says so takes it out of what may be used."""
     return reason in _ENGINE
 
 

@@ -62,6 +62,8 @@ ADVICE: dict[Reason, str] = {
     Reason.SCHEMA_PROBE_FAILED: "Use a model with a chat template, or leave `json_schema` out of "
     "the capabilities.",
     Reason.START_TIMEOUT: "The start made no progress: read the last log lines.",
+    Reason.DEVICE_DIRTY: "Nothing to do: it is tried on another device. The operator finds what is "
+    "left on this one, and the cure, on its node's page.",
     Reason.NODE_UNREACHABLE: "The node is silent: check its network and its agent.",
     Reason.NODE_LOST: "The node was given up: a replica is made elsewhere if there is room.",
     Reason.ENGINE_MISSING: "The engine ended while its node was not looking; it is started again.",

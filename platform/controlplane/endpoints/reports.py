@@ -47,6 +47,7 @@ _REASONS = frozenset(
         Reason.TOOL_PROBE_FAILED,
         Reason.SCHEMA_PROBE_FAILED,
         Reason.START_TIMEOUT,
+        Reason.DEVICE_DIRTY,
         Reason.WALLS_MISSING,
     }
 )

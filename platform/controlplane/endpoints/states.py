@@ -94,6 +94,7 @@ class Reason(StrEnum):
     TOOL_PROBE_FAILED = "tool_probe_failed"  # it promised tools and makes no tool call
     SCHEMA_PROBE_FAILED = "schema_probe_failed"  # … and JSON schema
     START_TIMEOUT = "start_timeout"
+    DEVICE_DIRTY = "device_dirty"  # what an engine before left on its device does not go away
     NODE_UNREACHABLE = "node_unreachable"
     NODE_LOST = "node_lost"  # quiet for longer than the grace
     ENGINE_MISSING = "engine_missing"  # the node says that no such engine runs

@@ -58,7 +58,7 @@ _BAD_WHEN_TRUE = ("DiskPressure", "MemoryPressure")
 _ABOUT: dict[str, tuple[tuple[str, ...], str]] = {
     "DiskPressure": (("disk_",), "NodeHasNoDiskPressure"),
     "MemoryPressure": (("memory_",), "NodeHasSufficientMemory"),
-    "GPUHealthy": (("gpu_",), "NoCriticalFinding"),
+    "GPUHealthy": (("gpu_", "device_"), "NoCriticalFinding"),
     "ClockSynchronized": (("clock_",), "OffsetIsSmall"),
 }
 

@@ -49,6 +49,12 @@ class InvalidPolicy(FleetError):
     code = "policy_invalid"
 
 
+class PolicyChanged(FleetError):
+    """Somebody changed the policy since it was read."""
+
+    code = "policy_changed"
+
+
 class InvalidWindow(FleetError):
     code = "window_invalid"
 

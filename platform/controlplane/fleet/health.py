@@ -30,12 +30,24 @@ def tend(*, now: datetime) -> int:
     return sum(_tend(pool, now) for pool in pools.distinct().order_by("id"))
 
 
-def set_policy(*, pool: Pool, changes: dict[str, Any], actor: audit.Actor, now: datetime) -> Policy:
-    """Replace what the pool's policy changes of the default. Raises errors.InvalidPolicy."""
+def set_policy(
+    *,
+    pool: Pool,
+    changes: dict[str, Any],
+    actor: audit.Actor,
+    now: datetime,
+    instead_of: dict[str, Any] | None = None,
+) -> Policy:
+    """Replace what the pool's policy changes of the default. Raises errors.InvalidPolicy.
+
+    `instead_of`: raises errors.PolicyChanged where what is kept is not that any more.
+    """
     policy = health_policy.parse(changes)
     with transaction.atomic():
         locked = Pool.objects.select_for_update(of=("self",)).get(pk=pool.pk)
         before, locked.health_policy = locked.health_policy, changes
+        if instead_of is not None and before != instead_of:
+            raise errors.PolicyChanged("Somebody changed this policy: read it again.")
         if before != changes:
             locked.save(update_fields=("health_policy",))
             audit.record(
@@ -58,6 +70,15 @@ def policy_of(pool: Pool) -> Policy:
     except errors.InvalidPolicy:
         log.exception("the health policy of pool %s is not valid: the default holds", pool.id)
         return Policy()
+
+
+def invalid(pool: Pool) -> str:
+    """Why what a pool keeps cannot be followed, so that the default holds; empty: it can."""
+    try:
+        health_policy.parse(pool.health_policy)
+    except errors.InvalidPolicy as error:
+        return str(error)
+    return ""
 
 
 def decision(pool: Pool, now: datetime) -> Decision:

@@ -44,7 +44,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return max(1, int(nodes * self.max_share))
 
 
-_MOST_S = 30 * 86_400.0
+DEVICE_CHECKS = ("gpu_", "device_")  # how the checks begin that may be about one device
+MOST_S = 30 * 86_400.0
+MOST_RECURS = 1000
 
 DEFAULT: dict[str, Rule] = {
     "gpu_driver": Rule(action=Action.DRAIN, hold_s=120),
@@ -61,6 +63,9 @@ DEFAULT: dict[str, Rule] = {
     "gpu_xid_replace": Rule(action=Action.REPLACE, hold_s=0),
     "gpu_xid_unknown": Rule(),
     "dcgm_exporter": Rule(),
+    # Nothing starts on such a device, and the rest of its node serves: what helps is a person.
+    "device_dirty": Rule(),
+    "orphan": Rule(),
     "disk_free": Rule(action=Action.CORDON, hold_s=120),
     "disk_readonly": Rule(action=Action.DRAIN),
     "memory_pressure": Rule(action=Action.CORDON, hold_s=120),
@@ -97,9 +102,9 @@ def parse(changes: dict[str, Any]) -> Policy:
 
 def _check(check: str, rule: Rule) -> None:
     for name in ("hold_s", "within_s", "recover_s"):
-        if not 0 <= getattr(rule, name) <= _MOST_S:
-            raise errors.InvalidPolicy(f"{check}: {name} is from 0 to {_MOST_S:.0f} seconds.")
-    if not 1 <= rule.recurs <= 1000:
-        raise errors.InvalidPolicy(f"{check}: recurs is from 1 to 1000.")
-    if rule.action is Action.REPLACE and not check.startswith("gpu_"):
+        if not 0 <= getattr(rule, name) <= MOST_S:
+            raise errors.InvalidPolicy(f"{check}: {name} is from 0 to {MOST_S:.0f} seconds.")
+    if not 1 <= rule.recurs <= MOST_RECURS:
+        raise errors.InvalidPolicy(f"{check}: recurs is from 1 to {MOST_RECURS}.")
+    if rule.action is Action.REPLACE and not check.startswith(DEVICE_CHECKS):
         raise errors.InvalidPolicy(f"{check} is not about a device that could be replaced.")
