@@ -16,9 +16,11 @@ from django.utils import timezone
 from compliance import audit
 from controlplane.endpoints import decommission_record, decommissioning
 from controlplane.endpoints import services as endpoints
-from controlplane.endpoints.models import Replica, ServingInterval
-from controlplane.fleet import joining, records, services
+from controlplane.endpoints.models import DeviceClaim, Replica, ServingInterval
+from controlplane.fleet import joining, records, replacing, services
 from controlplane.fleet.models import Decommission, Node, Pool, Region
+from controlplane.tenancy.models import Project
+from tests.agent.fake_nvml import FakeGpus
 from tests.agent.node import TestNode, kill
 from tests.batches.live import Django
 from tests.endpoints.world import organization
@@ -46,13 +48,15 @@ def address(
 
 
 class Host:
-    def __init__(self, address: str, pool: Pool, name: str) -> None:
+    def __init__(self, address: str, pool: Pool, name: str, **extra: str) -> None:
+        self.address, self.pool = address, pool
         self.machine = TestNode(address)
         _, token = services.issue_enrollment_token(pool=pool, actor=OPS, now=timezone.now())
         self.extra = {
             "STOA_AGENT_TOKEN": token,
             "STOA_AGENT_NAME": name,
             "STOA_CONTROLPLANE_PIN": joining.pin(pool.region),
+            **extra,
         }
         self.agent = self.machine.agent(**self.extra)
         until(lambda: Node.objects.filter(name=name, lease_until__gt=timezone.now()).exists())
@@ -122,7 +126,9 @@ def state(row: Decommission) -> str:
     return row.state
 
 
-def test_one_erases_itself_and_one_never_answers_again(hosts: list[Host]) -> None:
+def test_one_erases_itself_one_never_answers_again_and_one_gets_another_gpu(
+    hosts: list[Host], tmp_path: Path
+) -> None:
     first, second = hosts
     weights = first.machine.root / "cache/weights/blobs/public"
     weights.mkdir(parents=True)
@@ -161,3 +167,50 @@ def test_one_erases_itself_and_one_never_answers_again(hosts: list[Host]) -> Non
     assert (second.machine.directory / "identity.json").exists()
     second.again()
     assert second.agent.wait(60) == 4, second.machine.said()  # it came back: it is nobody
+
+    gpus = FakeGpus(tmp_path)
+    third = Host(first.address, first.pool, "third", STOA_AGENT_DEVICES="", **gpus.environment)
+    hosts.append(third)
+    replace_a_gpu(third, gpus)
+
+
+def replace_a_gpu(host: Host, gpus: FakeGpus) -> None:
+    """Its work moves to the other of the same node, and what comes in its place serves."""
+    wanted("fast")
+    until(host.ready)
+    old = Replica.objects.get(node=host.node, state="ready")
+    device = old.claims.get().device
+    serial = f"16520240000{device.index}"
+    row = replacing.begin(device=device, reason="rows", actor=OPS, now=timezone.now())
+    until(lambda: state(row) == "awaiting")
+    moved = Replica.objects.get(node=host.node, state="ready")
+    other = moved.claims.get().device
+    assert (old.pk, device.serial) == (row.moved[0], serial) and other.index != device.index
+    assert not ServingInterval.objects.filter(replica=old, ended_at=None).exists()
+    assert host.machine.engines(old.pk) == []
+    (engine,) = host.machine.engines(moved.pk)
+
+    wanted("more")  # it waits, though the old GPU is free and well
+    until(lambda: Replica.objects.filter(endpoint__name="more", reason="no_capacity").exists())
+    assert device.healthy and not DeviceClaim.objects.filter(device=device).exists()
+
+    kill(host.agent)
+    gpus.card(device.index, uuid="GPU-new", serial="1659999")
+    host.again()
+    until(lambda: state(row) == "done")
+    record = verified(row)
+    assert (record["kind"], record["moved_replicas"]) == ("device", [old.pk])
+    assert record["device"]["serial"] == serial  # type: ignore[index]
+    assert record["successor"]["serial"] == "1659999"  # type: ignore[index]
+    until(lambda: Replica.objects.filter(endpoint__name="more", state="ready").exists())
+    (claim,) = DeviceClaim.objects.filter(replica__endpoint__name="more")
+    assert (claim.device.uuid, claim.device.serial) == ("GPU-new", "1659999")
+    # What the other serves was not disturbed.
+    assert Replica.objects.get(pk=moved.pk).state == "ready"
+    assert host.machine.engines(moved.pk) == [engine]
+
+
+def wanted(name: str) -> None:
+    spec = endpoints.EndpointSpec(name=name, model="org/model", device_kind="nvidia-h200")
+    project = Project.objects.get()
+    endpoints.create(actor=OPS, project=project, spec=spec, now=timezone.now())
