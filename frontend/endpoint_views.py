@@ -14,6 +14,7 @@ from controlplane.api.endpoint_views import recent_replicas
 from controlplane.endpoints import (
     access,
     conditions,
+    engine_outlook,
     engine_versions,
     images,
     logs,
@@ -77,9 +78,9 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
 
 
 def _warnings(endpoint: Endpoint) -> list[str]:
-    """Of its engine's version; what an image of its own holds, nobody knows."""
+    """Of its engine's version; of an image of its own, as its replicas say."""
     if endpoint.image is not None:
-        return []
+        return engine_outlook.image_warnings(endpoint, engine_versions.unsupported())
     return engine_versions.warnings(endpoint.engine, endpoint.engine_version)
 
 

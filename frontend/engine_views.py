@@ -9,7 +9,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
 from compliance import ids
-from controlplane.endpoints import engine_blocking, engine_versions
+from controlplane.endpoints import engine_blocking, engine_outlook, engine_versions
 from controlplane.endpoints.models import EngineVersion
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
@@ -30,7 +30,7 @@ class AddForm(forms.Form):
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     access.operator(visit.principal)
     rows = [
-        {"version": row, "on": engine_blocking.on_it(row)}
+        {"version": row, "on": engine_outlook.listed(row, visit.now)}
         for row in EngineVersion.objects.order_by("engine", "-id")
     ]
     return show(request, visit, "engines.html", {"rows": rows, "days": DAYS})

@@ -43,6 +43,9 @@ def test_the_operator_adds_deprecates_blocks_and_supports(
     deadline = timezone.now() + timedelta(days=2)
     blocked = post(operator, f"{path}/block", {"deadline": deadline.isoformat()}).json()
     assert (blocked["status"], blocked["replacement"]) == ("blocked", "0.33.1")
+    (on,) = blocked["endpoints"]
+    assert on["course"] == "rolls" and on["outlook"].startswith("Rolled to 0.33.1 from")
+    assert on["course_at"] < deadline.isoformat()
     (notice,) = signed_in(alice.owner).get("/api/v1/notices").json()["data"]
     assert notice["about"] == shipped.id
     body = {"project": alice.project.id, **ENDPOINT}
@@ -74,6 +77,7 @@ def test_in_the_console(alice: House, operator: Client, shipped: EngineVersion) 
     assert timedelta(days=2) < shipped.deadline - timezone.now() <= timedelta(days=3)
     text = operator.get("/engines").content.decode()
     assert "to 0.33.1 by" in text and "it leaks" in text
+    assert "Rolled to 0.33.1 from" in text
     assert "vllm 0.32.0 is blocked" in signed_in(alice.owner).get("/costs").content.decode()
     operator.post(f"{act}/support")
     shipped.refresh_from_db()

@@ -8,6 +8,7 @@ import pytest
 from compliance.models import AuditEvent
 from controlplane.endpoints import (
     engine_blocking,
+    engine_outlook,
     engine_versions,
     image_secrets,
     rollout_rows,
@@ -57,6 +58,12 @@ def block(
 
 def names(version: EngineVersion) -> list[tuple[str, bool, int]]:
     return [(one.endpoint.name, one.wishes, one.replicas) for one in on_it(version)]
+
+
+def courses(world: World, version: EngineVersion) -> list[tuple[str, str]]:
+    """What becomes of each, and the part of the words that says when."""
+    found = engine_outlook.listed(version, world.now)
+    return [(one.course.value, one.text) for one in found]
 
 
 def serving(world: World, node: Node, name: str = "chat", **spec: object) -> Endpoint:
@@ -247,6 +254,7 @@ def test_owners_are_told_once_and_no_more_when_it_is_lifted(
     world.endpoint(name="one", min_replicas=0)
     world.endpoint(name="two", min_replicas=0, engine_version=SHIPPED)
     bystander = organization("other")
+    assert courses(world, shipped) == [("", "")] * 2
     row = block(world, shipped, note="CVE-2026-1")
     assert block(world, shipped) == row  # again: nothing happens
     for _ in range(2):
@@ -279,6 +287,12 @@ def test_it_is_rolled_replica_by_replica_before_the_deadline(
         actor=ACTOR, endpoint=moved, changes={"engine_version": NEWER}, now=world.now
     )
     assert engine_blocking.tend(now=world.now) == 0  # there is time yet
+    Replica.objects.filter(endpoint=moved).update(engine_report={"version": SHIPPED})
+    by = f"from {rolls_at(row):%Y-%m-%d %H:%M} UTC, by {row.deadline:%Y-%m-%d %H:%M} UTC."
+    assert courses(world, row) == [
+        ("rolls", f"Rolled to {NEWER} {by}"),
+        ("leaving", f"Wishes for {NEWER}: replicas of before end."),
+    ]
     assert rolls_at(row) == row.deadline - engine_blocking.LEAD
     world.later((rolls_at(row) - world.now).total_seconds())
     world.heartbeat(node)
@@ -295,8 +309,9 @@ def test_it_is_rolled_replica_by_replica_before_the_deadline(
     assert event is not None and event.actor_type == "system"
 
 
+@pytest.mark.parametrize("better", [True, False])
 def test_what_went_back_is_rolled_once_more_at_the_deadline(
-    world: World, shipped: EngineVersion, newer: EngineVersion
+    world: World, shipped: EngineVersion, newer: EngineVersion, better: bool
 ) -> None:
     node = containers(world)
     endpoint = serving(world, node)
@@ -315,13 +330,21 @@ def test_what_went_back_is_rolled_once_more_at_the_deadline(
         engine_report={"version": SHIPPED}
     )
     assert names(row) == [("chat", True, 1)]  # and the operator sees it
+    ((course, words),) = courses(world, row)
+    assert course == "rolls_again" and f"at {row.deadline:%Y-%m-%d %H:%M}" in words
     world.later((row.deadline - world.now).total_seconds())
     world.heartbeat(node)
     assert engine_blocking.tend(now=world.now) == 1
     assert engine_blocking.tend(now=world.now) == 0
     world.reconcile(endpoint)
-    assert until_over(world, endpoint, node).state == "complete"
-    assert names(row) == []
+    if better:
+        assert until_over(world, endpoint, node).state == "complete"
+        assert names(row) == []
+        return
+    assert until_over(world, endpoint, node, broken=(3,)).state == "failed"
+    assert engine_blocking.tend(now=world.now) == 0
+    ((course, words),) = courses(world, row)
+    assert course == "stays" and "serves on as it is" in words
 
 
 def test_an_image_of_ones_own_is_told_and_left_alone(
@@ -332,7 +355,12 @@ def test_an_image_of_ones_own_is_told_and_left_alone(
     Replica.objects.filter(endpoint=own).update(engine_report={"version": SHIPPED})
     row = block(world, shipped, timedelta(0))
     assert names(row) == [("own", False, 1)]
-    assert "own" in Notice.objects.get().text
+    assert "own (own image)" in Notice.objects.get().text
+    ((course, words),) = courses(world, row)
+    assert course == "own_image" and "It is not rolled, and serves on" in words
+    (warned,) = engine_outlook.image_warnings(own, engine_versions.unsupported())
+    assert warned.startswith("vllm 0.32.0 is blocked. It comes with its own image")
+    assert engine_outlook.image_warnings(own, [newer]) == []
     assert engine_blocking.tend(now=world.now) == 0
     own.refresh_from_db()
     assert own.generation == 1

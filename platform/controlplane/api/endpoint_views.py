@@ -15,7 +15,14 @@ from controlplane.api.image_body import ImageBody
 from controlplane.api.version_views import RolloutStatus, VersionActions
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
-from controlplane.endpoints import conditions, engine_versions, logs, rollout_rows, services
+from controlplane.endpoints import (
+    conditions,
+    engine_outlook,
+    engine_versions,
+    logs,
+    rollout_rows,
+    services,
+)
 from controlplane.endpoints.models import (
     Endpoint,
     EngineVersion,
@@ -240,10 +247,10 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
 
     def get_warnings(self, endpoint: Endpoint) -> list[str]:
         """What its owner should know, such as that its engine's version is deprecated."""
-        if endpoint.image is not None:
-            return []
         if self._unsupported is None:  # one look for a whole list
             self._unsupported = engine_versions.unsupported()
+        if endpoint.image is not None:
+            return engine_outlook.image_warnings(endpoint, self._unsupported)
         return engine_versions.warnings(endpoint.engine, endpoint.engine_version, self._unsupported)
 
     _unsupported: list[EngineVersion] | None = None

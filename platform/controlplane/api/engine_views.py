@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
-from controlplane.endpoints import engine_blocking, engine_versions
+from controlplane.endpoints import engine_blocking, engine_outlook, engine_versions
 from controlplane.endpoints.models import EngineVersion
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
@@ -28,11 +28,20 @@ class EngineVersionView(serializers.ModelSerializer[EngineVersion]):
 
 
 class OnItView(serializers.Serializer[Any]):
-    endpoint = serializers.CharField(source="endpoint.id")
-    name = serializers.CharField(source="endpoint.name")
-    organization = serializers.CharField(source="endpoint.project.organization_id")
-    wishes = serializers.BooleanField(help_text="It will be rolled; false: replicas still run it.")
-    replicas = serializers.IntegerField()
+    endpoint = serializers.CharField(source="on.endpoint.id")
+    name = serializers.CharField(source="on.endpoint.name")
+    organization = serializers.CharField(source="on.endpoint.project.organization_id")
+    wishes = serializers.BooleanField(
+        source="on.wishes", help_text="It asks for it; false: replicas still run it."
+    )
+    replicas = serializers.IntegerField(source="on.replicas")
+    course = serializers.CharField(
+        help_text="Of a blocked version's: rolls | rolls_again | stays | leaving | own_image."
+    )
+    course_at = serializers.DateTimeField(
+        source="at", allow_null=True, help_text="When that begins, where something does."
+    )
+    outlook = serializers.CharField(source="text", help_text="The same in words.")
 
 
 class VersionDetail(EngineVersionView):
@@ -44,7 +53,7 @@ class VersionDetail(EngineVersionView):
 
     @extend_schema_field(OnItView(many=True))
     def get_endpoints(self, version: EngineVersion) -> Any:
-        return OnItView(engine_blocking.on_it(version), many=True).data
+        return OnItView(engine_outlook.listed(version, self.context["now"]), many=True).data
 
 
 class VersionBody(serializers.Serializer[Any]):
@@ -77,7 +86,7 @@ class EngineVersions(HouseViewSet):
 
     @extend_schema(responses=VersionDetail)
     def retrieve(self, request: Request, pk: str) -> Response:
-        return Response(VersionDetail(self._version(pk)).data)
+        return self._shown(self._version(pk))
 
     @extend_schema(request=VersionBody, responses={201: VersionDetail})
     @idempotent
@@ -85,7 +94,7 @@ class EngineVersions(HouseViewSet):
         access.operator(self.principal)
         body = self.checked(request, VersionBody)
         row = engine_versions.add(actor=self.principal.actor, now=self.now, **body)
-        return Response(VersionDetail(row).data, status=status.HTTP_201_CREATED)
+        return self._shown(row, status.HTTP_201_CREATED)
 
     @extend_schema(request=None, responses=VersionDetail)
     @action(detail=True, methods=["post"])
@@ -93,7 +102,7 @@ class EngineVersions(HouseViewSet):
         row = engine_blocking.support(
             actor=self.principal.actor, version=self._version(pk), now=self.now
         )
-        return Response(VersionDetail(row).data)
+        return self._shown(row)
 
     @extend_schema(request=NoteBody, responses=VersionDetail)
     @action(detail=True, methods=["post"])
@@ -102,7 +111,7 @@ class EngineVersions(HouseViewSet):
         row = engine_versions.deprecate(
             actor=self.principal.actor, version=version, now=self.now, **body
         )
-        return Response(VersionDetail(row).data)
+        return self._shown(row)
 
     @extend_schema(request=BlockBody, responses=VersionDetail)
     @action(detail=True, methods=["post"])
@@ -112,7 +121,10 @@ class EngineVersions(HouseViewSet):
         row = engine_blocking.block(
             actor=self.principal.actor, version=version, now=self.now, **body
         )
-        return Response(VersionDetail(row).data)
+        return self._shown(row)
+
+    def _shown(self, row: EngineVersion, code: int = status.HTTP_200_OK) -> Response:
+        return Response(VersionDetail(row, context={"now": self.now}).data, status=code)
 
     def _version(self, pk: str) -> EngineVersion:
         access.operator(self.principal)

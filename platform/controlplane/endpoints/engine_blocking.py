@@ -131,33 +131,38 @@ def on_it(row: EngineVersion) -> list[OnIt]:
 def _replicas(row: EngineVersion) -> QuerySet[Replica]:
     """Those that live and run it, by their own word or by their version's."""
     live = Replica.objects.filter(state__in=LIVE, endpoint__engine=row.engine)
-    return live.filter(_says(row.version) | Q(version__spec__engine_version=row.version))
+    return live.filter(says(row.version) | Q(version__spec__engine_version=row.version))
 
 
 def _elsewhere(row: EngineVersion) -> QuerySet[Replica, str]:
     """Endpoints with a replica that says that it runs another version."""
     said = Replica.objects.filter(state__in=LIVE, endpoint__engine=row.engine)
     known = said.filter(engine_report__has_key="version").exclude(engine_report__version="")
-    others = known.exclude(_says(row.version))
+    others = known.exclude(says(row.version))
     return others.values_list("endpoint_id", flat=True)
 
 
-def _says(version: str) -> Q:
-    """Builds of a version differ behind a plus."""
+def says(version: str) -> Q:
+    """Replicas that say that they run it; builds of a version differ behind a plus."""
     return Q(engine_report__version=version) | Q(engine_report__version__startswith=f"{version}+")
 
 
-def _roll(row: EngineVersion, endpoint: Endpoint, now: datetime) -> bool:
-    """Send an endpoint to the replacement, unless that was tried since it became due."""
+def tried(row: EngineVersion, endpoint: Endpoint, now: datetime) -> bool:
+    """Whether it was sent to the replacement since it became due: ahead, and at the deadline."""
     assert row.deadline is not None
     since = row.deadline if now >= row.deadline else rolls_at(row)
-    tried = EndpointVersion.objects.filter(
+    sent = EndpointVersion.objects.filter(
         endpoint=endpoint,
         created_by=audit.SYSTEM.id,
         created_at__gte=since,
         spec__engine_version=row.replacement,
     )
-    if tried.exists():
+    return sent.exists()
+
+
+def _roll(row: EngineVersion, endpoint: Endpoint, now: datetime) -> bool:
+    """Send an endpoint to the replacement, unless that was tried since it became due."""
+    if tried(row, endpoint, now):
         return False
     try:
         changed = versions.change(
@@ -178,7 +183,8 @@ def _tell_owners(row: EngineVersion, now: datetime) -> None:
     assert row.deadline is not None
     names = defaultdict(list)
     for one in on_it(row):
-        names[one.endpoint.project.organization].append(one.endpoint.name)
+        own = "" if one.wishes or one.endpoint.image is None else " (own image)"
+        names[one.endpoint.project.organization].append(f"{one.endpoint.name}{own}")
     why = f" The operator says: {row.note}." if row.note else ""
     for organization, mine in names.items():
         notices.tell(
@@ -188,7 +194,8 @@ def _tell_owners(row: EngineVersion, now: datetime) -> None:
                 f"Endpoints on it: {', '.join(sorted(mine)[:20])}.{why} By "
                 f"{row.deadline:%Y-%m-%d %H:%M} UTC they are rolled to {row.engine} "
                 f"{row.replacement}, replica by replica; change `engine_version` yourself to do "
-                "it sooner. An endpoint with an image of its own is yours to change."
+                "it sooner. One with an image of its own is yours to change by then: it is not "
+                "rolled, and serves on."
             ),
             about=_target(row),
             key=_key(row),

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.endpoints import engine_blocking, engine_versions
+from controlplane.endpoints import engine_blocking, engine_outlook, engine_versions
 from controlplane.endpoints.models import EngineVersion
 from controlplane.tenancy.errors import TenancyError
 
@@ -73,7 +73,7 @@ class Command(BaseCommand):
             )
 
     def _show(self, row: EngineVersion, *, as_json: bool) -> None:
-        on = engine_blocking.on_it(row)
+        on = engine_outlook.listed(row, timezone.now())
         if as_json:
             facts = {
                 "engine": row.engine,
@@ -83,9 +83,13 @@ class Command(BaseCommand):
                 "note": row.note,
                 "replacement": row.replacement,
                 "deadline": row.deadline.isoformat() if row.deadline else None,
-                "endpoints": [one.endpoint.id for one in on],
+                "endpoints": [one.on.endpoint.id for one in on],
             }
             self.stdout.write(json.dumps(facts))
             return
         until = f"  to {row.replacement} by {row.deadline:%Y-%m-%d %H:%M}" if row.deadline else ""
         self.stdout.write(f"{row}  {row.status}  {len(on)} endpoints{until}")
+        for one in on:
+            if one.course:
+                name = f"{one.on.endpoint.id} {one.on.endpoint.name}"
+                self.stdout.write(f"  {name}  {one.course}  {one.text}")
