@@ -16,6 +16,7 @@ from controlplane.endpoints import lifecycle, logs
 from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
+from controlplane.fleet.models import Pool
 from controlplane.tenancy.models import ApiKey
 from tests.api import house
 from tests.api.house import House
@@ -80,6 +81,7 @@ def test_from_signing_in_to_deleting(alice: House, watched: Watched) -> None:
     stop_a_run(alice, watched)
     fits_a_phone(endpoint, watched)
     stop_and_delete(endpoint, replica, watched)
+    set_a_health_policy(alice, watched)
     assert watched.complaints == []
     assert watched.strangers == []
     assert any(url.endswith(f"/endpoints/{endpoint.id}/events") for url in watched.requested)
@@ -272,3 +274,33 @@ def stop_and_delete(endpoint: Endpoint, replica: Replica, watched: Watched) -> N
     expect(page.locator(".note.success")).to_contain_text("fresh is deleted")
     expect(page.locator("#rows")).not_to_contain_text("fresh")
     assert Endpoint.objects.get(id=endpoint.id).deleted_at is not None
+
+
+def set_a_health_policy(alice: House, watched: Watched) -> None:
+    """Somebody else's work: the operator signs in."""
+    page = watched.page
+    page.get_by_role("button", name="Sign out").click()
+    operator = house.user("operator@stoa.example", operator=True)
+    page.locator("#id_username").fill(operator.email)
+    page.locator("#id_password").fill(house.PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Nodes", exact=True).click()
+    page.get_by_role("link", name=f"/ {alice.pool.name}").click()
+    row = page.locator("#rule-gpu_nvlink")
+    row.get_by_label("What is done").select_option("drain")
+    row.get_by_label("Held for (s)").fill("-5")
+    page.keyboard.press("Enter")  # saves, and takes nothing back
+    expect(row.locator(".errorlist")).to_contain_text("greater than or equal to 0")
+    watched.complaints.remove(watched.complaints[-1])  # the browser notes the 422
+    expect(row.get_by_label("What is done")).to_have_value("drain")
+    row.get_by_label("Held for (s)").fill("300")
+    page.get_by_role("button", name="Save the policy").click()
+    expect(page.locator(".note.success")).to_contain_text("The policy is saved")
+    expect(row).to_contain_text("by default cordon")
+    page.set_viewport_size(browser.PHONE)
+    assert watched.overflow() <= 0
+    page.set_viewport_size(browser.DESKTOP)
+    row.get_by_role("button", name="back to default").click()
+    expect(page.locator(".note.success")).to_contain_text("gpu nvlink is as by default")
+    expect(row.get_by_label("What is done")).to_have_value("cordon")
+    assert Pool.objects.get(pk=alice.pool.id).health_policy == {}

@@ -23,6 +23,7 @@ OPERATORS = {
     "node-enrol",
     "node-act",
     "node-events",
+    "pool-health",
     "engines",
     "engine-add",
     "engine-act",
@@ -43,6 +44,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "keys": house.key_id,
         "nodes": house.node.id,
         "notices": house_notice(house),
+        "pools": house.pool.id,
         "projects": house.project.id,
         "pulls": house_pull(house),
         "secrets": house_secret(house),
@@ -77,6 +79,7 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
     asked += [
         (operator, "/engines"),
         (operator, "/nodes"),
+        (operator, f"/pools/{alice.pool.id}/health"),
         (operator, "/endpoints"),
         (Client(), "/sign-in"),
     ]
