@@ -6,10 +6,12 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from controlplane.fleet import wire
 from workers.agent import engines, walls
@@ -62,8 +64,10 @@ class Bench:
 
     def standby(self, organization: str = "org_1") -> Standby:
         """That organization's, warming one up where there is none."""
-        self.standbys.tend()
         found = self.standbys.lend(organization, share=False)
+        if found is None:  # not before: each costs ten CPU seconds of imports
+            self.standbys.tend()
+            found = self.standbys.lend(organization, share=False)
         assert found is not None
         return found
 
@@ -81,11 +85,32 @@ class Bench:
         assert engines.alive(running), engines.exit_reason(running)
         return running
 
+    def clear(self) -> None:
+        """No engine is left; the standbys stay warm."""
+        while self.started:
+            engines.stop(self.started.pop(), 0.0)
+
     def close(self) -> None:
-        for running in self.started:
-            engines.stop(running, 0.0)
+        self.clear()
         self.standbys.stop()
         shutil.rmtree(self.root)
+
+
+@pytest.fixture(scope="session")
+def warm_bench(engine_environment: Environment, tiny_model: Path) -> Iterator[Bench]:
+    """One for all modules (their conftest has it), whose standby is warmed up once."""
+    bench = Bench(engine_environment, tiny_model)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+@pytest.fixture(scope="module")
+def bench(warm_bench: Bench) -> Iterator[Bench]:
+    """That one, without the engines of earlier modules."""
+    yield warm_bench
+    warm_bench.clear()
 
 
 def wait(condition: Callable[[], bool], timeout_s: float = START_S) -> None:

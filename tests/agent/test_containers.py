@@ -19,14 +19,12 @@ import pytest
 from controlplane.fleet import wire
 from tests.agent.fake_runner import get, wait_until
 from tests.agent.images import MIB, Site, custom
-from tests.agent.podman import PROBE, Podman, podman
+from tests.agent.podman import PROBE, Podman
 from workers.agent import kin, leaving, logs, processes
 from workers.agent.containers import isolation
 from workers.agent.containers.driver import Driver
 from workers.agent.containers.isolation import Box, Mount, WallsMissing
 from workers.agent.runner import CannotStart
-
-__all__ = ["podman"]
 
 pytestmark = pytest.mark.xdist_group("podman")
 

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,28 +13,15 @@ import pytest
 
 from controlplane.fleet import wire
 from tests.agent.engine_bench import Bench, ask, chat, wait
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import engines, kin, leaving
-from workers.agent.environment import Environment
 from workers.agent.standby import Standby, StandbyError
 
 # One worker for them all: they share a standby, and two would fight for two cores.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
-__all__ = ["engine_environment", "tiny_model"]
-
 TWO_DEVICES = {"kv_cache_memory_bytes": 64 << 20, "tensor_parallel_size": 2}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can raise every wall")
-
-
-@pytest.fixture(scope="module")
-def bench(engine_environment: Environment, tiny_model: Path) -> Iterator[Bench]:
-    bench = Bench(engine_environment, tiny_model)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +239,7 @@ def test_a_standby_serves_one_organization(bench: Bench, engine: engines.Running
     stranger = Standby(bench.environment, standby.directory, "org_2")
     with pytest.raises(StandbyError, match="belongs to org_1"):
         stranger._ask({"do": "fork", "organization": "org_2", "expires": float("inf")})
-    assert bench.standbys.lend("org_2", share=False) is not standby
+    assert bench.standby("org_2") is not standby
 
 
 def test_a_fork_that_nobody_waits_for_does_not_happen(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,11 @@ import pytest
 from controlplane.fleet import wire
 from controlplane.fleet.wire import AdapterReason, AdapterState
 from tests.agent.engine_bench import Bench, ask, chat
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import adapters, engines
-from workers.agent.environment import Environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
-__all__ = ["engine_environment", "tiny_model"]
-
 ROOM = {"kv_cache_memory_bytes": 64 << 20, "max_loras": 2, "max_lora_rank": 8}
-
-
-@pytest.fixture(scope="module")
-def bench(engine_environment: Environment, tiny_model: Path) -> Iterator[Bench]:
-    bench = Bench(engine_environment, tiny_model)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,7 @@ from tests.agent.engine_bench import chat
 from tests.agent.fake_runner import wait_until
 from tests.agent.images import MIB, Site
 from tests.agent.podman import PROGRAM, Podman, missing
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent.environment import Environment
-
-__all__ = ["engine_environment", "tiny_model"]
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 

@@ -5,28 +5,14 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from controlplane.fleet.engines import vllm
 from tests.agent.engine_bench import Bench, chat, wait
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import engines, leaving
-from workers.agent.environment import Environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
-
-__all__ = ["engine_environment", "tiny_model"]
-
-
-@pytest.fixture(scope="module")
-def bench(engine_environment: Environment, tiny_model: Path) -> Iterator[Bench]:
-    bench = Bench(engine_environment, tiny_model)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,12 @@ import pytest
 from controlplane.endpoints import recipes as ours
 from controlplane.fleet.wire import Capability
 from tests.agent.engine_bench import Bench, chat, wait
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import engines, recipes
 from workers.agent.engines import ProofError
-from workers.agent.environment import Environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
-__all__ = ["engine_environment", "tiny_model"]
-
 EVERYTHING = [Capability.TOOLS, Capability.JSON_SCHEMA]
-
-
-@pytest.fixture(scope="module")
-def bench(engine_environment: Environment, tiny_model: Path) -> Iterator[Bench]:
-    bench = Bench(engine_environment, tiny_model)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from controlplane.fleet import wire
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.node import TestNode
 from tests.agent.podman import PROBE, Podman
-from tests.agent.podman import podman as podman
 from workers.agent import credential, processes, sharing
 from workers.agent.containers import brought, images
 from workers.agent.containers.driver import Driver

@@ -7,13 +7,11 @@ import pytest
 from controlplane.fleet import wire
 from tests.agent.fake_runner import get, wait_until
 from tests.agent.images import Site
-from tests.agent.podman import Podman, podman
+from tests.agent.podman import Podman
 from workers.agent.engines import Running
 from workers.agent.events import Events
 from workers.agent.reaper.reaping import Reaping
 from workers.agent.reaper.things import Expected
-
-__all__ = ["podman"]
 
 pytestmark = pytest.mark.xdist_group("podman")
 

@@ -12,10 +12,8 @@ from controlplane.fleet import wire
 from tests.agent import oci
 from tests.agent.fake_runner import get, wait_until
 from tests.agent.images import MIB, Site
-from tests.agent.podman import Podman, podman
+from tests.agent.podman import Podman
 from workers.agent import engines, leaving
-
-__all__ = ["podman"]
 
 pytestmark = pytest.mark.xdist_group("podman")
 

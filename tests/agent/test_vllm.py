@@ -16,13 +16,10 @@ from controlplane.fleet.wire import START_STEPS, Phase, ReplicaReport, StartTier
 from tests.agent.fake_controlplane import ControlPlane
 from tests.agent.fake_runner import wait_until
 from tests.agent.node import ROOT, TestNode, kill, spec
-from tests.engine_fixtures import engine_environment, tiny_model
 from workers.agent import kin, processes
 from workers.agent.environment import Environment, default_cache
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
-
-__all__ = ["engine_environment", "tiny_model"]
 
 START_S = 180.0
 ARGUMENTS = {"kv_cache_memory_bytes": 64 << 20}

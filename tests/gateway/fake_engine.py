@@ -325,6 +325,8 @@ class FakeEngine:
 def _chunks(writer: asyncio.StreamWriter, data: bytes, how: dict[str, str]) -> None:
     size = int(how.get("split", len(data)))
     for at in range(0, len(data), size):
+        if writer.is_closing():  # uvloop says so in an error of no connection
+            raise ConnectionResetError
         piece = data[at : at + size]
         writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 

@@ -144,7 +144,7 @@ class Beat:
         self.loop.close()
 
 
-def eventually(holds: Callable[[], T], within_s: float = 5.0) -> T:
+def eventually(holds: Callable[[], T], within_s: float = 30.0) -> T:
     """The first true value of `holds()`; an assertion error when there is none in time."""
     waiting = threading.Event()
     for _ in range(int(within_s / 0.02)):
