@@ -117,7 +117,7 @@ class ControlPlane:
         return next(found, None)
 
     def wait_for(
-        self, replica_id: str, phase: wire.Phase, within_s: float = 20.0
+        self, replica_id: str, phase: wire.Phase, within_s: float = 60.0
     ) -> wire.ReplicaReport:
         def there() -> bool:
             found = self.replica(replica_id)
@@ -128,7 +128,7 @@ class ControlPlane:
         assert found is not None
         return found
 
-    def wait_for_applied(self, within_s: float = 10.0) -> None:
+    def wait_for_applied(self, within_s: float = 30.0) -> None:
         """Until a report has taken account of the newest wish list."""
         wait_until(
             lambda: self.reports and self.reports[-1].desired_version == self.version, within_s

@@ -197,7 +197,7 @@ def get(path: str, target: str) -> httpx.Response:
         return client.get(f"http://engine{target}")
 
 
-def wait_until(true: Callable[[], object], within_s: float = 10.0) -> None:
+def wait_until(true: Callable[[], object], within_s: float = 30.0) -> None:
     """Return once `true()` is; TimeoutError after `within_s`."""
     deadline = time.monotonic() + within_s
     never = threading.Event()

@@ -15,7 +15,7 @@ from tests.gateway.house import eventually
 from workers.local.embedded import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 40.0
+START_S = 120.0
 
 
 class Django:

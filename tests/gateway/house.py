@@ -114,7 +114,7 @@ class Beat:
         self._thread = threading.Thread(target=self.loop.run_forever, name="beat")
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], within_s: float = 10.0) -> T:
+    def run(self, work: Coroutine[Any, Any, T], within_s: float = 30.0) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(within_s)
 
     def call(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -131,7 +131,7 @@ class Beat:
 
         return self.run(wrapped())
 
-    def wait(self, future: "asyncio.Future[T]", within_s: float = 10.0) -> T:
+    def wait(self, future: "asyncio.Future[T]", within_s: float = 30.0) -> T:
         async def wrapped() -> T:
             return await future
 

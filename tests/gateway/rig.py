@@ -38,7 +38,7 @@ PROJECT = "prj_ours"
 ORGANIZATION = "org_ours"
 KEY = "sk-stoa-abcdefgh-" + "k" * 43
 OTHER_KEY = "sk-stoa-otherorg-" + "k" * 43
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 T = TypeVar("T")
 

@@ -290,10 +290,10 @@ def test_a_connection_that_hangs_is_given_up(
     monkeypatch.setattr(store, "QUERY_TIMEOUT_S", 0.2)
     with keeping(beat, config) as keeper:
         road.silent = True
-        eventually(lambda: "no directory from PostgreSQL" in caplog.text, within_s=15)
+        eventually(lambda: "no directory from PostgreSQL" in caplog.text)
         road.silent = False
         house.key(SECRET)
-        eventually(lambda: keeper.current.key(SECRET.encode()), within_s=15)
+        eventually(lambda: keeper.current.key(SECRET.encode()))
 
 
 def test_a_database_that_went_back_is_believed_and_reported(

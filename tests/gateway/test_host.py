@@ -80,7 +80,7 @@ def test_what_a_killed_worker_held_is_free_at_once(
         for victim in list(gateway.workers())[:2]:
             os.kill(victim, signal.SIGKILL)
         # Whoever is left has the engine for itself, as soon as that has seen who has gone.
-        eventually(lambda: gateway.ready(WORKERS), within_s=20)
+        eventually(lambda: gateway.ready(WORKERS))
         eventually(lambda: engine.at_once == SEQUENCES)
         engine.most_at_once = 0
         asked += [ask(stack, gateway, "gate=1", max_tokens=100) for _ in range(20)]

@@ -67,7 +67,7 @@ class Program:
         return [int(pid) for pid in children.read_text().split()]
 
     def says(self, what: str, times: int = 1) -> None:
-        eventually(lambda: self.log.count(what) >= times, within_s=15)
+        eventually(lambda: self.log.count(what) >= times)
 
 
 @pytest.fixture

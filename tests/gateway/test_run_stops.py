@@ -225,7 +225,7 @@ def test_a_stop_without_postgresql_is_told_later(gateways: Hosts, road: Road) ->
         begin(client, "blind")
         assert client.response().error["code"] == "run_stopped"
     road.mend()
-    eventually(RunStop.objects.exists, within_s=20)
+    eventually(RunStop.objects.exists)
 
     def everywhere() -> bool:
         with Connection(gateways[1].port) as client:

@@ -67,7 +67,7 @@ class Gateway(Process):
         """Returns when others serve; who served before (and may drain still)."""
         before, said = self.workers(), self.log.count("draining")
         os.kill(self.master, signal.SIGHUP)
-        eventually(lambda: self.log.count("draining") == said + workers, within_s=20)
+        eventually(lambda: self.log.count("draining") == said + workers)
         return before
 
 
@@ -193,7 +193,7 @@ def test_a_reload_fails_nobody(gateway: Gateway) -> None:
             assert gateway.master == master and len(gateway.workers() - before) == 2
         assert stream.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     answered = crowd.stop() + 1
-    eventually(lambda: len(gateway.workers()) == 2, within_s=20)
+    eventually(lambda: len(gateway.workers()) == 2)
     assert served(gateway) == answered  # those that drained are counted on
     assert gateway.figures()["stoa_gateway_worker_ends_total"] == 0
     assert gateway.end(signal.SIGTERM) == 0
