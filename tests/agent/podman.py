@@ -152,15 +152,22 @@ def probe_image() -> oci.Image:
     return oci.image(layer, [str(oci.python()), "-I", f"/app/{PROGRAM.name}"])
 
 
-@pytest.fixture(scope="session")
-def podman() -> Iterator[Podman]:
-    """Running, with the image PROBE."""
+@contextlib.contextmanager
+def running(*stores: Path) -> Iterator[Podman]:
+    """With the image PROBE, and what is in these stores. Skips where it cannot be had."""
     if why := missing():
         pytest.skip(why)
-    stand = Podman()
+    stand = Podman(stores=list(stores))
     try:
         stand.start()
         stand.load(probe_image(), PROBE)
         yield stand
     finally:
         stand.close()
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """Running, with the image PROBE."""
+    with running() as stand:
+        yield stand

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.agent import engine_image
 from tests.agent.fake_hub import FakeHub
 from tests.agent.fake_s3 import FakeS3
-from tests.agent.podman import Podman, missing, podman
+from tests.agent.podman import Podman, missing, running
 from tests.engine_fixtures import engine_environment, tiny_model
 from tests.flows.stoa import Stoa, endpoint_body, installation, until
+from workers.agent.environment import Environment
 
-__all__ = ["engine_environment", "podman", "tiny_model"]
+__all__ = ["engine_environment", "tiny_model"]
 
 # Leases of 5 s instead of 20, a first back-off of 2.5 s instead of 10.
 SETTINGS = {
@@ -39,6 +41,13 @@ def s3() -> Iterator[FakeS3]:
     """The S3 service that its nodes may fetch from; empty until a test puts objects there."""
     with FakeS3() as s3:
         yield s3
+
+
+@pytest.fixture(scope="session")
+def podman(engine_environment: Environment) -> Iterator[Podman]:
+    """Running, with the images PROBE and vLLM's."""
+    with running(engine_image.store(engine_environment)) as stand:
+        yield stand
 
 
 @pytest.fixture(scope="session")
