@@ -1,0 +1,198 @@
+"""Does it fit, and what is left? Pure: the same question has the same answer."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from controlplane.placement.devices import GIB, Device
+from controlplane.placement.memory import activations, kv_cache, learning, weights
+from controlplane.placement.memory.engine import Arguments, Behaviour, version
+from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.memory.kv_cache import Cache
+from controlplane.placement.memory.learning import Key, Start
+from controlplane.placement.models.layers import Attention, Latent
+from controlplane.placement.models.model import Model
+from controlplane.placement.refusals import Refusal
+
+
+class Verdict(StrEnum):
+    FITS = "fits"
+    TIGHT = "tight"  # it should, but one start in twenty or more would not
+    DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True)
+class Question:
+    """`stored_bytes`: of the tensors that load, from safetensors headers; None: by the config.
+
+    `weights_bytes` are of one device where they are known from a start. `occupied_bytes` is what
+    others hold there; the engine before 0.9 counts it as its own.
+    """
+
+    model: Model
+    device: Device
+    arguments: Arguments
+    engine_version: str
+    backend: str = ""
+    stored_bytes: int | None = None
+    weights_bytes: float | None = None
+    occupied_bytes: float = 0
+    starts: Sequence[Start] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All bytes are of one device, the fullest. `kv_bytes` may be negative: what is missing."""
+
+    verdict: Verdict
+    arguments: Arguments  # resolved
+    budget_bytes: int
+    weights: Estimate
+    activations: Estimate
+    non_torch: Estimate
+    graphs: Estimate
+    kv_bytes: Estimate
+    cache: Cache
+    tokens: Estimate
+    concurrency: Estimate
+    longest: Estimate
+    parameters: int
+
+    @property
+    def token_bytes(self) -> float:
+        """Of the cache, for one more token of one request."""
+        return self.cache.token_bytes
+
+    @property
+    def request_bytes(self) -> int:
+        """Of the cache, for one request of max_model_len."""
+        return self.cache.request_bytes(self.arguments.max_model_len or 0)
+
+    @property
+    def required_bytes(self) -> Estimate:
+        """For one request of max_model_len, with everything else."""
+        return self.weights + self.activations + self.non_torch + Estimate.exact(self.request_bytes)
+
+
+def predict(question: Question) -> Prediction:
+    """Raises `Refusal` with the fact that is missing, or the argument that cannot be."""
+    model, device = question.model, question.device
+    behaviour = Behaviour(version(question.engine_version))
+    arguments = question.arguments.resolved(device, behaviour, model.max_position)
+    check(model, arguments)
+    budget = int(device.memory_bytes * (arguments.gpu_memory_utilization or 0))
+    weighed = weights.estimate(model, arguments, device, behaviour, question.stored_bytes)
+    loaded = weighed.bytes
+    if question.weights_bytes is not None:
+        loaded = Estimate.exact(question.weights_bytes)
+    peak = activations.estimate(model, arguments, behaviour)
+    beyond = _beyond(question, arguments, behaviour)
+    graphs = _graphs(arguments, behaviour)
+    need = loaded + peak + beyond
+    left = Estimate(budget - need.p50, budget - need.p95)
+    if arguments.kv_cache_memory_bytes is not None:
+        left = Estimate.exact(arguments.kv_cache_memory_bytes)
+    cache = kv_cache.lay_out(model, arguments, behaviour)
+    length = arguments.max_model_len or 0
+    free = Estimate(device.memory_bytes - need.p50, device.memory_bytes - need.p95)
+    return Prediction(
+        verdict=_verdict(cache, left, free, length),
+        arguments=arguments,
+        budget_bytes=budget,
+        weights=loaded,
+        activations=peak,
+        non_torch=beyond,
+        graphs=graphs,
+        kv_bytes=left,
+        cache=cache,
+        tokens=_both(left, lambda available: cache.tokens(available, length)),
+        concurrency=_both(left, lambda available: cache.concurrency(available, length)),
+        longest=_both(left, lambda available: cache.longest(available, model.max_position)),
+        parameters=weighed.parameters,
+    )
+
+
+def _both(left: Estimate, of: Callable[[float], float]) -> Estimate:
+    return Estimate(float(of(left.p50)), float(of(left.p95)))
+
+
+def check(model: Model, arguments: Arguments) -> None:
+    """What the engine itself would refuse."""
+    ranks = arguments.tensor_parallel_size
+    for layer in model.layers:
+        if isinstance(layer.mixer, Attention | Latent) and layer.mixer.heads % ranks:
+            raise Refusal(
+                f"a tensor_parallel_size that divides {layer.mixer.heads} attention heads"
+            )
+    if arguments.pipeline_parallel_size > len(model.layers):
+        raise Refusal(f"a pipeline_parallel_size up to {len(model.layers)}, its layers")
+    utilization = arguments.gpu_memory_utilization or 0
+    if not 0 < utilization <= 1:
+        raise Refusal("a gpu_memory_utilization above 0 and up to 1")
+    if ranks % arguments.decode_context_parallel_size:
+        raise Refusal("a decode_context_parallel_size that divides tensor_parallel_size")
+
+
+def _beyond(question: Question, arguments: Arguments, behaviour: Behaviour) -> Estimate:
+    key = Key(
+        question.engine_version,
+        question.model.architecture,
+        question.device.name,
+        question.backend,
+        arguments.ranks,
+    )
+    own = learning.residual(question.starts, key, behaviour, eager=arguments.enforce_eager)
+    if not behaviour.profiled_context:
+        return own
+    return Estimate(own.p50 + question.occupied_bytes, own.p95 + question.occupied_bytes)
+
+
+def _graphs(arguments: Arguments, behaviour: Behaviour) -> Estimate:
+    """Of captured graphs. From 0.21 on they are in the budget, and so within what is beyond."""
+    if arguments.enforce_eager:
+        return Estimate.exact(0)
+    if behaviour.estimates_graphs:
+        return Estimate(learning.GRAPH_BYTES, 2 * learning.GRAPH_BYTES)
+    return Estimate(0.5 * GIB, 1.0 * GIB)
+
+
+def _verdict(cache: Cache, left: Estimate, free: Estimate, length: int) -> Verdict:
+    def holds(available: float, outside: float) -> bool:
+        if available <= 0 and cache.groups:
+            return False
+        return outside > 0 and cache.concurrency(available, length) >= 1
+
+    if holds(left.p95, free.p95):
+        return Verdict.FITS
+    return Verdict.TIGHT if holds(left.p50, free.p50) else Verdict.DOES_NOT_FIT
+
+
+def smallest(question: Question, devices: Sequence[Device]) -> tuple[Device, int] | None:
+    """The device, and how many of it, with the least memory in all that fits at p95."""
+    found = []
+    for device in devices:
+        for ranks in (1, 2, 4, 8):
+            arguments = replace(question.arguments, tensor_parallel_size=ranks)
+            tried = replace(question, device=device, arguments=arguments)
+            tried = replace(tried, weights_bytes=None)
+            try:
+                fits = predict(tried).verdict is Verdict.FITS
+            except Refusal:
+                continue
+            if fits:
+                found.append((device.memory_bytes * ranks, ranks, device.name, device))
+                break
+    if not found:
+        return None
+    _, ranks, _, device = min(found)
+    return device, ranks
+
+
+def residual_of(question: Question, kv_bytes: float, weights_bytes: float) -> float:
+    """What a start took beyond the formula, of the cache's bytes that it reported."""
+    behaviour = Behaviour(version(question.engine_version))
+    arguments = question.arguments.resolved(question.device, behaviour, question.model.max_position)
+    budget = question.device.memory_bytes * (arguments.gpu_memory_utilization or 0)
+    peak = activations.estimate(question.model, arguments, behaviour).p50
+    return math.floor(budget - weights_bytes - kv_bytes - peak)

@@ -1,0 +1,157 @@
+"""Rows of measured starts: what they state, and what is asked of a prediction about each."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from controlplane.placement import devices
+from controlplane.placement.devices import GIB, Device
+from controlplane.placement.memory.engine import Arguments
+from controlplane.placement.models import quantization, reading
+from controlplane.placement.models.model import Model
+from controlplane.placement.refusals import Refusal
+
+FAILED = re.compile(r"\bfails\b|expected failure|no KV room", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the file. None: not stated."""
+
+    line: int
+    model: str
+    gpu: str
+    memory_gib: float | None
+    ranks: int
+    stages: int
+    dtype: str
+    max_model_len: int | None
+    utilization: float | None
+    weights_gib: float | None
+    kv_gib: float | None
+    kv_tokens: int | None
+    concurrency: float | None
+    flags: str
+    source: str
+
+    @property
+    def version(self) -> str | None:
+        found = re.search(
+            r"\b(?:v|vllm )(0\.\d+(?:\.(?:\d+|x))?(?:\.?(?:post|rc)\d+)?)", self.flags
+        )
+        return found[1].replace(".x", "") if found else None
+
+    @property
+    def release(self) -> str:
+        """Of the version, without its patch: what is left out when the row is predicted."""
+        return ".".join((self.version or "").split(".")[:2])
+
+    @property
+    def failed(self) -> bool:
+        return FAILED.search(self.flags) is not None
+
+    def stated(self, *names: str) -> float | None:
+        for name in names:
+            if found := re.search(
+                rf"\b{name}(?:\s*=\s*|\s+(?:default\s+)?)(-?[\d.]+\d|\d)", self.flags
+            ):
+                return float(found[1])
+        return None
+
+    @property
+    def device(self) -> Device:
+        """Named as the product does where it knows it; the row's own memory."""
+        if self.memory_gib is None:
+            raise Refusal("the device's memory")
+        try:
+            known = devices.find(self.gpu)
+        except Refusal:
+            known = Device(self.gpu, 0)
+        return replace(known, memory_bytes=int(self.memory_gib * GIB))
+
+    def arguments(self) -> Arguments:
+        sequences = self.stated("max_num_seqs")
+        batched = self.stated("max_num_batched_tokens", "mbt")
+        block = self.stated("block_size")
+        drafted = re.search(r"MTP(\d)", f"{self.model} {self.flags}")
+        cached = re.search(r"kv (fp8\w*)", self.dtype)
+        return Arguments(
+            max_model_len=self.max_model_len,
+            gpu_memory_utilization=self.utilization,
+            tensor_parallel_size=self.ranks,
+            pipeline_parallel_size=self.stages,
+            decode_context_parallel_size=int(self.stated("decode_context_parallel_size") or 1),
+            max_num_seqs=int(sequences) if sequences else None,
+            max_num_batched_tokens=int(batched) if batched else None,
+            block_size=int(block) if block else None,
+            kv_cache_dtype=cached[1] if cached else "auto",
+            enforce_eager=bool(re.search(r"\beager\b|enforce_eager", self.flags)),
+            speculative_method="mtp" if drafted else None,
+            num_speculative_tokens=int(drafted[1]) if drafted else 0,
+        )
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.strip() else None
+
+
+def _whole(text: str) -> int | None:
+    return int(float(text)) if text.strip() else None
+
+
+def rows(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [_row(number, each) for number, each in enumerate(csv.DictReader(file), start=2)]
+
+
+def _row(line: int, each: dict[str, str]) -> Row:
+    return Row(
+        line=line,
+        model=each["model"].strip(),
+        gpu=each["gpu"],
+        memory_gib=_number(each["gpu_mem_gib"]),
+        ranks=_whole(each["tp"]) or 1,
+        stages=_whole(each["pp"]) or 1,
+        dtype=each["dtype/quant"],
+        max_model_len=_whole(each["max_model_len"]),
+        utilization=_number(each["gpu_memory_utilization"]),
+        weights_gib=_number(each["weights_gib"]),
+        kv_gib=_number(each["kv_gib"]),
+        kv_tokens=_whole(each["kv_tokens"]),
+        concurrency=_number(each["max_concurrency"]),
+        flags=each["other_flags"],
+        source=each["source_url"],
+    )
+
+
+def names(model: str) -> Iterator[str]:
+    """Under which a row's model may be kept: as it is called, then without what was added."""
+    yield model
+    plain = model.split("/")[-1]
+    yield plain
+    plain = plain.split(" + ")[0].strip()
+    yield plain
+    if found := re.search(r"\(([^)]*)\)", plain):
+        yield found[1]
+    yield re.sub(r"\s*\(.*", "", plain)
+
+
+def configuration(directory: Path, model: str) -> dict[str, object]:
+    """The config.json that a folder has for a model: `NAME.json` or `NAME/config.json`."""
+    for name in names(model):
+        for path in (directory / f"{name}.json", directory / name / "config.json"):
+            if path.is_file():
+                stated: dict[str, object] = json.loads(path.read_text())
+                return stated
+    raise Refusal("the model's config.json")
+
+
+def model(directory: Path, row: Row) -> Model:
+    found = reading.read(configuration(directory, row.model))
+    # A row may name an online quantisation of a checkpoint that has none.
+    if row.dtype.strip() == "fp8" and found.quantization.scheme == "none":
+        found = replace(found, quantization=quantization.named("fp8"))
+    return found
