@@ -77,7 +77,7 @@ def _expert(feed: Experts, model: Model, arguments: Arguments, batch: int) -> in
 
 
 def _sampler(model: Model, arguments: Arguments, behaviour: Behaviour) -> int:
-    if not model.generates:
+    if not model.generates or arguments.runner == "pooling":
         return 0
     batch = arguments.max_num_batched_tokens or 2048
     rows = min(arguments.max_num_seqs or 256, batch)

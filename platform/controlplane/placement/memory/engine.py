@@ -93,6 +93,7 @@ class Arguments:
     kv_cache_memory_bytes: int | None = None
     dtype: str = "auto"
     quantization: str | None = None
+    runner: str = "auto"  # pooling: embeddings and scores, with no sampler
     enforce_eager: bool = False
     enable_prefix_caching: bool | None = None
     disable_hybrid_kv_cache_manager: bool = False
@@ -141,13 +142,15 @@ class Arguments:
 
 def arguments(stated: dict[str, object]) -> Arguments:
     """From names as vLLM spells them, with dashes or without. Raises `Refusal` for unknown ones."""
-    types = {each.name: each for each in fields(Arguments)}
+    types = {
+        each.name: getattr(each.type, "__name__", str(each.type)) for each in fields(Arguments)
+    }
     found: dict[str, object] = {}
     for name, value in stated.items():
         plain = name.lstrip("-").replace("-", "_")
         if plain not in types:
             raise Refusal(UNKNOWN_FLAG.format(name))
-        found[plain] = _typed(plain, str(types[plain].type), value)
+        found[plain] = _typed(plain, types[plain], value)
     return Arguments(**found)  # type: ignore[arg-type]
 
 

@@ -28,7 +28,8 @@ class Family:
     generates: bool = True
     router_bias: bool = False
     expert_bias: bool = False
-    deepstack: bool = False
+    single: bool = False  # a layer is a mixer or a feed-forward part, never both
+    shared_expert: bool = False  # one as wide as the others, that the config does not state
 
 
 LLAMA = Family()
@@ -65,7 +66,7 @@ FAMILIES: dict[str, Family] = {
     "ministral": replace(LLAMA, slides="all"),
     "mistral3": LLAMA,
     "mixtral": replace(LLAMA, slides="all"),
-    "llama4_text": replace(LLAMA, slides="chunked"),
+    "llama4_text": replace(LLAMA, slides="chunked", shared_expert=True),
     "smollm3": LLAMA,
     "seed_oss": replace(QWEN2, slides="no"),
     "granite": LLAMA,
@@ -76,7 +77,6 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": replace(LLAMA, tied=True),
     "ernie4_5_moe": replace(LLAMA, tied=True, router_bias=True),
     "hunyuan_v1_dense": replace(LLAMA, head_norm=True),
-    "hunyuan_v1_moe": replace(LLAMA, head_norm=True),
     "exaone4": replace(LLAMA, head_norm=True, slides="pattern", pattern=4),
     "olmo2": replace(LLAMA, head_norm=True),
     "olmo3": replace(LLAMA, head_norm=True, slides="pattern", pattern=4),
@@ -104,8 +104,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_vl_text": replace(QWEN2, mixed_rope=True),
     "qwen3": QWEN3,
     "qwen3_moe": QWEN3,
-    "qwen3_vl_text": replace(QWEN3, mixed_rope=True, deepstack=True),
-    "qwen3_vl_moe_text": replace(QWEN3, mixed_rope=True, deepstack=True),
+    "qwen3_vl_text": replace(QWEN3, mixed_rope=True),
+    "qwen3_vl_moe_text": replace(QWEN3, mixed_rope=True),
     "qwen3_next": replace(QWEN35, mixed_rope=False),
     "qwen3_5_text": QWEN35,
     "qwen3_5_moe_text": QWEN35,
@@ -128,7 +128,7 @@ FAMILIES: dict[str, Family] = {
     "jamba": replace(LLAMA, rotary=False),
     "bamba": LLAMA,
     "falcon_h1": LLAMA,
-    "nemotron_h": replace(LLAMA, gated=False, norms=1, rotary=False),
+    "nemotron_h": replace(LLAMA, gated=False, norms=1, rotary=False, single=True),
     "mamba": replace(LLAMA, norms=1, tied=True, rotary=False),
     "mamba2": replace(LLAMA, norms=1, tied=True, rotary=False),
     "falcon_mamba": replace(LLAMA, norms=1, tied=True, rotary=False),

@@ -34,10 +34,8 @@ def sparse(config: Fields, index: int) -> bool:
 
 
 def feed(config: Fields, family: Family, kind: str, index: int) -> FeedForward | None:
-    if kind in ("mamba", "mamba2") and config.get("hybrid_override_pattern", "state_size"):
-        return None  # Nemotron-H and pure Mamba: such a layer is a mixer and nothing else
-    if kind == "attention_only":
-        return None
+    if kind in ("mamba", "mamba2") and config.get("state_size"):
+        return None  # pure Mamba: such a layer is a mixer and nothing else
     if kind == "moe" or (kind != "mlp" and sparse(config, index)):
         return _experts(config, family)
     return dense(config, family)
@@ -77,7 +75,7 @@ def _experts(config: Fields, family: Family) -> Experts:
             "shared_expert_intermediate_size",
             "moe_shared_expert_intermediate_size",
             "shared_intermediate_size",
-            default=shared * width,
+            default=width if family.shared_expert else shared * width,
         ),
         gated=family.gated,
         bias=family.expert_bias,

@@ -24,6 +24,8 @@ class Fields:
             if default is None:
                 raise Refusal(f"{names[0]} in config.json")
             return default
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            value = value[0]  # the same for height and width
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
             raise Refusal(f"a whole number as {names[0]} in config.json, not {value!r}")
         return int(value)

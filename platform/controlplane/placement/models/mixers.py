@@ -17,17 +17,33 @@ KINDS = {
     "window_attention": SLIDING,
     "linear_attention": "linear_attention",
     "gated_delta_net": "linear_attention",
+    "indexed_attention": FULL,  # sparse latent attention, whose indexer is read beside it
+}
+# What a family means by a name that others use for something else.
+OWN: dict[str, dict[str, str]] = {
+    "granitemoehybrid": {"mamba": "mamba2", "linear_attention": "mamba2"},
+    "bamba": {"mamba": "mamba2", "linear_attention": "mamba2"},
+    "nemotron_h": {"mamba": "mamba2", "linear_attention": "mamba2"},
+    "kimi_linear": {"linear_attention": "kda"},
+    "mamba": {"linear_attention": "mamba"},
+    "falcon_mamba": {"linear_attention": "mamba"},
+    "mamba2": {"linear_attention": "mamba2"},
+    "jamba": {"linear_attention": "mamba"},
+    "lfm2": {"linear_attention": "conv"},
+    "lfm2_moe": {"linear_attention": "conv"},
+    "falcon_h1": {"hybrid": "parallel_mamba2", "linear_attention": "parallel_mamba2"},
 }
 
 
 def kinds(config: Fields, family: Family, model_type: str) -> list[str]:
     """The kind of each layer, in their order."""
-    count = config.number("num_hidden_layers", "n_layer", "num_layers")
     stated = config.get("layer_types", "layers_block_type", "attn_layer_types")
+    count = layers(config)
     if stated is not None:
         if len(stated) != count:
             raise Refusal(f"layer_types for each of {count} layers, not for {len(stated)}")
-        return [KINDS.get(name, name) for name in stated]
+        names = KINDS | OWN.get(model_type, {})
+        return [names.get(name, name) for name in stated]
     if pattern := config.get("hybrid_override_pattern", "hybrid_layer_pattern"):
         return _letters(str(pattern), count)
     if interval := config.get("full_attention_interval"):
@@ -49,6 +65,13 @@ def kinds(config: Fields, family: Family, model_type: str) -> list[str]:
         attends = linear.get("full_attn_layers") or []  # counted from one
         return [FULL if i + 1 in attends else "kda" for i in range(count)]
     return _sliding(config, family, count)
+
+
+def layers(config: Fields) -> int:
+    """How many there are; a hybrid may state no number beside their kinds."""
+    of_each = config.get("layers_block_type", "hybrid_override_pattern", "layer_types")
+    names = ("num_hidden_layers", "n_layer", "num_layers", "decoder_layers")
+    return config.number(*names, default=len(of_each) if of_each else None)
 
 
 def _letters(pattern: str, count: int) -> list[str]:
@@ -133,7 +156,7 @@ def attention(config: Fields, family: Family, kind: str, index: int) -> Attentio
     if each := config.get("num_attention_heads_per_layer"):
         heads = int(each[index])
     kv_heads = config.number("num_key_value_heads", "num_kv_heads", default=heads)
-    if config.truth("multi_query") and not config.get("num_key_value_heads", "num_kv_heads"):
+    if config.truth("multi_query") and not config.truth("new_decoder_architecture"):
         kv_heads = 1
     dim = head_dim(config, family)
     if kind == FULL:  # Gemma 4 keeps wider and fewer heads where it looks at everything
@@ -143,7 +166,6 @@ def attention(config: Fields, family: Family, kind: str, index: int) -> Attentio
     if family.query_bias and config.get("attention_bias") is None:
         bias = True
     shared = config.number("num_kv_shared_layers", default=0)
-    count = config.number("num_hidden_layers", "n_layer", "num_layers")
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
@@ -159,5 +181,5 @@ def attention(config: Fields, family: Family, kind: str, index: int) -> Attentio
         head_norm=family.head_norm or config.truth("use_qk_norm"),
         output_gate=config.truth("attn_output_gate", default=family.output_gate),
         key_is_value=config.truth("attention_k_eq_v") and kind == FULL,
-        shares_cache=bool(shared) and index >= count - shared,
+        shares_cache=bool(shared) and index >= layers(config) - shared,
     )

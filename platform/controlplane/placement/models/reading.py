@@ -101,9 +101,9 @@ def _crossed(mixer: object) -> CrossAttention:
 
 
 def _layer(inner: Fields, family: Family, kind: str, index: int) -> Layer:
-    single = bool(inner.get("hybrid_override_pattern", "hybrid_layer_pattern"))
     mixer = mixers.mixer(inner, family, kind, index)
-    feed = None if single and mixer is not None else feeds.feed(inner, family, kind, index)
+    alone = family.single and mixer is not None
+    feed = None if alone else feeds.feed(inner, family, kind, index)
     return Layer(mixer, feed, norms=family.norms)
 
 
@@ -155,7 +155,10 @@ def _rotary(inner: Fields, family: Family, layers: tuple[Layer, ...]) -> tuple[i
 
 
 def _extra(inner: Fields) -> int:
-    """Gemma's embeddings for each layer."""
+    """Gemma's embeddings for each layer; the convolutions before Whisper's encoder."""
+    if bins := inner.number("num_mel_bins", default=0):
+        wide = inner.number("d_model")
+        return 3 * wide * (bins + wide)
     width = inner.number("hidden_size_per_layer_input", default=0)
     if not width:
         return 0

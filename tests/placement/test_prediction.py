@@ -1,0 +1,169 @@
+"""Predictions beside measured starts, and what a person is told."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controlplane.placement import predict_client
+from controlplane.placement.devices import known
+from controlplane.placement.memory import advice, learning, safetensors
+from controlplane.placement.memory.engine import Arguments, arguments
+from controlplane.placement.memory.predict import Question, Verdict, predict, smallest
+from controlplane.placement.models import reading
+from controlplane.placement.refusals import Refusal
+from tests.benchmarks import predict as bench
+from tests.benchmarks.memory import scoring, table, truth
+from tests.placement.test_models import LLAMA
+
+
+@pytest.fixture(scope="module")
+def scored() -> list[scoring.Scored]:
+    return scoring.all_of(bench.TRUTH, bench.CONFIGS)
+
+
+def test_predictions_meet_their_aims_on_measured_starts(scored: list[scoring.Scored]) -> None:
+    print(table.text(scored))
+    found = table.totals(scored)
+    assert len(found.tokens_pct) >= 10 and max(found.tokens_pct) <= 0.5
+    assert len(found.weights_pct) >= 8 and max(found.weights_pct) <= 1.0
+    assert len(found.kv_gib) >= 5 and found.kv_mae <= 0.25 and max(found.kv_gib) <= 1.0
+    assert found.kv_mae < found.gpustack_mae / 4
+
+
+def test_what_ran_is_said_to_fit_and_what_failed_is_not(scored: list[scoring.Scored]) -> None:
+    told = [each for each in scored if each.verdict is not None]
+    assert len(told) >= 30 and sum(each.row.failed for each in told) >= 5
+    assert [each.row.model for each in told if not each.right] == []
+
+
+def test_every_other_row_is_covered_by_its_p95(scored: list[scoring.Scored]) -> None:
+    assert table.uncovered(scored) == []
+
+
+def test_each_row_that_is_refused_names_a_fact(scored: list[scoring.Scored]) -> None:
+    for each in scored:
+        missing = [q for q in (each.weights, each.kv_gib, each.tokens) if q.refused]
+        assert not missing or each.refused
+        assert each.verdict is not None or each.refused
+
+
+def test_nothing_learned_from_a_rows_own_release_is_used_for_it() -> None:
+    rows = {row.line: row for row in truth.rows(bench.TRUTH)}
+    row = rows[4]
+    model = truth.model(bench.CONFIGS, row)
+    asked = scoring.question(row, model, row.version or "", learning.published())
+    assert asked.starts and row.release == "0.17"
+    assert all(not each.engine_version.startswith("0.17") for each in asked.starts)
+
+
+def test_the_published_starts_are_what_the_formulas_leave_of_the_rows() -> None:
+    found = scoring.starts(bench.CONFIGS, truth.rows(bench.TRUTH))
+    assert bench.STARTS.read_text() == bench.written(found)
+
+
+def question(**flags: object) -> Question:
+    stated = truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct")
+    return Question(
+        model=reading.read(stated),
+        device=known()["rtx-3090"],
+        arguments=Arguments(**flags),  # type: ignore[arg-type]
+        engine_version="0.26.0",
+        starts=learning.published(),
+    )
+
+
+def test_what_does_not_fit_is_advised_of_what_does() -> None:
+    asked = question(max_model_len=131072)
+    assert predict(asked).verdict is Verdict.DOES_NOT_FIT
+    found = {each.argument: each for each in advice.changes(asked, list(known().values()))}
+    assert {"max_model_len", "tensor_parallel_size", "device"} <= set(found)
+    length = int(found["max_model_len"].value)
+    assert predict(question(max_model_len=length)).verdict is Verdict.FITS
+    assert predict(question(max_model_len=length + 4096)).verdict is not Verdict.FITS
+
+
+def test_the_smallest_device_is_the_least_memory_that_fits() -> None:
+    found = smallest(question(max_model_len=8192), list(known().values()))
+    assert found is not None
+    device, ranks = found
+    assert predict(replace(question(max_model_len=8192), device=device)).verdict is Verdict.FITS
+    assert ranks == 1
+    assert all(
+        predict(replace(question(max_model_len=8192), device=each)).verdict is not Verdict.FITS
+        for each in known().values()
+        if each.memory_bytes < device.memory_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "fact"),
+    [
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
+        ({"pipeline_parallel_size": 64}, "pipeline_parallel_size"),
+        ({"kv_cache_dtype": "fp1"}, "fp1"),
+        ({"dtype": "fp1"}, "fp1"),
+    ],
+)
+def test_what_the_engine_would_refuse_is_refused(flags: dict[str, object], fact: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        predict(question(**flags))
+    assert fact in refused.value.fact
+
+
+def test_arguments_are_read_as_the_engine_spells_them() -> None:
+    found = arguments({"--max-model-len": "32K", "enforce_eager": "", "--kv-cache-dtype": "fp8"})
+    assert found.max_model_len == 32768 and found.enforce_eager and found.kv_cache_dtype == "fp8"
+    with pytest.raises(Refusal, match="max_num_seqs"):
+        arguments({"--max-num-seqs": "many"})
+
+
+def checkpoint(folder: Path, sizes: dict[str, int]) -> None:
+    """A folder with a config.json and a file of empty tensors of these sizes."""
+    offset, header = 0, {}
+    for name, size in sizes.items():
+        header[name] = {
+            "dtype": "BF16",
+            "shape": [size // 2],
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header).encode()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+def test_weights_are_exact_by_the_headers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(tmp_path, {"model.embed_tokens.weight": 2 << 30, "mtp.fc.weight": 1 << 30})
+    assert predict_client.main([str(tmp_path), "--gpu", "l4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # What belongs to a multi-token-prediction head is not loaded without one.
+    assert told["weights_bytes"]["p50"] == pytest.approx(2 << 30, rel=0.01)
+    assert told["verdict"] == "fits" and told["smallest"] == {"device": "l4", "devices": 1}
+
+
+def test_a_broken_header_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for content in (b"", b"\x08\x00\x00\x00\x00\x00\x00\x00not json", struct.pack("<Q", 1 << 60)):
+        file.write_bytes(content)
+        with pytest.raises(Refusal, match="header"):
+            safetensors.of_files([file])
+
+
+def test_a_person_is_told_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct"))
+    )
+    assert predict_client.main([str(tmp_path), "--gpu", "rtx-3090", "--max-model-len=131072"]) == 1
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "it fits with max_model_len = " in said
+    assert predict_client.main([str(tmp_path), "--gpu", "abacus"]) == 2
+    assert predict_client.main([str(tmp_path / "nowhere")]) == 2
+    assert predict_client.main([str(tmp_path), "--no-such-flag", "1"]) == 2
+    refusals = capsys.readouterr().err
+    assert "'abacus'" in refusals and "config.json" in refusals and "no-such-flag" in refusals
