@@ -1,6 +1,5 @@
 """The cache's blocks, by vLLM's own figures and by what must hold for any model."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_a_token_takes_what_its_layers_keep(name: str, bytes_: int) -> None:
 
 
 def test_latent_attention_is_not_split_and_heads_are() -> None:
-    split = {"tensor_parallel_size": 8}
+    split: dict[str, Any] = {"tensor_parallel_size": 8}
     assert named("DeepSeek-R1-AWQ", **split).token_bytes == 70272
     assert named("Llama-3.1-8B-Instruct", **split).token_bytes == 131072 / 8
     few = {**LLAMA, "num_key_value_heads": 2}
@@ -120,35 +119,33 @@ def test_an_encoder_has_no_cache() -> None:
     assert found.groups == () and found.tokens(GIB, 512) == 0
 
 
-def hybrids() -> list[Callable[[int], dict[str, Any]]]:
-    windows = {**LLAMA, "model_type": "gemma2", "head_dim": 8, "sliding_window": 64}
-    states = {
-        **LLAMA,
-        "model_type": "qwen3_next",
-        "full_attention_interval": 4,
-        "linear_num_key_heads": 4,
-        "linear_num_value_heads": 8,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "head_dim": 8,
-    }
-    return [
-        lambda n, each=each: {**each, "num_hidden_layers": n} for each in (LLAMA, windows, states)
-    ]
+WINDOWS = {**LLAMA, "model_type": "gemma2", "head_dim": 8, "sliding_window": 64}
+STATES = {
+    **LLAMA,
+    "model_type": "qwen3_next",
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "head_dim": 8,
+}
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    shape=st.sampled_from(hybrids()),
+    shape=st.sampled_from([LLAMA, WINDOWS, STATES]),
     layers=st.sampled_from([4, 8, 12, 20]),
     mebibytes=st.integers(1, 4096),
     length=st.integers(1, 4096),
     ranks=st.sampled_from([1, 2, 4]),
 )
 def test_blocks_never_take_more_than_there_is_and_the_longest_fits(
-    shape: Callable[[int], dict[str, Any]], layers: int, mebibytes: int, length: int, ranks: int
+    shape: dict[str, Any], layers: int, mebibytes: int, length: int, ranks: int
 ) -> None:
-    found = cache(shape(layers), max_model_len=length, tensor_parallel_size=ranks)
+    found = cache(
+        {**shape, "num_hidden_layers": layers}, max_model_len=length, tensor_parallel_size=ranks
+    )
     available = mebibytes << 20
     assert found.blocks(available) * found.block_bytes <= available
     assert found.request_bytes(length) >= found.token_bytes * length

@@ -1,6 +1,7 @@
 """What starts printed corrects what is predicted next, and no single one of them spoils it."""
 
 from dataclasses import replace
+from typing import Any
 
 from controlplane.placement.devices import GIB
 from controlplane.placement.memory import learning
@@ -11,9 +12,9 @@ KEY = Key("0.17.1", "LlamaForCausalLM", "h100", "none", 1)
 NOW = Behaviour(version("0.17.1"))
 
 
-def start(gib: float, **changed: object) -> Start:
+def start(gib: float, **changed: Any) -> Start:
     plain = Start("0.17.1", "LlamaForCausalLM", "h100", "none", 1, gib * GIB)
-    return replace(plain, **changed)  # type: ignore[arg-type]
+    return replace(plain, **changed)
 
 
 def test_without_any_start_the_formula_stands_with_a_wide_p95() -> None:

@@ -4,6 +4,7 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,12 +65,12 @@ def test_the_published_starts_are_what_the_formulas_leave_of_the_rows() -> None:
     assert bench.STARTS.read_text() == bench.written(found)
 
 
-def question(**flags: object) -> Question:
+def question(**flags: Any) -> Question:
     stated = truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct")
     return Question(
         model=reading.read(stated),
         device=known()["rtx-3090"],
-        arguments=Arguments(**flags),  # type: ignore[arg-type]
+        arguments=Arguments(**flags),
         engine_version="0.26.0",
         starts=learning.published(),
     )
@@ -108,7 +109,7 @@ def test_the_smallest_device_is_the_least_memory_that_fits() -> None:
         ({"dtype": "fp1"}, "fp1"),
     ],
 )
-def test_what_the_engine_would_refuse_is_refused(flags: dict[str, object], fact: str) -> None:
+def test_what_the_engine_would_refuse_is_refused(flags: dict[str, Any], fact: str) -> None:
     with pytest.raises(Refusal) as refused:
         predict(question(**flags))
     assert fact in refused.value.fact

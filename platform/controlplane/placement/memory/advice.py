@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from controlplane.placement.devices import Device
 from controlplane.placement.memory.predict import Prediction, Question, Verdict, predict, smallest
@@ -52,8 +53,8 @@ def _candidates(question: Question) -> Iterator[tuple[str, str, Question]]:
     now = predict(question)
     given = now.arguments
 
-    def with_(**changed: object) -> Question:
-        return replace(question, arguments=replace(question.arguments, **changed))  # type: ignore[arg-type]
+    def with_(**changed: Any) -> Question:
+        return replace(question, arguments=replace(question.arguments, **changed))
 
     if now.longest.p95 >= 1:
         length = int(now.longest.p95)

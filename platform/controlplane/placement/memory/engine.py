@@ -6,6 +6,7 @@ Each bound was read in vLLM's source of the versions around it (0.6.4, 0.8.5, 0.
 
 import re
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from controlplane.placement.devices import GIB, Device
 from controlplane.placement.refusals import Refusal
@@ -145,13 +146,13 @@ def arguments(stated: dict[str, object]) -> Arguments:
     types = {
         each.name: getattr(each.type, "__name__", str(each.type)) for each in fields(Arguments)
     }
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for name, value in stated.items():
         plain = name.lstrip("-").replace("-", "_")
         if plain not in types:
             raise Refusal(UNKNOWN_FLAG.format(name))
         found[plain] = _typed(plain, types[plain], value)
-    return Arguments(**found)  # type: ignore[arg-type]
+    return Arguments(**found)
 
 
 SUFFIXES = {"k": 1000, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
