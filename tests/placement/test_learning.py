@@ -49,3 +49,11 @@ def test_versions_that_account_differently_are_not_mixed() -> None:
     assert learning.residual(foreign, KEY, NOW) == learning.cold(NOW, 1, eager=False)
     several = [start(2.0, ranks=8)]
     assert learning.residual(several, KEY, NOW) == learning.cold(NOW, 1, eager=False)
+
+
+def test_a_kernels_own_layout_of_weights_is_learned() -> None:
+    heavy = [start(0.4, backend="mxfp4", weights_ratio=1.06)] * 3
+    key = replace(KEY, backend="mxfp4")
+    assert learning.ratio(heavy, key) == (1.06, 3)
+    assert learning.ratio(heavy, KEY) == (1.0, 0)
+    assert learning.ratio(heavy, replace(key, device="a100-80")) == (1.0, 0)

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 
 from controlplane.placement import predict_client
-from controlplane.placement.devices import known
-from controlplane.placement.memory import advice, learning, safetensors
+from controlplane.placement.devices import GIB, find, known
+from controlplane.placement.memory import advice, learning, safetensors, startup_log
 from controlplane.placement.memory.engine import Arguments, arguments
-from controlplane.placement.memory.predict import Question, Verdict, predict, smallest
+from controlplane.placement.memory.predict import (
+    Question,
+    Verdict,
+    learned,
+    predict,
+    smallest,
+)
 from controlplane.placement.models import reading
 from controlplane.placement.refusals import Refusal
 from tests.benchmarks import predict as bench
@@ -74,6 +80,20 @@ def question(**flags: Any) -> Question:
         engine_version="0.26.0",
         starts=learning.published(),
     )
+
+
+def test_what_a_start_printed_makes_the_next_prediction_right() -> None:
+    asked = question(max_model_len=8192)
+    before = predict(asked)
+    printed = startup_log.read(
+        ["Model loading took 15.40 GiB and 3 seconds", "Available KV cache memory: 4.80 GiB"]
+    )
+    starts = [learned(asked, printed)] * 8
+    after = predict(replace(asked, starts=starts))
+    assert abs(after.kv_bytes.p50 / GIB - 4.80) < 0.1 < abs(before.kv_bytes.p50 / GIB - 4.80)
+    assert after.kv_bytes.p50 - after.kv_bytes.p95 < before.kv_bytes.p50 - before.kv_bytes.p95
+    with pytest.raises(Refusal, match="KV cache"):
+        learned(asked, startup_log.Printed(weights_gib=15.0))
 
 
 def test_what_does_not_fit_is_advised_of_what_does() -> None:
@@ -168,3 +188,25 @@ def test_a_person_is_told_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert predict_client.main([str(tmp_path), "--no-such-flag", "1"]) == 2
     refusals = capsys.readouterr().err
     assert "'abacus'" in refusals and "config.json" in refusals and "no-such-flag" in refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA L40S", "l40s"),
+        ("RTX PRO 6000 96GB", "rtx-pro-6000"),
+        ("GB10 (DGX Spark, unified)", "gb10"),
+    ],
+)
+def test_a_device_is_known_by_the_names_that_drivers_give_it(name: str, id_: str) -> None:
+    assert find(name).name == id_
+
+
+@pytest.mark.parametrize("name", ["A100", "abacus", ""])
+def test_a_device_that_is_not_clear_is_refused(name: str) -> None:
+    with pytest.raises(Refusal, match="device"):
+        find(name)

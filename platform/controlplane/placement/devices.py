@@ -4,6 +4,7 @@ Sources of each figure stand in devices.json.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -45,17 +46,18 @@ def known() -> dict[str, Device]:
 
 
 def find(name: str) -> Device:
-    """By id, or by any name that contains one; of several, the longest. Raises `Refusal`."""
+    """By id, or by a name that has each word of one: `NVIDIA A100-SXM4-80GB` is a100-80.
+
+    Of several the one with most words. Raises `Refusal` for none, and where several could be meant.
+    """
     if name in known():
         return known()[name]
-    wanted = _letters(name)
-    fitting = [each for each in known().values() if _letters(each.name) in wanted]
-    if wanted and not fitting:
-        fitting = [each for each in known().values() if wanted in _letters(each.name)]
-    if not fitting:
-        raise Refusal(f"the memory of device {name!r}")
-    return max(fitting, key=lambda one: (len(one.name), one.memory_bytes))
-
-
-def _letters(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    said = set(re.findall(r"[a-z0-9]+", name.lower()))
+    said |= {word.removesuffix("gb") for word in said}
+    fitting = [each for each in known().values() if set(each.name.split("-")) <= said]
+    if fitting:
+        return max(fitting, key=lambda one: len(one.name.split("-")))
+    meant = [each.name for each in known().values() if said & set(each.name.split("-")[:1])]
+    if len(meant) > 1:
+        raise Refusal(f"which device is meant by {name!r}: {', '.join(meant)}")
+    raise Refusal(f"the memory of device {name!r}")

@@ -13,7 +13,8 @@ from controlplane.placement.memory import kv_cache, learning, weights
 from controlplane.placement.memory.engine import Arguments, Behaviour, version
 from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.learning import Start
-from controlplane.placement.memory.predict import Question, Verdict, predict, residual_of
+from controlplane.placement.memory.predict import Question, Verdict, learned, predict
+from controlplane.placement.memory.startup_log import Printed
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
 from tests.benchmarks.memory import truth
@@ -64,12 +65,14 @@ class Scored:
 
 
 def question(row: Row, model: Model, engine_version: str, starts: Sequence[Start]) -> Question:
+    held = row.stated("non_torch") or 0
     return Question(
         model=model,
         device=row.device,
         arguments=row.arguments(),
         engine_version=engine_version,
         backend=model.quantization.scheme,
+        occupied_bytes=held * GIB if held > NEIGHBOUR_GIB else 0,
         starts=[each for each in starts if release(each.engine_version) != row.release],
     )
 
@@ -94,20 +97,10 @@ def starts(directory: Path, rows: Sequence[Row]) -> list[Start]:
             asked = question(row, model, row.version or "", ())
             if not text_only(row, model):
                 continue
-            beyond = residual_of(asked, (row.kv_gib or 0) * GIB, (row.weights_gib or 0) * GIB)
+            printed = Printed(weights_gib=row.weights_gib, kv_gib=row.kv_gib)
+            found.append(learned(asked, printed, row.source))
         except Refusal:
             continue
-        found.append(
-            Start(
-                row.version or "",
-                model.architecture,
-                asked.device.name,
-                asked.backend,
-                asked.arguments.ranks,
-                beyond,
-                row.source,
-            )
-        )
     return found
 
 
@@ -146,8 +139,6 @@ def _questions(row: Row, model: Model, known: Sequence[Start]) -> Iterator[Quest
     """One; of a row without a version those of each way of accounting, with few sequences, too."""
     for each in [row.version] if row.version else ASSUMED:
         asked = replace(question(row, model, each, known), weights_bytes=_loaded(row))
-        if (held := row.stated("non_torch") or 0) > NEIGHBOUR_GIB:
-            asked = replace(asked, occupied_bytes=held * GIB)
         yield asked
         if row.version is None and asked.arguments.max_num_seqs is None:
             yield replace(asked, arguments=replace(asked.arguments, max_num_seqs=FEW))
@@ -163,7 +154,9 @@ def _kv(row: Row, model: Model, known: Sequence[Start]) -> Quantity:
     except Refusal as refusal:
         return Quantity(row.kv_gib, refused=refusal.fact)
     predicted = Estimate(found[0].p50 / GIB, min(each.p95 for each in found) / GIB)
-    complete = None not in (row.version, row.weights_gib)
+    # What a neighbour held is known from the row's own log: shown, and not counted.
+    alone = (row.stated("non_torch") or 0) <= NEIGHBOUR_GIB
+    complete = alone and None not in (row.version, row.weights_gib)
     return Quantity(row.kv_gib, predicted, scored=complete and text_only(row, model))
 
 

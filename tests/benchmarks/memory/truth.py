@@ -10,10 +10,24 @@ from pathlib import Path
 from controlplane.placement import devices
 from controlplane.placement.devices import GIB, Device
 from controlplane.placement.memory.engine import Arguments
-from controlplane.placement.models import quantization, reading
+from controlplane.placement.models import reading
 from controlplane.placement.models.model import Model
+from controlplane.placement.models.quantization import Quantization
 from controlplane.placement.refusals import Refusal
 
+# What a row's words for a quantisation mean, where its configuration says nothing of one.
+LAYOUTS = {
+    "nvfp4": Quantization("nvfp4", 4, group=16),
+    "mxfp4": Quantization("mxfp4", 4, group=32, experts_only=True),
+    "awq": Quantization("awq", 4, zeros=True),
+    "gptq": Quantization("gptq", 4),
+    "int4": Quantization("packed", 4),
+    "int8": Quantization("int8_channel", 8),
+    "w8a8": Quantization("int8_channel", 8),
+    "fp8": Quantization("fp8_channel", 8),
+    "bitsandbytes": Quantization("bitsandbytes_4bit", 4),
+    "bnb": Quantization("bitsandbytes_4bit", 4),
+}
 FAILED = re.compile(r"\bfails\b|expected failure|no KV room", re.IGNORECASE)
 
 
@@ -77,7 +91,8 @@ class Row:
         batched = self.stated("max_num_batched_tokens", "mbt")
         block = self.stated("block_size")
         drafted = re.search(r"MTP(\d)", f"{self.model} {self.flags}")
-        cached = re.search(r"kv (fp8\w*)", self.dtype)
+        cached = re.search(r"\bkv(?:_cache_dtype)?[ =](fp8\w*)", f"{self.dtype}; {self.flags}")
+        pooling = re.search(r"embed|rerank|pooling", f"{self.model} {self.flags}", re.IGNORECASE)
         return Arguments(
             max_model_len=self.max_model_len,
             gpu_memory_utilization=self.utilization,
@@ -88,6 +103,10 @@ class Row:
             max_num_batched_tokens=int(batched) if batched else None,
             block_size=int(block) if block else None,
             kv_cache_dtype=cached[1] if cached else "auto",
+            runner="pooling" if pooling else "auto",
+            enable_prefix_caching=True if "prefix caching" in self.flags else None,
+            enable_expert_parallel="enable_expert_parallel" in self.flags,
+            language_model_only="language_model_only" in self.flags,
             enforce_eager=bool(re.search(r"\beager\b|enforce_eager", self.flags)),
             speculative_method="mtp" if drafted else None,
             num_speculative_tokens=int(drafted[1]) if drafted else 0,
@@ -141,17 +160,28 @@ def names(model: str) -> Iterator[str]:
 
 def configuration(directory: Path, model: str) -> dict[str, object]:
     """The config.json that a folder has for a model: `NAME.json` or `NAME/config.json`."""
+    kept = {_plain(path.name): path for path in directory.iterdir()} if directory.is_dir() else {}
     for name in names(model):
-        for path in (directory / f"{name}.json", directory / name / "config.json"):
-            if path.is_file():
-                stated: dict[str, object] = json.loads(path.read_text())
+        path = kept.get(_plain(name)) or kept.get(_plain(f"{name}.json"))
+        if path is not None:
+            file = path / "config.json" if path.is_dir() else path
+            if file.is_file():
+                stated: dict[str, object] = json.loads(file.read_text())
                 return stated
     raise Refusal("the model's config.json")
 
 
+def _plain(name: str) -> str:
+    """Without what file systems and hubs write differently."""
+    return name.lower().replace("/", "--").replace("__", "--")
+
+
 def model(directory: Path, row: Row) -> Model:
     found = reading.read(configuration(directory, row.model))
-    # A row may name an online quantisation of a checkpoint that has none.
-    if row.dtype.strip() == "fp8" and found.quantization.scheme == "none":
-        found = replace(found, quantization=quantization.named("fp8"))
+    if found.quantization.scheme != "none":
+        return found
+    # A row may name a quantisation that the configuration it comes with does not have.
+    for name, layout in LAYOUTS.items():
+        if name in row.dtype.split(";")[0].lower():
+            return replace(found, quantization=replace(layout, sure=False))
     return found

@@ -32,7 +32,8 @@ NORMAL = 1.4826  # from a median deviation to a standard one
 
 @dataclass(frozen=True)
 class Start:
-    """One start of an engine, measured: `residual_bytes` beyond the formula."""
+    """One start of an engine, measured: `residual_bytes` beyond the formula on one device, and its
+    weights over those of the formula."""
 
     engine_version: str
     architecture: str
@@ -40,6 +41,7 @@ class Start:
     backend: str
     ranks: int
     residual_bytes: float
+    weights_ratio: float = 1.0
     source: str = ""
 
     @property
@@ -81,6 +83,25 @@ def residual(
         if nearest:
             return _blend(nearest, base)
     return base
+
+
+def ratio(starts: Iterable[Start], key: Key) -> tuple[float, int]:
+    """What weights were over the formula's, and in how many starts: a kernel's own layout.
+
+    Of the same architecture and backend; on the same device and version where there are any.
+    """
+    alike = [
+        start
+        for start in starts
+        if start.architecture == key.architecture
+        and start.backend == key.backend
+        and (start.ranks > 1) == (key.ranks > 1)
+    ]
+    own = version(key.engine_version)
+    near = [each for each in alike if each.device == key.device and each.version == own]
+    if not near:
+        return 1.0, 0
+    return statistics.median(each.weights_ratio for each in near), len(near)
 
 
 def _blend(values: Sequence[float], base: Estimate) -> Estimate:

@@ -11,6 +11,7 @@ from controlplane.placement.memory.engine import Arguments, Behaviour, version
 from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.kv_cache import Cache
 from controlplane.placement.memory.learning import Key, Start
+from controlplane.placement.memory.startup_log import Printed
 from controlplane.placement.models.layers import Attention, Latent
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
@@ -83,7 +84,7 @@ def predict(question: Question) -> Prediction:
     check(model, arguments)
     budget = int(device.memory_bytes * (arguments.gpu_memory_utilization or 0))
     weighed = weights.estimate(model, arguments, device, behaviour, question.stored_bytes)
-    loaded = weighed.bytes
+    loaded = _corrected(weighed.bytes, question, arguments)
     if question.weights_bytes is not None:
         loaded = Estimate.exact(question.weights_bytes)
     peak = activations.estimate(model, arguments, behaviour)
@@ -135,17 +136,30 @@ def check(model: Model, arguments: Arguments) -> None:
 
 
 def _beyond(question: Question, arguments: Arguments, behaviour: Behaviour) -> Estimate:
-    key = Key(
+    key = _key(question, arguments)
+    own = learning.residual(question.starts, key, behaviour, eager=arguments.enforce_eager)
+    if not behaviour.profiled_context:
+        return own
+    return Estimate(own.p50 + question.occupied_bytes, own.p95 + question.occupied_bytes)
+
+
+def _corrected(formula: Estimate, question: Question, arguments: Arguments) -> Estimate:
+    """By what the same model, backend, device and version loaded before."""
+    ratio, count = learning.ratio(question.starts, _key(question, arguments))
+    if not count or question.stored_bytes is not None:
+        return formula
+    margin = (formula.p95 - formula.p50) / (count + 1)
+    return Estimate(formula.p50 * ratio, formula.p50 * ratio + margin)
+
+
+def _key(question: Question, arguments: Arguments) -> Key:
+    return Key(
         question.engine_version,
         question.model.architecture,
         question.device.name,
         question.backend,
         arguments.ranks,
     )
-    own = learning.residual(question.starts, key, behaviour, eager=arguments.enforce_eager)
-    if not behaviour.profiled_context:
-        return own
-    return Estimate(own.p50 + question.occupied_bytes, own.p95 + question.occupied_bytes)
 
 
 def _graphs(arguments: Arguments, behaviour: Behaviour) -> Estimate:
@@ -189,10 +203,27 @@ def smallest(question: Question, devices: Sequence[Device]) -> tuple[Device, int
     return device, ranks
 
 
-def residual_of(question: Question, kv_bytes: float, weights_bytes: float) -> float:
-    """What a start took beyond the formula, of the cache's bytes that it reported."""
+def learned(question: Question, printed: Printed, source: str = "") -> Start:
+    """What a start of exactly this question teaches. Raises `Refusal` if the log does not tell."""
+    if printed.kv_gib is None:
+        raise Refusal('"Available KV cache memory" in the log')
+    loaded = printed.weights_gib
+    if loaded is None:
+        raise Refusal('"Model loading took" in the log')
     behaviour = Behaviour(version(question.engine_version))
     arguments = question.arguments.resolved(question.device, behaviour, question.model.max_position)
     budget = question.device.memory_bytes * (arguments.gpu_memory_utilization or 0)
     peak = activations.estimate(question.model, arguments, behaviour).p50
-    return math.floor(budget - weights_bytes - kv_bytes - peak)
+    held = question.occupied_bytes if behaviour.profiled_context else 0
+    formula = weights.estimate(question.model, arguments, question.device, behaviour).bytes.p50
+    key = _key(question, arguments)
+    return Start(
+        key.engine_version,
+        key.architecture,
+        key.device,
+        key.backend,
+        key.ranks,
+        residual_bytes=math.floor(budget - loaded * GIB - printed.kv_gib * GIB - peak - held),
+        weights_ratio=round(loaded * GIB / formula, 4),
+        source=source,
+    )
