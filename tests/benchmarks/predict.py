@@ -35,7 +35,10 @@ def main() -> None:
         STARTS.write_text(written(found))
         print(f"{len(found)} starts written to {STARTS}")
         return
-    scored = scoring.all_of(chosen.truth, chosen.configs)
+    try:
+        scored = scoring.all_of(chosen.truth, chosen.configs)
+    except truth.NotRows as error:
+        raise SystemExit(str(error)) from None
     print(table.text(scored))
     for tool in peers.OFFLINE:
         print(f"{tool}: {peers.NO_ANSWER}")

@@ -210,3 +210,24 @@ def test_a_device_is_known_by_the_names_that_drivers_give_it(name: str, id_: str
 def test_a_device_that_is_not_clear_is_refused(name: str) -> None:
     with pytest.raises(Refusal, match="device"):
         find(name)
+
+
+def test_other_rows_and_configurations_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "configs" / "somebody" / "Tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    head = bench.TRUTH.read_text().splitlines()[0]
+    line = "somebody/Tiny,0,H100,79.18,1,1,bfloat16,4096,0.9,0.01,1.0,524288,,vllm v0.17.1,here"
+    (tmp_path / "rows.csv").write_text(f"{head}\n{line}\n")
+    arguments = ["--truth", str(tmp_path / "rows.csv"), "--configs", str(tmp_path / "configs")]
+    monkeypatch.setattr("sys.argv", ["predict", *arguments])
+    bench.main()
+    said = capsys.readouterr().out
+    figures = [json.loads(each) for each in said.splitlines() if each.startswith("{")]
+    values = {each["name"]: each["value"] for each in figures}
+    assert values["predict.kv_tokens_err_max_pct"] == 0 and values["predict.rows_used"] == 1
+    (tmp_path / "rows.csv").write_text("model,gpu\nx,y\n")
+    with pytest.raises(SystemExit, match="gpu_mem_gib"):
+        bench.main()

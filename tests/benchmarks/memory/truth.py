@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from controlplane.placement import devices
@@ -28,6 +29,7 @@ LAYOUTS = {
     "bitsandbytes": Quantization("bitsandbytes_4bit", 4),
     "bnb": Quantization("bitsandbytes_4bit", 4),
 }
+OWN = Path(__file__).parent / "configs"
 FAILED = re.compile(r"\bfails\b|expected failure|no KV room", re.IGNORECASE)
 
 
@@ -113,17 +115,39 @@ class Row:
         )
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text.strip() else None
+COLUMNS = (
+    *("model", "gpu", "gpu_mem_gib", "tp", "pp", "dtype/quant", "max_model_len"),
+    *("gpu_memory_utilization", "weights_gib", "kv_gib", "kv_tokens", "max_concurrency"),
+    *("other_flags", "source_url"),
+)
 
 
-def _whole(text: str) -> int | None:
-    return int(float(text)) if text.strip() else None
+class NotRows(ValueError):
+    """The file is no file of measured starts; the message is for a person."""
 
 
 def rows(path: Path) -> list[Row]:
     with path.open(newline="") as file:
-        return [_row(number, each) for number, each in enumerate(csv.DictReader(file), start=2)]
+        reader = csv.DictReader(file)
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
+            raise NotRows(f"{path} has no column {', '.join(missing)}")
+        return [_checked(path, number, each) for number, each in enumerate(reader, start=2)]
+
+
+def _checked(path: Path, line: int, each: dict[str, str]) -> Row:
+    try:
+        return _row(line, {name: each[name] or "" for name in COLUMNS})
+    except ValueError as error:
+        raise NotRows(f"{path}, line {line}: {error}") from None
+
+
+def _number(text: str) -> float | None:
+    return float(text.replace(",", "")) if text.strip() else None
+
+
+def _whole(text: str) -> int | None:
+    value = _number(text)
+    return None if value is None else int(value)
 
 
 def _row(line: int, each: dict[str, str]) -> Row:
@@ -159,16 +183,28 @@ def names(model: str) -> Iterator[str]:
 
 
 def configuration(directory: Path, model: str) -> dict[str, object]:
-    """The config.json that a folder has for a model: `NAME.json` or `NAME/config.json`."""
-    kept = {_plain(path.name): path for path in directory.iterdir()} if directory.is_dir() else {}
-    for name in names(model):
-        path = kept.get(_plain(name)) or kept.get(_plain(f"{name}.json"))
-        if path is not None:
-            file = path / "config.json" if path.is_dir() else path
-            if file.is_file():
+    """The config.json that a folder has for a model, or else this one's own.
+
+    `NAME.json` or `NAME/config.json`, with the organization before it or not.
+    """
+    for place in (directory, OWN):
+        kept = _kept(place)
+        for name in names(model):
+            if (file := kept.get(_plain(name))) is not None:
                 stated: dict[str, object] = json.loads(file.read_text())
                 return stated
     raise Refusal("the model's config.json")
+
+
+@cache
+def _kept(directory: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in sorted(directory.rglob("*.json")):
+        name = file.relative_to(directory).as_posix()
+        name = name.removesuffix("/config.json").removesuffix(".json")
+        found[_plain(name)] = file
+        found.setdefault(_plain(name.split("/")[-1]), file)
+    return found
 
 
 def _plain(name: str) -> str:
@@ -178,6 +214,8 @@ def _plain(name: str) -> str:
 
 def model(directory: Path, row: Row) -> Model:
     found = reading.read(configuration(directory, row.model))
+    if "draft" in row.model.lower():
+        raise Refusal("the draft model's config.json")
     if found.quantization.scheme != "none":
         return found
     # A row may name a quantisation that the configuration it comes with does not have.

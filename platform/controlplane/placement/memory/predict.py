@@ -12,9 +12,12 @@ from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.kv_cache import Cache
 from controlplane.placement.memory.learning import Key, Start
 from controlplane.placement.memory.startup_log import Printed
+from controlplane.placement.models import tensors
 from controlplane.placement.models.layers import Attention, Latent
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
+
+RANKS = (1, 2, 4, 8)
 
 
 class Verdict(StrEnum):
@@ -184,23 +187,25 @@ def _verdict(cache: Cache, left: Estimate, free: Estimate, length: int) -> Verdi
 
 def smallest(question: Question, devices: Sequence[Device]) -> tuple[Device, int] | None:
     """The device, and how many of it, with the least memory in all that fits at p95."""
-    found = []
-    for device in devices:
-        for ranks in (1, 2, 4, 8):
-            arguments = replace(question.arguments, tensor_parallel_size=ranks)
-            tried = replace(question, device=device, arguments=arguments)
-            tried = replace(tried, weights_bytes=None)
-            try:
-                fits = predict(tried).verdict is Verdict.FITS
-            except Refusal:
-                continue
-            if fits:
-                found.append((device.memory_bytes * ranks, ranks, device.name, device))
-                break
-    if not found:
-        return None
-    _, ranks, _, device = min(found)
-    return device, ranks
+    model, arguments = question.model, question.arguments
+    whole = (
+        sum(each.parameters for each in tensors.of(model)) * min(model.quantization.bits, 16) / 8
+    )
+    offered = sorted(
+        ((device, ranks) for device in devices for ranks in RANKS),
+        key=lambda one: (one[0].memory_bytes * one[1], one[1], one[0].name),
+    )
+    for device, ranks in offered:
+        if device.memory_bytes * ranks < whole / 2:  # far from it, whatever else there is
+            continue
+        split = replace(arguments, tensor_parallel_size=ranks)
+        tried = replace(question, device=device, arguments=split, weights_bytes=None)
+        try:
+            if predict(tried).verdict is Verdict.FITS:
+                return device, ranks
+        except Refusal:
+            continue
+    return None
 
 
 def learned(question: Question, printed: Printed, source: str = "") -> Start:
