@@ -174,3 +174,29 @@ def test_what_a_checkpoint_leaves_alone_keeps_its_type() -> None:
     assert layout.leaves("layers.0.mlp.up_proj") and layout.leaves("layers.3.self_attn.q_proj")
     assert layout.leaves("head") and layout.leaves("router")
     assert not layout.leaves("layers.1.mlp.up_proj")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "module", "left"),
+    [
+        ("model.layers.*.self_attn", "layers.3.self_attn.q_proj", True),
+        ("model.layers.1", "layers.11.mlp.up_proj", False),
+        ("*mlp.shared_experts*", "layers.3.mlp.shared_expert.up_proj", True),
+        ("model.layers.0.linear_attn.in_proj_a", "layers.0.linear_attn.in_proj_ba", True),
+        ("re:.*mlp.gate$", "layers.0.mlp.gate_proj", False),
+        ("visual", "layers.0.mlp.up_proj", False),
+    ],
+)
+def test_patterns_mean_what_checkpoints_mean_by_them(pattern: str, module: str, left: bool) -> None:
+    layout = quantization.Quantization("fp8_tensor", 8, skipped=(pattern,))
+    assert layout.leaves(module) is left
+
+
+def test_groups_of_targets_quantise_only_those() -> None:
+    group = {"targets": ["re:.*mlp.experts.*"], "weights": {"num_bits": 4, "type": "int"}}
+    stated = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    layout = quantization.read({"quantization_config": stated})
+    assert layout.leaves("layers.0.self_attn.q_proj") and not layout.leaves("layers.0.mlp.experts")
+    assert layout.sure
+    both = {"group_0": group, "group_1": {"targets": ["Linear"], "weights": {"num_bits": 8}}}
+    assert not quantization.read({"quantization_config": {**stated, "config_groups": both}}).sure

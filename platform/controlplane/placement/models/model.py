@@ -68,8 +68,9 @@ class Model:
     def plain(self) -> bool:
         """Whether every layer attends to everything before it: its tokens are a true capacity."""
         return all(
-            isinstance(each.mixer, Attention) and not each.mixer.window and not each.mixer.chunk
-            for each in self.layers
+            (isinstance(mixer, Latent) and not mixer.index_dim)
+            or (isinstance(mixer, Attention) and not mixer.window and not mixer.chunk)
+            for mixer in (each.mixer for each in self.layers)
         )
 
     def without_towers(self) -> "Model":

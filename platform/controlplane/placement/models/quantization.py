@@ -7,7 +7,7 @@ bitsandbytes, as vLLM's loaders hold them on the device.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controlplane.placement.refusals import Refusal
@@ -36,6 +36,7 @@ class Quantization:
     zeros: bool = False
     ordered: bool = False  # GPTQ's act-order keeps an index for each row
     skipped: tuple[str, ...] = ()  # modules as the checkpoint names them, or re:…
+    only: tuple[str, ...] = ()  # those that are quantised, where it is not all of them
     experts_only: bool = False
     sure: bool = True  # False: the checkpoint does not say what it leaves alone
 
@@ -47,13 +48,27 @@ class Quantization:
             return True
         if self.experts_only and not module.endswith(".experts"):
             return True
-        return any(_names(pattern, module) for pattern in self.skipped)
+        called = [module, *(module.replace(own, other) for own, other in ALIASES if own in module)]
+        if self.only and not any(_names(each, name) for each in self.only for name in called):
+            return True
+        return any(_names(each, name) for each in self.skipped for name in called)
 
     def bytes(self, rows: int, columns: int, plain: int) -> int:
         """Of a matrix of `rows` outputs and `columns` inputs; `plain`: of an element without."""
         return SCHEMES[self.scheme](self, rows, columns, plain)
 
 
+# What checkpoints of some families call what is one thing here.
+ALIASES = (
+    ("shared_expert.", "shared_experts."),
+    ("in_proj_qkvz", "in_proj_qkv"),
+    ("in_proj_qkvz", "in_proj_z"),
+    ("in_proj_ba", "in_proj_b"),
+    ("in_proj_ba", "in_proj_a"),
+    (".mlp.experts", ".mlp.experts.0.up_proj"),
+    (".mlp.", ".feed_forward."),
+    (".mlp.experts", ".block_sparse_moe.experts"),
+)
 _PREFIX = re.compile(r"^(model\.|language_model\.)+")
 
 
@@ -63,7 +78,8 @@ def _names(pattern: str, module: str) -> bool:
         return re.search(pattern[3:], f"model.{module}") is not None
     pattern = _PREFIX.sub("", pattern)
     if "*" in pattern:
-        return re.search(re.escape(pattern).replace(r"\*", ".*"), module) is not None
+        spread = re.escape(pattern).replace(r"\*", ".*")
+        return re.fullmatch(rf"(.*\.)?{spread}(\..*)?", module) is not None
     return module == pattern or module.startswith(pattern + ".") or module.endswith("." + pattern)
 
 
@@ -163,6 +179,7 @@ def _gptq(stated: Mapping[str, Any]) -> Quantization:
         zeros=not stated.get("sym", True),
         ordered=bool(stated.get("desc_act", False)),
         skipped=_skipped(stated),
+        sure=not stated.get("dynamic"),
     )
 
 
@@ -206,6 +223,16 @@ def _compressed(stated: Mapping[str, Any]) -> Quantization:
     bits = int(weights.get("num_bits", 8))
     form = str(stated.get("format") or groups[0].get("format") or "")
     skipped = _skipped(stated)
+    found = _one_group(weights, bits, form, skipped)
+    targets = tuple(str(each) for each in groups[0].get("targets") or ())
+    classes = {"Linear", "FusedMoE"}
+    alike = all((each.get("weights") or {}) == weights for each in groups)
+    return replace(found, only=() if classes & set(targets) else targets, sure=alike)
+
+
+def _one_group(
+    weights: Mapping[str, Any], bits: int, form: str, skipped: tuple[str, ...]
+) -> Quantization:
     if "nvfp4" in form or (bits == 4 and weights.get("type") == "float"):
         return Quantization("nvfp4", 4, group=16, skipped=skipped)
     if bits == 8:

@@ -144,11 +144,13 @@ def _latent(mixer: Latent, at: str, hidden: int, index: int | None) -> Iterator[
 
 
 def _recurrent(mixer: Recurrent, at: str, hidden: int, index: int | None) -> Iterator[Matrix]:
+    delta = mixer.kind == "gated delta net"
     name = "linear_attn" if "delta" in mixer.kind else "mixer"
+    inputs = ("qkvz", "ba") if delta else tuple(str(n) for n in range(len(mixer.projections)))
     for number, (rows, columns) in enumerate(mixer.projections):
         last = number == len(mixer.projections) - 1
         side: Literal["rows", "columns"] = "columns" if rows == hidden else "rows"
-        part = "out_proj" if last else f"in_proj_{number}"
+        part = "out_proj" if last else f"in_proj_{inputs[number]}"
         yield Matrix(f"{at}.{name}.{part}", rows, columns, "ranks", side=side, layer=index)
     yield vector("bias", mixer.small, "ranks", index)
 
