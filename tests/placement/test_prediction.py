@@ -135,6 +135,13 @@ def test_what_the_engine_would_refuse_is_refused(flags: dict[str, Any], fact: st
     assert fact in refused.value.fact
 
 
+def test_an_online_quantisation_halves_the_weights() -> None:
+    plain, small = predict(question()), predict(question(quantization="fp8"))
+    assert small.weights.p50 < 0.6 * plain.weights.p50
+    with pytest.raises(Refusal, match="vapour"):
+        predict(question(quantization="vapour"))
+
+
 def test_arguments_are_read_as_the_engine_spells_them() -> None:
     found = arguments({"--max-model-len": "32K", "enforce_eager": "", "--kv-cache-dtype": "fp8"})
     assert found.max_model_len == 32768 and found.enforce_eager and found.kv_cache_dtype == "fp8"
@@ -166,6 +173,29 @@ def test_weights_are_exact_by_the_headers(
     # What belongs to a multi-token-prediction head is not loaded without one.
     assert told["weights_bytes"]["p50"] == pytest.approx(2 << 30, rel=0.01)
     assert told["verdict"] == "fits" and told["smallest"] == {"device": "l4", "devices": 1}
+
+
+def test_a_log_of_a_start_is_learned_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct")
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    log = tmp_path / "vllm.log"
+    log.write_text(
+        "INFO vLLM API server version 0.17.1\n"
+        "INFO Model loading took 14.99 GiB memory and 4.9 seconds\n"
+        "INFO Available KV cache memory: 50.00 GiB\n"
+    )
+    command = [str(tmp_path), "--gpu", "a100-80", "--max-model-len", "32768", "--json"]
+    found = []
+    for more in (["--engine-version", "0.17.1"], ["--log", str(log)]):
+        assert predict_client.main([*command, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    before, after = (each["kv_bytes"]["p50"] / GIB for each in found)
+    assert found[1]["engine_version"] == "0.17.1" and 50 < after < before - 1
+    log.write_text("INFO hello\n")
+    assert predict_client.main([*command, "--log", str(log)]) == 2
+    assert predict_client.main([*command, "--log", str(tmp_path / "none")]) == 2
 
 
 def test_a_broken_header_is_refused(tmp_path: Path) -> None:

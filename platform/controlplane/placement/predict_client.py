@@ -9,15 +9,30 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from controlplane.placement import devices
 from controlplane.placement.devices import GIB
-from controlplane.placement.memory import advice, engine, learning, safetensors, weights
+from controlplane.placement.memory import (
+    advice,
+    engine,
+    learning,
+    safetensors,
+    startup_log,
+    weights,
+)
 from controlplane.placement.memory.engine import Arguments
 from controlplane.placement.memory.estimates import Estimate
-from controlplane.placement.memory.predict import Prediction, Question, Verdict, predict, smallest
+from controlplane.placement.memory.predict import (
+    Prediction,
+    Question,
+    Verdict,
+    learned,
+    predict,
+    smallest,
+)
 from controlplane.placement.models import reading
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
@@ -30,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     chosen, rest = _parser().parse_known_args(argv)
     try:
         asked = question(Path(chosen.model), chosen.gpu, chosen.engine_version, _flags(rest))
+        asked = asked if chosen.log is None else taught(asked, chosen.log)
         found = predict(asked)
         changes = [] if found.verdict is Verdict.FITS else advice.changes(asked, _devices())
         least = smallest(asked, _devices())
@@ -51,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="folder with a config.json")
     parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(devices.known())}")
     parser.add_argument("--engine-version", default=DEFAULT_VERSION, help="of vLLM")
+    parser.add_argument("--log", type=Path, help="of a start with these arguments, to learn from")
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -90,13 +107,28 @@ def question(place: Path, gpu: str, engine_version: str, arguments: Arguments) -
     )
 
 
+def taught(asked: Question, log: Path) -> Question:
+    """With what a start of just this printed; its log's version counts where it has one."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        raise Refusal(f"a log at {log}") from None
+    printed = startup_log.read(lines)
+    asked = replace(asked, engine_version=printed.engine_version or asked.engine_version)
+    return replace(asked, starts=[*asked.starts, learned(asked, printed, str(log))])
+
+
 def _stored(folder: Path, model: Model, arguments: Arguments) -> int | None:
     """Exact bytes where the folder has the weights, those of the index where it has that."""
     if files := list(folder.glob("*.safetensors")):
         return weights.loaded(safetensors.of_files(files), model, arguments)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return safetensors.of_index(json.loads(index.read_text()))
+        try:
+            total = safetensors.of_index(json.loads(index.read_text()))
+        except ValueError:
+            raise Refusal(f"a readable {index.name}") from None
+        return weights.of_index(total, model, arguments)
     return None
 
 

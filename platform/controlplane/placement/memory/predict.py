@@ -12,7 +12,7 @@ from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.kv_cache import Cache
 from controlplane.placement.memory.learning import Key, Start
 from controlplane.placement.memory.startup_log import Printed
-from controlplane.placement.models import tensors
+from controlplane.placement.models import quantization, tensors
 from controlplane.placement.models.layers import Attention, Latent
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
@@ -81,7 +81,7 @@ class Prediction:
 
 def predict(question: Question) -> Prediction:
     """Raises `Refusal` with the fact that is missing, or the argument that cannot be."""
-    model, device = question.model, question.device
+    model, device = served(question.model, question.arguments), question.device
     behaviour = Behaviour(version(question.engine_version))
     arguments = question.arguments.resolved(device, behaviour, model.max_position)
     check(model, arguments)
@@ -115,6 +115,13 @@ def predict(question: Question) -> Prediction:
         longest=_both(left, lambda available: cache.longest(available, model.max_position)),
         parameters=weighed.parameters,
     )
+
+
+def served(model: Model, arguments: Arguments) -> Model:
+    """As the engine holds it: `--quantization` applies where the checkpoint has none of its own."""
+    if arguments.quantization is None or model.quantization.scheme != "none":
+        return model
+    return replace(model, quantization=quantization.named(arguments.quantization))
 
 
 def _both(left: Estimate, of: Callable[[float], float]) -> Estimate:
@@ -215,12 +222,13 @@ def learned(question: Question, printed: Printed, source: str = "") -> Start:
     loaded = printed.weights_gib
     if loaded is None:
         raise Refusal('"Model loading took" in the log')
+    model = served(question.model, question.arguments)
     behaviour = Behaviour(version(question.engine_version))
-    arguments = question.arguments.resolved(question.device, behaviour, question.model.max_position)
+    arguments = question.arguments.resolved(question.device, behaviour, model.max_position)
     budget = question.device.memory_bytes * (arguments.gpu_memory_utilization or 0)
-    peak = activations.estimate(question.model, arguments, behaviour).p50
+    peak = activations.estimate(model, arguments, behaviour).p50
     held = question.occupied_bytes if behaviour.profiled_context else 0
-    formula = weights.estimate(question.model, arguments, question.device, behaviour).bytes.p50
+    formula = weights.estimate(model, arguments, question.device, behaviour).bytes.p50
     key = _key(question, arguments)
     return Start(
         key.engine_version,

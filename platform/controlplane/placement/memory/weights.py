@@ -8,7 +8,6 @@ from controlplane.placement.devices import Device
 from controlplane.placement.memory.engine import Arguments, Behaviour
 from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.models import tensors
-from controlplane.placement.models.layers import Experts
 from controlplane.placement.models.model import Model
 from controlplane.placement.models.quantization import BYTES
 from controlplane.placement.models.tensors import Matrix
@@ -197,10 +196,6 @@ def _loras(model: Model, arguments: Arguments, plain: int) -> int:
     return elements * plain * arguments.max_loras
 
 
-def experts(model: Model) -> Experts | None:
-    return next((each.feed for each in model.layers if isinstance(each.feed, Experts)), None)
-
-
 def loaded(sizes: Mapping[str, int], model: Model, arguments: Arguments) -> int:
     """Bytes of the checkpoint's tensors that the engine loads, by their names."""
     total = 0
@@ -215,6 +210,14 @@ def loaded(sizes: Mapping[str, int], model: Model, arguments: Arguments) -> int:
             continue
         total += size
     return total
+
+
+def of_index(total: int, model: Model, arguments: Arguments) -> int:
+    """Of an index's total bytes those that load: prediction layers are in it and stay out."""
+    if not model.drafting or drafts(arguments):
+        return total
+    without = sum(each.parameters for each in tensors.of(model))
+    return total * without // sum(each.parameters for each in tensors.of(model, drafting=True))
 
 
 def _layer_of(name: str) -> int:

@@ -1,6 +1,6 @@
 """A model as a prediction sees it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from controlplane.placement.models.layers import Attention, Experts, Latent, Layer, Recurrent
 from controlplane.placement.models.quantization import Quantization
@@ -39,7 +39,6 @@ class Model:
     extra: int = 0  # parameters of no layer
     generates: bool = True  # False: an embeddings model, with no head
     kv_dtype: str | None = None  # that the checkpoint asks for
-    sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def hybrid(self) -> bool:
@@ -72,6 +71,3 @@ class Model:
             or (isinstance(mixer, Attention) and not mixer.window and not mixer.chunk)
             for mixer in (each.mixer for each in self.layers)
         )
-
-    def without_towers(self) -> "Model":
-        return replace(self, towers=())
