@@ -1,7 +1,7 @@
 """What a version of vLLM does with memory, and the arguments that change it, by vLLM's own names.
 
 Each bound was read in vLLM's source of the versions around it (0.6.4, 0.8.5, 0.9.2, 0.10.2, 0.11.0,
-0.13.0, 0.16.0, 0.17.1, 0.21.0, 0.25.1, 0.32.0).
+0.13.0, 0.16.0, 0.17.1, 0.19.0, 0.20.0, 0.21.0, 0.25.1, 0.32.0).
 """
 
 import re
@@ -48,7 +48,7 @@ class Behaviour:
     @property
     def estimates_graphs(self) -> bool:
         """Whether memory for CUDA graphs is measured beforehand and taken from the budget."""
-        return self.version >= (0, 21, 0)
+        return self.version >= (0, 20, 0)
 
     @property
     def utilization(self) -> float:
@@ -57,7 +57,7 @@ class Behaviour:
     @property
     def group_slack(self) -> float:
         """Up to which ratio of layer counts groups of a hybrid are padded to the larger."""
-        if self.version >= (0, 21, 0):
+        if self.version >= (0, 19, 0):
             return 1.5
         return 1.25 if self.version >= (0, 12, 0) else 1.0
 

@@ -173,7 +173,7 @@ def _key(question: Question, arguments: Arguments) -> Key:
 
 
 def _graphs(arguments: Arguments, behaviour: Behaviour) -> Estimate:
-    """Of captured graphs. From 0.21 on they are in the budget, and so within what is beyond."""
+    """Of captured graphs. From 0.20 on they are in the budget, and so within what is beyond."""
     if arguments.enforce_eager:
         return Estimate.exact(0)
     if behaviour.estimates_graphs:
