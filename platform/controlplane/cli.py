@@ -13,7 +13,7 @@ def main() -> None:
 
         sys.exit(upload_client.main(sys.argv[3:]))
     if sys.argv[1:2] == ["predict"]:
-        from controlplane.placement import predict_client
+        from controlplane.endpoints import predict_client
 
         sys.exit(predict_client.main(sys.argv[2:]))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")

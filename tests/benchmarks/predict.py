@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent / "memory"
 TRUTH, CONFIGS = HERE / "vllm_ground_truth.csv", HERE / "configs"
 STARTS = ROOT / "platform/controlplane/placement/memory/starts.json"
-OURS = "gpustack"
+THEIRS = "gpustack"
 
 
 def main() -> None:
@@ -60,11 +60,12 @@ def figures(found: table.Totals) -> None:
     figure("predict.kv_tokens_err_max_pct", max(found.tokens_pct, default=0), "%")
     figure("predict.weights_err_max_pct", max(found.weights_pct, default=0), "%")
     mae, worst = found.gpustack_mae, max(found.gpustack_gib, default=0)
-    figure("predict.kv_gib_mae", found.kv_mae, "GiB", vs=OURS, than=mae)
-    figure("predict.kv_gib_err_max", max(found.kv_gib, default=0), "GiB", vs=OURS, than=worst)
+    figure("predict.kv_gib_mae", found.kv_mae, "GiB", vs=THEIRS, than=mae)
+    figure("predict.kv_gib_err_max", max(found.kv_gib, default=0), "GiB", vs=THEIRS, than=worst)
     figure("predict.rows_used", found.used, "rows")
     figure("predict.rows_refused", found.refused, "rows")
-    figure("predict.verdicts_wrong", found.wrong, "rows")
+    wrong = found.gpustack_wrong
+    figure("predict.verdicts_wrong", found.wrong, "rows", vs=THEIRS, than=wrong)
     figure("predict.worse_than_p95", found.uncovered, "rows")
 
 

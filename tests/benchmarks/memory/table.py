@@ -37,6 +37,7 @@ class Totals:
     used: int
     refused: int
     wrong: int
+    gpustack_wrong: int
     uncovered: int
 
     @property
@@ -63,6 +64,11 @@ def totals(scored: Sequence[Scored]) -> Totals:
         used=sum(_used(each) for each in scored),
         refused=sum(bool(each.refused) for each in scored),
         wrong=sum(each.right is False for each in scored),
+        gpustack_wrong=sum(
+            said.fits is each.row.failed
+            for each in scored
+            if each.verdict is not None and (said := peers.gpustack(each.row)) is not None
+        ),
         uncovered=len(uncovered(scored)),
     )
 

@@ -2,8 +2,6 @@
 
 import json
 import struct
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from controlplane.placement.refusals import Refusal
@@ -28,14 +26,6 @@ def sizes(stream: BinaryIO) -> dict[str, int]:
         }
     except (ValueError, KeyError, TypeError, IndexError):
         raise Refusal("the header of a safetensors file") from None
-
-
-def of_files(paths: Iterable[Path]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for path in sorted(paths):
-        with path.open("rb") as stream:
-            found |= sizes(stream)
-    return found
 
 
 def of_index(index: dict[str, Any]) -> int:

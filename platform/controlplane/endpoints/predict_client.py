@@ -120,8 +120,12 @@ def taught(asked: Question, log: Path) -> Question:
 
 def _stored(folder: Path, model: Model, arguments: Arguments) -> int | None:
     """Exact bytes where the folder has the weights, those of the index where it has that."""
-    if files := list(folder.glob("*.safetensors")):
-        return weights.loaded(safetensors.of_files(files), model, arguments)
+    if files := sorted(folder.glob("*.safetensors")):
+        sizes: dict[str, int] = {}
+        for file in files:
+            with file.open("rb") as stream:
+                sizes |= safetensors.sizes(stream)
+        return weights.loaded(sizes, model, arguments)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
