@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controlplane.endpoints import predict_client
 from controlplane.placement.devices import GIB, find, known
 from controlplane.placement.memory import advice, learning, safetensors, startup_log
 from controlplane.placement.memory.engine import Arguments, arguments
 from controlplane.placement.memory.predict import (
+    Prediction,
     Question,
     Verdict,
     learned,
@@ -260,3 +263,42 @@ def test_other_rows_and_configurations_are_taken(
     (tmp_path / "rows.csv").write_text("model,gpu\nx,y\n")
     with pytest.raises(SystemExit, match="gpu_mem_gib"):
         bench.main()
+
+
+NAMES = ("Llama-3.1-8B-Instruct", "gpt-oss-20b", "Qwen3.5-35B-A3B", "DeepSeek-R1-AWQ")
+MODELS = {name: reading.read(truth.configuration(bench.CONFIGS, name)) for name in NAMES}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    engine=st.sampled_from(["0.6.4", "0.9.2", "0.11.0", "0.17.1", "0.26.0", "0.32.0"]),
+    gpu=st.sampled_from(sorted(known())),
+    ranks=st.sampled_from([1, 2, 4, 8]),
+    length=st.integers(1, 32768),
+    sequences=st.integers(1, 1024),
+)
+def test_what_must_hold_of_any_prediction(
+    name: str, engine: str, gpu: str, ranks: int, length: int, sequences: int
+) -> None:
+    def ask(**changed: Any) -> Prediction:
+        flags = {
+            "max_model_len": length,
+            "max_num_seqs": sequences,
+            "tensor_parallel_size": ranks,
+            "gpu_memory_utilization": 0.9,
+        }
+        asked = Question(MODELS[name], known()[gpu], Arguments(**flags | changed), engine)
+        return predict(replace(asked, starts=learning.published()))
+
+    found = ask()
+    for need in (found.weights, found.activations, found.non_torch, found.graphs):
+        assert 0 <= need.p50 <= need.p95
+    for capacity in (found.kv_bytes, found.tokens, found.concurrency, found.longest):
+        assert capacity.p95 <= capacity.p50
+    assert found.request_bytes >= found.token_bytes * length
+    if found.verdict is Verdict.FITS:
+        assert found.concurrency.p95 >= 1 and found.kv_bytes.p95 > 0
+        assert found.longest.p95 >= min(length, MODELS[name].max_position)
+    assert ask(gpu_memory_utilization=0.95).kv_bytes.p50 > found.kv_bytes.p50
+    assert ask(max_num_seqs=sequences + 512).kv_bytes.p50 <= found.kv_bytes.p50
