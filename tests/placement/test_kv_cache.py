@@ -101,6 +101,15 @@ def test_latent_attention_is_not_split_and_heads_are() -> None:
     assert cache(few, **split).token_bytes == cache(few, tensor_parallel_size=2).token_bytes
 
 
+def test_shared_indexers_keep_no_keys_of_their_own() -> None:
+    sparse = {**truth.configuration(CONFIGS, "DeepSeek-R1-AWQ"), "model_type": "deepseek_v32",
+              "index_topk": 2048, "index_n_heads": 64, "index_head_dim": 128}  # fmt: skip
+    every = cache(sparse, kv_cache_dtype="fp8")
+    assert every.token_bytes == 61 * (656 + 132)
+    half = cache({**sparse, "indexer_types": ["full", "shared"] * 30 + ["full"]})
+    assert half.token_bytes == 70272 + 31 * 132
+
+
 def test_versions_print_the_tokens_of_a_hybrid_differently() -> None:
     old = named("gpt-oss-120b", "0.17.1", max_model_len=131072)
     new = named("gpt-oss-120b", "0.25.1", max_model_len=131072)

@@ -195,7 +195,7 @@ def token_bytes(mixer: Attention, model: Model, arguments: Arguments) -> float:
 def _latent_bytes(mixer: Latent, model: Model, arguments: Arguments) -> float:
     """One latent head, whole on every rank."""
     name = _kv_type(model, arguments)
-    if mixer.index_dim and name.startswith("fp8"):
+    if mixer.sparse and name.startswith("fp8"):
         return SPARSE_LATENT_BYTES
     return (mixer.kv_rank + mixer.rope_dim) * _kv_bytes(name)
 

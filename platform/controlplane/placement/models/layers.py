@@ -51,6 +51,7 @@ class Latent:
     value_dim: int
     index_heads: int = 0  # of a sparse indexer, with a key of `index_dim` for each token
     index_dim: int = 0
+    sparse: bool = False  # by an indexer, its own or an earlier layer's
 
 
 @dataclass(frozen=True)

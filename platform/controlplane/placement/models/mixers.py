@@ -123,13 +123,23 @@ def mixer(config: Fields, family: Family, kind: str, index: int) -> Mixer | None
     if kind not in (FULL, SLIDING, CHUNKED):
         raise Refusal(f"layer type {kind!r}")
     if config.get("kv_lora_rank"):
-        return _latent(config)
+        return _latent(config, index)
     return attention(config, family, kind, index)
 
 
-def _latent(config: Fields) -> Latent:
-    if config.get("indexer_types"):
-        raise Refusal("layer type 'shared sparse indexer'")
+def _indexes(config: Fields, index: int) -> bool:
+    """Whether the layer has an indexer of its own, or goes by that of one before."""
+    if kinds := config.get("indexer_types"):
+        return bool(kinds[index] == "full")
+    if pattern := config.get("index_topk_pattern"):
+        return bool(pattern[index] != "S")
+    every = config.number("index_topk_freq", default=1)
+    first = config.number("index_skip_topk_offset", default=2)
+    return max(index - first + 1, 0) % every == 0
+
+
+def _latent(config: Fields, index: int) -> Latent:
+    own = _indexes(config, index)
     return Latent(
         heads=config.number("num_attention_heads"),
         query_rank=config.get("q_lora_rank"),
@@ -137,8 +147,9 @@ def _latent(config: Fields) -> Latent:
         nope_dim=config.number("qk_nope_head_dim"),
         rope_dim=config.number("qk_rope_head_dim"),
         value_dim=config.number("v_head_dim"),
-        index_heads=config.number("index_n_heads", default=0),
-        index_dim=config.number("index_head_dim", default=0),
+        index_heads=config.number("index_n_heads", default=0) if own else 0,
+        index_dim=config.number("index_head_dim", default=0) if own else 0,
+        sparse=bool(config.get("index_topk")),
     )
 
 

@@ -67,7 +67,7 @@ class Model:
     def plain(self) -> bool:
         """Whether every layer attends to everything before it: its tokens are a true capacity."""
         return all(
-            (isinstance(mixer, Latent) and not mixer.index_dim)
+            (isinstance(mixer, Latent) and not mixer.sparse)
             or (isinstance(mixer, Attention) and not mixer.window and not mixer.chunk)
             for mixer in (each.mixer for each in self.layers)
         )
