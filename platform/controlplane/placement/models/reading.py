@@ -14,7 +14,10 @@ from controlplane.placement.refusals import Refusal
 CONTENT = ("text_config", "llm_config", "language_config", "thinker_config")
 # An architecture that vLLM serves for embeddings or scores and that has no head.
 HEADLESS = ("Model", "ForSequenceClassification", "ForRewardModel", "ForMaskedLM", "Embedding")
-POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "seq_length")
+POSITIONS = (
+    *("max_position_embeddings", "n_positions", "max_target_positions", "seq_length"),
+    *("max_sequence_length", "model_max_length", "max_seq_len"),
+)
 
 
 def read(stated: Mapping[str, Any]) -> Model:
