@@ -130,6 +130,18 @@ for path in sys.argv[4:]:
     assert inside(walled, program, *paths) == "PermissionError PermissionError read"
 
 
+@pytest.mark.parametrize("said", ["a million", "-1", "0", "999", str(1 << 32)])
+def test_engines_are_given_no_persons_user_id(said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import workers.agent.walls"],
+        env={**os.environ, "STOA_AGENT_FIRST_UID": said},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and f"STOA_AGENT_FIRST_UID='{said}'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @needs_root
 def test_no_two_engines_hold_one_uid(tmp_path: Path) -> None:
     holders = [tmp_path / name for name in ("one", "two")]

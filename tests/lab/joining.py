@@ -19,7 +19,7 @@ from tests.lab import packages
 from tests.lab.host import ROOT, Host
 from tests.lab.lab import NETWORK_V4
 from tests.lab.recorder import Sent
-from tests.lab.site import RELAY_PORT, Node, Site, site
+from tests.lab.site import RELAY_PORT, Node, Site, first_uid, site
 from workers.agent.environment import default_cache
 
 HUB_PORT, PACKAGES_PORT = 9000, 9200
@@ -146,6 +146,7 @@ def _surroundings(host: Host) -> dict[str, str]:
         "PIP_TRUSTED_HOST": PACKAGES,
         "STOA_AGENT_DEVICES": "cpu:1",
         "STOA_AGENT_RELAY": f"{host.address}:{RELAY_PORT}",
+        "STOA_AGENT_FIRST_UID": first_uid(host),
     }
     if default_cache() != Path("/var/cache/stoa"):
         env["STOA_CACHE_DIR"] = str(default_cache())

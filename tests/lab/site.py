@@ -26,7 +26,7 @@ from tests.lab.controlplane import DATABASE_PORT
 from tests.lab.forward import forwarded
 from tests.lab.host import ROOT, Host
 from tests.lab.lab import Lab, lab
-from workers.agent import kin
+from workers.agent import kin, walls
 from workers.agent.environment import default_cache
 
 GATEWAY_PORT, RELAY_PORT, WEB_PORT = 8080, 7443, 8000
@@ -39,6 +39,13 @@ def bare() -> dict[str, str]:
     known = {name: os.environ[name] for name in _PASSED if name in os.environ}
     paths = f"{ROOT}:{ROOT / 'platform'}"
     return known | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+
+def first_uid(host: Host) -> str:
+    """Hosts have a /run and process ids of their own, but their users are this machine's: each has
+    a range, so that no agent takes another's engines for what was left under its ids."""
+    number = int(host.address.rpartition(".")[2])
+    return str(walls.FIRST_UID + (number + 1) * walls.UIDS)
 
 
 @dataclass
@@ -155,6 +162,7 @@ class Site:
             "STOA_CACHE_DIR": str(cache),
             "STOA_AGENT_DEVICES": "cpu:1",
             "STOA_AGENT_RELAY": f"{host.address}:{RELAY_PORT}",
+            "STOA_AGENT_FIRST_UID": first_uid(host),
         }
         module = "tests.agent.fake_agent" if fake else "workers.agent"
         output = self.start_on(host, ["-m", module, "run"], env)

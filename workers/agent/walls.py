@@ -19,8 +19,17 @@ from workers.agent import kin, remains
 from workers.agent.launcher import isolation
 from workers.agent.launcher.isolation import OWN, SHARED, USER, Isolation
 
-FIRST_UID = 200_000
 UIDS = 4_096
+
+
+def _first_uid(text: str) -> int:
+    """Those of people and services of the machine are not for engines."""
+    if not text.isdecimal() or not 1_000 <= int(text) < (1 << 31) - UIDS:
+        sys.exit(f"STOA_AGENT_FIRST_UID={text!r}: expected a user id, 1000 at least")
+    return int(text)
+
+
+FIRST_UID = _first_uid(os.environ.get("STOA_AGENT_FIRST_UID") or "200000")
 
 _CLAIMS = Path("/run/stoa-uids")
 _TRIAL = Path(isolation.__file__)
