@@ -179,7 +179,7 @@ class Exchange:
 
     async def _connect(self, replica: Replica) -> None:
         try:
-            upstream = await self._context.engines.connect(replica)
+            upstream = await self._context.engines.connect(replica, new=self._stale)
         except Unreachable as error:
             log.warning("%s", error)
             self._context.metrics.upstream_errors["unreachable"] += 1

@@ -38,7 +38,7 @@ class Probe:
     async def send(self) -> None:
         lane, endpoint_id = self._lane, self._lane.replica.endpoint_id
         try:
-            upstream = await self._engines.connect(lane.replica)
+            upstream = await self._engines.connect(lane.replica, new=True)
         except Unreachable:
             self._failed()
             return

@@ -10,8 +10,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
+from weakref import WeakValueDictionary
 
 import httptools
 
@@ -21,6 +23,7 @@ from gateway.directory import Replica
 from gateway.limits import Limits
 from gateway.tls import ClientTls
 
+DIALS = 4  # handshakes at a time with a relay
 HOST_SILENT_S = 15  # what is sent to a node and not acknowledged for so long is lost
 
 
@@ -242,6 +245,7 @@ class Engines:
         self._far: set[Upstream] = set()  # every connection to a relay
         self._sockets = config.sockets.resolve() if config.sockets else None
         self._idle: dict[str, list[Upstream]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._loop = asyncio.get_running_loop()  # asking for it is a system call each time
         self._tls = ClientTls(config)
 
@@ -265,33 +269,45 @@ class Engines:
             return False
         return not upstream.transport.is_closing()
 
-    async def connect(self, replica: Replica) -> Upstream:
-        """A new connection. Raises Unreachable."""
+    async def connect(self, replica: Replica, *, new: bool = False) -> Upstream:
+        """A new connection; to a relay, unless it must be `new`, also one that comes free first.
+        Raises Unreachable."""
         kind, _, where = replica.address.partition(":")
-
-        def protocol() -> Upstream:
-            return Upstream(self, replica.id, replica.address)
-
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 if kind == "unix":
                     self._check_socket(replica, where)
-                    _, upstream = await self._loop.create_unix_connection(protocol, where)
+                    made = partial(Upstream, self, replica.id, replica.address)
+                    _, upstream = await self._loop.create_unix_connection(made, where)
                     return upstream
                 context = self._tls.context() if kind == "relay" else None
                 if context is None:
                     raise Unreachable(f"{replica.id} at {kind}: this gateway has no certificate")
-                host, _, port = where.rpartition(":")
-                name = f"{replica.id.replace('_', '-')}.replica.stoa"
-                _, upstream = await self._loop.create_connection(
-                    protocol, host.strip("[]"), int(port), ssl=context, server_hostname=name
-                )
-                _watch(upstream.transport)
-                upstream.context = context
-                self._admit(upstream)
-                return upstream
+                async with self._turn(replica):
+                    freed = None if new else self.take(replica)
+                    return freed or await self._dial(replica, where, context)
         except (OSError, TimeoutError, ValueError) as error:
             raise Unreachable(f"{replica.id}: {error}") from error
+
+    def _turn(self, replica: Replica) -> asyncio.Semaphore:
+        """A handshake costs more than a request: after a stall, one for each that waits would be
+        the next stall, while what they wait for comes free."""
+        turn = self._turns.get(replica.id)
+        return turn or self._turns.setdefault(replica.id, asyncio.Semaphore(DIALS))
+
+    async def _dial(self, replica: Replica, where: str, context: ssl.SSLContext) -> Upstream:
+        host, _, port = where.rpartition(":")
+        _, upstream = await self._loop.create_connection(
+            partial(Upstream, self, replica.id, replica.address),
+            host.strip("[]"),
+            int(port),
+            ssl=context,
+            server_hostname=f"{replica.id.replace('_', '-')}.replica.stoa",
+        )
+        _watch(upstream.transport)
+        upstream.context = context
+        self._admit(upstream)
+        return upstream
 
     def _admit(self, upstream: Upstream) -> None:
         """Raises Unreachable for a relay whose certificate was revoked."""

@@ -1,7 +1,9 @@
 """Engines on other hosts: the gateway's TLS against the agent's own relay, under one authority."""
 
+import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from controlplane.fleet import authority, wire
 from gateway import nodes
 from gateway.directory import Replica
 from gateway.limits import Limits
+from gateway.upstream import DIALS
 from tests.gateway.house import eventually
 from tests.gateway.rig import KEY, Rig
 from tests.gateway.wire import Response
@@ -108,6 +111,30 @@ def test_requests_reach_an_engine_on_another_host(far: Far) -> None:
         assert far.rig.chat("tiny", user="tokens=4").json["usage"]["completion_tokens"] == 4
     assert len(far.rig.chat("tiny", stream=True, user="tokens=20;fill=2000").events) == 21
     assert far.rig.engines[0].connections == 1
+
+
+def test_requests_that_come_at_once_are_all_answered(far: Far) -> None:
+    with ThreadPoolExecutor(24) as clients:
+        asked = [clients.submit(far.rig.chat, "tiny", user="tokens=2") for _ in range(96)]
+    assert [one.result().status for one in asked] == [200] * 96
+    assert far.rig.engines[0].connections <= 24
+
+
+def test_few_handshakes_with_a_relay_are_under_way_at_once(far: Far) -> None:
+    """Of a node that says nothing; when it hangs up, nobody waits for the turn of another."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(24) as clients:
+        address = f"relay:127.0.0.1:{silent.getsockname()[1]}"
+        far.rig.change("tiny", replicas=(Replica("rep_01abc", "ep_tiny", address),))
+        asked = [clients.submit(far.rig.chat, "tiny") for _ in range(24)]
+        silent.settimeout(30)
+        greeted = [silent.accept()[0] for _ in range(DIALS)]
+        silent.settimeout(1)
+        with pytest.raises(TimeoutError):
+            silent.accept()
+        silent.close()
+        for connection in greeted:
+            connection.close()
+        assert {one.result().error["code"] for one in asked} == {"engine_unavailable"}
 
 
 @pytest.mark.trap("abandoned-generation")
