@@ -1,9 +1,10 @@
 """A change of spec under load: no request is lost, and a version that serves worse goes again."""
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.flows.traffic import Client, Crowd, Got
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("flows")]
 
-LONG, CHOICES = 3900, 8  # tokens of streams that take far longer than a rolling update
+LONG, CHOICES = 3900, 8  # tokens of streams that take longer than a rolling update, as a rule
 
 
 def all_answered(crowd: Crowd[Got], *more: Got) -> None:
@@ -64,7 +65,7 @@ def test_a_rolling_update_under_load_loses_no_request(stoa: Stoa, made: Made) ->
     run = stoa.run
     with (
         Client(run["gateway_url"], run["api_key"]) as client,
-        ThreadPoolExecutor(2) as readers,
+        ThreadPoolExecutor(2) as pool,
         Crowd(lambda: ask_rolled(client), clients=2) as crowd,
     ):
         stoa.api.post(
@@ -72,26 +73,51 @@ def test_a_rolling_update_under_load_loses_no_request(stoa: Stoa, made: Made) ->
             {"engine_args": arguments | {"max_num_seqs": 24}, "rollout": {"for_s": 0}},
         )
         until(lambda: coming(stoa, endpoint["id"], old), every_s=0.02, what="a new one starts")
-        streams = [client.stream("rolled", LONG, choices=CHOICES) for _ in range(2)]
-        ended = [readers.submit(lambda one: (one.read(), datetime.now(UTC)), s) for s in streams]
+        turned = threading.Event()
+        readers = [pool.submit(read_on, client, turned) for _ in range(2)]
         killed = stoa.kill("worker")
         until(lambda: stoa.restarted("worker", killed), what="the worker is back")
         over = until_over(stoa, endpoint["id"])
-        long = [one.result() for one in ended]
+        turned.set()
+        long = [one for reader in readers for one in reader.result()]
     assert (over["state"], over["to_version"]) == ("complete", 2)
     new = serving(stoa, endpoint["id"], 2)
     assert not new & old
-    all_answered(crowd, *(got for got, _ in long))
+    all_answered(crowd, *(one.got for one in long))
     assert {got.replica for got in crowd.answers} >= new  # and nobody waited for the end of it
     assert len(crowd.answers) > 50
-    drained = {
-        (row["replica"], row["to_state"]): row for row in stoa.api.transitions(endpoint["id"])
-    }
-    for got, at in long:
-        assert got.replica in old
-        assert moment(drained[got.replica, "draining"]["at"]) < at
-    # Which is as long as their requests needed.
-    assert max(drained[id, "stopped"]["seconds"] for id in old) > 10
+    drained = until(lambda: stops(stoa, endpoint["id"], old), what="the old ones are gone")
+    assert drained is not None
+    beyond = [one for one in long if one.got.replica in old and one.holds(drained)]
+    assert beyond  # streams in the middle of which their replica's turn came
+    # Which waited for as long as they needed.
+    assert all(one.ended < drained[one.got.replica, "stopped"] for one in beyond)
+
+
+class Read(NamedTuple):
+    got: Got
+    began: datetime
+    ended: datetime
+
+    def holds(self, moments: dict[tuple[str, str], datetime]) -> bool:
+        return self.began < moments[self.got.replica, "draining"] < self.ended
+
+
+def read_on(client: Client, over: threading.Event) -> list[Read]:
+    """One long stream after another; one where the machine is no slower than usual."""
+    read: list[Read] = []
+    while not over.is_set():
+        began = datetime.now(UTC)
+        got = client.stream("rolled", LONG, choices=CHOICES).read()
+        read.append(Read(got, began, datetime.now(UTC)))
+    return read
+
+
+def stops(stoa: Stoa, endpoint_id: str, old: set[str]) -> dict[tuple[str, str], datetime] | None:
+    """When each old one came to each state, once all have stopped."""
+    rows = stoa.api.transitions(endpoint_id)
+    found = {(row["replica"], row["to_state"]): moment(row["at"]) for row in rows}
+    return found if all((id, "stopped") in found for id in old) else None
 
 
 def coming(stoa: Stoa, endpoint_id: str, old: set[str]) -> bool:
