@@ -12,14 +12,14 @@ import pytest
 
 from compliance import audit
 from controlplane.endpoints.models import Replica
-from controlplane.fleet import authority, revoking, services, wire
+from controlplane.fleet import authority, revoking, services
 from controlplane.fleet.models import Node
 from tests.gateway.fake_engine import FakeEngine
 from tests.gateway.house import REGION, Beat, House, Road, eventually
-from tests.gateway.test_node_relay import show
+from tests.gateway.test_node_relay import identity, show
 from tests.gateway.test_process import CHAT, KEY, Process, engine
 from tests.gateway.wire import Connection, Response
-from workers.agent import credential, relay
+from workers.agent import relay
 
 __all__ = ["engine"]  # a fixture
 
@@ -39,27 +39,9 @@ class Far:
 
     def show(self, lifetime: timedelta) -> float:
         """The node's next connections show a certificate made now; when it ends (Unix seconds)."""
-        new = identity(self.region, self.node, self.folder, datetime.now(UTC), lifetime)
+        new = identity(self.region, self.folder, datetime.now(UTC), lifetime, self.node.id)
         self.beat.call(self.relay.use, new)
         return new.certificate.not_valid_after_utc.timestamp()
-
-
-def identity(
-    region: authority.Authority, node: Node, folder: Path, now: datetime, lifetime: timedelta
-) -> credential.Identity:
-    key = credential.pending_key(folder)
-    certificate = authority.node_certificate(
-        region, key.public_key(), node_id=node.id, now=now, lifetime=lifetime
-    )
-    answer = wire.Credential(
-        node_id=node.id,
-        region=REGION,
-        pool="gpu",
-        certificate_pem=authority.pem(certificate),
-        ca_pem=region.certificate_pem,
-        expires_at=certificate.not_valid_after_utc.isoformat(),
-    )
-    return credential.accept(folder, url="http://127.0.0.1", key=key, credential=answer)
 
 
 @pytest.fixture
@@ -79,7 +61,7 @@ def far(house: House, engine: FakeEngine, road: Road, beat: Beat, tmp_path: Path
     sockets = {replica.id: str(engine.socket)}
     folder = tmp_path / "node"
     folder.mkdir()
-    first = identity(region, node, folder, now, timedelta(days=1))
+    first = identity(region, folder, now, timedelta(days=1), node.id)
     mine = relay.Relay(first, sockets.get)
     port = beat.run(mine.start("127.0.0.1", 0))
     Replica.objects.update(address=f"relay:127.0.0.1:{port}")

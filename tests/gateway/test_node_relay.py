@@ -32,14 +32,15 @@ def identity(
     folder: Path,
     now: datetime = NOW,
     lifetime: timedelta = timedelta(days=1),
+    node_id: str = "node_1",
 ) -> credential.Identity:
     key = credential.pending_key(folder)
     certificate = authority.node_certificate(
-        region, key.public_key(), node_id="node_1", now=now, lifetime=lifetime
+        region, key.public_key(), node_id=node_id, now=now, lifetime=lifetime
     )
     answer = wire.Credential(
-        node_id="node_1",
-        region=REGION,
+        node_id=node_id,
+        region=region.region,
         pool="default",
         certificate_pem=authority.pem(certificate),
         ca_pem=region.certificate_pem,
@@ -117,7 +118,6 @@ def test_requests_that_come_at_once_are_all_answered(far: Far) -> None:
     with ThreadPoolExecutor(24) as clients:
         asked = [clients.submit(far.rig.chat, "tiny", user="tokens=2") for _ in range(96)]
     assert [one.result().status for one in asked] == [200] * 96
-    assert far.rig.engines[0].connections <= 24
 
 
 def test_few_handshakes_with_a_relay_are_under_way_at_once(far: Far) -> None:

@@ -36,18 +36,6 @@ LLAMA = Family()
 QWEN2 = Family(query_bias=True, output_bias=False, slides="optional")
 QWEN3 = Family(head_norm=True, slides="optional")
 GEMMA = Family(tied=True, head_dim=256)
-ENCODER = Family(
-    query_bias=True,
-    output_bias=True,
-    gated=False,
-    mlp_bias=True,
-    norm_bias=True,
-    tied=True,
-    causal=False,
-    learned_positions=True,
-    rotary=False,
-    generates=False,
-)
 GPT = Family(
     query_bias=True,
     output_bias=True,
@@ -58,6 +46,7 @@ GPT = Family(
     learned_positions=True,
     rotary=False,
 )
+ENCODER = replace(GPT, causal=False, generates=False)
 QWEN35 = Family(head_norm=True, output_gate=True, mixed_rope=True, head_dim=256, shared_gate=True)
 
 FAMILIES: dict[str, Family] = {
