@@ -333,9 +333,9 @@ def test_a_killed_writer_loses_no_close_that_returned(tmp_path: Path) -> None:
         assert recovered[f"req_{n}"].output_tokens == n
         assert recovered[f"req_{n}"].finish == "stop"
     unclosed = {name for name, record in recovered.items() if record.finish == "gateway_gone"}
-    assert unclosed - {f"req_{told[-1] + 1}"} == {
-        f"req_{n}" for n in range(told[-1] + 1) if not n % 7
-    } - {f"req_{told[-1] + 1}"}
+    # Where the next one stays open by design, the one after it may be open too.
+    later = {f"req_{told[-1] + n}" for n in (1, 2)}
+    assert unclosed - later == {f"req_{n}" for n in range(told[-1] + 1) if not n % 7}
 
 
 # --- A disk that is full or broken ------------------------------------------------------
