@@ -146,6 +146,22 @@ def test_an_online_quantisation_halves_the_weights() -> None:
         predict(question(quantization="vapour"))
 
 
+def test_a_neighbour_takes_what_the_engine_asks_for() -> None:
+    asked = question(max_model_len=4096, gpu_memory_utilization=0.9)
+    assert predict(asked).verdict is Verdict.FITS
+    assert predict(replace(asked, occupied_bytes=1 * GIB)).verdict is Verdict.FITS
+    assert predict(replace(asked, occupied_bytes=4 * GIB)).verdict is Verdict.DOES_NOT_FIT
+    before = replace(asked, engine_version="0.8.5", occupied_bytes=4 * GIB)
+    alone = replace(before, occupied_bytes=0)
+    assert predict(alone).kv_bytes.p50 - predict(before).kv_bytes.p50 == 4 * GIB
+
+
+def test_a_cache_of_stated_size_must_have_room() -> None:
+    small, large = (question(max_model_len=4096, kv_cache_memory_bytes=n * GIB) for n in (2, 12))
+    assert predict(small).kv_bytes.p50 == 2 * GIB and predict(small).verdict is Verdict.FITS
+    assert predict(large).verdict is Verdict.DOES_NOT_FIT
+
+
 def test_arguments_are_read_as_the_engine_spells_them() -> None:
     found = arguments({"--max-model-len": "32K", "enforce_eager": "", "--kv-cache-dtype": "fp8"})
     assert found.max_model_len == 32768 and found.enforce_eager and found.kv_cache_dtype == "fp8"

@@ -31,7 +31,8 @@ class Question:
     """`stored_bytes`: of the tensors that load, from safetensors headers; None: by the config.
 
     `weights_bytes` are of one device where they are known from a start. `occupied_bytes` is what
-    others hold there; the engine before 0.9 counts it as its own.
+    others hold there; the engine before 0.9 counts it as its own, and since does not start where
+    it leaves less than the budget.
     """
 
     model: Model
@@ -99,9 +100,13 @@ def predict(question: Question) -> Prediction:
         left = Estimate.exact(arguments.kv_cache_memory_bytes)
     cache = kv_cache.lay_out(model, arguments, behaviour)
     length = arguments.max_model_len or 0
-    free = Estimate(device.memory_bytes - need.p50, device.memory_bytes - need.p95)
+    room = device.memory_bytes
+    if not behaviour.profiled_context:  # there, what others hold is in the need already
+        room -= int(question.occupied_bytes)
+    free = Estimate(room - need.p50, room - need.p95)
+    held_back = arguments.kv_cache_memory_bytes is None and budget > room
     return Prediction(
-        verdict=_verdict(cache, left, free, length),
+        verdict=Verdict.DOES_NOT_FIT if held_back else _verdict(cache, left, free, length),
         arguments=arguments,
         budget_bytes=budget,
         weights=loaded,
@@ -183,7 +188,7 @@ def _graphs(arguments: Arguments, behaviour: Behaviour) -> Estimate:
 
 def _verdict(cache: Cache, left: Estimate, free: Estimate, length: int) -> Verdict:
     def holds(available: float, outside: float) -> bool:
-        if available <= 0 and cache.groups:
+        if (available <= 0 and cache.groups) or available > outside:
             return False
         return outside > 0 and cache.concurrency(available, length) >= 1
 
