@@ -130,7 +130,9 @@ def _drafting(inner: Fields, family: Family, layers: tuple[Layer, ...]) -> tuple
     like = [each for each in layers if isinstance(each.mixer, Attention | Latent)]
     if not like:
         raise Refusal("the shape of the multi-token-prediction layers")
-    return (like[-1],) * count
+    # One such layer has an indexer of its own, whatever the layers before share.
+    own = [each for each in like if isinstance(m := each.mixer, Latent) and m.index_dim]
+    return ((own or like)[-1],) * count
 
 
 def _rotary(inner: Fields, family: Family, layers: tuple[Layer, ...]) -> tuple[int, ...]:
