@@ -152,7 +152,7 @@ def _kind(
     if isinstance(mixer, Recurrent):
         return Kind(state_bytes=state_bytes(mixer, model, arguments))
     if isinstance(mixer, Latent):
-        return _page(Kind(_latent_bytes(mixer, model, arguments)), arguments)
+        return _page(Kind(latent_bytes(mixer, model, arguments)), arguments)
     if isinstance(mixer, CrossAttention):
         as_self = Attention(mixer.heads, mixer.kv_heads, mixer.head_dim, mixer.head_dim)
         size = token_bytes(as_self, model, arguments)
@@ -192,7 +192,7 @@ def token_bytes(mixer: Attention, model: Model, arguments: Arguments) -> float:
     return heads * ((mixer.head_dim + mixer.value_dim) * _kv_bytes(name) + scales)
 
 
-def _latent_bytes(mixer: Latent, model: Model, arguments: Arguments) -> float:
+def latent_bytes(mixer: Latent, model: Model, arguments: Arguments) -> float:
     """One latent head, whole on every rank."""
     name = _kv_type(model, arguments)
     if mixer.sparse and name.startswith("fp8"):

@@ -78,7 +78,7 @@ def _language(
     per_stage = [0] * stages
     count = len(model.layers)
     for matrix in tensors.of(model, drafting=drafts(arguments)):
-        size = _bytes(matrix, model, arguments, device, behaviour, plain)
+        size = matrix_bytes(matrix, model, arguments, device, behaviour, plain)
         if matrix.layer is not None:
             stage = min(matrix.layer * stages // max(count, 1), stages - 1)
         else:
@@ -94,7 +94,7 @@ def _vocabulary(rows: int, columns: int, arguments: Arguments, plain: int) -> in
     return math.ceil(padded / arguments.tensor_parallel_size) * columns * plain
 
 
-def _bytes(
+def matrix_bytes(
     matrix: Matrix,
     model: Model,
     arguments: Arguments,
@@ -102,6 +102,7 @@ def _bytes(
     behaviour: Behaviour,
     plain: int,
 ) -> int:
+    """Of one matrix (or all its copies) on one device; `plain`: of an element without layout."""
     ranks = arguments.tensor_parallel_size
     if matrix.split == "vocabulary":
         return _vocabulary(matrix.rows, matrix.columns, arguments, plain)
@@ -166,7 +167,7 @@ def _repacked(
     if (device.capability or 80) < 80:
         return 0
     wide = (
-        2 * _bytes(matrix, model, arguments, device, behaviour, plain)
+        2 * matrix_bytes(matrix, model, arguments, device, behaviour, plain)
         for matrix in tensors.of(model)
         if matrix.module.endswith(".gate_proj")
     )

@@ -1,0 +1,444 @@
+"""A quote: on what a model should run for a load or a job, how fast, for how much, and why not
+on anything else. Pure; seconds are predicted, money is exact.
+
+Candidates are tried cheapest first, by the least that each could cost; those that could not come
+among the best any more are not simulated, and their reason is that least.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fractions import Fraction
+
+from billing.rating import PriceVersion, rounded
+from controlplane.placement.devices import Device
+from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.memory.predict import Question
+from controlplane.placement.refusals import Refusal
+from controlplane.placement.speed import engines, forecasts, starts
+from controlplane.placement.speed.engines import NOTHING, Engine, Learned, TooSmall
+from controlplane.placement.speed.forecasts import Forecast, Runtime
+from controlplane.placement.speed.load import Job, Load
+from controlplane.placement.speed.starts import Tier
+
+AS_IT_IS = ""  # the quantisation of the checkpoint itself
+RANKS, STAGES = (1, 2, 4, 8), (1, 2, 4)
+SEQUENCES = (256, 128, 64, 32, 16, 8, 4)
+KEPT = 5  # of the best that are simulated in full
+MOST_REPLICAS = 256
+MONEY_PLACES, TOKEN_PLACES = 4, 4
+HOUR_S, MILLION = 3600, 1_000_000
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Seconds that 95 of 100 requests do not exceed; None: any."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A kind of device that may be had: `most` in one node, `free` now in all (None: enough)."""
+
+    device: Device
+    price: PriceVersion | None  # of a device-hour
+    most: int = 8
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`question` says the model and vLLM's arguments; its device counts for nothing.
+
+    `name` is the model's, by which measurements are found; `quantizations` are what may be done
+    to it: "" as the checkpoint is, or what `--quantization` takes.
+    """
+
+    question: Question
+    name: str
+    demand: Load | Job
+    offers: Sequence[Offer]
+    slo: Slo = Slo()
+    quantizations: Sequence[str] = (AS_IT_IS,)
+    learned: Learned = NOTHING
+
+
+@dataclass(frozen=True)
+class Money:
+    """Exact; None where there is no price. A job's are p50 and p95; both of the time from ready
+    until it is done: starts are not billed."""
+
+    currency: str
+    hour: Decimal | None
+    million_tokens: Decimal | None  # read and written, at the load that is asked for
+    million_output_tokens: Decimal | None
+    job: Decimal | None = None
+    job_p95: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to serve it. `replicas` are alike, each with its share: data parallelism."""
+
+    device: str
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    replicas: int
+    quantization: str
+    max_num_seqs: int
+    max_model_len: int
+    forecast: Forecast | None
+    runtime: Runtime | None
+    starts: dict[Tier, Estimate]
+    money: Money
+    refined_by: str = ""
+
+    @property
+    def devices(self) -> int:
+        return self.replicas * self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What is not advised, and why, in a person's words."""
+
+    device: str
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    quantization: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quote:
+    """`ranked`: best first, all of which keep the SLO."""
+
+    ranked: tuple[Candidate, ...]
+    lost: tuple[Lost, ...]
+
+    @property
+    def best(self) -> Candidate | None:
+        return self.ranked[0] if self.ranked else None
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A configuration that fits, with the least replicas that could do."""
+
+    offer: Offer
+    quantization: str
+    engine: Engine
+    least: int
+    stored_bytes: float = 0
+
+    @property
+    def price(self) -> Fraction:
+        """Of a replica-hour; by devices where nothing has a price."""
+        each = Fraction(self.offer.price.amount) if self.offer.price else Fraction(1)
+        return self.engine.devices * each
+
+    def lost(self, reason: str) -> Lost:
+        arguments = self.engine.arguments
+        return Lost(
+            self.offer.device.name,
+            arguments.tensor_parallel_size,
+            arguments.pipeline_parallel_size,
+            self.quantization,
+            reason,
+        )
+
+
+@dataclass
+class _Search:
+    ask: Ask
+    found: list[tuple[Fraction, float, int, Candidate]] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+
+
+def quote(ask: Ask) -> Quote:
+    """Raises `Refusal` where nothing can be said of the model on any of the devices."""
+    search = _Search(ask)
+    ways = sorted(_ways(search), key=lambda way: (not way.offer.price, _least(way, ask)))
+    for way in ways:
+        _try(search, way)
+    ranked = sorted(search.found, key=lambda one: one[:3])
+    return Quote(tuple(one[3] for one in ranked), tuple(search.lost + _dearer(ranked)))
+
+
+def _dearer(ranked: Sequence[tuple[Fraction, float, int, Candidate]]) -> list[Lost]:
+    """Why those behind the first are behind it."""
+    said = []
+    for cost, _, _, each in ranked[1:]:
+        first = ranked[0][0]
+        reason = "it costs as much and is slower to a first token"
+        if cost > first:
+            more = float(cost / first - 1) * 100
+            reason = f"it keeps the SLO and costs {more:.0f} % more"
+        if each.money.hour is None:
+            reason = "nothing is known of its price"
+        place = (each.device, each.tensor_parallel_size, each.pipeline_parallel_size)
+        said.append(Lost(*place, each.quantization, reason))
+    return said
+
+
+def _least(way: _Way, ask: Ask) -> Fraction:
+    """What it costs at the least: of an hour, or of a job."""
+    hour = way.least * way.price
+    if isinstance(ask.demand, Job):
+        most = way.engine.most(ask.demand.shape, way.engine.machine) * way.least
+        return hour * Fraction(ask.demand.requests / most / HOUR_S)
+    return hour
+
+
+def _ways(search: _Search) -> Iterator[_Way]:
+    ask = search.ask
+    for offer in ask.offers:
+        if offer.device.throughput is None:
+            reason = "its speed is not known from two sources"
+            search.lost.append(Lost(offer.device.name, 0, 0, "", reason))
+            continue
+        for quantization in ask.quantizations:
+            yield from _of_device(search, offer, quantization)
+
+
+def _of_device(search: _Search, offer: Offer, quantization: str) -> Iterator[_Way]:
+    """Each split of one node; stages only where no split over ranks alone fits."""
+    for stages in STAGES:
+        fitted = False
+        for ranks in RANKS:
+            if ranks * stages > offer.most or (stages > 1 and ranks * stages <= ranks):
+                continue
+            way = _way(search, offer, quantization, ranks, stages)
+            if isinstance(way, Lost):
+                search.lost.append(way)
+                continue
+            fitted = True
+            yield way
+        if fitted:
+            return
+
+
+def _way(search: _Search, offer: Offer, quantization: str, ranks: int, stages: int) -> _Way | Lost:
+    ask = search.ask
+    shape = ask.demand.shape
+    split = replace(
+        ask.question.arguments,
+        tensor_parallel_size=ranks,
+        pipeline_parallel_size=stages,
+        quantization=quantization or ask.question.arguments.quantization,
+        max_model_len=engines.longest(ask.question, shape),
+    )
+    question = replace(
+        ask.question,
+        device=offer.device,
+        arguments=split,
+        weights_bytes=None,
+        stored_bytes=None if quantization else ask.question.stored_bytes,
+    )
+    try:
+        engine = _sized(ask, question)
+    except (TooSmall, Refusal) as why:
+        said = f"it takes {why}" if isinstance(why, Refusal) else str(why)
+        return Lost(offer.device.name, ranks, stages, quantization, said)
+    stored = engine.prediction.weights.p50 * engine.devices
+    way = _Way(offer, quantization, engine, _replicas_at_least(ask, engine), stored)
+    return way if way.least else way.lost(_unkept(ask, engine))
+
+
+def _sized(ask: Ask, question: Question) -> Engine:
+    """With as many requests at once as the SLO for each token allows, and the cache holds."""
+    given = question.arguments.max_num_seqs
+    found: Engine | None = None
+    for sequences in (given,) if given else SEQUENCES:
+        arguments = replace(question.arguments, max_num_seqs=sequences)
+        asked = replace(question, arguments=arguments)
+        found = engines.build(asked, ask.name, ask.demand.shape, ask.learned)
+        shape, limit = ask.demand.shape, ask.slo.tpot_s
+        at_once = min(found.limits.sequences, max(1.0, found.limits.tokens / shape.prompt))
+        if limit is None or found.tpot_s(shape, at_once, found.machine.with_margin()) <= limit:
+            break
+    if found is None:
+        raise TooSmall("it has no room for one request")
+    return found
+
+
+def _replicas_at_least(ask: Ask, engine: Engine) -> int:
+    """0: no number of them keeps the SLO."""
+    demand = ask.demand
+    if isinstance(demand, Job):
+        if demand.deadline_s is None:
+            return 1
+        most = engine.most(demand.shape, engine.machine.with_margin())
+        return max(1, math.ceil(demand.requests / most / demand.deadline_s))
+    if _unkept(ask, engine):
+        return 0
+    most = engine.most(demand.shape, engine.machine.with_margin()) * forecasts.BUSY
+    return max(1, math.ceil(demand.rate / most))
+
+
+def _unkept(ask: Ask, engine: Engine) -> str:
+    """Which bound is broken although one request has the engine to itself; empty: none."""
+    shape, slo = ask.demand.shape, ask.slo
+    slow = engine.machine.with_margin()
+    alone = engine.tpot_s(replace(shape, spread=0), 1, slow)
+    if slo.tpot_s is not None and alone > slo.tpot_s:
+        return f"a token takes {_ms(alone)} even of one request, {_ms(slo.tpot_s)} are allowed"
+    return ""
+
+
+def _try(search: _Search, way: _Way) -> None:
+    ask = search.ask
+    if len(search.found) >= KEPT and _least(way, ask) > sorted(search.found)[KEPT - 1][0]:
+        least = rounded(_least(way, ask), 2)
+        unit = "for the job" if isinstance(ask.demand, Job) else "an hour"
+        currency = way.offer.price.currency if way.offer.price else "devices"
+        search.lost.append(way.lost(f"it costs {least} {currency} {unit} at the least"))
+        return
+    found = _job(ask, way) if isinstance(ask.demand, Job) else _load(ask, ask.demand, way)
+    if isinstance(found, str):
+        search.lost.append(way.lost(found))
+        return
+    cost, speed = _ranked_by(found, way)
+    search.found.append((cost, speed, found.devices, found))
+
+
+def _ranked_by(found: Candidate, way: _Way) -> tuple[Fraction, float]:
+    cost = found.replicas * way.price
+    if found.runtime is not None:
+        return cost * Fraction(found.runtime.seconds.p50) / HOUR_S, found.runtime.seconds.p95
+    return cost, found.forecast.ttft_s.p95 if found.forecast else 0.0
+
+
+def _load(ask: Ask, load: Load, way: _Way) -> Candidate | str:
+    """With the least replicas that keep the SLO, or why none do."""
+    replicas = _enough(ask, load, way)
+    if replicas is None:
+        ttft, tpot = forecasts.slow(way.engine, load, MOST_REPLICAS)
+        return _broken(ask.slo, ttft, tpot)
+    if short := _missing(way, replicas):
+        return short
+    forecast = forecasts.of_load(way.engine, load, replicas)
+    return _candidate(way, replicas, load, forecast, None)
+
+
+def _enough(ask: Ask, load: Load, way: _Way) -> int | None:
+    """Fewest replicas: doubled until they do, then halved between."""
+    if ask.slo.ttft_s is None and ask.slo.tpot_s is None:
+        return way.least
+
+    def does(replicas: int) -> bool:
+        ttft, tpot = forecasts.slow(way.engine, load, replicas)
+        return not _broken(ask.slo, ttft, tpot)
+
+    high = way.least
+    low = high - 1
+    while not does(high):
+        if high >= MOST_REPLICAS:
+            return None
+        low, high = high, min(2 * high, MOST_REPLICAS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if does(middle) else (middle, high)
+    return high
+
+
+def _broken(slo: Slo, ttft_s: float, tpot_s: float) -> str:
+    if slo.ttft_s is not None and ttft_s > slo.ttft_s:
+        return f"the first token takes {_ms(ttft_s)} at p95, {_ms(slo.ttft_s)} are allowed"
+    if slo.tpot_s is not None and tpot_s > slo.tpot_s:
+        return f"a token takes {_ms(tpot_s)} at p95, {_ms(slo.tpot_s)} are allowed"
+    return ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{1000 * seconds:.0f} ms"
+
+
+def _job(ask: Ask, way: _Way) -> Candidate | str:
+    job = ask.demand
+    if not isinstance(job, Job):
+        raise TypeError("a job is asked for")
+    replicas = way.least
+    runtime = forecasts.of_job(way.engine, job, replicas)
+    while job.deadline_s is not None and runtime.seconds.p95 > job.deadline_s:
+        if replicas >= min(job.requests, MOST_REPLICAS):
+            return (
+                f"it takes {runtime.seconds.p95:,.0f} s at p95, {job.deadline_s:,.0f} are allowed"
+            )
+        more = math.ceil(replicas * runtime.seconds.p95 / job.deadline_s)
+        replicas = min(max(replicas + 1, more), job.requests, MOST_REPLICAS)
+        runtime = forecasts.of_job(way.engine, job, replicas)
+    if short := _missing(way, replicas):
+        return short
+    return _candidate(way, replicas, job, None, runtime)
+
+
+def _missing(way: _Way, replicas: int) -> str:
+    free, wanted = way.offer.free, replicas * way.engine.devices
+    if free is None or wanted <= free:
+        return ""
+    return f"it takes {wanted} devices, {free} are free"
+
+
+def _candidate(
+    way: _Way,
+    replicas: int,
+    demand: Load | Job,
+    forecast: Forecast | None,
+    runtime: Runtime | None,
+) -> Candidate:
+    arguments = way.engine.arguments
+    device = way.offer.device
+    if device.throughput is None:
+        raise Refusal(f"the checked speed of device {device.name!r}")
+    held = starts.Weights(way.engine.prediction.weights.p50, way.stored_bytes, way.engine.devices)
+    return Candidate(
+        device=device.name,
+        tensor_parallel_size=arguments.tensor_parallel_size,
+        pipeline_parallel_size=arguments.pipeline_parallel_size,
+        replicas=replicas,
+        quantization=way.quantization,
+        max_num_seqs=arguments.max_num_seqs or 0,
+        max_model_len=arguments.max_model_len or 0,
+        forecast=forecast,
+        runtime=runtime,
+        starts=starts.seconds(held, device.throughput),
+        money=_money(way, replicas, demand, runtime),
+        refined_by=way.engine.refined_by,
+    )
+
+
+def _money(way: _Way, replicas: int, demand: Load | Job, runtime: Runtime | None) -> Money:
+    price = way.offer.price
+    if price is None:
+        return Money("EUR", None, None, None)
+    hour = replicas * way.engine.devices * Fraction(price.amount)
+    exact = _exact(demand.shape.prompt) + _exact(demand.shape.output)
+    output = _exact(demand.shape.output)
+    if isinstance(demand, Load):
+        requests = _exact(demand.rate) * HOUR_S
+        return Money(
+            price.currency,
+            rounded(hour, MONEY_PLACES),
+            rounded(hour * MILLION / (requests * exact), TOKEN_PLACES),
+            rounded(hour * MILLION / (requests * output), TOKEN_PLACES),
+        )
+    if runtime is None:
+        raise TypeError("a job has a runtime")
+    job = hour * _exact(runtime.seconds.p50) / HOUR_S
+    return Money(
+        price.currency,
+        rounded(hour, MONEY_PLACES),
+        rounded(job * MILLION / (demand.requests * exact), TOKEN_PLACES),
+        rounded(job * MILLION / (demand.requests * output), TOKEN_PLACES),
+        rounded(job, 2),
+        rounded(hour * _exact(runtime.seconds.p95) / HOUR_S, 2),
+    )
+
+
+def _exact(value: float) -> Fraction:
+    """As it was written: 0.1 is a tenth."""
+    return Fraction(Decimal(str(value)))

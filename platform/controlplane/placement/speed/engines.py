@@ -1,0 +1,143 @@
+"""One engine on some devices: whether it fits, how much its cache holds, how fast it steps."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from controlplane.placement.memory.engine import Arguments, Behaviour, version
+from controlplane.placement.memory.predict import Prediction, Question, Verdict, predict, served
+from controlplane.placement.refusals import Refusal
+from controlplane.placement.speed import factors, refining, work
+from controlplane.placement.speed.corrections import Correction, Key
+from controlplane.placement.speed.load import Shape
+from controlplane.placement.speed.machine import Batch, Machine, machine
+from controlplane.placement.speed.refining import Point, Refiner
+from controlplane.placement.speed.simulation import Limits
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What makes predictions of this installation better than the formula's."""
+
+    corrections: Mapping[Key, Correction]
+    refiners: Iterable[Refiner] = ()
+
+
+NOTHING = Learned({})
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`machine` and `limits` are of one lane; a pipeline has a lane for each of its stages."""
+
+    name: str
+    arguments: Arguments  # resolved
+    prediction: Prediction
+    machine: Machine
+    limits: Limits
+    lanes: int
+    refined_by: str = ""
+
+    @property
+    def devices(self) -> int:
+        return self.arguments.ranks
+
+    def most(self, shape: Shape, of: Machine) -> float:
+        """Requests a second that all lanes keep up with, one in the mean like the other.
+
+        A prompt costs its lane what it adds to a step; an answer its share of each step.
+        """
+        context, new = _mean(shape)
+        batch = min(self.limits.sequences, max(1.0, self.limits.tokens / context))
+        step = of.seconds(Batch(batch, context))
+        return self.lanes / (_added(of, batch, context, new) + shape.output * step / batch)
+
+    def tpot_s(self, shape: Shape, at_once: float, of: Machine) -> float:
+        """Of one lane with so many requests at once, prompts coming in as answers end."""
+        context, new = _mean(shape)
+        step = of.seconds(Batch(at_once, context))
+        return step + at_once / shape.output * _added(of, at_once, context, new)
+
+
+def _mean(shape: Shape) -> tuple[float, float]:
+    """Tokens that a request holds in the mean of its life, and of its prompt those computed."""
+    return shape.prompt + shape.output / 2, shape.prompt * (1 - shape.cached)
+
+
+def _added(of: Machine, batch: float, context: float, new: float) -> float:
+    """Seconds that one prompt adds to the steps that it is read in."""
+    beside = Batch(batch, context, new, 0, 1)
+    return max(0.0, of.seconds(beside) - of.seconds(Batch(batch, context)))
+
+
+class TooSmall(Exception):
+    """It does not fit, or only just; the message is for a person."""
+
+
+def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHING) -> Engine:
+    """Raises `TooSmall`, and `Refusal` for what is not known of model, device or flags."""
+    found = predict(question)
+    _fits(found)
+    behaviour = Behaviour(version(question.engine_version))
+    model = served(question.model, question.arguments)
+    arguments, device = found.arguments, question.device
+    load = work.count(model, arguments, device, behaviour)
+    made = machine(load, device, model.quantization, factors.factors(model, device))
+    key = Key(name, device.name, arguments.ranks, model.quantization.scheme)
+    correction = learned.corrections.get(key, Correction())
+    made = replace(
+        made,
+        slower=correction.factor,
+        factors=replace(made.factors, margin=correction.margin(made.factors.margin)),
+    )
+    lanes = arguments.pipeline_parallel_size
+    mean = max(1, round(_mean(shape)[0]))
+    tokens = found.cache.concurrency(found.kv_bytes.p95, mean) * mean
+    limits = Limits(
+        sequences=max(1, (arguments.max_num_seqs or 256) // lanes),
+        batched=arguments.max_num_batched_tokens or 2048,
+        tokens=tokens / lanes,
+    )
+    engine = Engine(name, arguments, found, made, limits, lanes)
+    return engine if correction.count else _refined(engine, question, shape, learned)
+
+
+def _fits(found: Prediction) -> None:
+    if found.verdict is Verdict.FITS:
+        return
+    short = found.request_bytes - found.kv_bytes.p95
+    if found.verdict is Verdict.TIGHT:
+        raise TooSmall("it fits only tightly: one start in twenty would fail")
+    raise TooSmall(
+        f"it does not fit: {max(short, 0) / 2**30:.1f} GiB are missing on each device for one "
+        f"request of {found.arguments.max_model_len:,} tokens"
+    )
+
+
+def _refined(engine: Engine, question: Question, shape: Shape, learned: Learned) -> Engine:
+    """By another tool, where nothing was measured here."""
+    refiners = tuple(learned.refiners)
+    if not refiners:
+        return engine
+    at_once = min(32, engine.limits.sequences)
+    point = Point(
+        source=engine.name,
+        device=question.device,
+        arguments=engine.arguments,
+        prompt=round(shape.prompt),
+        output=round(shape.output),
+        at_once=at_once,
+        sparse=question.model.sparse,
+        tpot_s=engine.tpot_s(shape, at_once, engine.machine),
+    )
+    factor, by = refining.slower(point, refiners)
+    return replace(engine, machine=replace(engine.machine, slower=factor), refined_by=by)
+
+
+def longest(question: Question, shape: Shape) -> int:
+    """`max_model_len` where none is asked for: four mean requests, in the model's own bounds."""
+    if question.arguments.max_model_len is not None:
+        return question.arguments.max_model_len
+    wanted = max(8192, int(4 * (shape.prompt + shape.output)))
+    if shape.prompt + shape.output > question.model.max_position:
+        raise Refusal(f"requests of up to {question.model.max_position:,} tokens")
+    return min(question.model.max_position, wanted)
