@@ -1,8 +1,8 @@
 """`stoa predict MODEL`: does it fit, and what would make it? From files of this machine alone.
 
 MODEL is a folder with a config.json (and, for exact weights, its safetensors files or their
-index), or a config.json. What is missing is named, and nothing is guessed: exit code 2. What does
-not fit ends with exit code 1.
+index), or a config.json. With --load or --job: on what it runs best, and for how much. What is
+missing is named, and nothing is guessed: exit code 2. What does not fit ends with exit code 1.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from controlplane.endpoints import quote_client
 from controlplane.placement import devices
 from controlplane.placement.devices import GIB
 from controlplane.placement.memory import (
@@ -37,6 +38,7 @@ from controlplane.placement.models import reading
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
 
+DEFAULT_DEVICE = "h100"
 DEFAULT_VERSION = ".".join(str(part) for part in engine.LATEST)
 FIT, NO_FIT, REFUSED = 0, 1, 2
 
@@ -44,7 +46,17 @@ FIT, NO_FIT, REFUSED = 0, 1, 2
 def main(argv: Sequence[str]) -> int:
     chosen, rest = _parser().parse_known_args(argv)
     try:
-        asked = question(Path(chosen.model), chosen.gpu, chosen.engine_version, _flags(rest))
+        gpu = chosen.gpu or DEFAULT_DEVICE
+        place = Path(chosen.model)
+        asked = question(place, gpu.split(",")[0], chosen.engine_version, _flags(rest))
+        if chosen.load or chosen.job:
+            quoted = quote_client.told(asked, chosen.model, chosen)
+            print(
+                json.dumps(quoted.facts, indent=1)
+                if chosen.json
+                else quote_client.text(quoted.facts)
+            )
+            return FIT if quoted.fits else NO_FIT
         asked = asked if chosen.log is None else taught(asked, chosen.log)
         found = predict(asked)
         changes = [] if found.verdict is Verdict.FITS else advice.changes(asked, _devices())
@@ -65,10 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="folder with a config.json")
-    parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(devices.known())}")
+    parser.add_argument("--gpu", help=f"of {', '.join(devices.known())}; h100, or all for a load")
     parser.add_argument("--engine-version", default=DEFAULT_VERSION, help="of vLLM")
     parser.add_argument("--log", type=Path, help="of a start with these arguments, to learn from")
     parser.add_argument("--json", action="store_true", help="for programs")
+    quote_client.add_arguments(parser)
     return parser
 
 

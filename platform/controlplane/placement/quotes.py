@@ -12,11 +12,13 @@ from decimal import Decimal
 from fractions import Fraction
 
 from billing.rating import PriceVersion, rounded
-from controlplane.placement.devices import Device
+from controlplane.placement.devices import GIB, Device
 from controlplane.placement.memory.estimates import Estimate
-from controlplane.placement.memory.predict import Question
+from controlplane.placement.memory.predict import Question, served
+from controlplane.placement.models import tensors
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import engines, forecasts, starts
+from controlplane.placement.speed.corrections import Canary, Corrected
 from controlplane.placement.speed.engines import NOTHING, Engine, Learned, TooSmall
 from controlplane.placement.speed.forecasts import Forecast, Runtime
 from controlplane.placement.speed.load import Job, Load
@@ -205,11 +207,11 @@ def _ways(search: _Search) -> Iterator[_Way]:
 
 
 def _of_device(search: _Search, offer: Offer, quantization: str) -> Iterator[_Way]:
-    """Each split of one node; stages only where no split over ranks alone fits."""
+    """Each split over one node; over several (stages) only where none of those fits."""
     for stages in STAGES:
         fitted = False
         for ranks in RANKS:
-            if ranks * stages > offer.most or (stages > 1 and ranks * stages <= ranks):
+            if ranks > offer.most:
                 continue
             way = _way(search, offer, quantization, ranks, stages)
             if isinstance(way, Lost):
@@ -239,6 +241,7 @@ def _way(search: _Search, offer: Offer, quantization: str, ranks: int, stages: i
         stored_bytes=None if quantization else ask.question.stored_bytes,
     )
     try:
+        _weighed(question)
         engine = _sized(ask, question)
     except (TooSmall, Refusal) as why:
         said = f"it takes {why}" if isinstance(why, Refusal) else str(why)
@@ -248,21 +251,39 @@ def _way(search: _Search, offer: Offer, quantization: str, ranks: int, stages: i
     return way if way.least else way.lost(_unkept(ask, engine))
 
 
+def _weighed(question: Question) -> None:
+    """Raises `TooSmall` where the weights alone are more than all memory: no need to look on."""
+    model = served(question.model, question.arguments)
+    bits = min(model.quantization.bits, 16)
+    weights = sum(each.parameters for each in tensors.of(model)) * bits / 8
+    memory = question.device.memory_bytes * question.arguments.ranks
+    if weights > memory:
+        held, there = weights / GIB, memory / GIB
+        raise TooSmall(f"it does not fit: its weights are {held:.0f} GiB, the memory {there:.0f}")
+
+
 def _sized(ask: Ask, question: Question) -> Engine:
     """With as many requests at once as the SLO for each token allows, and the cache holds."""
-    given = question.arguments.max_num_seqs
-    found: Engine | None = None
-    for sequences in (given,) if given else SEQUENCES:
-        arguments = replace(question.arguments, max_num_seqs=sequences)
-        asked = replace(question, arguments=arguments)
-        found = engines.build(asked, ask.name, ask.demand.shape, ask.learned)
-        shape, limit = ask.demand.shape, ask.slo.tpot_s
-        at_once = min(found.limits.sequences, max(1.0, found.limits.tokens / shape.prompt))
-        if limit is None or found.tpot_s(shape, at_once, found.machine.with_margin()) <= limit:
+    shape, limit = ask.demand.shape, ask.slo.tpot_s
+    if question.arguments.max_num_seqs:
+        return engines.build(question, ask.name, shape, ask.learned)
+    most = _with(question, SEQUENCES[0])
+    engine = engines.build(most, ask.name, shape, ask.learned)
+    if limit is None:
+        return engine
+    slow, held = engine.machine.with_margin(), max(1.0, engine.limits.tokens / shape.prompt)
+    for sequences in SEQUENCES:
+        at_once = min(sequences / engine.lanes, held)
+        if engine.tpot_s(shape, at_once, slow) <= limit:
             break
-    if found is None:
-        raise TooSmall("it has no room for one request")
-    return found
+    if sequences == SEQUENCES[0]:
+        return engine
+    return engines.build(_with(question, sequences), ask.name, shape, ask.learned)
+
+
+def _with(question: Question, sequences: int) -> Question:
+    arguments = replace(question.arguments, max_num_seqs=sequences)
+    return replace(question, arguments=arguments)
 
 
 def _replicas_at_least(ask: Ask, engine: Engine) -> int:
@@ -291,7 +312,10 @@ def _unkept(ask: Ask, engine: Engine) -> str:
 
 def _try(search: _Search, way: _Way) -> None:
     ask = search.ask
-    if len(search.found) >= KEPT and _least(way, ask) > sorted(search.found)[KEPT - 1][0]:
+    if (
+        len(search.found) >= KEPT
+        and _least(way, ask) > sorted(one[0] for one in search.found)[KEPT - 1]
+    ):
         least = rounded(_least(way, ask), 2)
         unit = "for the job" if isinstance(ask.demand, Job) else "an hour"
         currency = way.offer.price.currency if way.offer.price else "devices"
@@ -335,6 +359,10 @@ def _enough(ask: Ask, load: Load, way: _Way) -> int | None:
 
     high = way.least
     low = high - 1
+    if does(high):
+        return high
+    if not does(MOST_REPLICAS):
+        return None
     while not does(high):
         if high >= MOST_REPLICAS:
             return None
@@ -374,6 +402,19 @@ def _job(ask: Ask, way: _Way) -> Candidate | str:
     if short := _missing(way, replicas):
         return short
     return _candidate(way, replicas, job, None, runtime)
+
+
+def after_canary(
+    candidate: Candidate, job: Job, canary: Canary
+) -> tuple[Estimate, Decimal | None, Corrected]:
+    """A running job's seconds and its cost (p50), corrected by its first minute."""
+    if candidate.runtime is None:
+        raise TypeError("a candidate for a job")
+    seconds, corrected = forecasts.after_canary(candidate.runtime, job.tokens, canary)
+    if candidate.money.hour is None:
+        return seconds, None, corrected
+    hour = Fraction(candidate.money.hour)
+    return seconds, rounded(hour * _exact(seconds.p50) / HOUR_S, 2), corrected
 
 
 def _missing(way: _Way, replicas: int) -> str:

@@ -1,8 +1,10 @@
 """What was measured corrects what is predicted: of a device, a model on it, and a running job."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from controlplane.placement.memory.estimates import Estimate
 
 FULL = 10  # measurements after which the formula counts no more
 RECENT = 0.3  # weight of the newest in a moving mean
@@ -103,3 +105,33 @@ def by_canary(canary: Canary, margin: float) -> Corrected:
     slower = min(max(math.exp(trust * measured), NARROWEST), WIDEST)
     left = max(FLOOR, margin * (1 - trust) + trust * margin / 3)
     return Corrected(slower, left, abs(slower - 1) > MOVE)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of a quote beside what happened; `off`: measured over predicted, less one."""
+
+    figure: str
+    predicted: float
+    predicted_p95: float
+    measured: float
+
+    @property
+    def off(self) -> float:
+        return self.measured / self.predicted - 1 if self.predicted > 0 else 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stayed within what was said at p95."""
+        return self.measured <= self.predicted_p95
+
+
+def beside(
+    predicted: Mapping[str, Estimate], measured: Mapping[str, float]
+) -> tuple[Compared, ...]:
+    """A quote's figures beside those of its day, by name; what one of them lacks is left out."""
+    return tuple(
+        Compared(name, each.p50, each.p95, measured[name])
+        for name, each in predicted.items()
+        if name in measured
+    )

@@ -7,6 +7,7 @@ not exceed on one as slow as the margin allows: chance of load and error of pred
 from dataclasses import dataclass
 
 from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.speed.corrections import Canary, Corrected, by_canary
 from controlplane.placement.speed.engines import Engine
 from controlplane.placement.speed.load import Job, Load
 from controlplane.placement.speed.machine import Machine
@@ -84,6 +85,22 @@ class Runtime:
 CANARY_S = 60.0
 
 
+def after_canary(runtime: Runtime, job_tokens: float, canary: Canary) -> tuple[Estimate, Corrected]:
+    """Seconds of the whole job, its canary's among them, by what the canary did.
+
+    `job_tokens` are those of all its prompts and answers.
+    """
+    margin = runtime.seconds.p95 / runtime.seconds.p50 - 1
+    corrected = by_canary(canary, margin)
+    left = max(runtime.seconds.p50 - canary.seconds, 0.0)
+    if canary.predicted_tokens < job_tokens:
+        # What it did not do of its part is still to be done.
+        left *= (job_tokens - canary.measured_tokens) / (job_tokens - canary.predicted_tokens)
+    left = max(left, 0.0) * corrected.slower
+    whole = Estimate(canary.seconds + left, canary.seconds + left * (1 + corrected.margin))
+    return whole, corrected
+
+
 def of_job(engine: Engine, job: Job, replicas: int) -> Runtime:
     likely, rate, early = _drained(engine, job, replicas, engine.machine)
     slow, _, _ = _drained(engine, job, replicas, engine.machine.with_margin())
@@ -101,12 +118,7 @@ def _drained(
     share = -(-job.requests // lanes)
     count = min(share, max(SAMPLE, ROUNDS * engine.limits.sequences))
     length = engine.arguments.max_model_len or 2
-    # A rate that brings all at once.
-    load = Load(1.0, job.shape)
-    requests = [
-        type(each)(0.0, each.prompt, each.cached, each.output)
-        for each in load.arrivals(1.0, count, length, SEED)
-    ]
+    requests = job.waiting(count, length, SEED)
     served = run(machine, engine.limits, requests)
     took = max(each.last_s for each in served)
     ends = sorted(each.last_s for each in served)

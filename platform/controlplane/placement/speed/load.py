@@ -87,3 +87,13 @@ class Job:
             raise ValueError("a job has 1 request or more")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise ValueError("deadline_s is more than 0")
+
+    def waiting(self, count: int, longest: int, seed: int) -> list[Request]:
+        """`count` of its requests, all there at once."""
+        chance = random.Random(seed)
+        return [self.shape.draw(chance, 0.0, longest) for _ in range(count)]
+
+    @property
+    def tokens(self) -> float:
+        """Of all its prompts and answers, in the mean."""
+        return self.requests * (self.shape.prompt + self.shape.output)

@@ -13,6 +13,8 @@ from controlplane.placement.speed.factors import Factors
 from controlplane.placement.speed.work import Work
 
 SWITCHED_BYTES_S = 100e9  # links slower than this are no NVLink but the host's bus
+# From one stage of a pipeline to the next, on another node: a line of 100 Gbit.
+HOP_BYTES_S, HOP_S = 12.5e9, 30e-6
 BUS_PENALTY = 3.0  # an all-reduce over it starts later: 60 us against 20 (serving research)
 FEW = ("fp8_tensor", "fp8_channel", "fp8_block", "int8_channel")
 FOUR = ("nvfp4", "mxfp4")
@@ -85,7 +87,7 @@ class Machine:
         ranks, stages = self.work.ranks, self.work.stages
         moved = tokens * self.work.hidden * self.work.plain_bytes
         link = self.device.link_bytes_s * self.factors.link
-        hops = (stages - 1) * (self.factors.reduce_s + moved / link)
+        hops = (stages - 1) * (HOP_S + moved / HOP_BYTES_S)
         if ranks == 1:
             return hops
         # Latency grows with the ranks that must be heard: one more round each time they double.
