@@ -40,6 +40,7 @@ BREACHES = [
     ("No Django, no Celery", "platform/controlplane/fleet/wire.py", "import django.conf"),
     ("Predictions ask nobody", "platform/controlplane/placement/memory/weights.py", "import torch"),
     ("Predictions ask nobody", "platform/controlplane/placement/models/towers.py", "import socket"),
+    ("Predictions ask nobody", "platform/controlplane/placement/speed/work.py", "import urllib"),
     ("Celery lives in workers", "platform/controlplane/endpoints/signals.py", "import celery"),
     (
         "The gateway borrows only what is pure",

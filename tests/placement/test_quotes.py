@@ -72,7 +72,7 @@ def test_the_ranked_keep_the_slo_and_the_cheapest_is_first(chat: Quote) -> None:
 
 def test_every_other_way_has_its_reason(chat: Quote) -> None:
     ranked = {(each.device, each.tensor_parallel_size) for each in chat.ranked[1:]}
-    lost = {(each.device, each.tensor_parallel_size) for each in chat.lost}
+    lost = {(each.device, each.split.ranks) for each in chat.lost}
     assert ranked <= lost
     first = chat.ranked[0]
     ways = {(name, ranks) for name in PRICES for ranks in (1, 2, 4, 8)}
@@ -137,9 +137,9 @@ def test_a_bound_that_nothing_keeps_is_said_with_the_figures() -> None:
 
 def test_what_does_not_fit_says_how_much_is_missing() -> None:
     found = quotes.quote(ask("Qwen3-32B", Load(0.5, CHAT)))
-    small = [each for each in found.lost if (each.device, each.tensor_parallel_size) == ("l4", 1)]
+    small = [each for each in found.lost if (each.device, each.split.ranks) == ("l4", 1)]
     assert small[0].reason == "it does not fit: its weights are 61 GiB, the memory 22"
-    large = [each for each in found.lost if (each.device, each.tensor_parallel_size) == ("l4", 2)]
+    large = [each for each in found.lost if (each.device, each.split.ranks) == ("l4", 2)]
     assert large[0].reason.startswith("it does not fit")
     tight = replace(ask("Qwen3-32B", Load(0.5, CHAT)), offers=[Offer(known()["h100"], None)])
     long = replace(tight.question, arguments=Arguments(max_model_len=40_960))
@@ -155,6 +155,20 @@ def test_several_nodes_only_where_one_is_too_small() -> None:
     node = [replace(each, most=8) for each in one]
     whole = quotes.quote(ask("Llama-3.1-70B-Instruct", Load(0.2, CHAT), offers=node))
     assert whole.best is not None and whole.best.pipeline_parallel_size == 1
+
+
+def test_a_latent_cache_is_served_by_shares_that_have_the_experts_in_common() -> None:
+    """Each rank would hold the whole cache: eight shares hold eight times as much."""
+    long = Load(4, Shape(16_000, 6_000))
+    only = [each for each in offers() if each.device.name == "h200"]
+    found = quotes.quote(ask("DeepSeek-R1", long, offers=only))
+    assert found.best is not None
+    assert found.best.data_parallel_size > 1
+    whole = [each for each in found.ranked if each.tensor_parallel_size == 8]
+    assert whole and whole[0].replicas > found.best.replicas
+    assert found.best.devices == found.best.replicas * 8
+    dense = quotes.quote(ask("Qwen3-32B", Load(5, CHAT)))
+    assert {each.split.shares for each in dense.lost} <= {0, 1}
 
 
 def test_a_quantisation_is_used_only_where_it_is_allowed() -> None:

@@ -176,6 +176,8 @@ def _way(each: Mapping[str, Any]) -> str:
         parts.append(f"TP{each['tensor_parallel_size']}")
     if (each["pipeline_parallel_size"] or 1) > 1:
         parts.append(f"PP{each['pipeline_parallel_size']}")
+    if (each["data_parallel_size"] or 1) > 1:
+        parts.append(f"DP{each['data_parallel_size']}")
     if each["quantization"]:
         parts.append(each["quantization"])
     return " ".join(parts)

@@ -103,6 +103,7 @@ def _candidate(found: Candidate) -> dict[str, Any]:
         "devices": found.devices,
         "tensor_parallel_size": found.tensor_parallel_size,
         "pipeline_parallel_size": found.pipeline_parallel_size,
+        "data_parallel_size": found.data_parallel_size,
         "replicas": found.replicas,
         "quantization": found.quantization or None,
         "max_num_seqs": found.max_num_seqs,
@@ -154,8 +155,9 @@ def _money(money: Money) -> dict[str, str | None]:
 def _lost(each: Lost) -> dict[str, Any]:
     return {
         "device": each.device,
-        "tensor_parallel_size": each.tensor_parallel_size or None,
-        "pipeline_parallel_size": each.pipeline_parallel_size or None,
+        "tensor_parallel_size": each.split.ranks or None,
+        "pipeline_parallel_size": each.split.stages or None,
+        "data_parallel_size": each.split.shares or None,
         "quantization": each.quantization or None,
         "reason": each.reason,
     }

@@ -25,7 +25,7 @@ from controlplane.placement.speed.load import Job, Load
 from controlplane.placement.speed.starts import Tier
 
 AS_IT_IS = ""  # the quantisation of the checkpoint itself
-RANKS, STAGES = (1, 2, 4, 8), (1, 2, 4)
+RANKS, STAGES, SHARES = (1, 2, 4, 8), (1, 2, 4), (2, 4, 8)
 SEQUENCES = (256, 128, 64, 32, 16, 8, 4)
 KEPT = 5  # of the best that are simulated in full
 MOST_REPLICAS = 256
@@ -82,12 +82,30 @@ class Money:
 
 
 @dataclass(frozen=True)
+class Split:
+    """How one replica stands on its devices; 0 ranks: on none at all."""
+
+    ranks: int = 1
+    stages: int = 1
+    shares: int = 1
+
+    @property
+    def node_devices(self) -> int:
+        return self.ranks * self.shares
+
+
+NONE = Split(0, 0, 0)
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One way to serve it. `replicas` are alike, each with its share: data parallelism."""
+    """One way to serve it. `replicas` are alike, each with its part of the requests; within one,
+    `data_parallel_size` shares of a sparse model have the experts in common."""
 
     device: str
     tensor_parallel_size: int
     pipeline_parallel_size: int
+    data_parallel_size: int
     replicas: int
     quantization: str
     max_num_seqs: int
@@ -99,8 +117,15 @@ class Candidate:
     refined_by: str = ""
 
     @property
+    def split(self) -> Split:
+        return Split(
+            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
+        )
+
+    @property
     def devices(self) -> int:
-        return self.replicas * self.tensor_parallel_size * self.pipeline_parallel_size
+        split = self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+        return self.replicas * split
 
 
 @dataclass(frozen=True)
@@ -108,8 +133,7 @@ class Lost:
     """What is not advised, and why, in a person's words."""
 
     device: str
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
+    split: "Split"
     quantization: str
     reason: str
 
@@ -131,6 +155,7 @@ class _Way:
     """A configuration that fits, with the least replicas that could do."""
 
     offer: Offer
+    split: Split
     quantization: str
     engine: Engine
     least: int
@@ -143,14 +168,7 @@ class _Way:
         return self.engine.devices * each
 
     def lost(self, reason: str) -> Lost:
-        arguments = self.engine.arguments
-        return Lost(
-            self.offer.device.name,
-            arguments.tensor_parallel_size,
-            arguments.pipeline_parallel_size,
-            self.quantization,
-            reason,
-        )
+        return Lost(self.offer.device.name, self.split, self.quantization, reason)
 
 
 @dataclass
@@ -181,8 +199,7 @@ def _dearer(ranked: Sequence[tuple[Fraction, float, int, Candidate]]) -> list[Lo
             reason = f"it keeps the SLO and costs {more:.0f} % more"
         if each.money.hour is None:
             reason = "nothing is known of its price"
-        place = (each.device, each.tensor_parallel_size, each.pipeline_parallel_size)
-        said.append(Lost(*place, each.quantization, reason))
+        said.append(Lost(each.device, each.split, each.quantization, reason))
     return said
 
 
@@ -200,7 +217,7 @@ def _ways(search: _Search) -> Iterator[_Way]:
     for offer in ask.offers:
         if offer.device.throughput is None:
             reason = "its speed is not known from two sources"
-            search.lost.append(Lost(offer.device.name, 0, 0, "", reason))
+            search.lost.append(Lost(offer.device.name, NONE, "", reason))
             continue
         for quantization in ask.quantizations:
             yield from _of_device(search, offer, quantization)
@@ -208,35 +225,37 @@ def _ways(search: _Search) -> Iterator[_Way]:
 
 def _of_device(search: _Search, offer: Offer, quantization: str) -> Iterator[_Way]:
     """Each split over one node; over several (stages) only where none of those fits."""
-    for stages in STAGES:
-        fitted = False
-        for ranks in RANKS:
-            if ranks > offer.most:
-                continue
-            way = _way(search, offer, quantization, ranks, stages)
-            if isinstance(way, Lost):
-                search.lost.append(way)
-                continue
-            fitted = True
-            yield way
-        if fitted:
-            return
+    splits = [Split(ranks) for ranks in RANKS]
+    if search.ask.question.model.sparse:
+        splits += [Split(ranks, 1, shares) for ranks in RANKS for shares in SHARES]
+    staged = [Split(ranks, stages) for stages in STAGES[1:] for ranks in RANKS]
+    fitted = False
+    for split in splits + staged:
+        if split.node_devices > offer.most or (split.stages > 1 and fitted):
+            continue
+        way = _way(search.ask, offer, quantization, split)
+        if isinstance(way, Lost):
+            search.lost.append(way)
+            continue
+        fitted = True
+        yield way
 
 
-def _way(search: _Search, offer: Offer, quantization: str, ranks: int, stages: int) -> _Way | Lost:
-    ask = search.ask
-    shape = ask.demand.shape
-    split = replace(
-        ask.question.arguments,
-        tensor_parallel_size=ranks,
-        pipeline_parallel_size=stages,
-        quantization=quantization or ask.question.arguments.quantization,
-        max_model_len=engines.longest(ask.question, shape),
+def _way(ask: Ask, offer: Offer, quantization: str, split: Split) -> _Way | Lost:
+    given = ask.question.arguments
+    arguments = replace(
+        given,
+        tensor_parallel_size=split.ranks,
+        pipeline_parallel_size=split.stages,
+        data_parallel_size=split.shares,
+        enable_expert_parallel=given.enable_expert_parallel or split.shares > 1,
+        quantization=quantization or given.quantization,
+        max_model_len=engines.longest(ask.question, ask.demand.shape),
     )
     question = replace(
         ask.question,
         device=offer.device,
-        arguments=split,
+        arguments=arguments,
         weights_bytes=None,
         stored_bytes=None if quantization else ask.question.stored_bytes,
     )
@@ -245,9 +264,10 @@ def _way(search: _Search, offer: Offer, quantization: str, ranks: int, stages: i
         engine = _sized(ask, question)
     except (TooSmall, Refusal) as why:
         said = f"it takes {why}" if isinstance(why, Refusal) else str(why)
-        return Lost(offer.device.name, ranks, stages, quantization, said)
+        return Lost(offer.device.name, split, quantization, said)
     stored = engine.prediction.weights.p50 * engine.devices
-    way = _Way(offer, quantization, engine, _replicas_at_least(ask, engine), stored)
+    least = _replicas_at_least(ask, engine)
+    way = _Way(offer, split, quantization, engine, least, stored)
     return way if way.least else way.lost(_unkept(ask, engine))
 
 
@@ -256,7 +276,8 @@ def _weighed(question: Question) -> None:
     model = served(question.model, question.arguments)
     bits = min(model.quantization.bits, 16)
     weights = sum(each.parameters for each in tensors.of(model)) * bits / 8
-    memory = question.device.memory_bytes * question.arguments.ranks
+    arguments = question.arguments
+    memory = question.device.memory_bytes * arguments.ranks * arguments.data_parallel_size
     if weights > memory:
         held, there = weights / GIB, memory / GIB
         raise TooSmall(f"it does not fit: its weights are {held:.0f} GiB, the memory {there:.0f}")
@@ -440,6 +461,7 @@ def _candidate(
         device=device.name,
         tensor_parallel_size=arguments.tensor_parallel_size,
         pipeline_parallel_size=arguments.pipeline_parallel_size,
+        data_parallel_size=arguments.data_parallel_size,
         replicas=replicas,
         quantization=way.quantization,
         max_num_seqs=arguments.max_num_seqs or 0,

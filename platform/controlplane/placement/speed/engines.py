@@ -1,5 +1,6 @@
 """One engine on some devices: whether it fits, how much its cache holds, how fast it steps."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,8 @@ NOTHING = Learned({})
 
 @dataclass(frozen=True)
 class Engine:
-    """`machine` and `limits` are of one lane; a pipeline has a lane for each of its stages."""
+    """`machine` and `limits` are of one lane: a pipeline has one for each of its stages, and
+    attention that is data-parallel one for each of its shares, which step together."""
 
     name: str
     arguments: Arguments  # resolved
@@ -39,23 +41,52 @@ class Engine:
 
     @property
     def devices(self) -> int:
-        return self.arguments.ranks
+        return self.arguments.ranks * self.shares
+
+    @property
+    def shares(self) -> int:
+        return self.arguments.data_parallel_size
 
     def most(self, shape: Shape, of: Machine) -> float:
         """Requests a second that all lanes keep up with, one in the mean like the other.
 
-        A prompt costs its lane what it adds to a step; an answer its share of each step.
+        A prompt costs its lane what it adds to a step, and the shares that step with it, too; an
+        answer costs its part of each step.
         """
         context, new = _mean(shape)
         batch = min(self.limits.sequences, max(1.0, self.limits.tokens / context))
         step = of.seconds(Batch(batch, context))
-        return self.lanes / (_added(of, batch, context, new) + shape.output * step / batch)
+        prompt = _added(of, batch, context, new) * self._crowding(shape, batch)
+        return self.lanes / (prompt + shape.output * step / batch)
 
     def tpot_s(self, shape: Shape, at_once: float, of: Machine) -> float:
         """Of one lane with so many requests at once, prompts coming in as answers end."""
         context, new = _mean(shape)
         step = of.seconds(Batch(at_once, context))
-        return step + at_once / shape.output * _added(of, at_once, context, new)
+        prompts = at_once / shape.output * self._crowding(shape, at_once)
+        return step + prompts * _added(of, at_once, context, new)
+
+    def beside(self, rate: float, shape: Shape, of: Machine) -> Machine:
+        """As one lane sees it when all get `rate`: the other shares' prompts hold it up, too."""
+        if self.shares == 1:
+            return of
+        context, new = _mean(shape)
+        chunks = self._chunks(new)
+        batch = max(1.0, min(self.limits.sequences, self.limits.tokens / context) / 2)
+        step = of.seconds(Batch(batch, context))
+        added = _added(of, batch, context, new) / chunks
+        own = min(1.0, rate / self.lanes * chunks * step)
+        others = (1 - own) * (1 - (1 - own) ** (self.shares - 1))
+        return replace(of, slower=of.slower * (1 + others * added / (step + own * added)))
+
+    def _crowding(self, shape: Shape, batch: float) -> float:
+        """How many times a prompt is paid for: the steps in which any share reads one, over those
+        in which a given one does. From all shares (few prompts) down to 1 (one in each step)."""
+        own = min(1.0, self._chunks(_mean(shape)[1]) * batch / shape.output)
+        return float((1 - (1 - own) ** self.shares) / own)
+
+    def _chunks(self, new: float) -> int:
+        return max(1, math.ceil(new / self.limits.batched))
 
 
 def _mean(shape: Shape) -> tuple[float, float]:
@@ -89,14 +120,15 @@ def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHIN
         slower=correction.factor,
         factors=replace(made.factors, margin=correction.margin(made.factors.margin)),
     )
-    lanes = arguments.pipeline_parallel_size
+    stages = arguments.pipeline_parallel_size
     mean = max(1, round(_mean(shape)[0]))
     tokens = found.cache.concurrency(found.kv_bytes.p95, mean) * mean
     limits = Limits(
-        sequences=max(1, (arguments.max_num_seqs or 256) // lanes),
+        sequences=max(1, (arguments.max_num_seqs or 256) // stages),
         batched=arguments.max_num_batched_tokens or 2048,
-        tokens=tokens / lanes,
+        tokens=tokens / stages,
     )
+    lanes = stages * arguments.data_parallel_size
     engine = Engine(name, arguments, found, made, limits, lanes)
     return engine if correction.count else _refined(engine, question, shape, learned)
 

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from controlplane.placement.devices import Device
 from controlplane.placement.models.model import Model
+from controlplane.placement.refusals import Refusal
 
 
 class Class(StrEnum):
@@ -47,9 +48,12 @@ def class_of(model: Model) -> Class:
 
 
 def factors(model: Model, device: Device) -> Factors:
-    """Of this class of model on this generation of device; `device` has a throughput."""
+    """Of this class of model on this generation of device. Raises `Refusal` for one not known."""
     generation = device.throughput.generation if device.throughput else ""
-    return _known()[class_of(model)].get(generation) or _known()[class_of(model)][""]
+    found = _known()[class_of(model)].get(generation)
+    if found is None:
+        raise Refusal(f"the checked speed of device {device.name!r}")
+    return found
 
 
 @cache
@@ -61,7 +65,7 @@ def _known() -> dict[Class, dict[str, Factors]]:
         of_class = whole | {k: v for k, v in stated["classes"][kind].items() if k != "sources"}
         sources = (*stated["all"]["sources"], *stated["classes"][kind]["sources"])
         plain = Factors(**of_class, sources=sources)
-        found[kind] = {"": plain}
+        found[kind] = {}
         for generation, changed in stated["generations"].items():
             own = {name: value for name, value in changed.items() if name != "sources"}
             margin = max(own.pop("margin", 0.0), plain.margin)

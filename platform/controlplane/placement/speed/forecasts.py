@@ -60,7 +60,8 @@ def keeps_up(engine: Engine, load: Load, replicas: int) -> bool:
 def _simulated(engine: Engine, load: Load, replicas: int, machine: Machine) -> list[Served]:
     rate = load.rate / replicas / engine.lanes
     length = engine.arguments.max_model_len or 2
-    served = run(machine, engine.limits, load.arrivals(rate, REQUESTS, length, SEED))
+    lane = engine.beside(load.rate / replicas, load.shape, machine)
+    served = run(lane, engine.limits, load.arrivals(rate, REQUESTS, length, SEED))
     served.sort(key=lambda one: one.arrived_s)
     return served[int(WARM_UP * len(served)) :]
 
@@ -119,7 +120,8 @@ def _drained(
     count = min(share, max(SAMPLE, ROUNDS * engine.limits.sequences))
     length = engine.arguments.max_model_len or 2
     requests = job.waiting(count, length, SEED)
-    served = run(machine, engine.limits, requests)
+    most = engine.most(job.shape, machine)
+    served = run(engine.beside(most, job.shape, machine), engine.limits, requests)
     took = max(each.last_s for each in served)
     ends = sorted(each.last_s for each in served)
     if share > count:

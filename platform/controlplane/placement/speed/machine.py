@@ -84,17 +84,24 @@ class Machine:
         return operations / (self.device.bf16_flops * self.factors.attention)
 
     def _reduces(self, tokens: float) -> float:
-        ranks, stages = self.work.ranks, self.work.stages
-        moved = tokens * self.work.hidden * self.work.plain_bytes
+        work = self.work
+        moved = tokens * work.hidden * work.plain_bytes
         link = self.device.link_bytes_s * self.factors.link
-        hops = (stages - 1) * (HOP_S + moved / HOP_BYTES_S)
-        if ranks == 1:
-            return hops
-        # Latency grows with the ranks that must be heard: one more round each time they double.
-        wait = self.factors.reduce_s * (ranks.bit_length() - 1)
-        if self.device.link_bytes_s < SWITCHED_BYTES_S:
-            wait *= BUS_PENALTY
-        return 2 * self.work.layers * (wait + 2 * (ranks - 1) / ranks * moved / link) + hops
+        took = (work.stages - 1) * (HOP_S + moved / HOP_BYTES_S)
+        if work.ranks > 1:
+            share = 2 * (work.ranks - 1) / work.ranks
+            each = self._round_s(work.ranks) + share * moved / link
+            took += (2 if work.shares == 1 else 1) * work.layers * each
+        if work.shares > 1:
+            # Each token goes to its experts' devices and comes back.
+            each = self._round_s(work.shares * work.ranks) + work.picked * moved / work.ranks / link
+            took += 2 * work.layers * each
+        return took
+
+    def _round_s(self, members: int) -> float:
+        """Latency grows with those who must be heard: one more round each time they double."""
+        wait = self.factors.reduce_s * (members.bit_length() - 1)
+        return wait * BUS_PENALTY if self.device.link_bytes_s < SWITCHED_BYTES_S else wait
 
 
 def machine(work: Work, device: Device, quantization: Quantization, factors: Factors) -> Machine:

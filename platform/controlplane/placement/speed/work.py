@@ -45,10 +45,15 @@ class Work:
     plain_bytes: int  # of an element of the hidden state
     ranks: int
     stages: int
+    shares: int = 1  # engines that step together: each its own requests, the experts in common
+    picked: int = 0  # experts that a token goes to, where those are spread over all shares
 
     def expert_bytes(self, tokens: float) -> float:
-        """Of the experts that so many tokens choose, as if each chose at random."""
-        return self.routed_bytes * (1 - (1 - self.chosen) ** tokens) if self.routed_bytes else 0.0
+        """Of the experts that so many tokens of each share choose, as if each chose at random."""
+        if not self.routed_bytes:
+            return 0.0
+        missed = float((1 - self.chosen) ** (tokens * self.shares))
+        return self.routed_bytes * (1 - missed)
 
     def cache_bytes(self, context: float) -> float:
         """That one more token of a request reads with so many tokens before it."""
@@ -98,6 +103,8 @@ def count(model: Model, arguments: Arguments, device: Device, behaviour: Behavio
         plain_bytes=plain,
         ranks=ranks,
         stages=arguments.pipeline_parallel_size,
+        shares=arguments.data_parallel_size,
+        picked=_picked(model),
     )
 
 
@@ -110,6 +117,12 @@ def _share(matrix: Matrix, ranks: int) -> int:
 def _chosen(model: Model) -> float:
     experts = [each.feed for each in model.layers if isinstance(each.feed, Experts)]
     return experts[0].per_token / experts[0].count if experts else 1.0
+
+
+def _picked(model: Model) -> int:
+    return max(
+        (each.feed.per_token for each in model.layers if isinstance(each.feed, Experts)), default=0
+    )
 
 
 def _looking(model: Model, arguments: Arguments) -> Iterator[Looking]:
