@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from billing.rating import PriceVersion, rounded
-from controlplane.placement import quote_bodies, quotes
+from controlplane.placement import costs, quote_bodies, quotes
 from controlplane.placement.devices import known
 from controlplane.placement.memory import learning
 from controlplane.placement.memory.engine import Arguments
 from controlplane.placement.memory.predict import Question
 from controlplane.placement.models import reading
-from controlplane.placement.quotes import Ask, Offer, Quote, Slo
+from controlplane.placement.offers import Ask, Offer, Quote, Slo
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed.corrections import Canary, Correction, Key
 from controlplane.placement.speed.engines import Learned
@@ -257,7 +257,7 @@ class TestJobs:
         )
         assert first.runtime is not None and real.runtime is not None
         canary = Canary(60.0, real.runtime.canary_tokens, first.runtime.canary_tokens, 200)
-        seconds, cost, corrected = quotes.after_canary(first, self.JOB, canary)
+        seconds, cost, corrected = costs.after_canary(first, self.JOB, canary)
         assert corrected.move and corrected.slower == pytest.approx(2.0, rel=0.1)
         assert seconds.p50 == pytest.approx(real.runtime.seconds.p50, rel=0.1)
         assert abs(first.runtime.seconds.p50 - real.runtime.seconds.p50) > 3 * abs(

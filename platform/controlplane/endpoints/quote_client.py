@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from billing.rating import PriceVersion
-from controlplane.placement import devices, quote_bodies, quotes
+from controlplane.placement import costs, devices, offers, quote_bodies, quotes
 from controlplane.placement.devices import Device
 from controlplane.placement.memory.predict import Question
 from controlplane.placement.refusals import Refusal
@@ -66,13 +66,13 @@ def told(asked: Question, name: str, chosen: argparse.Namespace) -> Told:
         demand, slo = quote_bodies.demand(body), quote_bodies.slo(body)
     except quote_bodies.BadBody as bad:
         raise Refusal(f"another {bad.field}: {bad.message}") from None
-    ask = quotes.Ask(
+    ask = offers.Ask(
         question=asked,
         name=name,
         demand=demand,
         offers=_offers(chosen.price, chosen.gpu),
         slo=slo,
-        quantizations=(quotes.AS_IT_IS, *chosen.allow),
+        quantizations=(offers.AS_IT_IS, *chosen.allow),
         learned=Learned({}, refining.installed()),
     )
     found = quotes.quote(ask)
@@ -96,18 +96,18 @@ def _named(flag: str, text: str, fields: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def _offers(prices: Sequence[str], gpu: str | None) -> list[quotes.Offer]:
-    offered: dict[str, quotes.Offer] = {}
+def _offers(prices: Sequence[str], gpu: str | None) -> list[offers.Offer]:
+    offered: dict[str, offers.Offer] = {}
     for each in prices:
         name, _, amount = each.partition("=")
         device = devices.find(name)
-        offered[device.name] = quotes.Offer(device, _price(device, amount))
+        offered[device.name] = offers.Offer(device, _price(device, amount))
     for name in gpu.split(",") if gpu else ():
         device = devices.find(name)
-        offered.setdefault(device.name, quotes.Offer(device, None))
+        offered.setdefault(device.name, offers.Offer(device, None))
     if not offered:
         known: list[Device] = [each for each in devices.known().values() if each.throughput]
-        return [quotes.Offer(each, None) for each in known]
+        return [offers.Offer(each, None) for each in known]
     return list(offered.values())
 
 
@@ -120,7 +120,7 @@ def _price(device: Device, amount: str) -> PriceVersion:
         raise Refusal(f"a price in EUR for {device.name}, not {amount!r}") from None
 
 
-def _canary(found: quotes.Quote, demand: object, text: str) -> dict[str, Any]:
+def _canary(found: offers.Quote, demand: object, text: str) -> dict[str, Any]:
     stated = _named("--canary", text, CANARY)
     if not isinstance(demand, Job) or found.best is None or found.best.runtime is None:
         raise Refusal("a --job that some device can do, for a --canary")
@@ -129,7 +129,7 @@ def _canary(found: quotes.Quote, demand: object, text: str) -> dict[str, Any]:
     predicted = found.best.runtime.canary_tokens
     canary = Canary(stated["seconds"], stated["tokens"], predicted, int(stated["requests"]))
     try:
-        seconds, cost, corrected = quotes.after_canary(found.best, demand, canary)
+        seconds, cost, corrected = costs.after_canary(found.best, demand, canary)
     except ValueError as why:
         raise Refusal(str(why)) from None
     return {

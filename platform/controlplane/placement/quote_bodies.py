@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from controlplane.placement.memory.estimates import Estimate
-from controlplane.placement.quotes import Candidate, Lost, Money, Quote, Slo
+from controlplane.placement.offers import Candidate, Lost, Money, Quote, Slo
 from controlplane.placement.speed.forecasts import Forecast, Runtime
 from controlplane.placement.speed.load import SPREAD, Job, Load, Shape
 

@@ -8,146 +8,24 @@ among the best any more are not simulated, and their reason is that least.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from fractions import Fraction
 
-from billing.rating import PriceVersion, rounded
-from controlplane.placement.devices import GIB, Device
-from controlplane.placement.memory.estimates import Estimate
+from billing.rating import rounded
+from controlplane.placement import costs
+from controlplane.placement.devices import GIB
 from controlplane.placement.memory.predict import Question, served
 from controlplane.placement.models import tensors
+from controlplane.placement.offers import NONE, Ask, Candidate, Lost, Offer, Quote, Slo, Split
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import engines, forecasts, starts
-from controlplane.placement.speed.corrections import Canary, Corrected
-from controlplane.placement.speed.engines import NOTHING, Engine, Learned, TooSmall
+from controlplane.placement.speed.engines import Engine, TooSmall
 from controlplane.placement.speed.forecasts import Forecast, Runtime
 from controlplane.placement.speed.load import Job, Load
-from controlplane.placement.speed.starts import Tier
 
-AS_IT_IS = ""  # the quantisation of the checkpoint itself
 RANKS, STAGES, SHARES = (1, 2, 4, 8), (1, 2, 4), (2, 4, 8)
 SEQUENCES = (256, 128, 64, 32, 16, 8, 4)
 KEPT = 5  # of the best that are simulated in full
 MOST_REPLICAS = 256
-MONEY_PLACES, TOKEN_PLACES = 4, 4
-HOUR_S, MILLION = 3600, 1_000_000
-
-
-@dataclass(frozen=True)
-class Slo:
-    """Seconds that 95 of 100 requests do not exceed; None: any."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A kind of device that may be had: `most` in one node, `free` now in all (None: enough)."""
-
-    device: Device
-    price: PriceVersion | None  # of a device-hour
-    most: int = 8
-    free: int | None = None
-
-
-@dataclass(frozen=True)
-class Ask:
-    """`question` says the model and vLLM's arguments; its device counts for nothing.
-
-    `name` is the model's, by which measurements are found; `quantizations` are what may be done
-    to it: "" as the checkpoint is, or what `--quantization` takes.
-    """
-
-    question: Question
-    name: str
-    demand: Load | Job
-    offers: Sequence[Offer]
-    slo: Slo = Slo()
-    quantizations: Sequence[str] = (AS_IT_IS,)
-    learned: Learned = NOTHING
-
-
-@dataclass(frozen=True)
-class Money:
-    """Exact; None where there is no price. A job's are p50 and p95; both of the time from ready
-    until it is done: starts are not billed."""
-
-    currency: str
-    hour: Decimal | None
-    million_tokens: Decimal | None  # read and written, at the load that is asked for
-    million_output_tokens: Decimal | None
-    job: Decimal | None = None
-    job_p95: Decimal | None = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """How one replica stands on its devices; 0 ranks: on none at all."""
-
-    ranks: int = 1
-    stages: int = 1
-    shares: int = 1
-
-    @property
-    def node_devices(self) -> int:
-        return self.ranks * self.shares
-
-
-NONE = Split(0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to serve it. `replicas` are alike, each with its part of the requests; within one,
-    `data_parallel_size` shares of a sparse model have the experts in common."""
-
-    device: str
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    data_parallel_size: int
-    replicas: int
-    quantization: str
-    max_num_seqs: int
-    max_model_len: int
-    forecast: Forecast | None
-    runtime: Runtime | None
-    starts: dict[Tier, Estimate]
-    money: Money
-    refined_by: str = ""
-
-    @property
-    def split(self) -> Split:
-        return Split(
-            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
-        )
-
-    @property
-    def devices(self) -> int:
-        split = self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
-        return self.replicas * split
-
-
-@dataclass(frozen=True)
-class Lost:
-    """What is not advised, and why, in a person's words."""
-
-    device: str
-    split: "Split"
-    quantization: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Quote:
-    """`ranked`: best first, all of which keep the SLO."""
-
-    ranked: tuple[Candidate, ...]
-    lost: tuple[Lost, ...]
-
-    @property
-    def best(self) -> Candidate | None:
-        return self.ranked[0] if self.ranked else None
 
 
 @dataclass(frozen=True)
@@ -208,7 +86,7 @@ def _least(way: _Way, ask: Ask) -> Fraction:
     hour = way.least * way.price
     if isinstance(ask.demand, Job):
         most = way.engine.most(ask.demand.shape, way.engine.machine) * way.least
-        return hour * Fraction(ask.demand.requests / most / HOUR_S)
+        return hour * Fraction(ask.demand.requests / most / costs.HOUR_S)
     return hour
 
 
@@ -353,7 +231,7 @@ def _try(search: _Search, way: _Way) -> None:
 def _ranked_by(found: Candidate, way: _Way) -> tuple[Fraction, float]:
     cost = found.replicas * way.price
     if found.runtime is not None:
-        return cost * Fraction(found.runtime.seconds.p50) / HOUR_S, found.runtime.seconds.p95
+        return cost * Fraction(found.runtime.seconds.p50) / costs.HOUR_S, found.runtime.seconds.p95
     return cost, found.forecast.ttft_s.p95 if found.forecast else 0.0
 
 
@@ -425,19 +303,6 @@ def _job(ask: Ask, way: _Way) -> Candidate | str:
     return _candidate(way, replicas, job, None, runtime)
 
 
-def after_canary(
-    candidate: Candidate, job: Job, canary: Canary
-) -> tuple[Estimate, Decimal | None, Corrected]:
-    """A running job's seconds and its cost (p50), corrected by its first minute."""
-    if candidate.runtime is None:
-        raise TypeError("a candidate for a job")
-    seconds, corrected = forecasts.after_canary(candidate.runtime, job.tokens, canary)
-    if candidate.money.hour is None:
-        return seconds, None, corrected
-    hour = Fraction(candidate.money.hour)
-    return seconds, rounded(hour * _exact(seconds.p50) / HOUR_S, 2), corrected
-
-
 def _missing(way: _Way, replicas: int) -> str:
     free, wanted = way.offer.free, replicas * way.engine.devices
     if free is None or wanted <= free:
@@ -469,39 +334,6 @@ def _candidate(
         forecast=forecast,
         runtime=runtime,
         starts=starts.seconds(held, device.throughput),
-        money=_money(way, replicas, demand, runtime),
+        money=costs.of(way.offer.price, replicas * way.engine.devices, demand, runtime),
         refined_by=way.engine.refined_by,
     )
-
-
-def _money(way: _Way, replicas: int, demand: Load | Job, runtime: Runtime | None) -> Money:
-    price = way.offer.price
-    if price is None:
-        return Money("EUR", None, None, None)
-    hour = replicas * way.engine.devices * Fraction(price.amount)
-    exact = _exact(demand.shape.prompt) + _exact(demand.shape.output)
-    output = _exact(demand.shape.output)
-    if isinstance(demand, Load):
-        requests = _exact(demand.rate) * HOUR_S
-        return Money(
-            price.currency,
-            rounded(hour, MONEY_PLACES),
-            rounded(hour * MILLION / (requests * exact), TOKEN_PLACES),
-            rounded(hour * MILLION / (requests * output), TOKEN_PLACES),
-        )
-    if runtime is None:
-        raise TypeError("a job has a runtime")
-    job = hour * _exact(runtime.seconds.p50) / HOUR_S
-    return Money(
-        price.currency,
-        rounded(hour, MONEY_PLACES),
-        rounded(job * MILLION / (demand.requests * exact), TOKEN_PLACES),
-        rounded(job * MILLION / (demand.requests * output), TOKEN_PLACES),
-        rounded(job, 2),
-        rounded(hour * _exact(runtime.seconds.p95) / HOUR_S, 2),
-    )
-
-
-def _exact(value: float) -> Fraction:
-    """As it was written: 0.1 is a tenth."""
-    return Fraction(Decimal(str(value)))
