@@ -23,7 +23,7 @@ def test_a_load_is_quoted_as_a_table(model: str, capsys: pytest.CaptureFixture[s
     slo = ["--slo", "ttft=1,tpot=0.05"]
     assert predict_client.main([model, *LOAD, *PRICES, *slo]) == predict_client.FIT
     said = capsys.readouterr().out
-    assert "h100 TP1" in said and "3.2000" in said and "EUR/M out" in said
+    assert "h100 TP1" in said and "3.20" in said and "EUR/M out" in said
     assert "a start of the first: wake" in said and "not l40s" in said
 
 
@@ -71,6 +71,7 @@ def test_what_nothing_keeps_is_no_fit(model: str, capsys: pytest.CaptureFixture[
         ([*LOAD, "--job", "requests=1,prompt=1,output=1"], "one of load and job"),
         ([*LOAD, "--canary", "seconds=60,tokens=1,requests=1"], "a --job"),
         (["--load", "rate=1,prompt=100000,output=1"], "40,960"),
+        ([*LOAD, "--max-model-len", "1024"], "1,024"),
     ],
 )
 def test_what_cannot_be_read_is_named(

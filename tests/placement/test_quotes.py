@@ -13,6 +13,7 @@ from controlplane.placement import costs, quote_bodies, quotes
 from controlplane.placement.devices import known
 from controlplane.placement.memory import learning
 from controlplane.placement.memory.engine import Arguments
+from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.predict import Question
 from controlplane.placement.models import reading
 from controlplane.placement.offers import Ask, Offer, Quote, Slo
@@ -84,7 +85,7 @@ def test_every_other_way_has_its_reason(chat: Quote) -> None:
 def test_money_is_exact(chat: Quote) -> None:
     for each in chat.ranked:
         hour = each.devices * Fraction(PRICES[each.device])
-        assert each.money.hour == rounded(hour, 4)
+        assert each.money.hour is not None and Fraction(each.money.hour) == hour
         assert each.money.million_tokens == rounded(hour * 10**6 / (5 * 1250 * 3600), 4)
         assert each.money.million_output_tokens == rounded(hour * 10**6 / (5 * 250 * 3600), 4)
 
@@ -122,6 +123,28 @@ def test_without_prices_the_fewest_devices_come_first() -> None:
     assert found.best is not None and found.best.money.hour is None
     counts = [each.devices for each in found.ranked]
     assert counts == sorted(counts)
+
+
+def test_what_has_no_price_comes_after_what_has_one() -> None:
+    mixed = [
+        replace(each, price=None) if each.device.name == "h200" else each
+        for each in offers()
+        if each.device.name in ("h100", "h200")
+    ]
+    found = quotes.quote(ask("Qwen3-14B", Load(5, CHAT), offers=mixed))
+    known_prices = [each.money.hour is not None for each in found.ranked]
+    assert known_prices == sorted(known_prices, reverse=True) and not all(known_prices)
+    assert any(each.reason == "nothing is known of its price" for each in found.lost)
+
+
+def test_starts_that_were_measured_come_before_those_that_are_computed() -> None:
+    only = [each for each in offers() if each.device.name == "h100"]
+    seen = {"h100": {Tier.STANDBY: Estimate(9.0, 11.0)}}
+    learned = Learned({}, starts=seen)
+    found = quotes.quote(ask("Qwen3-14B", Load(5, CHAT), offers=only, learned=learned))
+    assert found.best is not None
+    assert found.best.starts[Tier.STANDBY] == Estimate(9.0, 11.0)
+    assert found.best.starts[Tier.WARM].p50 > 9
 
 
 def test_a_bound_that_nothing_keeps_is_said_with_the_figures() -> None:

@@ -1,4 +1,4 @@
-"""What a quote costs: exact, each amount rounded once, half up."""
+"""What a quote costs: exact, each amount rounded once at the most, half up."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -11,7 +11,7 @@ from controlplane.placement.speed.corrections import Canary, Corrected
 from controlplane.placement.speed.forecasts import Runtime
 from controlplane.placement.speed.load import Job, Load
 
-MONEY_PLACES, TOKEN_PLACES = 4, 4
+TOKEN_PLACES = 4
 HOUR_S, MILLION = 3600, 1_000_000
 
 
@@ -22,13 +22,14 @@ def of(
     if price is None:
         return Money("EUR", None, None, None)
     hour = devices * Fraction(price.amount)
+    paid = devices * price.amount  # exact: a whole number times what was written
     exact = _exact(demand.shape.prompt) + _exact(demand.shape.output)
     output = _exact(demand.shape.output)
     if isinstance(demand, Load):
         requests = _exact(demand.rate) * HOUR_S
         return Money(
             price.currency,
-            rounded(hour, MONEY_PLACES),
+            paid,
             rounded(hour * MILLION / (requests * exact), TOKEN_PLACES),
             rounded(hour * MILLION / (requests * output), TOKEN_PLACES),
         )
@@ -37,7 +38,7 @@ def of(
     job = hour * _exact(runtime.seconds.p50) / HOUR_S
     return Money(
         price.currency,
-        rounded(hour, MONEY_PLACES),
+        paid,
         rounded(job * MILLION / (demand.requests * exact), TOKEN_PLACES),
         rounded(job * MILLION / (demand.requests * output), TOKEN_PLACES),
         rounded(job, 2),

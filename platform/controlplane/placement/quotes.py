@@ -49,10 +49,14 @@ class _Way:
         return Lost(self.offer.device.name, self.split, self.quantization, reason)
 
 
+# Without a price, what it costs in its unit, the p95 of a first token or of the job, devices.
+_Rank = tuple[bool, Fraction, float, int]
+
+
 @dataclass
 class _Search:
     ask: Ask
-    found: list[tuple[Fraction, float, int, Candidate]] = field(default_factory=list)
+    found: list[tuple[_Rank, Candidate]] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
 
 
@@ -62,21 +66,22 @@ def quote(ask: Ask) -> Quote:
     ways = sorted(_ways(search), key=lambda way: (not way.offer.price, _least(way, ask)))
     for way in ways:
         _try(search, way)
-    ranked = sorted(search.found, key=lambda one: one[:3])
-    return Quote(tuple(one[3] for one in ranked), tuple(search.lost + _dearer(ranked)))
+    ranked = sorted(search.found, key=lambda one: one[0])
+    return Quote(tuple(one for _, one in ranked), tuple(search.lost + _dearer(ranked)))
 
 
-def _dearer(ranked: Sequence[tuple[Fraction, float, int, Candidate]]) -> list[Lost]:
+def _dearer(ranked: Sequence[tuple[_Rank, Candidate]]) -> list[Lost]:
     """Why those behind the first are behind it."""
     said = []
-    for cost, _, _, each in ranked[1:]:
-        first = ranked[0][0]
-        reason = "it costs as much and is slower to a first token"
-        if cost > first:
-            more = float(cost / first - 1) * 100
-            reason = f"it keeps the SLO and costs {more:.0f} % more"
-        if each.money.hour is None:
+    for (unpriced, cost, _, _), each in ranked[1:]:
+        best_unpriced, least, _, _ = ranked[0][0]
+        if unpriced > best_unpriced:
             reason = "nothing is known of its price"
+        elif cost > least:
+            unit = "takes {:.0f} % more devices" if unpriced else "costs {:.0f} % more"
+            reason = "it keeps the SLO and " + unit.format(float(cost / least - 1) * 100)
+        else:
+            reason = "it costs as much and is slower" if not unpriced else "it is slower"
         said.append(Lost(each.device, each.split, each.quantization, reason))
     return said
 
@@ -211,28 +216,24 @@ def _unkept(ask: Ask, engine: Engine) -> str:
 
 def _try(search: _Search, way: _Way) -> None:
     ask = search.ask
-    if (
-        len(search.found) >= KEPT
-        and _least(way, ask) > sorted(one[0] for one in search.found)[KEPT - 1]
-    ):
-        least = rounded(_least(way, ask), 2)
+    unpriced, least = not way.offer.price, _least(way, ask)
+    kept = sorted(rank[:2] for rank, _ in search.found)
+    if len(kept) >= KEPT and (unpriced, least) > kept[KEPT - 1]:
         unit = "for the job" if isinstance(ask.demand, Job) else "an hour"
-        currency = way.offer.price.currency if way.offer.price else "devices"
-        search.lost.append(way.lost(f"it costs {least} {currency} {unit} at the least"))
+        what = way.offer.price.currency if way.offer.price else "device-hours"
+        search.lost.append(way.lost(f"it costs {rounded(least, 2)} {what} {unit} at the least"))
         return
     found = _job(ask, way) if isinstance(ask.demand, Job) else _load(ask, ask.demand, way)
     if isinstance(found, str):
         search.lost.append(way.lost(found))
         return
-    cost, speed = _ranked_by(found, way)
-    search.found.append((cost, speed, found.devices, found))
-
-
-def _ranked_by(found: Candidate, way: _Way) -> tuple[Fraction, float]:
-    cost = found.replicas * way.price
+    cost, slowness = found.replicas * way.price, 0.0
     if found.runtime is not None:
-        return cost * Fraction(found.runtime.seconds.p50) / costs.HOUR_S, found.runtime.seconds.p95
-    return cost, found.forecast.ttft_s.p95 if found.forecast else 0.0
+        cost *= Fraction(found.runtime.seconds.p50) / costs.HOUR_S
+        slowness = found.runtime.seconds.p95
+    elif found.forecast is not None:
+        slowness = found.forecast.ttft_s.p95
+    search.found.append(((unpriced, cost, slowness, found.devices), found))
 
 
 def _load(ask: Ask, load: Load, way: _Way) -> Candidate | str:
@@ -244,7 +245,7 @@ def _load(ask: Ask, load: Load, way: _Way) -> Candidate | str:
     if short := _missing(way, replicas):
         return short
     forecast = forecasts.of_load(way.engine, load, replicas)
-    return _candidate(way, replicas, load, forecast, None)
+    return _candidate(ask, way, replicas, forecast, None)
 
 
 def _enough(ask: Ask, load: Load, way: _Way) -> int | None:
@@ -300,7 +301,7 @@ def _job(ask: Ask, way: _Way) -> Candidate | str:
         runtime = forecasts.of_job(way.engine, job, replicas)
     if short := _missing(way, replicas):
         return short
-    return _candidate(way, replicas, job, None, runtime)
+    return _candidate(ask, way, replicas, None, runtime)
 
 
 def _missing(way: _Way, replicas: int) -> str:
@@ -311,9 +312,9 @@ def _missing(way: _Way, replicas: int) -> str:
 
 
 def _candidate(
+    ask: Ask,
     way: _Way,
     replicas: int,
-    demand: Load | Job,
     forecast: Forecast | None,
     runtime: Runtime | None,
 ) -> Candidate:
@@ -333,7 +334,7 @@ def _candidate(
         max_model_len=arguments.max_model_len or 0,
         forecast=forecast,
         runtime=runtime,
-        starts=starts.seconds(held, device.throughput),
-        money=costs.of(way.offer.price, replicas * way.engine.devices, demand, runtime),
+        starts=starts.seconds(held, device.throughput, ask.learned.starts.get(device.name)),
+        money=costs.of(way.offer.price, replicas * way.engine.devices, ask.demand, runtime),
         refined_by=way.engine.refined_by,
     )

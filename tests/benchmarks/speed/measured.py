@@ -16,7 +16,7 @@ from controlplane.placement.memory.predict import served
 from controlplane.placement.models import reading
 from controlplane.placement.speed import factors, work
 from controlplane.placement.speed.factors import Class
-from controlplane.placement.speed.load import Load, Request, Shape
+from controlplane.placement.speed.load import Job, Load, Shape
 from controlplane.placement.speed.machine import Machine, machine
 from controlplane.placement.speed.simulation import Limits, Served, run
 
@@ -31,12 +31,12 @@ REQUESTS, SEED = 600, 7
 
 @dataclass(frozen=True)
 class Compared:
-    """Milliseconds. `ttft_ms` is None where requests came all at once: theirs is the queue's."""
+    """Milliseconds, means."""
 
     row: dict[str, Any]
     kind: Class
     tpot_ms: float
-    ttft_ms: float | None
+    ttft_ms: float
     margin: float
 
     @property
@@ -49,9 +49,7 @@ class Compared:
         return self.tpot_ms / float(self.row["tpot_ms"]) - 1
 
     @property
-    def ttft_off(self) -> float | None:
-        if self.ttft_ms is None:
-            return None
+    def ttft_off(self) -> float:
         return self.ttft_ms / float(self.row["ttft_ms"]) - 1
 
     @property
@@ -74,11 +72,11 @@ def compared(row: dict[str, Any]) -> Compared:
         found = sorted(run(made, limits, asked), key=lambda one: one.arrived_s)[REQUESTS // 10 :]
         ttft = 1000 * statistics.fmean(each.ttft_s for each in found)
         return Compared(row, kind, _tpot_ms(found), ttft, made.factors.margin)
+    # Each of so many clients asks anew as soon as it has its answer: who is admitted has just come.
     limits = Limits(row["concurrency"], row["batched"], 1e9)
-    drawn = Load(1.0, shape).arrivals(1.0, 10 * row["concurrency"], longest, SEED)
-    asked = [Request(0.0, each.prompt, each.cached, each.output) for each in drawn]
-    found = run(made, limits, asked)
-    return Compared(row, kind, _tpot_ms(found), None, made.factors.margin)
+    found = run(made, limits, Job(1, shape).waiting(10 * row["concurrency"], longest, SEED))
+    ttft = 1000 * statistics.fmean(each.first_s - each.admitted_s for each in found)
+    return Compared(row, kind, _tpot_ms(found), ttft, made.factors.margin)
 
 
 def _machine(row: dict[str, Any]) -> tuple[Machine, Class]:
@@ -117,7 +115,7 @@ def text(found: Sequence[Compared]) -> str:
         row = each.row
         name = f"{row['model'][:26]} {row['device']} x {row['tp']}"
         use = "fitted" if each.fitted else "held out"
-        first = "" if each.ttft_ms is None else f"{each.ttft_ms:10.0f} of {row['ttft_ms']:.0f}"
+        first = f"{each.ttft_ms:10.0f} of {row['ttft_ms']:.0f}"
         lines.append(
             f"{name:36}{use:10}{each.tpot_ms:10.1f} of {row['tpot_ms']:6.1f}"
             f"{100 * each.off:+7.0f}%{first:>22}  {row['source']}"

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from controlplane.placement.memory.engine import Arguments, Behaviour, version
+from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.predict import Prediction, Question, Verdict, predict, served
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import factors, refining, work
@@ -13,6 +14,7 @@ from controlplane.placement.speed.load import Shape
 from controlplane.placement.speed.machine import Batch, Machine, machine
 from controlplane.placement.speed.refining import Point, Refiner
 from controlplane.placement.speed.simulation import Limits
+from controlplane.placement.speed.starts import Tier
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Learned:
 
     corrections: Mapping[Key, Correction]
     refiners: Iterable[Refiner] = ()
+    # By the device's name: what starts of this model took there.
+    starts: Mapping[str, Mapping[Tier, Estimate]] = field(default_factory=dict)
 
 
 NOTHING = Learned({})
@@ -167,8 +171,10 @@ def _refined(engine: Engine, question: Question, shape: Shape, learned: Learned)
 
 def longest(question: Question, shape: Shape) -> int:
     """`max_model_len` where none is asked for: four mean requests, in the model's own bounds."""
-    if question.arguments.max_model_len is not None:
-        return question.arguments.max_model_len
+    if (given := question.arguments.max_model_len) is not None:
+        if shape.prompt + shape.output > given:
+            raise Refusal(f"requests of up to {given:,} tokens, its max_model_len")
+        return given
     wanted = max(8192, int(4 * (shape.prompt + shape.output)))
     if shape.prompt + shape.output > question.model.max_position:
         raise Refusal(f"requests of up to {question.model.max_position:,} tokens")

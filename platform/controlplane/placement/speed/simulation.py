@@ -29,6 +29,7 @@ class Served:
     """Seconds of one request: until its first token, until its last, and for each between."""
 
     arrived_s: float
+    admitted_s: float  # when the engine had a place for it
     first_s: float
     last_s: float
     output: int
@@ -50,11 +51,18 @@ class Served:
         return (self.last_s - self.first_s) / (self.output - 1)
 
 
+@dataclass
+class _Reading:
+    request: Request
+    admitted_s: float
+    read: int = 0  # tokens of its prompt so far
+
+
 @dataclass(order=True)
 class _Running:
     ends: int  # the step after which it has its last token
     number: int
-    request: Request = field(compare=False)
+    of: _Reading = field(compare=False)
     first_s: float = field(compare=False)
 
 
@@ -69,7 +77,7 @@ class _Lane:
     context: float = 0.0  # tokens of all that decode
     held: float = 0.0  # tokens that those inside will hold on average
     running: list[_Running] = field(default_factory=list)
-    reading: deque[tuple[Request, int]] = field(default_factory=deque)  # and tokens read so far
+    reading: deque[_Reading] = field(default_factory=deque)
     served: list[Served] = field(default_factory=list)
 
 
@@ -99,24 +107,23 @@ def _admit(lane: _Lane) -> None:
         if inside and (inside >= lane.limits.sequences or lane.held + need > lane.limits.tokens):
             return
         lane.held += need
-        lane.reading.append((lane.waiting.popleft(), 0))
+        lane.reading.append(_Reading(lane.waiting.popleft(), lane.now))
 
 
 def _mixed_step(lane: _Lane) -> None:
     decoding = len(lane.running)
     room = max(lane.limits.batched - decoding, 1)
-    taken, finished, before = 0, [], 0.0
-    pieces = 0
+    taken, pieces, before = 0, 0, 0.0
+    finished: list[_Reading] = []
     while lane.reading and room > 0:
-        request, read = lane.reading[0]
-        part = min(request.prompt - read, room)
-        before += (request.cached + read) * part
+        first = lane.reading[0]
+        part = min(first.request.prompt - first.read, room)
+        before += (first.request.cached + first.read) * part
         taken, room, pieces = taken + part, room - part, pieces + 1
-        if read + part < request.prompt:
-            lane.reading[0] = (request, read + part)
+        first.read += part
+        if first.read < first.request.prompt:
             break
-        finished.append(request)
-        lane.reading.popleft()
+        finished.append(lane.reading.popleft())
     lane.now += lane.machine.seconds(
         Batch(
             decoding,
@@ -127,17 +134,18 @@ def _mixed_step(lane: _Lane) -> None:
         )
     )
     _grow(lane, 1)
-    for request in finished:
-        _first_token(lane, request)
+    for each in finished:
+        _first_token(lane, each)
 
 
-def _first_token(lane: _Lane, request: Request) -> None:
+def _first_token(lane: _Lane, of: _Reading) -> None:
+    request = of.request
     if request.output == 1:
-        _leave(lane, request, lane.now)
+        _leave(lane, of, lane.now)
         return
     lane.number += 1
     ends = lane.step + request.output - 1
-    heapq.heappush(lane.running, _Running(ends, lane.number, request, lane.now))
+    heapq.heappush(lane.running, _Running(ends, lane.number, of, lane.now))
     lane.context += request.cached + request.prompt
 
 
@@ -161,17 +169,24 @@ def _grow(lane: _Lane, steps: int) -> None:
     lane.context += steps * len(lane.running)
     while lane.running and lane.running[0].ends <= lane.step:
         ended = heapq.heappop(lane.running)
-        request = ended.request
+        request = ended.of.request
         lane.context -= request.cached + request.prompt + request.output - 1
-        _leave(lane, request, ended.first_s)
+        _leave(lane, ended.of, ended.first_s)
 
 
-def _leave(lane: _Lane, request: Request, first_s: float) -> None:
+def _leave(lane: _Lane, of: _Reading, first_s: float) -> None:
+    request = of.request
     lane.held -= _holds(request)
     beside = lane.machine.factors.first_s
-    prompt = request.cached + request.prompt
     lane.served.append(
-        Served(request.at_s, first_s + beside, lane.now + beside, request.output, prompt)
+        Served(
+            arrived_s=request.at_s,
+            admitted_s=of.admitted_s,
+            first_s=first_s + beside,
+            last_s=lane.now + beside,
+            output=request.output,
+            prompt=request.cached + request.prompt,
+        )
     )
 
 
