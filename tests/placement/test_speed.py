@@ -16,7 +16,7 @@ from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import factors, work
 from controlplane.placement.speed.machine import Batch, Machine, machine
 from controlplane.placement.speed.work import Work
-from tests.benchmarks.speed.measured import configuration
+from tests.benchmarks.speed.measured import CONFIGS, configuration
 
 VERSION = Behaviour((0, 26, 0))
 
@@ -110,6 +110,19 @@ def test_the_host_bus_makes_ranks_wait() -> None:
     both = made("Qwen3-14B", "l40s", tensor_parallel_size=2)
     nvlink = replace(both, device=replace(both.device, link_bytes_s=450e9))
     assert nvlink.seconds(decoding) < both.seconds(decoding) < alone.seconds(decoding)
+
+
+CONFIGURED = sorted(file.stem for folder in CONFIGS for file in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_every_model_that_is_known_has_a_speed(name: str) -> None:
+    """Hybrids, towers, windows, latent caches, each quantisation: between physics and patience."""
+    one = made(name, "h200")
+    took = one.seconds(Batch(8, 2000))
+    least = one.work.fixed_bytes / one.device.memory_bytes_s
+    assert least < took < 1.0
+    assert one.seconds(Batch(8, 2000, 512, 0, 1)) > took
 
 
 def test_what_is_not_known_of_a_device_is_refused() -> None:
