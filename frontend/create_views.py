@@ -4,7 +4,7 @@ from django.contrib import messages
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
-from controlplane.endpoints import engine_versions, offers, services
+from controlplane.endpoints import engine_versions, offers, preflight, services
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
@@ -30,7 +30,8 @@ def create(request: Request, visit: Visit) -> HttpResponseBase:
             form.blame(error.field, error.message)
         else:
             messages.success(request, f"{endpoint.name} is on its way.")
-            for one in engine_versions.warnings(endpoint.engine, endpoint.engine_version):
+            said = engine_versions.warnings(endpoint.engine, endpoint.engine_version)
+            for one in (*said, *preflight.of(endpoint)):
                 messages.warning(request, one)
             return redirect("frontend:endpoint", id=endpoint.id)
     context = {"form": form, "project": project}

@@ -18,6 +18,7 @@ from controlplane.endpoints import (
     engine_versions,
     images,
     logs,
+    preflight,
     rollout_rows,
     services,
 )
@@ -65,7 +66,8 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
                 endpoint.device_kind, currency=context["rate"].currency, now=visit.now
             ),
             "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
-            "warnings": _warnings(endpoint),
+            "warnings": engine_outlook.warnings(endpoint, engine_versions.unsupported()),
+            "fit": preflight.of(endpoint),
             "arguments": sorted(endpoint.engine_args.items()),
             "pinned_image": images.pinned(endpoint),
             "raw_url": _raw_url(endpoint),
@@ -75,13 +77,6 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             ),
         },
     )
-
-
-def _warnings(endpoint: Endpoint) -> list[str]:
-    """Of its engine's version; of an image of its own, as its replicas say."""
-    if endpoint.image is not None:
-        return engine_outlook.image_warnings(endpoint, engine_versions.unsupported())
-    return engine_versions.warnings(endpoint.engine, endpoint.engine_version)
 
 
 def _raw_url(endpoint: Endpoint) -> str:

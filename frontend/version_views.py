@@ -10,7 +10,14 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
-from controlplane.endpoints import access, rollout_plan, rollout_rows, rollouts, versions
+from controlplane.endpoints import (
+    access,
+    preflight,
+    rollout_plan,
+    rollout_rows,
+    rollouts,
+    versions,
+)
 from controlplane.endpoints.models import Endpoint
 from controlplane.endpoints.rollout_progress import ADVICE, Outcome, RolloutReason
 from controlplane.tenancy.access import Permission
@@ -75,7 +82,7 @@ def index(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     )
     if changes and form.is_valid():
         with blaming(form, otherwise="engine_args"):
-            versions.change(
+            changed = versions.change(
                 actor=visit.principal.actor,
                 endpoint=endpoint,
                 changes={name: form.cleaned_data[name] for name in names},
@@ -84,6 +91,8 @@ def index(request: Request, visit: Visit, id: str) -> HttpResponseBase:
                 now=visit.now,
             )
             messages.success(request, f"A new version of {endpoint.name} is on its way.")
+            for one in preflight.of(changed):
+                messages.warning(request, one)
             return redirect("frontend:endpoint-versions", id=id)
     status = 422 if form.is_bound and not form.is_valid() else 200
     return show(request, visit, "versions.html", _shown(endpoint, form), status=status)

@@ -16,6 +16,7 @@ import httpx
 from controlplane.fleet import wire
 from workers.agent import engines, kin, leaving, processes
 from workers.agent.engines import Running
+from workers.agent.model_facts import ModelFacts
 from workers.agent.runner import CannotStart, Door, Progress
 
 ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -37,6 +38,7 @@ class FakeRunner:
         self.starts: list[str] = []
         self.forgotten: list[str] = []
         self.allowed: dict[str, list[str]] = {}
+        self.model_facts = ModelFacts()
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         return spec.model != "far"

@@ -65,6 +65,7 @@ class World:
         return self.now
 
     def node(self, name: str = "n1", devices: int = 2, kind: str = "cpu", **facts: Any) -> Node:
+        memory = facts.pop("memory", 1 << 30)  # bytes of each device
         node = Node.objects.create(
             pool=facts.pop("pool", self.pool),
             name=name,
@@ -75,9 +76,7 @@ class World:
             **facts,
         )
         for index in range(devices):
-            Device.objects.create(
-                node=node, index=index, kind=kind, name=kind, memory_bytes=1 << 30
-            )
+            Device.objects.create(node=node, index=index, kind=kind, name=kind, memory_bytes=memory)
         self.heartbeat(node)
         return node
 

@@ -217,7 +217,7 @@ class Agent:
         found = self._inventory and self._reaping.usable(self._inventory)
         found = found and msgspec.structs.replace(found, agent=self._updater.state)
         news = found is not None and not inventory.same(self._inventory_sent, found)
-        events = self._events.waiting()
+        events, models = self._events.waiting(), self._runner.model_facts.waiting()
         sent = self._wall()
         reply = await self._client.report(
             wire.Report(
@@ -229,11 +229,13 @@ class Agent:
                 pulls=self._pulls.reports(),
                 findings=[*self._reaping.findings(), *self._findings],
                 events=events,
+                models=models,
                 inventory=found if news else None,
             )
         )
         self._their_clock.heard(sent, reply.at, self._wall())
         self._events.taken(events)
+        self._runner.model_facts.taken(models)
         await self._updater.heard()
         if news:
             self._inventory_sent = found

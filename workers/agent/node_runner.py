@@ -29,6 +29,7 @@ from workers.agent.command import SpecError
 from workers.agent.containers.image_runner import ImageRunner, Site
 from workers.agent.engines import Place, Running
 from workers.agent.environment import Environment, InstallError
+from workers.agent.model_facts import ModelFacts
 from workers.agent.runner import CannotStart, Door, Progress
 from workers.agent.settings import Settings
 from workers.agent.standby import Standby, Standbys
@@ -75,6 +76,7 @@ class NodeRunner:
         self._standbys: dict[str, Standbys] = {}
         self._fetched: dict[str, _Fetched] = {}
         self._devices: list[wire.DeviceInfo] = []
+        self.model_facts = ModelFacts()
 
     @property
     def containers(self) -> ImageRunner:
@@ -155,13 +157,19 @@ class NodeRunner:
                 revision = self._images.fetch(spec, progress, cancelled)
             else:
                 found, revision = self._install(spec, progress), ""
+            public = False
             if spec.model.startswith("/"):
                 model = models.folder(spec.model)
             elif spec.model or spec.image is None:
                 snapshot = self._snapshot(spec, progress, cancelled)
                 model, revision = snapshot.folder, snapshot.revision
+                public = snapshot.kept.public
             if model is not None:
                 self._check_readable(model)
+                told = revision if not spec.model.startswith("/") else ""
+                self.model_facts.note(
+                    model, replica_id=spec.replica_id, revision=told, public=public
+                )
         except ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
         except (SpecError, InstallError, OSError) as error:
@@ -192,7 +200,14 @@ class NodeRunner:
         request = wire.SourceRequest(pull_id=pull.pull_id)
         wish = Wish(pull.source, pull.model, pull.revision, request)
         try:
-            return self._weights.fetch(wish, progress, cancelled).revision
+            found = self._weights.fetch(wish, progress, cancelled)
+            self.model_facts.note(
+                found.folder,
+                pull_id=pull.pull_id,
+                revision=found.revision,
+                public=found.kept.public,
+            )
+            return found.revision
         except ModelError as error:
             raise CannotStart(error.reason, str(error)) from error
         except OSError as error:

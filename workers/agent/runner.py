@@ -6,6 +6,7 @@ from typing import Protocol
 
 from controlplane.fleet import wire
 from workers.agent.engines import Running
+from workers.agent.model_facts import ModelFacts
 
 
 class CannotStart(Exception):
@@ -37,6 +38,10 @@ class Progress(Protocol):
 
 class Runner(Protocol):
     """All but `alive` may block; the loop calls them in threads."""
+
+    @property
+    def model_facts(self) -> ModelFacts:
+        """What it read of the models that it brought."""
 
     def here(self, spec: wire.ReplicaSpec) -> bool:
         """Whether nothing has to be brought to start it."""

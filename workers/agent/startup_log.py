@@ -1,26 +1,27 @@
 """What vLLM prints while it starts, as numbers. Pure.
 
-The lines are meant for people and change from version to version; what is not recognised stays
-None, and nothing depends on it but what people are shown.
+The lines are meant for people and change from version to version (placement.memory.startup_log has
+the forms of its memory); what is not recognised stays None, and no start depends on it.
 """
 
 import re
 from collections.abc import Iterable
 
+import msgspec
+
 from controlplane.fleet import wire
+from controlplane.placement.memory import startup_log as memory_log
 from workers.agent.launcher.engine import STARTS
 
 GIB = 1 << 30
 
 _VERSION = re.compile(r"\bversion (\d\S*)\s*$|LLM engine \(v([^)\s]+)\)")
-_WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 _CHECKPOINT = re.compile(r"Checkpoint size: ([\d.]+) GiB")
-_KV_BYTES = re.compile(r"Available KV cache memory: ([\d.]+) GiB")
 _KV_BYTES_SET = re.compile(r"(?:set|Auto set) \(([\d.]+)/[\d.]+\) GiB for KV cache")
-_KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
-_CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
 _SEQUENCES = re.compile(r"non-default args: .*'max_num_seqs': (\d+)")
 _LENGTH = re.compile(r"Using max model len (\d+)")
+# A line that may say any of it: logs are long, and few lines do.
+_FIGURE = re.compile(r"GiB|GB|tokens|blocks|version|engine \(v|max_num_seqs|max model len")
 
 # The last line of each of wire.START_STEPS that is said at all.
 _STEPS = (
@@ -38,28 +39,40 @@ _NO_CAUSE = ("See root cause above", "Engine core proc", "EngineDeadError")
 
 def parse(lines: Iterable[str]) -> wire.EngineReport:
     """The newest start in `lines`: a log may hold several, one after the other."""
-    report = wire.EngineReport()
+    newest: list[str] = []
     for line in lines:
         if line.startswith("stoa ") and line.rstrip().endswith(STARTS):
-            report = wire.EngineReport()
-        elif found := _VERSION.search(line):
+            newest = []
+        elif _FIGURE.search(line):
+            newest.append(line)
+    report = wire.EngineReport()
+    for line in newest:
+        if found := _VERSION.search(line):
             report.version = found[1] or found[2]
-        elif found := _WEIGHTS.search(line):
-            report.weights_bytes = _bytes(found[1])
         elif found := _CHECKPOINT.search(line):
-            report.weights_bytes = report.weights_bytes or _bytes(found[1])
-        elif found := _KV_BYTES.search(line) or _KV_BYTES_SET.search(line):
-            report.kv_cache_bytes = _bytes(found[1])
+            report.weights_bytes = _bytes(float(found[1]))
+        elif found := _KV_BYTES_SET.search(line):
+            report.kv_cache_bytes = _bytes(float(found[1]))
         elif found := _LENGTH.search(line):
             report.max_model_len = int(found[1])
         elif found := _SEQUENCES.search(line):
             report.max_num_seqs = int(found[1])
-        if found := _KV_TOKENS.search(line):
-            report.kv_cache_tokens = _count(found[1])
-        if found := _CONCURRENCY.search(line):
-            report.max_model_len = _count(found[1])
-            report.max_concurrency = float(found[2])
-    return report
+    return _with(report, memory_log.read(newest))
+
+
+def _with(report: wire.EngineReport, printed: memory_log.Printed) -> wire.EngineReport:
+    """Of several ranks the fullest, as that decides."""
+    return msgspec.structs.replace(
+        report,
+        weights_bytes=_bytes(printed.weights_gib) or report.weights_bytes,
+        kv_cache_bytes=_bytes(printed.kv_gib) or report.kv_cache_bytes,
+        kv_cache_tokens=printed.kv_tokens,
+        max_concurrency=printed.concurrency,
+        max_model_len=printed.max_model_len or report.max_model_len,
+        activations_bytes=_bytes(printed.activations_gib),
+        non_torch_bytes=_bytes(printed.non_torch_gib),
+        graphs_bytes=_bytes(printed.graphs_gib),
+    )
 
 
 def step(line: str) -> str | None:
@@ -84,10 +97,6 @@ def complaint(lines: Iterable[str]) -> str:
     return " ".join(errors[-1])[:600] if errors else last[:600]
 
 
-def _bytes(gib: str) -> int | None:
+def _bytes(gib: float | None) -> int | None:
     """None for what rounds to nothing: a size that small was not said."""
-    return round(float(gib) * GIB) or None
-
-
-def _count(text: str) -> int:
-    return int(text.replace(",", ""))
+    return round((gib or 0.0) * GIB) or None

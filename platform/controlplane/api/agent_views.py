@@ -30,6 +30,7 @@ from controlplane.endpoints import (
     gangs,
     hearing,
     image_secrets,
+    model_facts,
     reports,
     source_grants,
     uploads,
@@ -278,6 +279,8 @@ def _report(call: credentials.Call) -> wire.ReportReply:
 def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime) -> Node:
     proof = credentials.verify(call, now=now)
     node = proof.node
+    # Of a report that came late too, and first: a start is measured against its model's facts.
+    model_facts.note(node, message.models, now)
     if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
         findings.note(node, message.findings, now)
         reports.apply(node, message, now)

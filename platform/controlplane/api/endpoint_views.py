@@ -20,6 +20,7 @@ from controlplane.endpoints import (
     engine_outlook,
     engine_versions,
     logs,
+    preflight,
     rollout_rows,
     services,
 )
@@ -249,9 +250,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
         """What its owner should know, such as that its engine's version is deprecated."""
         if self._unsupported is None:  # one look for a whole list
             self._unsupported = engine_versions.unsupported()
-        if endpoint.image is not None:
-            return engine_outlook.image_warnings(endpoint, self._unsupported)
-        return engine_versions.warnings(endpoint.engine, endpoint.engine_version, self._unsupported)
+        return engine_outlook.warnings(endpoint, self._unsupported) + preflight.of(endpoint)
 
     _unsupported: list[EngineVersion] | None = None
 

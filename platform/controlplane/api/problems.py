@@ -76,7 +76,8 @@ def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
     """DRF's EXCEPTION_HANDLER; None lets Django answer 500 and log it."""
     for kind, status in _HOUSE:
         if isinstance(error, kind):
-            return _answer(status, error.code, str(error), field=getattr(error, "field", ""))
+            more = {name: getattr(error, name, None) for name in ("field", "prediction")}
+            return _answer(status, error.code, str(error), **more)
     if isinstance(error, Http404):
         return _answer(404, "not_found", "There is nothing here.")
     if isinstance(error, OperationalError | InterfaceError):

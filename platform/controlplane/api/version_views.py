@@ -26,7 +26,10 @@ class VersionView(serializers.ModelSerializer[EndpointVersion]):
 
     class Meta:
         model = EndpointVersion
-        fields = ("id", "object", "endpoint", "number", "spec", "note", "created_at", "created_by")
+        fields = (
+            *("id", "object", "endpoint", "number", "spec", "outlook"),
+            *("note", "created_at", "created_by"),
+        )
 
 
 class RolloutView(serializers.ModelSerializer[Rollout]):

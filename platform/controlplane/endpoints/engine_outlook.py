@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from controlplane.endpoints import engine_blocking
+from controlplane.endpoints import engine_blocking, engine_versions
 from controlplane.endpoints.engine_blocking import OnIt
 from controlplane.endpoints.engine_models import EngineVersion
 from controlplane.endpoints.engine_versions import Status
@@ -37,6 +37,13 @@ class Outlook:
 def listed(row: EngineVersion, now: datetime) -> list[Outlook]:
     """The endpoints on a version, with what becomes of each."""
     return [_outlook(row, one, now) for one in engine_blocking.on_it(row)]
+
+
+def warnings(endpoint: Endpoint, unsupported: list[EngineVersion]) -> list[str]:
+    """Of its engine's version; of an image of its own, as its replicas say."""
+    if endpoint.image is not None:
+        return image_warnings(endpoint, unsupported)
+    return engine_versions.warnings(endpoint.engine, endpoint.engine_version, unsupported)
 
 
 def image_warnings(endpoint: Endpoint, unsupported: list[EngineVersion]) -> list[str]:

@@ -5,7 +5,8 @@ do is committed as everything else.
 
 Most reports say what the one before said. What this statement does not settle (a certificate
 that is being replaced, a report that came late, an inventory, findings, models that are being
-brought, what a node did by itself, a node that was removed or hosts gangs) is for the longer way:
+brought or were read, what a node did by itself, a node that was removed or hosts gangs) is for the
+longer way:
 `fleet.credentials.verify`, `fleet.services.heartbeat`, `reports.apply` and `gangs.hear`.
 """
 
@@ -41,6 +42,8 @@ def hear(
     Raises InvalidReport.
     """
     if report.inventory is not None or report.pulls or report.events or report.findings:
+        return None
+    if report.models:
         return None
     services.check(report)
     with connection.cursor() as cursor:

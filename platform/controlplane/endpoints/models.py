@@ -7,6 +7,8 @@ from django.db.models.functions import Now
 
 from compliance.fields import IdField
 from controlplane.endpoints.engine_models import EngineVersion as EngineVersion
+from controlplane.endpoints.memory_models import MeasuredStart as MeasuredStart
+from controlplane.endpoints.memory_models import ModelFacts as ModelFacts
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion

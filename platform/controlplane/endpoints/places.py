@@ -4,7 +4,7 @@ from datetime import datetime
 
 from compliance import audit, places
 from controlplane.endpoints import uploads
-from controlplane.endpoints.models import Upload
+from controlplane.endpoints.models import ModelFacts, Upload
 
 
 def register() -> None:
@@ -18,6 +18,16 @@ def register() -> None:
             erase=erase,
         )
     )
+    places.register(
+        places.Place(
+            name="model_facts",
+            tables=("endpoints_modelfacts",),
+            holds="names and configurations of models, which may be a project's own",
+            kept="until the upload is deleted, or the project is",
+            protected="shown to nobody; predictions for the project alone go by them",
+            erase=forget,
+        )
+    )
 
 
 def erase(project_id: str, now: datetime) -> int:
@@ -28,3 +38,8 @@ def erase(project_id: str, now: datetime) -> int:
     for upload in found:
         uploads.delete_upload(actor=audit.SYSTEM, upload=upload, now=now)
     return len(found)
+
+
+def forget(project_id: str, now: datetime) -> int:
+    """What is known of the models of a project."""
+    return ModelFacts.objects.filter(project_id=project_id).delete()[0]

@@ -22,6 +22,7 @@ from controlplane.endpoints import (
     images,
     lifecycle,
     logs,
+    measured_starts,
     notify,
     progress,
     pulls,
@@ -190,6 +191,8 @@ def move(replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: 
         ready_s=said.ready_s if said else 0.0,
         **(facts(verdict.to, said) if said else {}),
     )
+    if verdict.to is State.READY and said is not None:
+        measured_starts.note(replica.id, said, now)
 
 
 def reachable(address: str) -> bool:

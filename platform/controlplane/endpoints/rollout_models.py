@@ -25,6 +25,8 @@ class EndpointVersion(models.Model):
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=64)  # the actor's id; empty: made before versions were
     note = models.CharField(max_length=200, blank=True)  # why, in a person's words
+    # What was predicted of it as it was made (preflight.Outlook); null: from before there was that.
+    outlook = models.JSONField(null=True)
 
     class Meta:
         ordering = ("-number",)

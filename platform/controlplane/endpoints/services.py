@@ -16,6 +16,7 @@ from controlplane.endpoints import (
     deciding,
     elasticity,
     images,
+    preflight,
     signals,
     sources,
     version_spec,
@@ -49,7 +50,8 @@ _WAKE_EVERY = timedelta(seconds=5)
 
 
 def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: datetime) -> Endpoint:
-    """Wish for an endpoint. Raises Invalid, NotFound (a pool that is not theirs), NameTaken.
+    """Wish for an endpoint. Raises Invalid, NotFound (a pool that is not theirs), NameTaken,
+    DoesNotFit.
 
     With min_replicas 0 it sleeps until the first request.
     """
@@ -57,6 +59,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     spec, pool = specs.check(spec, organization)
     sources.check_access(project, spec.source, spec.model, spec.secret)
     images.check_access(project, spec.image)
+    outlook = preflight.check(spec, pool, project, now)
     endpoint = Endpoint(
         project=project,
         pool=pool,
@@ -91,7 +94,7 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
         aliases.refuse_shadow(project, spec.name)
         with _name_taken(spec.name), transaction.atomic():
             endpoint.save(force_insert=True)
-        version_spec.begin(endpoint, by=actor.id, now=now)
+        version_spec.begin(endpoint, by=actor.id, now=now, outlook=outlook.kept)
         _wished(endpoint, actor, "endpoint.create", now, **_told(spec))
     return endpoint
 

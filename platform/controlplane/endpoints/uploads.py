@@ -20,7 +20,8 @@ from django.db.models import Sum
 
 from compliance import audit
 from controlplane.endpoints.errors import Invalid
-from controlplane.endpoints.models import Upload, UploadFile
+from controlplane.endpoints.models import ModelFacts, Upload, UploadFile
+from controlplane.fleet.wire import SourceKind
 from controlplane.tenancy import events, names
 from controlplane.tenancy.errors import Conflict
 from controlplane.tenancy.models import Project
@@ -115,6 +116,7 @@ def delete_upload(*, actor: audit.Actor, upload: Upload, now: datetime) -> None:
     with transaction.atomic():
         _tell(upload, "upload.delete", actor, now)
         folder = _folder(upload.id)
+        ModelFacts.objects.filter(source=SourceKind.UPLOAD, model=upload.id).delete()
         upload.delete()
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -21,12 +21,15 @@ def spec_of(endpoint: Endpoint) -> dict[str, Any]:
     return {name: getattr(endpoint, name) for name in FIELDS}
 
 
-def begin(endpoint: Endpoint, *, by: str = "", now: datetime) -> EndpointVersion:
-    """The first version, as part of making the endpoint."""
+def begin(
+    endpoint: Endpoint, *, by: str = "", now: datetime, outlook: dict[str, Any] | None = None
+) -> EndpointVersion:
+    """The first version, as part of making the endpoint. `outlook`: preflight.Outlook.kept."""
     return EndpointVersion.objects.create(
         endpoint=endpoint,
         number=endpoint.generation,
         spec=spec_of(endpoint),
         created_at=now,
         created_by=by,
+        outlook=outlook,
     )

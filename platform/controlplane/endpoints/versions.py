@@ -11,13 +11,21 @@ from django.db import transaction
 from django.db.models import Max
 
 from compliance import audit
-from controlplane.endpoints import engine_versions, images, rollout_rows, sources, wishes
+from controlplane.endpoints import (
+    engine_versions,
+    images,
+    preflight,
+    rollout_rows,
+    sources,
+    wishes,
+)
 from controlplane.endpoints import spec as specs
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, EndpointVersion
 from controlplane.endpoints.rollout_plan import RolloutPlan
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.endpoints.version_spec import FIELDS, spec_of
+from controlplane.fleet.models import Pool
 from controlplane.fleet.wire import SourceKind
 from controlplane.tenancy.errors import NotFound
 
@@ -36,7 +44,7 @@ def change(
     """Make a version with these of FIELDS changed, and roll it out.
 
     One that is on its way is superseded: what served before it is what this one would go back to.
-    Raises Invalid, NotFound; TypeError for a field that is none.
+    Raises Invalid, NotFound, DoesNotFit; TypeError for a field that is none.
     """
     if unknown := changes.keys() - set(FIELDS):
         raise TypeError(f"no part of a version: {', '.join(sorted(unknown))}")
@@ -47,7 +55,7 @@ def change(
         wish = before | dict(changes)
         if "source" not in changes and wish["source"] in (SourceKind.HUB, SourceKind.PATH):
             wish["source"] = ""  # the model's name says which of the two
-        after = _checked(endpoint, wish)
+        after, spec, pool = _checked(endpoint, wish)
         if after == before:
             return endpoint
         newest = endpoint.versions.aggregate(newest=Max("number"))["newest"]
@@ -58,6 +66,7 @@ def change(
             created_at=now,
             created_by=actor.id,
             note=note,
+            outlook=_outlook(endpoint, before, spec, pool, actor, now),
         )
         rollout_rows.open(endpoint, version, plan or RolloutPlan(), by=actor.id, note=note, now=now)
         wishes.wished(
@@ -123,7 +132,29 @@ def differences(one: EndpointVersion, other: EndpointVersion) -> list[tuple[str,
     return [each for each in found if each[1] != each[2]]
 
 
-def _checked(endpoint: Endpoint, wish: Mapping[str, Any]) -> dict[str, Any]:
+def _outlook(
+    endpoint: Endpoint,
+    before: Mapping[str, Any],
+    spec: EndpointSpec,
+    pool: Pool,
+    actor: audit.Actor,
+    now: datetime,
+) -> dict[str, Any] | None:
+    """What is predicted of the new version; as of the one before where nothing of that changes.
+
+    What we roll ourselves, off an engine that is blocked, is tried whatever is predicted: it goes
+    back by itself. Raises DoesNotFit.
+    """
+    if all(before[name] == getattr(spec, name) for name in preflight.FIELDS):
+        kept: dict[str, Any] | None = endpoint.versions.get(number=endpoint.generation).outlook
+        return kept
+    predicted = preflight.look if actor == audit.SYSTEM else preflight.check
+    return predicted(spec, pool, endpoint.project, now).kept
+
+
+def _checked(
+    endpoint: Endpoint, wish: Mapping[str, Any]
+) -> tuple[dict[str, Any], EndpointSpec, Pool]:
     """The spec in its final form; it stays in the endpoint's pool. Raises Invalid."""
     if wish["engine_args"].get("tensor_parallel_size") == endpoint.device_count != 1 and (
         wish["device_count"] != endpoint.device_count
@@ -134,10 +165,10 @@ def _checked(endpoint: Endpoint, wish: Mapping[str, Any]) -> dict[str, Any]:
     spec = EndpointSpec(
         name=endpoint.name, pool_id=endpoint.pool_id, adapters=endpoint.adapters, **wish
     )
-    checked, _ = specs.check(spec, endpoint.project.organization)
+    checked, pool = specs.check(spec, endpoint.project.organization)
     sources.check_access(endpoint.project, checked.source, checked.model, checked.secret)
     images.check_access(endpoint.project, checked.image)
-    return {name: getattr(checked, name) for name in FIELDS}
+    return {name: getattr(checked, name) for name in FIELDS}, checked, pool
 
 
 def _check_note(note: str) -> None:

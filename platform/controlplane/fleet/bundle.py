@@ -19,6 +19,13 @@ from controlplane.fleet import errors
 
 _PLATFORM = Path(__file__).resolve().parents[2]
 _WIRE = ("__init__.py", "fleet/__init__.py", "fleet/*wire.py", "fleet/engines/*.py")
+# How the agent reads an engine's log and a model's files.
+_READING = (
+    *("placement/__init__.py", "placement/refusals.py"),
+    *("placement/models/__init__.py", "placement/models/plausible.py"),
+    *("placement/memory/__init__.py", "placement/memory/checkpoint.py"),
+    *("placement/memory/safetensors.py", "placement/memory/startup_log.py"),
+)
 _LOCKS = "*.lock"
 HEADER = "x-stoa-bundle"  # of the answer that is a bundle: its digest
 
@@ -77,7 +84,7 @@ def _files() -> Iterator[tuple[str, Path]]:
         below = path.relative_to(agent)
         if path.is_file() and "__pycache__" not in below.parts and below.parts[0] != "requirements":
             yield f"workers/agent/{below}", path
-    for pattern in _WIRE:
+    for pattern in (*_WIRE, *_READING):
         for path in (_PLATFORM / "controlplane").glob(pattern):
             yield f"platform/{path.relative_to(_PLATFORM)}", path
     # Beside the agent in an installed wheel; in a checkout each where it is at home.

@@ -1,4 +1,5 @@
-"""Parts of `wire`'s messages: what is wrong with a node, what it erases, which agent it runs."""
+"""Parts of `wire`'s messages: what is wrong with a node, what it erases, which agent it runs, what
+its engines printed and what the models that it brought are like."""
 
 from enum import StrEnum
 
@@ -65,3 +66,31 @@ class Revoked(msgspec.Struct, kw_only=True):
     kind: str  # "node" | "gateway"
     id: str
     issued_until: float
+
+
+class EngineReport(msgspec.Struct, kw_only=True):
+    """What the engine printed while it started; None where it did not say. Bytes are of one device,
+    the fullest."""
+
+    version: str = ""
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None
+    max_num_seqs: int | None = None
+    max_model_len: int | None = None
+    activations_bytes: int | None = None  # at the peak of its profiling run
+    non_torch_bytes: int | None = None
+    graphs_bytes: int | None = None
+
+
+class ModelFacts(msgspec.Struct, kw_only=True):
+    """What the files of a model say of its size, read where they were brought. Which model that is,
+    the wish says that it was brought for: a replica of this node, or a pull."""
+
+    replica_id: str = ""
+    pull_id: str = ""
+    revision: str = ""
+    config: str = ""  # its config.json; empty: it has none, or one that is too long
+    tensors: dict[str, int] = {}  # bytes by group (placement.memory.safetensors.summed); empty: ?
+    public: bool = False  # anybody may have it from its source

@@ -26,9 +26,11 @@ import msgspec
 
 from controlplane.fleet.node_wire import AgentRelease as AgentRelease
 from controlplane.fleet.node_wire import AgentState as AgentState
+from controlplane.fleet.node_wire import EngineReport as EngineReport
 from controlplane.fleet.node_wire import Erase as Erase
 from controlplane.fleet.node_wire import ErasedItem as ErasedItem
 from controlplane.fleet.node_wire import Finding as Finding
+from controlplane.fleet.node_wire import ModelFacts as ModelFacts
 from controlplane.fleet.node_wire import Revoked as Revoked
 from controlplane.fleet.node_wire import Severity as Severity
 
@@ -383,18 +385,6 @@ class Phase(StrEnum):
 START_STEPS = ("spawned", "loaded", "compiled")
 
 
-class EngineReport(Message):
-    """What the engine printed while it started; None where it did not say."""
-
-    version: str = ""
-    weights_bytes: int | None = None
-    kv_cache_bytes: int | None = None
-    kv_cache_tokens: int | None = None
-    max_concurrency: float | None = None
-    max_num_seqs: int | None = None
-    max_model_len: int | None = None
-
-
 class AdapterState(StrEnum):
     LOADING = "loading"
     LOADED = "loaded"
@@ -483,6 +473,7 @@ class Report(Message):
     pulls: list[PullReport] = []
     findings: list[Finding] = []
     events: list[NodeEvent] = []  # that no answered report has carried yet
+    models: list[ModelFacts] = []  # likewise
     inventory: Inventory | None = None  # sent first, and when it changed
 
 

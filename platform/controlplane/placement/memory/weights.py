@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from controlplane.placement.devices import Device
 from controlplane.placement.memory.engine import Arguments, Behaviour
 from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.memory.safetensors import DRAFT, HEAD, layer_of, visual
 from controlplane.placement.models import tensors
 from controlplane.placement.models.model import Model
 from controlplane.placement.models.quantization import BYTES
@@ -201,13 +202,13 @@ def loaded(sizes: Mapping[str, int], model: Model, arguments: Arguments) -> int:
     """Bytes of the checkpoint's tensors that the engine loads, by their names."""
     total = 0
     for name, size in sizes.items():
-        if name.startswith("mtp.") and not drafts(arguments):
+        if name.startswith(DRAFT) and not drafts(arguments):
             continue
-        if _layer_of(name) >= len(model.layers) and not drafts(arguments):
+        if layer_of(name) >= len(model.layers) and not drafts(arguments):
             continue  # a prediction layer behind the last one (DeepSeek, GLM)
-        if model.tied and name.endswith("lm_head.weight"):
+        if model.tied and name.endswith(HEAD):
             continue
-        if arguments.language_model_only and (".visual." in name or name.startswith("vision_")):
+        if arguments.language_model_only and visual(name):
             continue
         total += size
     return total
@@ -219,10 +220,3 @@ def of_index(total: int, model: Model, arguments: Arguments) -> int:
         return total
     without = sum(each.parameters for each in tensors.of(model))
     return total * without // sum(each.parameters for each in tensors.of(model, drafting=True))
-
-
-def _layer_of(name: str) -> int:
-    before, found, after = name.partition("layers.")
-    number = after.split(".")[0]
-    inside = "visual" in before or "vision" in before or "encoder" in before
-    return int(number) if found and number.isdigit() and not inside else -1

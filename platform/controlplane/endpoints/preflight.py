@@ -1,0 +1,263 @@
+"""Whether what somebody wishes for can fit, before a device is touched.
+
+What cannot fit on any device of its pool is refused, with the numbers and what would make it fit.
+What is tight passes with a warning; so does what nobody can tell yet, with the fact that is
+missing: a prediction never stands in the way of what it does not know.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from controlplane.endpoints import images, measured_starts, offers, predict_client, questions
+from controlplane.endpoints.errors import Invalid
+from controlplane.endpoints.model_facts import Wish
+from controlplane.endpoints.models import Endpoint, Start
+from controlplane.endpoints.questions import CPU
+from controlplane.endpoints.spec import EndpointSpec
+from controlplane.fleet.engines.vllm import ALLOWED
+from controlplane.fleet.models import Device as DeviceRow
+from controlplane.fleet.models import Pool
+from controlplane.placement.devices import GIB, Device
+from controlplane.placement.memory import advice, weights
+from controlplane.placement.memory.advice import Change
+from controlplane.placement.memory.engine import Arguments, Behaviour, version
+from controlplane.placement.memory.predict import (
+    Prediction,
+    Question,
+    Verdict,
+    predict,
+    smallest,
+)
+from controlplane.placement.refusals import Refusal
+from controlplane.tenancy.models import Project
+
+UNKNOWN, NOT_JUDGED = "unknown", "not judged"
+# Of a wish, what a prediction goes by: a change of anything else is none of its business.
+FIELDS = (
+    *("source", "model", "revision", "engine", "engine_version", "engine_args", "image"),
+    *("device_kind", "device_count", "node_count"),
+)
+
+
+class DoesNotFit(Invalid):
+    """`prediction`: the numbers, as of `stoa predict --json`."""
+
+    code = "does_not_fit"
+
+    def __init__(self, message: str, *, field: str, prediction: Mapping[str, Any]) -> None:
+        super().__init__(message, field=field)
+        self.prediction = dict(prediction)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is said of a wish: kept with its version.
+
+    `verdict`: a memory.predict.Verdict, UNKNOWN, or NOT_JUDGED. `text`: the numbers, the fact that
+    is missing, or why it is not judged, in a person's words.
+    """
+
+    verdict: str
+    text: str = ""
+    blames: str = ""  # the field of the wish that would have to change first
+    prediction: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Outlook:
+    """Raises DoesNotFit."""
+    found = look(spec, pool, project, now)
+    if found.verdict == Verdict.DOES_NOT_FIT:
+        raise DoesNotFit(found.text, field=found.blames, prediction=found.prediction)
+    return found
+
+
+def warnings(kept: Mapping[str, Any] | None) -> list[str]:
+    """Of an outlook as it is kept: what whoever wished for it should know."""
+    if not kept or kept["verdict"] not in (Verdict.TIGHT, UNKNOWN):
+        return []
+    return [str(kept["text"])]
+
+
+def of(endpoint: Endpoint) -> list[str]:
+    """The warnings that still hold: what its version showed by starting needs no prediction."""
+    row = endpoint.versions.filter(number=endpoint.generation).only("outlook").first()
+    found = warnings(row.outlook if row else None)
+    started = Start.objects.filter(replica__generation=endpoint.generation, ready=True)
+    return [] if found and started.filter(endpoint=endpoint).exists() else found
+
+
+def look(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Outlook:
+    """What can be said of it; nothing is raised. `spec` in its final form."""
+    if why := _not_judged(spec):
+        return Outlook(NOT_JUDGED, why)
+    try:
+        with questions.sense():
+            return _judged(spec, pool, project, now)
+    except Refusal as refusal:
+        return Outlook(UNKNOWN, f"Whether it fits is not known: it takes {refusal.fact}.")
+
+
+def _not_judged(spec: EndpointSpec) -> str:
+    if spec.engine == images.CUSTOM:
+        return "what an image of one's own takes is not known"
+    if spec.engine != "vllm":
+        return f"predictions are of vLLM's memory, not of {spec.engine}'s"
+    return ""
+
+
+def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Outlook:
+    if spec.image is not None:
+        raise Refusal("the version of vLLM that the image has")
+    wish = Wish(spec.source, spec.model, spec.revision)
+    asked = questions.arguments(spec.model, spec.engine_args)
+    chosen = questions.version(spec.engine_version)
+    if spec.device_kind == CPU:
+        return _on_cpu(wish, asked, chosen, pool, project, now)
+    found = questions.known(project, wish, now)
+    there = _devices(pool, spec.device_kind)
+    starts = measured_starts.starts(project.organization, there[-1].name)
+    least, most = (
+        questions.question(found, device, asked, chosen, starts) for device in (there[0], there[-1])
+    )
+    best = predict(most)
+    verdict = best.verdict
+    if verdict is Verdict.FITS and least.device != most.device:
+        verdict = Verdict.FITS if predict(least).verdict is Verdict.FITS else Verdict.TIGHT
+    changes = [] if verdict is Verdict.FITS else _changes(most, spec, pool, project)
+    told = predict_client.facts(most, best, changes, None)
+    return Outlook(
+        verdict=verdict.value,
+        text=_text(verdict, best, most, spec, changes),
+        blames=_blames(changes),
+        prediction={**told, "verdict": verdict.value},
+    )
+
+
+def _devices(pool: Pool, kind: str) -> list[Device]:
+    """Those of the pool that are of this kind, by their memory. Raises Refusal for none."""
+    rows = DeviceRow.objects.filter(node__pool=pool, node__removed_at=None, healthy=True, kind=kind)
+    sizes = sorted(set(rows.values_list("memory_bytes", flat=True)))
+    if not sizes:
+        raise Refusal(f"the memory of a device of kind {kind}")
+    found = [questions.device(kind, size) for size in sizes]
+    return sorted(found, key=lambda one: one.memory_bytes)
+
+
+def _changes(question: Question, spec: EndpointSpec, pool: Pool, project: Project) -> list[Change]:
+    """What would make it fit and can be wished for here: settings, more devices, other devices."""
+    there = offers.devices([pool])
+    nearby = next((one.most_on_a_node for one in there if one.kind == spec.device_kind), 1)
+    found = []
+    for one in advice.changes(question, []):
+        if one.argument == "tensor_parallel_size":
+            if spec.node_count == 1 and spec.device_count < int(one.value) <= nearby:
+                found.append(Change("device_count", one.value, one.kv_bytes, one.concurrency))
+        elif one.argument in ALLOWED:
+            found.append(one)
+    if (other := _other(question, spec, project)) is not None:
+        found.append(other)
+    return found
+
+
+def _other(question: Question, spec: EndpointSpec, project: Project) -> Change | None:
+    """The least of the other kinds that the organization may use."""
+    found: list[tuple[int, str, Device, int]] = []
+    for offer in offers.devices(offers.pools(project.organization)):
+        if offer.kind in (CPU, spec.device_kind) or offer.memory_bytes <= 0:
+            continue
+        device = questions.device(offer.kind, offer.memory_bytes)
+        least = smallest(question, [device])
+        if least is not None and least[1] <= offer.most_on_a_node:
+            found.append((device.memory_bytes * least[1], offer.kind, device, least[1]))
+    if not found:
+        return None
+    _, kind, device, count = min(found, key=lambda one: one[:2])
+    return Change("device_kind", kind if count == 1 else f"{count} x {kind}", 0.0, 0.0)
+
+
+def _on_cpu(
+    wish: Wish, asked: Arguments, chosen: str, pool: Pool, project: Project, now: datetime
+) -> Outlook:
+    """All that is sure: weights that no node of the pool has the memory for do not fit.
+
+    What else lies in the memory of a machine, its agent and other engines, is not known.
+    """
+    rows = DeviceRow.objects.filter(node__pool=pool, node__removed_at=None, healthy=True, kind=CPU)
+    nodes: dict[str, int] = {}
+    for node, size in rows.values_list("node_id", "memory_bytes"):
+        nodes[node] = nodes.get(node, 0) + size
+    most = max(nodes.values(), default=0)
+    need = _weights(wish, asked, chosen, project, now)
+    if need is None or need <= most:
+        return Outlook(NOT_JUDGED, "what else is in the memory of a CPU's machine is not known")
+    told = {"verdict": Verdict.DOES_NOT_FIT.value, "weights_bytes": need, "memory_bytes": most}
+    text = (
+        f"It does not fit: its weights take {_gib(need)}, the largest node of the pool has "
+        f"{_gib(most)} of memory."
+    )
+    return Outlook(Verdict.DOES_NOT_FIT.value, text, "device_kind", told)
+
+
+def _weights(
+    wish: Wish, asked: Arguments, chosen: str, project: Project, now: datetime
+) -> float | None:
+    """All of a model's, in bytes; None where they are not known."""
+    try:
+        found = questions.known(project, wish, now)
+        whole = Arguments(dtype=asked.dtype)
+        stored = weights.loaded(found.tensors, found.model, whole) if found.tensors else None
+        behaviour = Behaviour(version(chosen))
+        return weights.estimate(found.model, whole, Device(CPU, 0), behaviour, stored).bytes.p50
+    except Refusal:
+        return None
+
+
+def _blames(changes: Sequence[Change]) -> str:
+    """What to change first: the context, where the model itself fits."""
+    shorter = any(one.argument == "max_model_len" for one in changes)
+    return "engine_args.max_model_len" if shorter else "device_kind"
+
+
+def _text(
+    verdict: Verdict,
+    found: Prediction,
+    question: Question,
+    spec: EndpointSpec,
+    changes: Sequence[Change],
+) -> str:
+    beginning = {
+        Verdict.FITS: "It fits on",
+        Verdict.TIGHT: "It is tight on",
+        Verdict.DOES_NOT_FIT: "It does not fit on",
+    }[verdict]
+    count = spec.device_count * spec.node_count
+    where = f"{count} x {spec.device_kind}" if count > 1 else spec.device_kind
+    of_each = " of each device" if count > 1 else ""
+    # Of what is tight, the start that is not the best: that is what it is tight for.
+    rank = "p95" if verdict is Verdict.TIGHT else "p50"
+
+    def size(estimate: Any) -> str:
+        return _gib(getattr(estimate, rank))
+
+    left = getattr(found.kv_bytes, rank)
+    cache = f"{_gib(left)} are left for" if left > 0 else f"{_gib(-left)} are missing even without"
+    text = (
+        f"{beginning} {where}: of {_gib(found.budget_bytes)} for the engine{of_each}, weights take "
+        f"{size(found.weights)}, activations {size(found.activations)}, all else "
+        f"{size(found.non_torch)}; {cache} the cache, where a request of "
+        f"{found.arguments.max_model_len:,} tokens takes {_gib(found.request_bytes)}."
+    )
+    if verdict is not Verdict.FITS:
+        ways = [f"{one.argument} = {one.value}" for one in changes]
+        text += f" It fits with {', or '.join(ways)}." if ways else " Nothing here makes it fit."
+    return text
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.1f} GiB"
