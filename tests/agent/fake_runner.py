@@ -59,6 +59,10 @@ class FakeRunner:
         if pull.model == "unknown":
             raise CannotStart("model_not_found", "no model is called unknown")
         progress("fetching", 7, 7)
+        folder = self._directory / "pulled" / pull.pull_id
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "fake"}')
+        self.model_facts.note(folder, pull_id=pull.pull_id, revision="c0ffee")
         return "c0ffee"
 
     def forget(self, replica_id: str) -> None:

@@ -24,3 +24,7 @@ def test_pulls_are_followed_and_told(plane: ControlPlane, node: TestNode) -> Non
     assert (bad.state, bad.reason) == (wire.PullState.FAILED, "model_not_found")
     plane.change(plane.pulls.clear)
     wait_until(lambda: not told(), 20)
+    # What was read of the model's files is said once.
+    read = [one for report in plane.reports for one in report.models]
+    assert [(one.pull_id, one.revision) for one in read] == [("pul_1", "c0ffee")]
+    assert (read[0].config, read[0].tensors) == ('{"model_type": "fake"}', {})

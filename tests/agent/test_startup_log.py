@@ -48,6 +48,26 @@ def test_reads_a_start_on_a_gpu() -> None:
     )
 
 
+# Of two ranks, and as other versions say it.
+RANKS = """\
+(Worker_TP0 pid=2) INFO 01-01 00:00:09 [gpu_model_runner.py:5150] Model loading took 7.51 GiB memory and 3.2 seconds
+(Worker_TP1 pid=3) INFO 01-01 00:00:09 [gpu_model_runner.py:5150] Model loading took 7.55 GiB memory and 3.3 seconds
+(Worker_TP0 pid=2) INFO 01-01 00:00:20 [gpu_worker.py:298] Available KV cache memory: 60.10 GiB
+(Worker_TP1 pid=3) INFO 01-01 00:00:20 [gpu_worker.py:298] Available KV cache memory: 60.02 GiB
+(Worker_TP0 pid=2) INFO 01-01 00:00:21 [gpu_worker.py:391] Free memory on device (78.7/79.18 GiB) on startup. Desired GPU memory utilization is (0.9, 71.26 GiB). Actual usage is 7.55 GiB for weight, 1.20 GiB for peak activation, 0.31 GiB for non-torch memory, and 0.42 GiB for CUDAGraph memory.
+"""  # noqa: E501
+
+
+def test_of_several_ranks_the_fullest_counts() -> None:
+    assert startup_log.parse(RANKS.splitlines()) == wire.EngineReport(
+        weights_bytes=round(7.55 * (1 << 30)),
+        kv_cache_bytes=round(60.02 * (1 << 30)),
+        activations_bytes=round(1.2 * (1 << 30)),
+        non_torch_bytes=round(0.31 * (1 << 30)),
+        graphs_bytes=round(0.42 * (1 << 30)),
+    )
+
+
 def test_the_newest_start_counts() -> None:
     again = GPU + "stoa 07:00:00 the engine starts\n" + CPU.splitlines()[2]
     assert startup_log.parse(again.splitlines()) == wire.EngineReport(version="0.32.0")

@@ -3,10 +3,14 @@
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from compliance.models import AuditEvent
-from controlplane.endpoints.models import Endpoint
+from controlplane.endpoints.models import Endpoint, ModelFacts
+from controlplane.placement import devices
 from tests.api.house import House, post, signed_in, with_key
+from tests.benchmarks import predict as bench
+from tests.benchmarks.memory import truth
 
 
 def body(alice: House, **changed: Any) -> dict[str, Any]:
@@ -18,6 +22,16 @@ def body(alice: House, **changed: Any) -> dict[str, Any]:
         "engine_args": {"max_model_len": 2048},
     }
     return {**asked, **changed}
+
+
+def gpu(house: House) -> None:
+    """Its node has an L4 each in place of its CPUs, and everybody knows a model of 8B."""
+    memory = devices.find("l4").memory_bytes
+    house.node.devices.update(kind="nvidia-l4", memory_bytes=memory)
+    config = truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct")
+    ModelFacts.objects.create(
+        source="hub", model="org/large", config=config, seen_at=timezone.now()
+    )
 
 
 def test_create_look_scale_stop_start_delete(alice: House) -> None:
@@ -54,6 +68,30 @@ def test_create_look_scale_stop_start_delete(alice: House) -> None:
     actions = AuditEvent.objects.filter(target_id=shown["id"]).values_list("action", flat=True)
     wanted = ("create", "scale", "stop", "start", "delete")
     assert set(actions) == {f"endpoint.{verb}" for verb in wanted}
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers(alice: House) -> None:
+    gpu(alice)
+    client = with_key(alice.secret)
+    asked = body(alice, model="org/large", device_kind="nvidia-l4", engine_args={})
+    refused = post(client, "/endpoints", asked)
+    told = refused.json()
+    assert (refused.status_code, told["code"]) == (422, "does_not_fit")
+    assert told["field"] == "engine_args.max_model_len"
+    assert told["prediction"]["kv_bytes_per_request"] == 16 << 30
+    (shorter,) = (
+        one["value"] for one in told["prediction"]["advice"] if one["argument"] == "max_model_len"
+    )
+    made = post(client, "/endpoints", asked | {"engine_args": {"max_model_len": int(shorter)}})
+    assert (made.status_code, made.json()["warnings"]) == (201, [])
+    path = f"/endpoints/{made.json()['id']}/versions"
+    changed = post(client, path, {"engine_args": {"max_model_len": 4096}})
+    assert changed.json()["outlook"]["verdict"] == "fits"
+    changed = post(client, path, {"engine_args": {"max_model_len": 131_072}})
+    assert (changed.status_code, changed.json()["code"]) == (422, "does_not_fit")
+    unseen = post(client, "/endpoints", asked | {"name": "unseen", "model": "org/unseen"})
+    (said,) = unseen.json()["warnings"]
+    assert "the config.json of org/unseen" in said
 
 
 def test_how_it_follows_traffic_and_clock(alice: House) -> None:

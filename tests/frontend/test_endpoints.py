@@ -14,6 +14,7 @@ from controlplane.endpoints.models import Endpoint, LogLine, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.tenancy import services
 from tests.api.house import House, signed_in
+from tests.api.test_endpoints import gpu
 
 WISH = {
     "name": "second",
@@ -284,6 +285,26 @@ def test_a_refusal_stands_beside_its_field_and_nothing_is_lost(
             assert f'name="{name}" value="{typed}"' in shown, name
     if field in ("more", "adapters"):
         assert value in shown
+
+
+def test_what_cannot_fit_stands_beside_what_to_change(alice: House) -> None:
+    gpu(alice)
+    client = signed_in(alice.owner)
+    on_gpu = {"model": "org/large", "device_kind": "nvidia-l4", "name": "large"}
+    answer = wish(client, alice, **on_gpu)
+    shown = text(answer)
+    assert answer.status_code == 422
+    at = shown.index('id="id_max_model_len_error"')
+    assert "It does not fit on nvidia-l4" in shown[at : at + 600]
+    assert "It fits with max_model_len = " in shown
+    wish(client, alice, **on_gpu, max_model_len="4096")
+    page = f"/endpoints/{Endpoint.objects.get(name='large').id}"
+    change = {"model": "org/large", "device_count": "1", "engine_args": "{}", "image": "null"}
+    refused = client.post(f"{page}/versions", {**change, "strategy": "rolling"})
+    assert refused.status_code == 422
+    assert "It does not fit on nvidia-l4" in text(refused)
+    unseen = wish(client, alice, **on_gpu | {"model": "org/unseen", "name": "unseen"})
+    assert "no node has brought it yet" in text(client.get(unseen["location"]))
 
 
 def test_a_form_stays_with_its_project_whatever_another_tab_chose(

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.placement.devices import GIB, find
-from controlplane.placement.memory import weights
+from controlplane.placement.memory import safetensors, weights
 from controlplane.placement.memory.engine import Arguments, Behaviour, version
 from controlplane.placement.models import reading
 from tests.benchmarks.memory import truth
+from tests.placement.test_models import LLAMA
 
 CONFIGS = Path(truth.__file__).parent / "configs"
 
@@ -65,3 +68,24 @@ def test_towers_stay_out_where_only_the_language_is_served() -> None:
 def test_the_kernels_padding_is_counted() -> None:
     assert weigh("gpt-oss-20b", "a100-80", "0.19.0") / GIB == pytest.approx(13.72, rel=0.01)
     assert weigh("gpt-oss-120b", "h100", "0.25.1") / GIB == pytest.approx(61.29, rel=0.01)
+
+
+names = st.tuples(
+    st.sampled_from(("", "mtp.", "model.", "vision_tower.", "model.visual.", "encoder.")),
+    st.one_of(st.just(""), st.integers(0, 12).map(lambda layer: f"layers.{layer}.")),
+    st.sampled_from(("", "x.visual.")),
+    st.sampled_from(("q_proj.weight", "lm_head.weight", "norm")),
+).map("".join)
+
+
+@given(st.dictionaries(names, st.integers(0, 1000)), st.booleans(), st.booleans(), st.booleans())
+def test_groups_of_tensors_load_as_the_tensors_do(
+    sizes: dict[str, int], tied: bool, drafts: bool, language: bool
+) -> None:
+    model = reading.read({**LLAMA, "tie_word_embeddings": tied, "num_hidden_layers": 7})
+    method = "mtp" if drafts else None
+    arguments = Arguments(speculative_method=method, language_model_only=language)
+    grouped = safetensors.summed(sizes)
+    assert weights.loaded(grouped, model, arguments) == weights.loaded(sizes, model, arguments)
+    assert safetensors.summed(grouped) == grouped
+    assert sum(grouped.values()) == sum(sizes.values())
