@@ -8,7 +8,6 @@ import pytest
 from controlplane.endpoints import measured_starts, model_facts
 from controlplane.endpoints.models import (
     Endpoint,
-    EndpointVersion,
     MeasuredStart,
     ModelFacts,
     Replica,
@@ -19,7 +18,7 @@ from controlplane.fleet.models import Node
 from controlplane.placement.memory.learning import published
 from controlplane.tenancy.models import Project
 from tests.endpoints.test_images import RUNS_IMAGES, TAGGED
-from tests.endpoints.test_preflight import EIGHT, EIGHT_BYTES, GIB
+from tests.endpoints.test_preflight import EIGHT, EIGHT_BYTES, GIB, outlook
 from tests.endpoints.world import START, World, organization, said
 
 H100 = "nvidia-h100-80gb-hbm3"
@@ -46,7 +45,7 @@ def endpoint(world: World, name: str = "chat", **more: Any) -> Endpoint:
 
 
 def predicted(endpoint: Endpoint) -> dict[str, Any]:
-    kept: dict[str, Any] = EndpointVersion.objects.get(endpoint=endpoint).outlook["prediction"]
+    kept: dict[str, Any] = outlook(endpoint)["prediction"]
     return kept
 
 

@@ -30,6 +30,7 @@ from controlplane.fleet import wire
 from controlplane.fleet.models import Node
 from controlplane.placement import devices
 from controlplane.placement.memory import checkpoint
+from controlplane.placement.memory.predict import predict
 from controlplane.placement.models import plausible
 from controlplane.placement.refusals import Refusal
 from tests.benchmarks import predict as bench
@@ -41,6 +42,16 @@ GIB = 1 << 30
 L4, H200 = "nvidia-l4", "nvidia-h200"
 EIGHT: dict[str, Any] = truth.configuration(bench.CONFIGS, "Llama-3.1-8B-Instruct")
 EIGHT_BYTES = 16_060_522_496  # of its published weights
+BERT = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}
 SMALL = {**LLAMA, "torch_dtype": "bfloat16"}
 
 
@@ -95,6 +106,13 @@ def wish(world: World, **more: Any) -> dict[str, Any]:
     return {"source": "upload", "model": mine.id, "device_kind": L4, **more}
 
 
+def outlook(endpoint: Endpoint) -> dict[str, Any]:
+    """Of its newest version."""
+    found = EndpointVersion.objects.filter(endpoint=endpoint).order_by("-number")[0].outlook
+    assert found is not None
+    return found
+
+
 def test_what_cannot_fit_is_refused_with_its_numbers(world: World, gpu: Node) -> None:
     gpus(world, H200)
     asked = wish(world)
@@ -112,7 +130,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(world: World, gpu: Node) ->
     assert not AuditEvent.objects.filter(action="endpoint.create").exists()
     shorter = {"max_model_len": int(ways["max_model_len"])}
     made = world.endpoint(**asked, engine_args=shorter)
-    kept = EndpointVersion.objects.get(endpoint=made).outlook
+    kept = outlook(made)
     assert kept["verdict"] == "fits" and preflight.of(made) == []
     assert world.endpoint(**asked | {"device_kind": H200}, name="large").id
 
@@ -124,7 +142,7 @@ def test_more_devices_are_advised_where_a_node_has_them(world: World) -> None:
     two = world.endpoint(
         **wish(world, engine_args={"max_model_len": 65_536, "enforce_eager": True}, device_count=2)
     )
-    assert EndpointVersion.objects.get(endpoint=two).outlook["verdict"] in ("fits", "tight")
+    assert outlook(two)["verdict"] in ("fits", "tight")
 
 
 def test_what_is_tight_warns_until_it_has_started(world: World, gpu: Node) -> None:
@@ -138,6 +156,13 @@ def test_what_is_tight_warns_until_it_has_started(world: World, gpu: Node) -> No
     assert said.startswith("It is tight on nvidia-l4") and "max_model_len = " in said
     world.replica(made, gpu, State.READY)
     assert preflight.of(made) == []
+
+
+def test_a_model_without_a_cache_has_no_bound(world: World, gpu: Node) -> None:
+    embeds = upload(world, BERT)
+    made = world.endpoint(source="upload", model=embeds.id, device_kind=L4)
+    assert outlook(made)["verdict"] == "fits"
+    assert outlook(made)["prediction"]["concurrency"] == {"p50": None, "p95": None}
 
 
 def test_the_largest_device_of_a_kind_decides_and_the_smallest_warns(world: World) -> None:
@@ -259,7 +284,7 @@ def test_nonsense_is_refused_and_breaks_nothing(changed: dict[str, Any]) -> None
         with questions.sense():
             found = questions.of(facts)
             asked = questions.arguments("m", {})
-            preflight.predict(questions.question(found, devices.find(L4), asked, "0.32.0", []))
+            predict(questions.question(found, devices.find(L4), asked, "0.32.0", []))
     except Refusal as refusal:
         assert refusal.fact
 
@@ -267,30 +292,28 @@ def test_nonsense_is_refused_and_breaks_nothing(changed: dict[str, Any]) -> None
 def test_a_change_is_looked_at_and_what_serves_is_not_forbidden(world: World, gpu: Node) -> None:
     made = world.endpoint(**wish(world, engine_args={"max_model_len": 8192}))
 
-    def change(actor: audit.Actor = ACTOR, **changes: Any) -> EndpointVersion:
+    def change(actor: audit.Actor = ACTOR, **changes: Any) -> str:
         versions.change(actor=actor, endpoint=made, changes=changes, now=world.now)
-        return EndpointVersion.objects.filter(endpoint=made).order_by("-number")[0]
+        return str(outlook(made)["verdict"])
 
     with pytest.raises(DoesNotFit, match="131,072 tokens"):
         change(engine_args={})
     assert made.versions.count() == 1
-    assert change(engine_args={"max_model_len": 4096}).outlook["verdict"] == "fits"
+    assert change(engine_args={"max_model_len": 4096}) == "fits"
     # Nobody asks again where nothing of it changes; what was said stays with the version.
     facts = ModelFacts.objects.get(model=made.model)
     facts.config, facts.tensors = {**EIGHT, "num_hidden_layers": 64}, {}
     facts.save()
     made.refresh_from_db()
-    assert change(capabilities=["tools"]).outlook["verdict"] == "fits"
+    assert change(capabilities=["tools"]) == "fits"
     # Off an engine that is blocked it is rolled whatever is predicted.
-    system = change(audit.SYSTEM, engine_args={"max_model_len": 2048})
-    assert system.outlook["verdict"] == "does not fit"
+    assert change(audit.SYSTEM, engine_args={"max_model_len": 2048}) == "does not fit"
 
 
 def test_on_a_cpu_only_what_is_sure_is_refused(world: World) -> None:
     world.node(devices=4, memory=4 * GIB)
     made = world.endpoint(**wish(world, device_kind="cpu", name="known"))
-    outlook = EndpointVersion.objects.get(endpoint=made).outlook
-    assert outlook["verdict"] == "not judged" and "CPU" in outlook["text"]
+    assert outlook(made)["verdict"] == "not judged" and "CPU" in outlook(made)["text"]
     assert preflight.of(made) == []
     thrice = upload(world, EIGHT, {"model.layers.0.weight": 3 * EIGHT_BYTES})
     with pytest.raises(DoesNotFit, match=r"weights take 4\d.\d GiB, the largest node .* 16.0 GiB"):

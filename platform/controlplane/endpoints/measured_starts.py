@@ -41,6 +41,8 @@ def note(replica_id: str, said: wire.ReplicaReport, now: datetime) -> bool:
     and what comes later says the same."""
     if said.engine is None or said.start_tier is wire.StartTier.WAKE:
         return False
+    if MeasuredStart.objects.filter(replica_id=replica_id).exists():
+        return False
     rows = Replica.objects.select_related(
         "version", "endpoint__pool", "endpoint__project__organization"
     )

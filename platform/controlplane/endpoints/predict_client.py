@@ -7,6 +7,7 @@ missing is named, and nothing is guessed: exit code 2. What does not fit ends wi
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"stoa predict: it takes {refusal.fact}", file=sys.stderr)
         return REFUSED
     told = facts(asked, found, changes, least)
-    print(json.dumps(told, indent=1) if chosen.json else text(told))
+    print(json.dumps(finite(told), indent=1) if chosen.json else text(told))
     return NO_FIT if found.verdict is Verdict.DOES_NOT_FIT else FIT
 
 
@@ -185,6 +186,15 @@ def facts(
             for each in changes
         ],
     }
+
+
+def finite(told: Any) -> Any:
+    """As JSON can say it: what has no bound, as a model without a cache has none, is null."""
+    if isinstance(told, dict):
+        return {name: finite(value) for name, value in told.items()}
+    if isinstance(told, list):
+        return [finite(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
 def _pair(estimate: Estimate) -> dict[str, float]:

@@ -135,7 +135,7 @@ def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> 
         verdict=verdict.value,
         text=_text(verdict, best, most, spec, changes),
         blames=_blames(changes),
-        prediction={**told, "verdict": verdict.value},
+        prediction=predict_client.finite({**told, "verdict": verdict.value}),
     )
 
 
