@@ -14,7 +14,7 @@ from controlplane.fleet import wire
 from tests.api.door import Door, play
 from tests.api.house import House, post, with_key
 from tests.endpoints.world import ACTOR
-from tests.fleet.machine import enrolled
+from tests.fleet.machine import Machine, enrolled
 
 CONTENT = b'{"model_type": "x"}'
 
@@ -70,21 +70,25 @@ def test_what_is_uploaded_reaches_the_node_that_is_to_serve_it(
             assert (await door.call("GET", other, machine=machine)).status_code == 404
         assert (await door.call("GET", place)).status_code == 401
         assert (await door.call("GET", place, machine=stranger)).status_code in (401, 404, 410)
-        # What the node then reads of it, it says once with a report.
-        report = wire.Report(
-            boot_id="boot",
-            seq=1,
-            agent_version="1",
-            desired_version=1,
-            replicas=[],
-            models=[wire.ModelFacts(pull_id=pull.id, revision="1", config=CONTENT.decode())],
-        )
-        for _ in range(2):  # the second came late, or its answer was lost
-            answer = await door.call("POST", "/agent/v1/report", report, machine=machine)
-            assert answer.status_code == 200, answer.content
+        await _tell_facts(door, machine, pull.id)
 
     play(scene)
     known = ModelFacts.objects.get()
     assert (known.model, known.project, known.config) == (id, alice.project, {"model_type": "x"})
     assert client.delete(path).status_code == 204
     assert list(tmp_path.iterdir()) == []
+
+
+async def _tell_facts(door: Door, machine: Machine, pull_id: str) -> None:
+    """What the node reads of what it brought it says with a report; perhaps twice."""
+    report = wire.Report(
+        boot_id="boot",
+        seq=1,
+        agent_version="1",
+        desired_version=1,
+        replicas=[],
+        models=[wire.ModelFacts(pull_id=pull_id, revision="1", config=CONTENT.decode())],
+    )
+    for _ in range(2):
+        answer = await door.call("POST", "/agent/v1/report", report, machine=machine)
+        assert answer.status_code == 200, answer.content
