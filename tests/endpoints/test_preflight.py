@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import IntegrityError, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,8 +202,8 @@ def test_what_a_node_read_where_it_brought_it_decides(world: World, gpu: Node) -
         public=True,
     )
     for _ in range(2):  # it may be told twice
-        model_facts.note(node, [facts], world.now)
-    assert ModelFacts.objects.count() == 1
+        news = model_facts.note(node, [facts], world.now)
+    assert (ModelFacts.objects.count(), news) == (1, [])
     for revision in ("", "c0ffee"):
         with pytest.raises(DoesNotFit):
             world.endpoint(device_kind=L4, revision=revision)
@@ -212,6 +213,23 @@ def test_what_a_node_read_where_it_brought_it_decides(world: World, gpu: Node) -
     stranger = organization("stranger")
     assert model_facts.find(stranger, Wish("hub", "org/model"), world.now) is None
     assert places.forget(world.project.id, world.now) == 1
+
+
+def test_who_was_told_of_a_missing_fact_is_told_once_it_is_known(world: World, gpu: Node) -> None:
+    made, short = (
+        world.endpoint(name=name, device_kind=L4, engine_args=arguments)
+        for name, arguments in (("chat", {}), ("short", {"max_model_len": 8192}))
+    )
+    replica = world.replica(made, gpu, State.FETCHING)
+    said = wire.ModelFacts(replica_id=replica.id, config=json.dumps(EIGHT))
+    news = model_facts.note(gpu, [said], world.now)
+    assert preflight.renew(news, world.now) == 2
+    (told,) = preflight.of(made)
+    assert told.startswith("It does not fit on nvidia-l4") and "max_model_len = " in told
+    assert (outlook(short)["verdict"], preflight.of(short)) == ("fits", [])
+    assert preflight.renew(news, world.now) == 0
+    with pytest.raises(IntegrityError), transaction.atomic():
+        made.versions.update(spec={})  # all else of a version stays as it was asked for
 
 
 def test_a_model_that_is_open_to_all_is_known_to_all(db: None) -> None:

@@ -31,6 +31,7 @@ from controlplane.endpoints import (
     hearing,
     image_secrets,
     model_facts,
+    preflight,
     reports,
     source_grants,
     uploads,
@@ -280,7 +281,7 @@ def _heard_at_length(call: credentials.Call, message: wire.Report, now: datetime
     proof = credentials.verify(call, now=now)
     node = proof.node
     # Of a report that came late too, and first: a start is measured against its model's facts.
-    model_facts.note(node, message.models, now)
+    preflight.renew(model_facts.note(node, message.models, now), now)
     if services.heartbeat(node=node, report=message, signed_at=proof.signed_at, now=now):
         findings.note(node, message.findings, now)
         reports.apply(node, message, now)

@@ -42,9 +42,12 @@ class Wish:
     revision: str = ""
 
 
-def note(node: Node, said: Sequence[wire.ModelFacts], now: datetime) -> None:
-    """Keep what a node says of models that it was asked to bring; idempotent. Which model that is
-    its word does not say: the wish does."""
+def note(node: Node, said: Sequence[wire.ModelFacts], now: datetime) -> list[ModelFacts]:
+    """Keep what a node says of models that it was asked to bring; what of it is news.
+
+    Idempotent. Which model that is its word does not say: the wish does.
+    """
+    news = []
     for one in said[:MOST]:
         found = _asked(node, one)
         if found is None:
@@ -55,9 +58,14 @@ def note(node: Node, said: Sequence[wire.ModelFacts], now: datetime) -> None:
         ) and node.pool.organization_id is None
         revision = logs.clean(one.revision)[:64]
         try:
-            _keep(None if public else project, wish, revision, one.config, one.tensors, now)
+            row, new = _keep(
+                None if public else project, wish, revision, one.config, one.tensors, now
+            )
         except Refusal as refusal:
             log.info("%s: of a model's facts nothing is kept: %s", node.id, refusal.fact)
+        else:
+            news += [row] if new else []
+    return news
 
 
 def find(project: Project, wish: Wish, now: datetime) -> ModelFacts | None:
@@ -84,7 +92,7 @@ def _of_upload(project: Project, wish: Wish, now: datetime) -> ModelFacts | None
 
     found: Checkpoint = checkpoint.read(files, opened)
     try:
-        return _keep(project, wish, "", found.config, found.tensors, now)
+        return _keep(project, wish, "", found.config, found.tensors, now)[0]
     except Refusal as refusal:
         log.info("%s: of its files nothing is known: %s", upload.id, refusal.fact)
         return None
@@ -114,10 +122,10 @@ def _keep(
     config: str,
     tensors: Mapping[str, int],
     now: datetime,
-) -> ModelFacts:
-    """Raises Refusal for what no model's files say."""
+) -> tuple[ModelFacts, bool]:
+    """The row, and whether it is new. Raises Refusal for what no model's files say."""
     stated = plausible.parsed(config)
-    row, _ = ModelFacts.objects.update_or_create(
+    return ModelFacts.objects.update_or_create(
         project=project,
         source=wish.source,
         model=wish.model,
@@ -125,7 +133,6 @@ def _keep(
         revision=revision,
         defaults={"config": stated, "tensors": _plausible(tensors), "seen_at": now},
     )
-    return row
 
 
 def _plausible(tensors: Mapping[str, int]) -> dict[str, int]:

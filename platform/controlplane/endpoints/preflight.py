@@ -5,15 +5,24 @@ What is tight passes with a warning; so does what nobody can tell yet, with the 
 missing: a prediction never stands in the way of what it does not know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from controlplane.endpoints import images, measured_starts, offers, predict_client, questions
+from django.db.models import F
+
+from controlplane.endpoints import (
+    images,
+    measured_starts,
+    offers,
+    predict_client,
+    questions,
+    version_spec,
+)
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.model_facts import Wish
-from controlplane.endpoints.models import Endpoint, Start
+from controlplane.endpoints.models import Endpoint, EndpointVersion, ModelFacts, Start
 from controlplane.endpoints.questions import CPU
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.fleet.engines.vllm import ALLOWED
@@ -34,6 +43,7 @@ from controlplane.placement.refusals import Refusal
 from controlplane.tenancy.models import Project
 
 UNKNOWN, NOT_JUDGED = "unknown", "not judged"
+MOST = 50  # endpoints of one model that are looked at again; the others' warning stays
 # Of a wish, what a prediction goes by: a change of anything else is none of its business.
 FIELDS = (
     *("source", "model", "revision", "engine", "engine_version", "engine_args", "image"),
@@ -79,7 +89,7 @@ def check(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Ou
 
 def warnings(kept: Mapping[str, Any] | None) -> list[str]:
     """Of an outlook as it is kept: what whoever wished for it should know."""
-    if not kept or kept["verdict"] not in (Verdict.TIGHT, UNKNOWN):
+    if not kept or kept["verdict"] in (Verdict.FITS, NOT_JUDGED):
         return []
     return [str(kept["text"])]
 
@@ -90,6 +100,31 @@ def of(endpoint: Endpoint) -> list[str]:
     found = warnings(row.outlook if row else None)
     started = Start.objects.filter(replica__generation=endpoint.generation, ready=True)
     return [] if found and started.filter(endpoint=endpoint).exists() else found
+
+
+def renew(news: Iterable[ModelFacts], now: datetime) -> int:
+    """Look again at what was wished for before anybody knew these models; how many that was.
+
+    Nothing is refused any more: the warning then says what is not known no longer.
+    """
+    count = 0
+    for facts in news:
+        rows = EndpointVersion.objects.filter(
+            outlook__verdict=UNKNOWN,
+            spec__source=facts.source,
+            spec__model=facts.model,
+            number=F("endpoint__generation"),
+            endpoint__deleted_at=None,
+        )
+        if facts.project_id is not None:
+            rows = rows.filter(endpoint__project_id=facts.project_id)
+        for row in rows.select_related("endpoint__pool", "endpoint__project__organization")[:MOST]:
+            endpoint = row.endpoint
+            spec = EndpointSpec(name=endpoint.name, **{**version_spec.ADDED, **row.spec})
+            found = look(spec, endpoint.pool, endpoint.project, now)
+            EndpointVersion.objects.filter(pk=row.pk).update(outlook=found.kept)
+            count += 1
+    return count
 
 
 def look(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Outlook:

@@ -10,7 +10,7 @@ from compliance.fields import IdField
 
 
 class EndpointVersion(models.Model):
-    """A spec as it was asked for, immutable (trigger, migration 0025). Replicas name it by number.
+    """A spec as it was asked for, immutable (trigger, migration 0033). Replicas name it by number.
 
     Going back to a version makes no new one: its replicas that still run are kept, as Kubernetes
     keeps the pods of a ReplicaSet. That it was done stands in a Rollout.
@@ -25,7 +25,7 @@ class EndpointVersion(models.Model):
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=64)  # the actor's id; empty: made before versions were
     note = models.CharField(max_length=200, blank=True)  # why, in a person's words
-    # What was predicted of it as it was made (preflight.Outlook); null: from before there was that.
+    # What is predicted of it (preflight.Outlook), as it was made or since its model is known.
     outlook = models.JSONField(null=True)
 
     class Meta:

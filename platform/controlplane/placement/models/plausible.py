@@ -9,9 +9,13 @@ from typing import Any
 from controlplane.placement.refusals import Refusal
 
 MOST_BYTES = 256 << 10
-MOST_LAYERS = 4096
+MOST_LAYERS = 1024
 MOST = 1 << 48  # of any number
 _DEPTH = 12
+_EACH_LAYER = (  # an entry for each: without another count these say how many there are
+    *("layer_types", "layers_block_type", "attn_layer_types"),
+    *("hybrid_override_pattern", "hybrid_layer_pattern"),
+)
 
 
 def parsed(text: str | bytes) -> dict[str, Any]:
@@ -33,12 +37,11 @@ def _check(value: Any, name: str, depth: int) -> None:
     if depth > _DEPTH:
         raise Refusal("a config.json that is less nested")
     counts = name.endswith(("layer", "layers", "depth"))  # how many there are of something
-    each = "layer" in name or "pattern" in name  # says something of each layer
     if isinstance(value, dict):
         for key, inner in value.items():
             _check(key, "", depth)
             _check(inner, key.lower(), depth + 1)
-    elif isinstance(value, list | str) and each and len(value) > MOST_LAYERS:
+    elif isinstance(value, list | str) and name in _EACH_LAYER and len(value) > MOST_LAYERS:
         raise Refusal(f"at most {MOST_LAYERS} entries as {name[:64]} in config.json")
     elif isinstance(value, list):
         for inner in value:
