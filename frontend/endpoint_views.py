@@ -68,6 +68,7 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
             "warnings": engine_outlook.warnings(endpoint, engine_versions.unsupported()),
             "fit": preflight.of(endpoint),
+            "outlook": preflight.kept(endpoint),
             "arguments": sorted(endpoint.engine_args.items()),
             "pinned_image": images.pinned(endpoint),
             "raw_url": _raw_url(endpoint),

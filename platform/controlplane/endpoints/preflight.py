@@ -87,17 +87,22 @@ def check(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> Ou
     return found
 
 
-def warnings(kept: Mapping[str, Any] | None) -> list[str]:
+def warnings(outlook: Mapping[str, Any] | None) -> list[str]:
     """Of an outlook as it is kept: what whoever wished for it should know."""
-    if not kept or kept["verdict"] in (Verdict.FITS, NOT_JUDGED):
+    if not outlook or outlook["verdict"] in (Verdict.FITS, NOT_JUDGED):
         return []
-    return [str(kept["text"])]
+    return [str(outlook["text"])]
+
+
+def kept(endpoint: Endpoint) -> Mapping[str, Any] | None:
+    """The outlook of the version that is wished for, as it is kept."""
+    row = endpoint.versions.filter(number=endpoint.generation).only("outlook").first()
+    return row.outlook if row else None
 
 
 def of(endpoint: Endpoint) -> list[str]:
     """The warnings that still hold: what its version showed by starting needs no prediction."""
-    row = endpoint.versions.filter(number=endpoint.generation).only("outlook").first()
-    found = warnings(row.outlook if row else None)
+    found = warnings(kept(endpoint))
     started = Start.objects.filter(replica__generation=endpoint.generation, ready=True)
     return [] if found and started.filter(endpoint=endpoint).exists() else found
 
