@@ -111,7 +111,7 @@ def outlook(endpoint: Endpoint) -> dict[str, Any]:
     """Of its newest version."""
     found = EndpointVersion.objects.filter(endpoint=endpoint).order_by("-number")[0].outlook
     assert found is not None
-    return found
+    return dict(found)
 
 
 def test_what_cannot_fit_is_refused_with_its_numbers(world: World, gpu: Node) -> None:
