@@ -68,6 +68,11 @@ def test_of_several_ranks_the_fullest_counts() -> None:
     )
 
 
+def test_a_line_of_what_was_consumed_is_read() -> None:
+    line = "Actual usage is 15.42 GiB for consumed memory, 1.20 GiB for peak activation"
+    assert startup_log.parse([line]).consumed_bytes == round(15.42 * (1 << 30))
+
+
 def test_the_newest_start_counts() -> None:
     again = GPU + "stoa 07:00:00 the engine starts\n" + CPU.splitlines()[2]
     assert startup_log.parse(again.splitlines()) == wire.EngineReport(version="0.32.0")

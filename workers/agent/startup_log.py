@@ -72,6 +72,7 @@ def _with(report: wire.EngineReport, printed: memory_log.Printed) -> wire.Engine
         activations_bytes=_bytes(printed.activations_gib),
         non_torch_bytes=_bytes(printed.non_torch_gib),
         graphs_bytes=_bytes(printed.graphs_gib),
+        consumed_bytes=_bytes(printed.consumed_gib),
     )
 
 

@@ -167,6 +167,8 @@ def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> 
     )
     best = predict(most)
     verdict = best.verdict
+    if verdict is Verdict.DOES_NOT_FIT and not _sure(best, most.device):
+        verdict = Verdict.TIGHT
     if verdict is Verdict.FITS and least.device != most.device:
         verdict = Verdict.FITS if predict(least).verdict is Verdict.FITS else Verdict.TIGHT
     changes = [] if verdict is Verdict.FITS else _changes(most, spec, pool, project)
@@ -177,6 +179,18 @@ def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> 
         blames=_blames(changes),
         prediction=predict_client.finite({**told, "verdict": verdict.value}),
     )
+
+
+def _sure(found: Prediction, device: Device) -> bool:
+    """Whether it would not fit either if all took as much less as it may take more: only then is it
+    forbidden."""
+    need = found.weights + found.activations + found.non_torch
+    less = need.p95 - need.p50
+    stated = found.arguments.kv_cache_memory_bytes is not None
+    left = found.kv_bytes.p50 + (0 if stated else less)
+    if device.memory_bytes - need.p50 + less <= 0 or (left <= 0 and found.cache.groups):
+        return True
+    return found.cache.concurrency(left, found.arguments.max_model_len or 0) < 1
 
 
 def _devices(pool: Pool, kind: str) -> list[Device]:

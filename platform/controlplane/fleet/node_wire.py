@@ -82,6 +82,7 @@ class EngineReport(msgspec.Struct, kw_only=True):
     activations_bytes: int | None = None  # at the peak of its profiling run
     non_torch_bytes: int | None = None
     graphs_bytes: int | None = None
+    consumed_bytes: int | None = None  # weights, and what is not torch's
 
 
 class ModelFacts(msgspec.Struct, kw_only=True):
