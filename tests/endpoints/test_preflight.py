@@ -176,7 +176,8 @@ def test_the_largest_device_of_a_kind_decides_and_the_smallest_warns(world: Worl
     gpus(world, H200, 2, memory=24 * GIB)  # as a part of one has
     made = world.endpoint(**wish(world, device_kind=H200))
     (said,) = preflight.of(made)
-    assert said.startswith("It is tight")
+    assert said.startswith("It is tight on nvidia-h200 with 24.0 GiB")
+    assert said.endswith("larger ones too, with 139.8 GiB.")
 
 
 def test_what_nobody_knows_yet_passes_and_says_what_is_missing(world: World, gpu: Node) -> None:

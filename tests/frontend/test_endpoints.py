@@ -299,7 +299,9 @@ def test_what_cannot_fit_stands_beside_what_to_change(alice: House) -> None:
     assert "It fits with max_model_len = " in shown
     wish(client, alice, **on_gpu, max_model_len="4096")
     page = f"/endpoints/{Endpoint.objects.get(name='large').id}"
-    assert "It fits on nvidia-l4: of 20.3 GiB for the engine" in text(client.get(page))
+    assert "It fits on nvidia-l4 with 22.0 GiB: of 20.3 GiB for the engine" in text(
+        client.get(page)
+    )
     change = {"model": "org/large", "device_count": "1", "engine_args": "{}", "image": "null"}
     refused = client.post(f"{page}/versions", {**change, "strategy": "rolling"})
     assert refused.status_code == 422

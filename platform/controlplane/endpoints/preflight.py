@@ -165,19 +165,24 @@ def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> 
     least, most = (
         questions.question(found, device, asked, chosen, starts) for device in (there[0], there[-1])
     )
-    best = predict(most)
-    verdict = best.verdict
-    if verdict is Verdict.DOES_NOT_FIT and not _sure(best, most.device):
+    told, about = predict(most), most
+    verdict = told.verdict
+    if verdict is Verdict.DOES_NOT_FIT and not _sure(told, most.device):
         verdict = Verdict.TIGHT
     if verdict is Verdict.FITS and least.device != most.device:
-        verdict = Verdict.FITS if predict(least).verdict is Verdict.FITS else Verdict.TIGHT
-    changes = [] if verdict is Verdict.FITS else _changes(most, spec, pool, project)
-    told = predict_client.facts(most, best, changes, None)
+        smaller = predict(least)
+        if smaller.verdict is not Verdict.FITS:
+            verdict, told, about = Verdict.TIGHT, smaller, least
+    changes = [] if verdict is Verdict.FITS else _changes(about, spec, pool, project)
+    numbers = predict_client.facts(about, told, changes, None)
+    text = _text(verdict, told, about, spec, changes)
+    if about.device != most.device:
+        text += f" The pool has larger ones too, with {_gib(most.device.memory_bytes)}."
     return Outlook(
         verdict=verdict.value,
-        text=_text(verdict, best, most, spec, changes),
+        text=text,
         blames=_blames(changes),
-        prediction=predict_client.finite({**told, "verdict": verdict.value}),
+        prediction=predict_client.finite({**numbers, "verdict": verdict.value}),
     )
 
 
@@ -302,7 +307,8 @@ def _text(
     left = getattr(found.kv_bytes, rank)
     cache = f"{_gib(left)} are left for" if left > 0 else f"{_gib(-left)} are missing even without"
     text = (
-        f"{beginning} {where}: of {_gib(found.budget_bytes)} for the engine{of_each}, weights take "
+        f"{beginning} {where} with {_gib(question.device.memory_bytes)}: of "
+        f"{_gib(found.budget_bytes)} for the engine{of_each}, weights take "
         f"{size(found.weights)}, activations {size(found.activations)}, all else "
         f"{size(found.non_torch)}; {cache} the cache, where a request of "
         f"{found.arguments.max_model_len:,} tokens takes {_gib(found.request_bytes)}."
