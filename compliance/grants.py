@@ -23,7 +23,7 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
     "billing_runstop": ("project_id", "run", "key_id", "gateway_id", "stopped"),
     "endpoints_activity": (
         *("endpoint_id", "gateway_id", "worker", "in_flight", "waiting"),
-        *("uncached_tokens", "kv_tokens", "running", "pressed", "idle_s", "prefill_tps"),
+        *("uncached_tokens", "kv_tokens", "running", "pressed", "idle_s", "prefill_tps", "people"),
     ),
     "endpoints_versionhealth": (
         *("rollout_id", "version", "gateway_id", "requests", "errors", "first", "total"),

@@ -44,7 +44,15 @@ from controlplane.endpoints import (
 )
 from controlplane.endpoints import services as endpoints
 from controlplane.endpoints.models import Endpoint, EngineVersion, Rollout, Upload
-from controlplane.fleet import agent_rollouts, health, replacing, revoking, silence, wire
+from controlplane.fleet import (
+    agent_rollouts,
+    health,
+    placement_policy,
+    replacing,
+    revoking,
+    silence,
+    wire,
+)
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
@@ -204,6 +212,7 @@ class Walk:
 
     def keeping(self, node: Node) -> None:
         self.do(health.set_policy, "pool.update", pool=node.pool, changes={"max_share": 0.5})
+        self.do(placement_policy.set_placement, "pool.update", pool=node.pool, keep_block=4)
         gpu = Device.objects.create(
             node=node, index=7, kind="gpu", name="GPU", uuid="GPU-7", memory_bytes=1
         )

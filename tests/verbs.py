@@ -21,19 +21,27 @@ from controlplane.endpoints import (
     versions,
 )
 from controlplane.endpoints import services as endpoints
-from controlplane.fleet import agent_rollouts, health, replacing, revoking, silence
+from controlplane.fleet import (
+    agent_rollouts,
+    health,
+    placement_policy,
+    replacing,
+    revoking,
+    silence,
+)
 from controlplane.fleet import services as fleet
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 
 VERBS: tuple[ModuleType, ...] = (
-    *(health, replacing, decommissioning, maintenance, agent_rollouts),
+    *(placement_policy, health, replacing, decommissioning, maintenance, agent_rollouts),
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
+    placement_policy.check: "looks",
     limits.checked: "looks",
     budgets.limit_calls: "is part of project.update; what it makes is told as a budget",
     running.reference: "computes",

@@ -20,6 +20,7 @@ from controlplane.endpoints import (
     notify,
     observe,
     placing,
+    preempting,
     pulse,
     rollouts,
     sleeping,
@@ -88,6 +89,7 @@ def _sweep(now: datetime) -> int:
     rollouts.tend(now=now, listening_since=_listening(now))
     pictures = observe.pictures(now=now, unfunded=funding.renew(now=now))
     listening_since = pictures.limits.listening_since
+    preempting.forget(now)
     board = Board(now)
     done = 0
     for _ in range(1 + _STEPS):

@@ -29,23 +29,26 @@ _PRESSED_S = 0.5  # between two rows while there is more than the replicas take
 
 _INSERT = """
 INSERT INTO endpoints_activity (endpoint_id, gateway_id, worker, in_flight, waiting,
-                                uncached_tokens, kv_tokens, running, pressed, prefill_tps, idle_s)
+                                uncached_tokens, kv_tokens, running, pressed, prefill_tps, idle_s,
+                                people)
 SELECT r ->> 0, %s, %s, (r ->> 1)::int4, (r ->> 2)::int4, (r ->> 3)::int8, (r ->> 4)::int8,
-       (r ->> 5)::int4, (r ->> 6)::bool, (r ->> 7)::float8, (r ->> 8)::float8
+       (r ->> 5)::int4, (r ->> 6)::bool, (r ->> 7)::float8, (r ->> 8)::float8, (r ->> 9)::bool
 FROM jsonb_array_elements(%s::jsonb) r
 """
 
 
 class _State:
     __slots__ = (
-        "endpoint_id", "in_flight", "peak", "pressed", "quiet_at", "row_at", "timer", "told",
-        "waiting",
+        "endpoint_id", "in_flight", "lines", "peak", "people", "pressed", "quiet_at", "row_at",
+        "timer", "told", "waiting",
     )  # fmt: skip
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint_id = endpoint_id
         self.in_flight = 0
+        self.lines = 0  # of those in flight, lines of batches
         self.peak = 0  # the most in flight since the last row
+        self.people = False  # since the last row others than lines were in flight, or waited
         self.waiting = 0
         self.pressed = False  # as the last row said
         self.quiet_at = 0.0  # when the last one ended
@@ -69,7 +72,7 @@ class Sight(Protocol):
     def of(self, endpoint_id: str) -> Demand: ...
 
 
-_Composed = tuple[_State, int, int, Demand, float | None]
+_Composed = tuple[_State, int, int, Demand, float | None, bool]
 
 
 class Activity:
@@ -108,15 +111,18 @@ class Activity:
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("the last activity rows were not written: %s", type(error).__name__)
 
-    def began(self, endpoint_id: str) -> None:
-        """A request is sent to a replica of the endpoint."""
+    def began(self, endpoint_id: str, *, line: bool = False) -> None:
+        """A request is sent to a replica of the endpoint. `line`: of a batch."""
         state = self._touch(endpoint_id)
         state.in_flight += 1
+        state.lines += line
+        state.people |= not line
         state.peak = max(state.peak, state.in_flight)
 
-    def ended(self, endpoint_id: str) -> None:
+    def ended(self, endpoint_id: str, *, line: bool = False) -> None:
         state = self._touch(endpoint_id)
         state.in_flight = max(0, state.in_flight - 1)
+        state.lines = max(0, state.lines - line)
         if not state.in_flight:
             state.quiet_at = asyncio.get_running_loop().time()
 
@@ -125,6 +131,7 @@ class Activity:
         state = self._touch(endpoint_id)
         nobody = state.waiting == 0
         state.waiting = max(0, state.waiting + delta)
+        state.people |= state.waiting > 0
         if nobody and state.waiting:
             self._at_once(state)
         elif not state.waiting:
@@ -197,17 +204,18 @@ class Activity:
             return
         try:
             values = [
-                (state.endpoint_id, peak, waiting, *demand, idle_s)
-                for state, peak, waiting, demand, idle_s in rows
+                (state.endpoint_id, peak, waiting, *demand, idle_s, people)
+                for state, peak, waiting, demand, idle_s, people in rows
             ]
             encoded = msgspec.json.encode(values).decode()
             async with self._store.connection() as connection:
                 await connection.execute(_INSERT, (self._gateway_id, self._worker, encoded))
         except BaseException:
-            for state, peak, *_ in rows:
+            for state, peak, *_, people in rows:
                 state.peak = max(state.peak, peak)
+                state.people |= people
             raise
-        for state, peak, waiting, demand, _ in rows:
+        for state, peak, waiting, demand, *_ in rows:
             state.told = bool(peak or waiting or demand.running)
             if state.timer is None and state.worth_a_row:
                 self._schedule(state)
@@ -222,8 +230,9 @@ class Activity:
             if state.worth_a_row:
                 demand = NOTHING if self.demands is None else self.demands.of(state.endpoint_id)
                 idle_s = state.idle_s(demand, now)
-                rows.append((state, state.peak, state.waiting, demand, idle_s))
-                state.peak, state.pressed = state.in_flight, demand.pressed
+                people = state.people or state.in_flight > state.lines or state.waiting > 0
+                rows.append((state, state.peak, state.waiting, demand, idle_s, people))
+                state.peak, state.pressed, state.people = state.in_flight, demand.pressed, False
                 state.row_at = now
             else:  # who waited has left before we could tell
                 self._states.pop(state.endpoint_id, None)

@@ -13,6 +13,7 @@ from gateway.gate import Pass, euro
 from gateway.records import Charge
 from gateway.request import Call
 from gateway.spans import Finished
+from gateway.spare import LineKey
 from gateway.spool import CloseRecord, OpenRecord
 from gateway.stream import Rewriter
 from gateway.timing import Split
@@ -74,7 +75,7 @@ class Entry:
             )
         )  # fmt: skip
         self.opened_us = self._noted_us = opened_us
-        self._context.activity.began(endpoint.id)
+        self._context.activity.began(endpoint.id, line=type(key) is LineKey)
 
     def note(self, rewriter: Rewriter) -> Usage | None:
         """What has been delivered so far, for the case that this process is killed.
@@ -112,7 +113,7 @@ class Entry:
         if not self.opened_us:
             return
         key, endpoint_id = self._key, self.endpoint.id
-        context.activity.ended(endpoint_id)
+        context.activity.ended(endpoint_id, line=type(key) is LineKey)
         context.spool.close(
             CloseRecord(
                 self.request_id, key.id, key.project_id, endpoint_id, self.replica_id, operation,

@@ -2,7 +2,11 @@
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from django.conf import settings
@@ -12,9 +16,11 @@ from controlplane.endpoints import lifecycle, placing
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
 from controlplane.endpoints.states import Reason, State
-from controlplane.fleet.models import Device, Node
-from controlplane.placement.choose import Need, Placement, Refusal
-from tests.endpoints.world import World
+from controlplane.fleet import wire
+from controlplane.fleet.models import Device, Node, Pool
+from controlplane.placement.choose import Placement, Refusal
+from controlplane.placement.nodes import Need
+from tests.endpoints.world import WALLS, World
 
 
 def requested(world: World, endpoint: Endpoint) -> Replica:
@@ -115,51 +121,81 @@ def test_walls_on_a_shared_node(db: None) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_fifty_at_once_on_a_nearly_full_pool() -> None:
-    """No device twice, none left over, nobody stuck: while others let go and report."""
+@pytest.mark.parametrize("keep_block", [0, 8])
+def test_fifty_at_once_on_a_nearly_full_pool(keep_block: int) -> None:
+    """No device twice, none left over, nobody stuck: while others let go and report. Some want
+    one device, some two, some four, some a gang of two nodes; all at the same moment."""
     world = World.build()
-    nodes = [world.node(f"n{n}", devices=8) for n in range(5)]
-    endpoint = world.endpoint(max_replicas=100)
-    held = [world.replica(endpoint, nodes[0]) for _ in range(10)]
-    crowd = [requested(world, endpoint) for _ in range(50)]
-    answers: list[object] = []
+    gangs = {"walls": [*WALLS["walls"], wire.Wall.GANG], "relay": "127.0.0.1:1"}
+    nodes = [world.node(f"n{n}", devices=8, inventory=gangs) for n in range(6)]
+    full = world.endpoint(name="full", max_replicas=100)
+    held = [world.replica(full, nodes[n // 8]) for n in range(20)]
+    Pool.objects.filter(id=world.pool.id).update(keep_block=keep_block)
+    wishes = [
+        world.endpoint(name=f"of-{count}-{size}", device_count=count, node_count=size)
+        for count, size in ((1, 1), (2, 1), (4, 1), (1, 2))
+    ]
+    crowd = [requested(world, wishes[n % 4]) for n in range(50)]
     failures: list[BaseException] = []
-    start = threading.Barrier(12)
+    start = threading.Barrier(len(crowd) + 5)
 
-    def run(mine: list[Replica], leaving: list[Replica]) -> None:
+    def run(work: Callable[[], object]) -> None:
         try:
             start.wait()
-            for replica in leaving:
-                lifecycle.advance(
-                    replica.id,
-                    State.STOPPED,
-                    reason=Reason.STOPPED,
-                    now=world.now,
-                    released=True,
-                )
-            answers.extend(placing.place(replica.id, now=world.now) for replica in mine)
+            work()
         except BaseException as error:
             failures.append(error)
         finally:
             close_old_connections()
             connections.close_all()
 
-    threads = [
-        threading.Thread(target=run, args=(crowd[n::12], held[n : n + 1] if n < 5 else []))
-        for n in range(12)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def stop(replica: Replica) -> object:
+        return lifecycle.advance(
+            replica.id, State.STOPPED, reason=Reason.STOPPED, now=world.now, released=True
+        )
+
+    work: list[Callable[[], object]]
+    work = [partial(placing.place, one.id, now=world.now) for one in crowd]
+    work += [partial(stop, one) for one in held[:5]]
+    threads = [threading.Thread(target=run, args=(one,)) for one in work]
+    with connections_for(len(threads) + 1):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert not failures
-    claims = DeviceClaim.objects.select_related("device", "replica")
-    assert all(claim.device.node_id == claim.replica.node_id for claim in claims)
-    placed = Replica.objects.filter(state=State.PLACED)
-    assert Counter(claim.replica_id for claim in claims) == Counter(r.id for r in placed)
-    # 40 devices; whoever was refused before somebody let go gets his in the next round.
-    for replica in crowd:
-        placing.place(replica.id, now=world.now + timedelta(seconds=settings.NODE_LEASE_S / 2))
-    assert DeviceClaim.objects.count() == 40
-    assert Replica.objects.filter(state=State.REQUESTED).count() == 15
+    sound(keep_block)
+    # Whoever was refused before somebody let go gets his in the next round.
+    later = world.now + timedelta(seconds=settings.NODE_LEASE_S / 2)
+    for replica in sorted(crowd, key=lambda one: wishes.index(one.endpoint), reverse=True):
+        placing.place(replica.id, now=later)
+    sound(keep_block)
+    waiting = Replica.objects.filter(state=State.REQUESTED, endpoint=wishes[0])
+    free = Device.objects.filter(deviceclaim=None).count()
+    assert waiting.exists() and free == keep_block  # the pool is as full as it may be
     assert connection.is_usable()
+
+
+@contextmanager
+def connections_for(count: int) -> Iterator[None]:
+    """A connection for each, so that none waits for another's."""
+    pool = cast(Any, connection).pool
+    least, most = pool.min_size, pool.max_size
+    pool.resize(least, max(most, count))
+    yield
+    pool.resize(least, most)
+
+
+def sound(keep_block: int) -> None:
+    """Each replica that is placed holds exactly what it needs, where it stands."""
+    claims = Counter(DeviceClaim.objects.values_list("replica_id", "device__node_id"))
+    expected: Counter[tuple[str, str | None]] = Counter()
+    for replica in Replica.objects.filter(state=State.PLACED).select_related("endpoint"):
+        on = list(replica.members.values_list("node_id", flat=True)) or [replica.node_id]
+        assert len(on) == replica.endpoint.node_count
+        for node_id in on:
+            expected[replica.id, node_id] += replica.endpoint.device_count
+    assert claims == expected
+    if keep_block:
+        free = Device.objects.filter(deviceclaim=None).values_list("node_id", flat=True)
+        assert keep_block in Counter(free).values()

@@ -11,11 +11,14 @@ from django.conf import settings
 from billing.models import Account
 from compliance import audit
 from controlplane.endpoints import assignments, gangs, hearing, placing, pulse, reports, services
+from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import Endpoint, Pulse, Replica, ServingInterval
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.credentials import Caller
 from controlplane.fleet.models import Device, Node, Pool, Region
+from controlplane.placement.choose import Refusal
+from controlplane.placement.nodes import Candidate
 from controlplane.tenancy.models import Organization, Project
 from workers import provisioning
 
@@ -31,6 +34,18 @@ def organization(name: str = "acme", region: str = "eu-de-1") -> Project:
         name=name, region_code=region, account=account, created_at=START
     )
     return Project.objects.create(organization=owner, name="agents", created_at=START)
+
+
+class OneNode(Board):
+    """A picture of a pool in which only this node is seen."""
+
+    def __init__(self, now: datetime, node: Node) -> None:
+        super().__init__(now)
+        self.node = node
+
+    def candidates(self, endpoint: Endpoint, kind: str, replica_id: str = "") -> list[Candidate]:
+        there = super().candidates(endpoint, kind, replica_id)
+        return [one for one in there if one.node_id == self.node.id]
 
 
 @dataclass
@@ -92,7 +107,7 @@ class World:
         )
 
     def replica(self, endpoint: Endpoint, node: Node, state: State = State.PLACED) -> Replica:
-        """One that was placed and then taken straight to `state`."""
+        """One that was placed there and then taken straight to `state`."""
         replica = Replica.objects.create(
             endpoint=endpoint,
             generation=endpoint.generation,
@@ -100,7 +115,8 @@ class World:
             state_at=self.now,
             created_at=self.now,
         )
-        assert placing.place(replica.id, now=self.now) is not None
+        board = OneNode(self.now, node) if endpoint.node_count == 1 else None
+        assert not isinstance(placing.place(replica.id, now=self.now, board=board), Refusal)
         if state is not State.PLACED:
             self.report(node, said(replica.id, wire.Phase(state)))
         replica.refresh_from_db()

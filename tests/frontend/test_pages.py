@@ -24,6 +24,7 @@ OPERATORS = {
     "node-act",
     "node-events",
     "pool-health",
+    "pool-placement",
     "engines",
     "engine-add",
     "engine-act",
@@ -80,6 +81,7 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         (operator, "/engines"),
         (operator, "/nodes"),
         (operator, f"/pools/{alice.pool.id}/health"),
+        (operator, f"/pools/{alice.pool.id}/placement"),
         (operator, "/endpoints"),
         (Client(), "/sign-in"),
     ]

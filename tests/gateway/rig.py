@@ -76,11 +76,11 @@ class WatchedActivity(Activity):
         super().__init__(Store("postgresql://nowhere"), "gw", 5.0)
         self.events: list[tuple[str, str, int]] = []
 
-    def began(self, endpoint_id: str) -> None:
-        self.events.append((endpoint_id, "running", 1))
+    def began(self, endpoint_id: str, *, line: bool = False) -> None:
+        self.events.append((endpoint_id, "line" if line else "running", 1))
 
-    def ended(self, endpoint_id: str) -> None:
-        self.events.append((endpoint_id, "running", -1))
+    def ended(self, endpoint_id: str, *, line: bool = False) -> None:
+        self.events.append((endpoint_id, "line" if line else "running", -1))
 
     def waiting(self, endpoint_id: str, delta: int) -> None:
         self.events.append((endpoint_id, "waiting", delta))

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -105,6 +106,24 @@ def test_short_requests_between_two_rows_show(house: House, beat: Beat, config: 
 
         beat.call(herd)
         eventually(lambda: rows()[before:] == [(3, 0), (0, 0)])
+
+
+def test_lines_of_batches_are_no_people(house: House, beat: Beat, config: Config) -> None:
+    people = Row.objects.filter(people=True)
+    with telling(beat, config) as activity:
+        beat.call(partial(activity.began, line=True), "ep_1")
+        eventually(rows)
+        assert not people.exists()
+
+        def passes_by() -> None:
+            activity.began("ep_1")
+            activity.ended("ep_1")
+
+        beat.call(passes_by)
+        eventually(people.exists)
+        beat.call(partial(activity.ended, line=True), "ep_1")
+        eventually(lambda: rows()[-1] == (0, 0))
+        assert people.get().in_flight == 2  # that row alone
 
 
 def test_who_leaves_before_it_is_told_is_forgotten(

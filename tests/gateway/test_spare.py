@@ -3,6 +3,7 @@
 import hmac
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -177,6 +178,9 @@ def test_for_autoscaling_all_lines_are_one_request(rig: Rig) -> None:
         rig.run(_open(rig))
         assert {one.result().status for one in running} == {200}
     assert rig.run(demand()).running == 0
+    told = Counter(rig.activity.events)
+    assert (told["ep_tiny", "line", 1], told["ep_tiny", "line", -1]) == (5, 5)
+    assert (told["ep_tiny", "running", 1], told["ep_tiny", "running", -1]) == (2, 2)
 
 
 def test_a_line_wakes_nobody_and_waits_for_nobody(rig: Rig) -> None:

@@ -3,14 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.placement.choose import (
-    Candidate,
-    FreeDevice,
-    Need,
-    Placement,
-    Refusal,
-    choose,
-)
+from controlplane.placement.choose import Placement, Refusal, choose
+from controlplane.placement.nodes import Candidate, FreeDevice, Need
 
 
 def node(id: str, free: int = 2, total: int = 0, kind: str = "cpu", **facts: object) -> Candidate:
@@ -23,8 +17,9 @@ def need(count: int = 1, **facts: object) -> Need:
     return Need(count=count, **given)  # type: ignore[arg-type]
 
 
-def test_most_free_first_and_lowest_index_first() -> None:
-    assert choose(need(2), [node("a", 2), node("b", 3)]) == Placement("b", ("b-0", "b-1"))
+def test_the_fullest_node_that_will_do_and_the_lowest_index_first() -> None:
+    assert choose(need(2), [node("a", 2), node("b", 3)]) == Placement("a", ("a-0", "a-1"))
+    assert choose(need(1), [node("a", 8), node("b", 3)]) == Placement("b", ("b-2",))
 
 
 def test_replicas_of_one_endpoint_spread() -> None:
@@ -62,7 +57,7 @@ def test_each_node_says_why_not() -> None:
 
 
 def test_an_image_goes_where_images_run() -> None:
-    able, unable = node("a"), node("b", 8, containers=False)
+    able, unable = node("a", 8), node("b", 1, containers=False)
     assert choose(need(image=True), [able, unable]) == Placement("a", ("a-0",))
     assert choose(need(), [able, unable]) == Placement("b", ("b-0",))
 

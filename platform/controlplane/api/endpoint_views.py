@@ -12,6 +12,7 @@ from controlplane.api import adapter_views
 from controlplane.api.adapter_views import AdapterBody, AdapterView
 from controlplane.api.idempotency import idempotent
 from controlplane.api.image_body import ImageBody
+from controlplane.api.placement_views import PlacementView
 from controlplane.api.version_views import RolloutStatus, VersionActions
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
@@ -19,6 +20,7 @@ from controlplane.endpoints import (
     conditions,
     engine_outlook,
     engine_versions,
+    explaining,
     logs,
     preflight,
     rollout_rows,
@@ -461,6 +463,13 @@ class Replicas(HouseViewSet):
     def retrieve(self, request: Request, pk: str) -> Response:
         replica = endpoint_access.replica(self.principal, pk, Permission.READ)
         return Response(ReplicaView(replica).data)
+
+    @extend_schema(responses=PlacementView)
+    @action(detail=True, methods=["get"])
+    def placement(self, request: Request, pk: str) -> Response:
+        """Where it stands and why on no other node; of one that waits, what each node says now."""
+        replica = endpoint_access.replica(self.principal, pk, Permission.READ)
+        return Response(PlacementView(explaining.explain(replica, self.now)).data)
 
 
 def recent_replicas(endpoint: Endpoint) -> list[Replica]:

@@ -17,7 +17,7 @@ from controlplane.api import health_views
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import offers
-from controlplane.fleet import findings, joining, revoking, services
+from controlplane.fleet import findings, joining, placement_policy, revoking, services
 from controlplane.fleet.models import Node, Pool, Region
 from controlplane.tenancy import access
 from controlplane.tenancy.errors import NotFound
@@ -40,7 +40,9 @@ class PoolView(serializers.ModelSerializer[Pool]):
 
     class Meta:
         model = Pool
-        fields = ("id", "object", "region", "country", "name", "devices", "created_at")
+        fields = (
+            *("id", "object", "region", "country", "name", "keep_block", "devices", "created_at"),
+        )
 
     @extend_schema_field(DeviceOffer(many=True))
     def get_devices(self, pool: Pool) -> list[dict[str, Any]]:
@@ -52,6 +54,15 @@ class PoolBody(serializers.Serializer[Any]):
     name = serializers.CharField()
     organization = serializers.CharField(default=None, allow_null=True)
     share_standby = serializers.BooleanField(default=False)
+    keep_block = serializers.IntegerField(
+        default=0,
+        help_text="Of its aligned blocks of so many devices one stays free for replicas that need "
+        "all of it: 0 (none), 2, 4 or 8.",
+    )
+
+
+class PlacementPolicyBody(serializers.Serializer[Any]):
+    keep_block = serializers.IntegerField(help_text="0 (none), 2, 4 or 8.")
 
 
 class RegionView(serializers.ModelSerializer[Region]):
@@ -157,10 +168,24 @@ class Pools(HouseViewSet):
             name=body["name"],
             organization=owner,
             share_standby=body["share_standby"],
+            keep_block=body["keep_block"],
             actor=self.principal.actor,
             now=self.now,
         )
         return Response(PoolView(pool).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=PlacementPolicyBody, responses=PoolView)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """What placement keeps free from here on; nobody is moved for it."""
+        access.operator(self.principal)
+        body = self.checked(request, PlacementPolicyBody)
+        pool = Pool.objects.select_related("region").filter(pk=pk).first()
+        if pool is None:
+            raise NotFound("pool")
+        pool = placement_policy.set_placement(
+            pool=pool, actor=self.principal.actor, now=self.now, **body
+        )
+        return Response(PoolView(pool).data)
 
     def _mine(self) -> QuerySet[Pool]:
         """Those that serve an organization that the asker sees, in its region."""

@@ -2,28 +2,28 @@
 
 What was taken since is crossed off, so a picture serves a whole sweep. It may be wrong by what
 others took: `placing` looks again under the node's lock, and then asks for a new one. For one
-replica some nodes of a large pool are enough, drawn by lot of those that take anybody: the best
-of a hundred is nearly the best of all, at a tenth of the price of reading a thousand.
+replica some nodes of a large pool are enough, those that hold its weights and then others drawn by
+lot of those that take anybody: the best of a hundred is nearly the best of all, at a tenth of the
+price of reading a thousand.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from django.db import connection
 
-from controlplane.endpoints.models import Endpoint, Replica
+from controlplane.endpoints import claiming, locality
+from controlplane.endpoints.models import Endpoint, Replica, Reservation
 from controlplane.endpoints.states import LIVE
-from controlplane.placement.choose import (
-    Candidate,
-    FreeDevice,
-    Need,
-    Placement,
-    Refusal,
-    choose,
-)
+from controlplane.placement.choose import Placement, Refusal, choose
+from controlplane.placement.mix import Mix, Shape
+from controlplane.placement.nodes import Candidate, FreeDevice, Need, Weights
+
+# Who waits for how many devices of a node, who asked first first.
+_Reserved = Sequence[tuple[str, int]]
 
 
 @dataclass
@@ -38,20 +38,39 @@ class Board:
 
     def __post_init__(self) -> None:
         self._read: dict[tuple[str, str], dict[str, Candidate]] = {}
+        self._reserved: dict[tuple[str, str], dict[str, _Reserved]] = {}
+        self._mixes: dict[tuple[str, str], Mix] = {}
+        self._weights: dict[str, dict[str, Weights]] = {}
         self._refused: dict[tuple[str, Need], Refusal] = {}
 
     def refusal(self, endpoint: Endpoint, need: Need) -> Refusal | None:
-        """What was answered before: nothing here becomes free."""
+        """What was answered before: nothing here becomes free. Not for whom something is
+        reserved."""
+        reserved = self._reserved.get((endpoint.pool_id, need.kind), {})
+        if any(need.lot == id for kept in reserved.values() for id, _ in kept):
+            return None
         return self._refused.get((endpoint.pool_id, need))
 
     def choose(self, endpoint: Endpoint, need: Need) -> Placement | Refusal:
-        answer = choose(need, self.candidates(endpoint, need.kind))
+        """`need.lot` is the id of the replica, which what is reserved for it is open to."""
+        answer = self._choose(endpoint, need)
         if isinstance(answer, Refusal) and self.most is not None:
             self.widen()
-            answer = choose(need, self.candidates(endpoint, need.kind))
+            answer = self._choose(endpoint, need)
         if isinstance(answer, Refusal):
             self._refused[endpoint.pool_id, need] = answer
         return answer
+
+    def _choose(self, endpoint: Endpoint, need: Need) -> Placement | Refusal:
+        nodes = self.candidates(endpoint, need.kind, need.lot)
+        return choose(need, nodes, self.mix(endpoint, need.kind))
+
+    def mix(self, endpoint: Endpoint, kind: str) -> Mix:
+        """What the pool's endpoints ask for, by which its free devices are worth something."""
+        key = (endpoint.pool_id, kind)
+        if key not in self._mixes:
+            self._mixes[key] = _mix(endpoint.pool_id, kind)
+        return self._mixes[key]
 
     def took(self, endpoint: Endpoint, kind: str, placed: Placement) -> None:
         nodes, taken = self._nodes(endpoint, kind), set(placed.device_ids)
@@ -69,23 +88,35 @@ class Board:
             self.most = None
             self._read.clear()
 
-    def candidates(self, endpoint: Endpoint, kind: str) -> list[Candidate]:
-        """The nodes of the endpoint's pool, with what each has free of that kind."""
+    def candidates(self, endpoint: Endpoint, kind: str, replica_id: str = "") -> list[Candidate]:
+        """The nodes of the endpoint's pool, with what each has free of that kind for this
+        replica: what is reserved for others is not."""
         siblings = Counter(
             Replica.objects.filter(endpoint=endpoint, state__in=LIVE)
             .order_by()
             .values_list("node_id", flat=True)
         )
+        weights, nodes = self._weights_of(endpoint), self._nodes(endpoint, kind)
+        reserved = self._reserved[endpoint.pool_id, kind]
         return [
-            replace(one, siblings=siblings[id]) if id in siblings else one
-            for id, one in self._nodes(endpoint, kind).items()
+            _as_seen(one, siblings[id], weights.get(id), reserved.get(id, ()), replica_id)
+            if id in siblings or id in weights or id in reserved
+            else one
+            for id, one in nodes.items()
         ]
 
     def _nodes(self, endpoint: Endpoint, kind: str) -> dict[str, Candidate]:
         key = (endpoint.pool_id, kind)
         if key not in self._read:
-            self._read[key] = _nodes(endpoint, kind, self.now, self.most)
+            near = list(self._weights_of(endpoint)) if self.most is not None else []
+            self._read[key] = _nodes(endpoint, kind, self.now, self.most, near)
+            self._reserved[key] = _reserved(endpoint.pool_id, kind, self.now)
         return self._read[key]
+
+    def _weights_of(self, endpoint: Endpoint) -> dict[str, Weights]:
+        if endpoint.id not in self._weights:
+            self._weights[endpoint.id] = locality.of(endpoint, self.now)
+        return self._weights[endpoint.id]
 
 
 def walled(walls: Iterable[str]) -> bool:
@@ -95,9 +126,51 @@ def walled(walls: Iterable[str]) -> bool:
     return "uid" in raised and bool(raised & {"network", "socket"})
 
 
-def _nodes(endpoint: Endpoint, kind: str, now: datetime, most: int | None) -> dict[str, Candidate]:
-    owner = endpoint.pool.organization_id or ""
-    values: dict[str, Any] = {"pool": endpoint.pool_id, "kind": kind, "now": now, "most": most}
+def _as_seen(
+    node: Candidate,
+    siblings: int,
+    weights: Weights | None,
+    reserved: _Reserved,
+    replica_id: str,
+) -> Candidate:
+    kept = claiming.before(replica_id, reserved)
+    there = min(kept, len(node.free))
+    return replace(
+        node,
+        siblings=siblings,
+        weights=weights or Weights.NONE,
+        reserved=there,
+        awaited=kept - there,
+        free=node.free[: len(node.free) - there],
+    )
+
+
+def _reserved(pool_id: str, kind: str, now: datetime) -> dict[str, _Reserved]:
+    rows = Reservation.objects.filter(node__pool=pool_id, kind=kind, expires_at__gt=now)
+    found: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for node_id, replica_id, count in rows.order_by("id").values_list(
+        "node_id", "replica_id", "count"
+    ):
+        found[node_id].append((replica_id, count))
+    return dict(found)
+
+
+def _mix(pool_id: str, kind: str) -> Mix:
+    """Each endpoint as often as it may have replicas; and a little of any block, for who comes."""
+    rows = Endpoint.objects.filter(pool=pool_id, device_kind=kind, deleted_at=None)
+    asked: Counter[Shape] = Counter({Shape(count): 1 for count in (1, 2, 4, 8)})
+    for count, replicas in rows.order_by().values_list("device_count", "max_replicas"):
+        asked[Shape(count)] += replicas
+    return Mix(asked)
+
+
+def _nodes(
+    endpoint: Endpoint, kind: str, now: datetime, most: int | None, near: list[str]
+) -> dict[str, Candidate]:
+    """`near`: nodes that are drawn first, where they take anybody."""
+    pool = endpoint.pool
+    values: dict[str, Any] = {"pool": endpoint.pool_id, "kind": kind, "now": now}
+    values |= {"most": most, "near": near}
     with connection.cursor() as cursor:
         cursor.execute(_STATEMENT, values)
         return {
@@ -109,12 +182,15 @@ def _nodes(endpoint: Endpoint, kind: str, now: datetime, most: int | None) -> di
                     for device, index in zip(devices, indexes, strict=True)
                 ),
                 total=total,
+                sick=sick,
                 closed=closed,
-                organization_id=owner,
+                organization_id=pool.organization_id or "",
+                region=pool.region_id,
+                keep_block=pool.keep_block,
                 walled=walled(walls.split()),
                 containers=bool(containers),
             )
-            for id, name, closed, walls, containers, total, devices, indexes in cursor.fetchall()
+            for id, name, closed, walls, containers, total, sick, devices, indexes in cursor
         }
 
 
@@ -123,16 +199,21 @@ WITH drawn AS (
     SELECT id FROM fleet_node
     WHERE pool_id = %(pool)s AND removed_at IS NULL
     ORDER BY (lease_until > %(now)s AND cordoned_at IS NULL AND drain_requested_at IS NULL)
-             IS NOT TRUE, random()
+             IS NOT TRUE, id = ANY (%(near)s) DESC, random()
     LIMIT %(most)s
 ), free AS (
-    SELECT d.node_id, count(*) AS total,
-           array_agg(d.id ORDER BY d.index) FILTER (WHERE c.device_id IS NULL) AS ids,
-           array_agg(d.index ORDER BY d.index) FILTER (WHERE c.device_id IS NULL) AS indexes
-    FROM drawn
-    JOIN fleet_device d ON d.node_id = drawn.id
-    LEFT JOIN endpoints_deviceclaim c ON c.device_id = d.id
-    WHERE d.healthy AND d.retiring_at IS NULL AND d.kind = %(kind)s
+    SELECT d.node_id, count(*) FILTER (WHERE d.takes) AS total,
+           count(*) FILTER (WHERE NOT d.takes) AS sick,
+           array_agg(d.id ORDER BY d.index) FILTER (WHERE d.takes AND d.free) AS ids,
+           array_agg(d.index ORDER BY d.index) FILTER (WHERE d.takes AND d.free) AS indexes
+    FROM (
+        SELECT d.id, d.node_id, d.index, d.healthy AND d.retiring_at IS NULL AS takes,
+               c.device_id IS NULL AS free
+        FROM drawn
+        JOIN fleet_device d ON d.node_id = drawn.id
+        LEFT JOIN endpoints_deviceclaim c ON c.device_id = d.id
+        WHERE d.kind = %(kind)s
+    ) d
     GROUP BY d.node_id
 )
 SELECT n.id, n.name,
@@ -144,7 +225,8 @@ SELECT n.id, n.name,
            SELECT string_agg(wall, ' ') FROM jsonb_array_elements_text(n.inventory -> 'walls') wall
        ), ''),
        COALESCE(n.inventory ->> 'containers', ''),
-       COALESCE(f.total, 0), COALESCE(f.ids, '{}'), COALESCE(f.indexes, '{}')
+       COALESCE(f.total, 0), COALESCE(f.sick, 0),
+       COALESCE(f.ids, '{}'), COALESCE(f.indexes, '{}')
 FROM drawn
 JOIN fleet_node n ON n.id = drawn.id
 LEFT JOIN free f ON f.node_id = n.id

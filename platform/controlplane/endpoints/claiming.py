@@ -1,17 +1,79 @@
 """What a node can give now, for who holds its row's lock."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from controlplane.fleet.models import Device, Node
-from controlplane.placement.choose import Need
+from controlplane.endpoints.models import PlacementNote, Reservation
+from controlplane.fleet.models import Device, Node, Pool
+from controlplane.placement.nodes import Candidate, FreeDevice, Need, devices, whole_blocks
 
 
 def free(node: Node, need: Need, now: datetime) -> tuple[str, ...] | None:
-    """Ids of the devices with the lowest indexes; None where it has too few, or takes nobody."""
+    """Ids of the devices that `need` should take; None where the node has too few, or takes
+    nobody, or where its pool keeps them, or they are reserved. `need.lot` is the replica's id."""
     if not node.schedulable(now) or node.drain_requested_at is not None:
         return None
-    devices = Device.objects.filter(
+    here = _here(node, need)
+    if len(here.free) < need.count + _reserved(node, need, now):
+        return None
+    ids = devices(need, here)
+    if not ids or _breaks_the_last_block(node, need, here, ids, now):
+        return None
+    return ids
+
+
+def lock_pool(pool: Pool) -> None:
+    """Before the locks of its nodes, by everybody who takes devices of a pool that keeps a block:
+    two that break one each would leave none."""
+    if pool.keep_block:
+        Pool.objects.select_for_update(no_key=True).values_list("id").get(id=pool.id)
+
+
+def note(replica_id: str, rejected: Mapping[str, Sequence[str]], now: datetime) -> None:
+    """Keep why the replica stands where it does; what was reserved for it is its own now."""
+    PlacementNote.objects.create(replica_id=replica_id, rejected=rejected, at=now)
+    Reservation.objects.filter(replica_id=replica_id).delete()
+
+
+def _reserved(node: Node, need: Need, now: datetime) -> int:
+    rows = Reservation.objects.filter(node=node, kind=need.kind, expires_at__gt=now).order_by("id")
+    return before(need.lot, rows.values_list("replica_id", "count"))
+
+
+def before(replica_id: str, reserved: Iterable[tuple[str, int]]) -> int:
+    """How many devices of a node come to others first: all that are reserved, but for whom has a
+    reservation there too only what was reserved earlier. So two never wait for each other."""
+    found = 0
+    for holder, count in reserved:
+        if holder == replica_id:
+            return found
+        found += count
+    return found
+
+
+def _here(node: Node, need: Need) -> Candidate:
+    there = Device.objects.filter(
         node=node, healthy=True, retiring_at=None, kind=need.kind, deviceclaim__isnull=True
-    ).order_by("index")
-    ids = tuple(devices.values_list("id", flat=True)[: need.count])
-    return ids if len(ids) == need.count else None
+    )
+    rows = there.order_by("index").values_list("id", "index")
+    found = tuple(FreeDevice(id, index, need.kind) for id, index in rows)
+    return Candidate(node.id, node.name, found)
+
+
+def _breaks_the_last_block(
+    node: Node, need: Need, here: Candidate, taken: tuple[str, ...], now: datetime
+) -> bool:
+    size = node.pool.keep_block
+    if not size or need.count % size == 0 or not whole_blocks(need, here, size):
+        return False
+    left = tuple(one for one in here.free if one.id not in taken)
+    if whole_blocks(need, Candidate(node.id, node.name, left), size):
+        return False
+    others = Node.objects.filter(
+        pool=node.pool_id,
+        lease_until__gt=now,
+        cordoned_at=None,
+        drain_requested_at=None,
+        removed_at=None,
+    ).exclude(id=node.id)
+    return not any(whole_blocks(need, _here(one, need), size) for one in others)

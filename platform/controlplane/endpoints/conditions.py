@@ -69,7 +69,7 @@ ADVICE: dict[Reason, str] = {
     Reason.ENGINE_MISSING: "The engine ended while its node was not looking; it is started again.",
     Reason.BUDGET_EXHAUSTED: "A budget does not pay for its devices: raise it, or await its reset.",
     Reason.CANNOT_SLEEP: "Its engine refused to sleep; it serves on, and sleeps no more.",
-    Reason.YIELDED: "Another endpoint needed its devices; the next request starts it again.",
+    Reason.YIELDED: "Another endpoint needed its devices; asked for, it starts again.",
     Reason.ROLLED_BACK: "Its version was taken back: see the endpoint's newest rollout.",
     Reason.IMAGE_NOT_FOUND: "Check the image's reference: registry, repository, tag or digest.",
     Reason.CONTAINERS_MISSING: "No node of the pool runs images: set one up with podman or Docker "

@@ -20,7 +20,8 @@ from controlplane.endpoints.models import DeviceClaim, Member, Replica
 from controlplane.endpoints.states import COMING, LIVE, START_ORDER, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
-from controlplane.placement.choose import Need
+from controlplane.placement.gang import GangPlacement
+from controlplane.placement.nodes import Need
 
 # Before it the members' engines may not start; from it on they may.
 _GO = START_ORDER.index(State.STARTING)
@@ -43,14 +44,17 @@ def siblings(endpoint_id: str) -> Counter[str]:
     return Counter(live.values_list("node_id", flat=True))
 
 
-def take(replica_id: str, need: Need, node_ids: tuple[str, ...], now: datetime) -> bool:
-    """Claim `need` on each of these nodes, ranks in this order: on all of them, or on none.
+def take(replica: Replica, need: Need, chosen: GangPlacement, now: datetime) -> bool:
+    """Claim `need` on each of these nodes, ranks in their order: on all of them, or on none.
 
     False where somebody was faster, or the replica is requested no more.
     """
+    replica_id, node_ids = replica.id, chosen.node_ids
+    rejected = chosen.rejected.by_reason()
     with transaction.atomic():
+        claiming.lock_pool(replica.endpoint.pool)
         members.lock(node_ids)
-        nodes = Node.objects.in_bulk(node_ids)
+        nodes = Node.objects.select_related("pool").in_bulk(node_ids)
         claims: list[DeviceClaim] = []
         for id in node_ids:
             ids = claiming.free(nodes[id], need, now)
@@ -65,6 +69,7 @@ def take(replica_id: str, need: Need, node_ids: tuple[str, ...], now: datetime) 
             replica_id, State.PLACED, reason=Reason.PLACED, now=now, expected=State.REQUESTED
         )
         DeviceClaim.objects.bulk_create(claims)
+        claiming.note(replica_id, rejected, now)
         return True
 
 

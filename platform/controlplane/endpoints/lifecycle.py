@@ -16,6 +16,7 @@ from controlplane.endpoints.errors import IllegalArc
 from controlplane.endpoints.models import (
     DeviceClaim,
     Endpoint,
+    PlacementNote,
     Replica,
     ServingInterval,
     Transition,
@@ -224,6 +225,7 @@ def _change_wish(replica_id: str, node_id: str) -> None:
 def _let_go(replica_id: str, now: datetime) -> bool:
     done = Replica.objects.filter(id=replica_id, released_at=None).update(released_at=now)
     DeviceClaim.objects.filter(replica_id=replica_id).delete()
+    PlacementNote.objects.filter(replica_id=replica_id).delete()
     return bool(done)
 
 

@@ -9,6 +9,8 @@ from compliance.fields import IdField
 from controlplane.endpoints.engine_models import EngineVersion as EngineVersion
 from controlplane.endpoints.memory_models import MeasuredStart as MeasuredStart
 from controlplane.endpoints.memory_models import ModelFacts as ModelFacts
+from controlplane.endpoints.placement_models import PlacementNote as PlacementNote
+from controlplane.endpoints.placement_models import Reservation as Reservation
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion
@@ -306,6 +308,7 @@ class Activity(models.Model):
     kv_tokens = models.BigIntegerField(db_default=0)
     running = models.PositiveIntegerField(db_default=0)
     pressed = models.BooleanField(db_default=False)  # more than is ready takes at once
+    people = models.BooleanField(db_default=True)  # others than lines of batches, since then
     idle_s = models.FloatField(null=True)  # since the last answer; null while something is here
     prefill_tps = models.FloatField(null=True)  # of a replica, as the worker sees it
     at = models.DateTimeField(db_default=Now())

@@ -11,15 +11,16 @@ from controlplane.endpoints import (
     gangs,
     lifecycle,
     notify,
-    sleeping,
+    preempting,
     starts,
 )
 from controlplane.endpoints.board import Board
 from controlplane.endpoints.models import DeviceClaim, Replica
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import Node
-from controlplane.placement.choose import Need, Placement, Refusal
+from controlplane.placement.choose import Placement, Refusal
 from controlplane.placement.gang import GangPlacement, choose_gang
+from controlplane.placement.nodes import Need
 
 # Each lost race shows a fuller picture, so this is far more than a full pool needs.
 _ATTEMPTS = 20
@@ -50,11 +51,12 @@ def place(
         answer = known or board.choose(endpoint, need)
         if isinstance(answer, Refusal):
             if known is None:  # else room is being made, or there is none to be made
-                sleeping.make_room(need, board.candidates(endpoint, need.kind), now=now)
+                nodes = board.candidates(endpoint, need.kind, replica.id)
+                preempting.for_replica(replica, need, nodes, now=now)
             _remember(replica, answer)
             return answer
         refused = replica.reason in _REFUSED
-        if (taken := _take(replica_id, need, answer.node_id, now, refused)) is not None:
+        if (taken := _take(replica, need, answer, now, refused)) is not None:
             board.took(endpoint, need.kind, taken)
             return taken
         if not Replica.objects.filter(id=replica_id, state=State.REQUESTED).exists():
@@ -63,24 +65,45 @@ def place(
     return Refusal({"": "others took the devices first"})
 
 
-def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | Refusal | None:
+def ask(replica: Replica, board: Board) -> Placement | GangPlacement | Refusal:
+    """Where it would go, and why not elsewhere. Takes nothing."""
+    need = _need(replica)
+    if replica.endpoint.node_count > 1:
+        return _choose_gang(replica, need, board)
+    return board.choose(replica.endpoint, need)
+
+
+def _choose_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | Refusal:
     endpoint = replica.endpoint
     board.widen()  # the whole gang at once, or nothing
     able, siblings = gangs.able(endpoint.pool_id), gangs.siblings(endpoint.id)
+    candidates = board.candidates(endpoint, need.kind, replica.id)
+    nodes = [replace(one, siblings=siblings[one.node_id]) for one in candidates]
+    return choose_gang(need, endpoint.node_count, nodes, able, board.mix(endpoint, need.kind))
+
+
+def _place_gang(replica: Replica, need: Need, board: Board) -> GangPlacement | Refusal | None:
     for _ in range(_ATTEMPTS):
-        candidates = board.candidates(endpoint, need.kind)
-        nodes = [replace(one, siblings=siblings[one.node_id]) for one in candidates]
-        answer = choose_gang(need, endpoint.node_count, nodes, able)
+        answer = _choose_gang(replica, need, board)
         if isinstance(answer, Refusal):
+            _make_room_for_gang(replica, need, board)
             _remember(replica, answer)
             return answer
-        taken = gangs.take(replica.id, need, answer.node_ids, board.now)
-        board.forget(endpoint, need.kind)
+        taken = gangs.take(replica, need, answer, board.now)
+        board.forget(replica.endpoint, need.kind)
         if taken:
             return answer
         if not Replica.objects.filter(id=replica.id, state=State.REQUESTED).exists():
             return None
     return Refusal({"": "others took the devices first"})
+
+
+def _make_room_for_gang(replica: Replica, need: Need, board: Board) -> None:
+    endpoint = replica.endpoint
+    able = gangs.able(endpoint.pool_id)
+    nodes = board.candidates(endpoint, need.kind, replica.id)
+    nodes = [one for one in nodes if one.node_id in able]
+    preempting.for_replica(replica, need, nodes, now=board.now, size=endpoint.node_count)
 
 
 def _need(replica: Replica) -> Need:
@@ -91,19 +114,26 @@ def _need(replica: Replica) -> Need:
         organization_id=endpoint.project.organization_id,
         shared=endpoint.pool.organization_id is None,
         image=engine_versions.from_image(version),
+        region=endpoint.region_code,
+        lot=replica.id,
     )
 
 
 def _take(
-    replica_id: str, need: Need, node_id: str, now: datetime, refused: bool
+    replica: Replica, need: Need, chosen: Placement, now: datetime, refused: bool
 ) -> Placement | None:
-    """Claim devices of this node, whichever are free now; None where somebody was faster.
+    """Claim devices of this node, the best that are free now; None where somebody was faster.
 
     The node's row is the lock, taken before any claim and before the replica: everybody who
-    wants devices of a node queues there, so nobody holds one and waits for another.
+    wants devices of a node queues there, so nobody holds one and waits for another. Before it
+    comes only the pool's, where its policy keeps a block.
     """
+    replica_id, node_id = replica.id, chosen.node_id
+    rejected = chosen.rejected.by_reason()
     with transaction.atomic():
-        node = Node.objects.select_for_update(no_key=True).get(id=node_id)
+        claiming.lock_pool(replica.endpoint.pool)
+        nodes = Node.objects.select_for_update(of=("self",), no_key=True)
+        node = nodes.select_related("pool").get(id=node_id)
         device_ids = claiming.free(node, need, now)
         if device_ids is None:
             return None
@@ -121,7 +151,8 @@ def _take(
         DeviceClaim.objects.bulk_create(
             DeviceClaim(device_id=device_id, replica_id=replica_id) for device_id in device_ids
         )
-        return Placement(node_id, device_ids)
+        claiming.note(replica_id, rejected, now)
+        return Placement(node_id, device_ids, chosen.rejected)
 
 
 def _remember(replica: Replica, refusal: Refusal) -> None:

@@ -42,6 +42,8 @@ class Pool(models.Model):
     name = models.CharField(max_length=100)
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT)
     share_standby = models.BooleanField(default=False)  # one standby engine for several tenants
+    # Of its aligned blocks of so many devices one stays free for who needs all of it; 0: none.
+    keep_block = models.PositiveSmallIntegerField(default=0)
     health_policy = models.JSONField(default=dict)  # what differs from health_policy.DEFAULT
     health_braked_at = models.DateTimeField(null=True)  # too many nodes ail for the policy to act
     # Private networks (CIDR) that names on its tenants' egress lists may lead into.

@@ -16,6 +16,7 @@ from controlplane.fleet import (
     inventory,
     issuance,
     notify,
+    placement_policy,
     regions,
     revoking,
     wire,
@@ -73,11 +74,15 @@ def create_pool(
     now: datetime,
     organization: Organization | None = None,
     share_standby: bool = False,
+    keep_block: int = 0,
 ) -> Pool:
     """Make a pool; with `organization` it serves that one alone.
 
-    Raises InvalidName, InvalidRegion for an organization of another region, AlreadyExists.
+    `keep_block`: of its blocks of so many devices one stays free for who needs all of it.
+    Raises InvalidName, InvalidRegion for an organization of another region, InvalidPolicy,
+    AlreadyExists.
     """
+    placement_policy.check(keep_block)
     if organization is not None and organization.region_code != region.code:
         raise errors.InvalidRegion(
             f"That organization belongs to {organization.region_code}, the pool to {region.code}."
@@ -87,6 +92,7 @@ def create_pool(
         name=_name(name),
         organization=organization,
         share_standby=share_standby,
+        keep_block=keep_block,
         created_at=now,
     )
     with transaction.atomic():
@@ -101,6 +107,7 @@ def create_pool(
             change=[
                 audit.Change("organization", None, organization.id if organization else None),
                 audit.Change("share_standby", None, share_standby),
+                audit.Change("keep_block", None, keep_block),
             ],
             personal={"name": pool.name},
         )

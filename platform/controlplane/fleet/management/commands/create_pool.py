@@ -19,6 +19,12 @@ class Command(BaseCommand):
         parser.add_argument("name", help="for people, such as h200")
         parser.add_argument("--organization", help="the id of the one that it serves alone")
         parser.add_argument("--share-standby", action="store_true")
+        parser.add_argument(
+            "--keep-block",
+            type=int,
+            default=0,
+            help="of its blocks of so many devices one stays free for who needs all of it",
+        )
 
     def handle(self, *_: Any, **options: Any) -> None:
         organization = None
@@ -32,6 +38,7 @@ class Command(BaseCommand):
                 name=options["name"],
                 organization=organization,
                 share_standby=options["share_standby"],
+                keep_block=options["keep_block"],
                 actor=audit.SYSTEM,
                 now=timezone.now(),
             )
