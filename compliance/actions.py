@@ -75,6 +75,7 @@ ACTIONS: dict[str, Action] = {
             "upload.complete": "all files of an upload are here and are what was declared",
             "upload.delete": "an upload was removed with its files",
             "upload.expire": "an upload that nobody finished was removed with its files",
+            "quote.create": "somebody asked on what a model would run, how fast and for how much",
             "model.pull": "a model was asked onto the nodes of a pool",
             "model.cancel_pull": "a model that was asked onto nodes is not fetched any more",
             "adapter.load": "an endpoint's replicas were asked to load a LoRA adapter",

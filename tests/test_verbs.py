@@ -38,6 +38,7 @@ from controlplane.endpoints import (
     engine_versions,
     maintenance,
     pulls,
+    quote_keeping,
     rollouts,
     uploads,
     versions,
@@ -58,6 +59,7 @@ from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests.fleet.machine import Machine, inventory, report
+from tests.placement.test_models import LLAMA
 from tests.test_layout import ROOT
 from tests.verbs import EVERYWHERE, NO_VERBS, VERBS
 
@@ -301,6 +303,9 @@ class Walk:
             spec=pulls.PullSpec("org/model"),
         )
         self.do(pulls.cancel_pull, "model.cancel_pull", pull=pull)
+        load = {"requests_per_second": 1, "prompt_tokens": 1000, "output_tokens": 100}
+        asked = {"config": LLAMA, "load": load}
+        self.do(quote_keeping.create, "quote.create", project=kept.project, body=asked)
         digest = hashlib.sha256(b"{}").hexdigest()
         file = {"path": "config.json", "size_bytes": 2, "sha256": digest}
         given = {"project": kept.project, "name": "mine", "files": [file]}

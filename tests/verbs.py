@@ -16,6 +16,7 @@ from controlplane.endpoints import (
     engine_versions,
     maintenance,
     pulls,
+    quote_keeping,
     rollouts,
     uploads,
     versions,
@@ -37,7 +38,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(placement_policy, health, replacing, decommissioning, maintenance, agent_rollouts),
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
-    *(versions, rollouts, engine_versions, engine_blocking),
+    *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
     *(billing, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
@@ -84,6 +85,7 @@ NO_VERBS = {
     batches.context: "computes",
     batches.counts: "looks",
     batches.locked: "looks",
+    quote_keeping.prune: "forgets quotes that no endpoint was made with",
     batches.prune: "forgets batches whose files are over",
     batches.tell_end: "is the event of a batch that the runner ended",
     endpoints.heard: "passes on what a gateway says; a wake is told",

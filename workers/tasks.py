@@ -5,7 +5,7 @@ from django.utils import timezone
 from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
-from controlplane.endpoints import engine_blocking, funding, uploads
+from controlplane.endpoints import engine_blocking, funding, quote_keeping, uploads
 from controlplane.fleet import findings
 from workers import keeping, metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
@@ -78,3 +78,4 @@ def hourly_upkeep() -> None:
     upkeep.prune_counters(now)
     upkeep.prune_stops(now)
     batches.prune(now)
+    quote_keeping.prune(now)

@@ -12,10 +12,11 @@ from django.utils import timezone
 from billing import budgets
 from billing.models import Budget
 from compliance import audit
-from controlplane.endpoints import maintenance, pulls, uploads
+from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
+from tests.placement.test_models import LLAMA
 
 PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
@@ -87,6 +88,15 @@ def pull(house: House) -> str:
     ).id
 
 
+def quote(house: House) -> str:
+    if (found := house.project.quotes.first()) is not None:
+        return found.id
+    load = {"requests_per_second": 1, "prompt_tokens": 1000, "output_tokens": 100}
+    return quote_keeping.create(
+        actor=audit.SYSTEM, project=house.project, body={"config": LLAMA, "load": load}, now=NOW
+    ).id
+
+
 def upload(house: House) -> str:
     if (found := house.project.uploads.first()) is not None:
         return found.id
@@ -136,6 +146,7 @@ def things(house: House) -> dict[str, str]:
         "secrets": secret(house),
         "notices": notice(house),
         "model-pulls": pull(house),
+        "quotes": quote(house),
         "model-uploads": upload(house),
         "exports": "",
         "engine-versions": "",

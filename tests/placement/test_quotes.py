@@ -18,7 +18,7 @@ from controlplane.placement.memory.predict import Question
 from controlplane.placement.models import reading
 from controlplane.placement.offers import Ask, Offer, Quote, Slo
 from controlplane.placement.refusals import Refusal
-from controlplane.placement.speed.corrections import Canary, Correction, Key
+from controlplane.placement.speed.corrections import Canary, Correction, Key, likeness
 from controlplane.placement.speed.engines import Learned
 from controlplane.placement.speed.load import Job, Load, Shape
 from controlplane.placement.speed.starts import Tier
@@ -26,6 +26,7 @@ from tests.benchmarks.speed.measured import configuration
 
 PRICES = {"h100": "3.20", "h200": "3.80", "l40s": "1.40", "l4": "0.40", "a100-80": "1.60"}
 CHAT = Shape(1000, 250)
+LIKE = likeness(reading.read(configuration("Qwen3-14B")))
 
 
 def offers(**changed: str) -> list[Offer]:
@@ -225,7 +226,7 @@ def test_what_was_measured_changes_the_quote() -> None:
     only = [each for each in offers() if each.device.name == "h100"]
     before = quotes.quote(ask("Qwen3-14B", Load(1, CHAT), offers=only)).ranked
     twice = Correction(count=10, mean=0.6931, variance=0.0)
-    seen = {Key("Qwen3-14B", "h100", ranks, "none"): twice for ranks in (1, 2, 4, 8)}
+    seen = {Key(LIKE, "h100", ranks, "none"): twice for ranks in (1, 2, 4, 8)}
     learned = Learned(seen)
     after = quotes.quote(ask("Qwen3-14B", Load(1, CHAT), offers=only, learned=learned)).ranked
     assert before[0].forecast is not None and after[0].forecast is not None
@@ -269,8 +270,7 @@ class TestJobs:
         """The device is half as fast as said: the corrected time is near the true one."""
         only = [each for each in offers() if each.device.name == "h100"]
         slower = {
-            Key("Qwen3-14B", "h100", ranks, "none"): Correction(10, 0.6931, 0.0)
-            for ranks in (1, 2, 4, 8)
+            Key(LIKE, "h100", ranks, "none"): Correction(10, 0.6931, 0.0) for ranks in (1, 2, 4, 8)
         }
         said = quotes.quote(ask("Qwen3-14B", self.JOB, offers=only)).ranked
         true = quotes.quote(ask("Qwen3-14B", self.JOB, offers=only, learned=Learned(slower))).ranked

@@ -46,6 +46,7 @@ _HOUSE: tuple[
     (errors.Forbidden, 403),
     (errors.Conflict, 409),
     (errors.Invalid, 422),
+    (errors.TooMany, 429),
     (fleet_errors.AlreadyExists, 409),
     (fleet_errors.FleetError, 422),
     (billing_errors.BudgetConflict, 409),

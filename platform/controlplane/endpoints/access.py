@@ -8,6 +8,7 @@ from controlplane.endpoints.models import (
     Endpoint,
     EndpointVersion,
     Pull,
+    Quote,
     Replica,
     Upload,
 )
@@ -67,6 +68,19 @@ def upload(principal: Principal, id: str, need: Permission) -> Upload:
 def pulls(principal: Principal) -> QuerySet[Pull]:
     mine = Pull.objects.filter(project__in=access.projects(principal))
     return mine.prefetch_related("nodes")
+
+
+def quotes(principal: Principal) -> QuerySet[Quote]:
+    return Quote.objects.filter(project__in=access.projects(principal))
+
+
+def quote(principal: Principal, id: str, need: Permission) -> Quote:
+    rows = Quote.objects.select_related("project__organization").filter(id=id)
+    found = rows.first() if ids.valid(id, "quo") else None
+    if found is None:
+        raise NotFound("quote")
+    access.demand(principal, need, found.project.organization_id, found.project_id, "quote")
+    return found
 
 
 def pools_to_fill(principal: Principal, project: Project) -> QuerySet[Pool]:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LEAST_RESIDUAL_BYTES = -1 * GIB
 MOST_RESIDUAL_BYTES = 6 * GIB
 RATIOS = (0.6, 1.7)
-NEWEST = 500  # rows that a prediction looks at: of its device, and of all others
+NEWEST = 500  # rows that a prediction looks at: of each of its devices, and of all others
 EACH = 5  # of one organization that are alike: nobody is the median alone by starting often
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,100}")
 
@@ -73,12 +73,13 @@ def note(replica_id: str, said: wire.ReplicaReport, now: datetime) -> bool:
     return new
 
 
-def starts(organization: Organization, device: str) -> list[Start]:
-    """What a prediction for this organization may learn from; the published starts among them."""
+def starts(organization: Organization, *devices: str) -> list[Start]:
+    """What a prediction for this organization may learn from on these devices; the published
+    starts among them."""
     mine = MeasuredStart.objects.filter(Q(shared=True) | Q(organization=organization))
     rows = [
-        *mine.filter(device=device).order_by("-at")[:NEWEST],
-        *mine.exclude(device=device).order_by("-at")[:NEWEST],
+        *mine.filter(device__in=devices).order_by("-at")[: NEWEST * len(devices)],
+        *mine.exclude(device__in=devices).order_by("-at")[:NEWEST],
     ]
     alike: Counter[tuple[Any, ...]] = Counter()
     found = []

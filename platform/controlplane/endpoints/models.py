@@ -13,6 +13,9 @@ from controlplane.endpoints.placement_models import PlacementNote as PlacementNo
 from controlplane.endpoints.placement_models import Reservation as Reservation
 from controlplane.endpoints.pull_models import Pull as Pull
 from controlplane.endpoints.pull_models import PullNode as PullNode
+from controlplane.endpoints.quote_models import Quote as Quote
+from controlplane.endpoints.quote_models import ServedDay as ServedDay
+from controlplane.endpoints.quote_models import SpeedCorrection as SpeedCorrection
 from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion
 from controlplane.endpoints.rollout_models import Rollout as Rollout
 from controlplane.endpoints.rollout_models import VersionHealth as VersionHealth
@@ -78,6 +81,8 @@ class Endpoint(models.Model):
     retry_at = models.DateTimeField(null=True)  # back-off after a failed start
     failures = models.PositiveSmallIntegerField(default=0)  # failed starts in a row
     unfunded_at = models.DateTimeField(null=True)  # when a budget last refused to pay for it
+    # What was said of it beforehand, where somebody asked; of the same project.
+    quote = models.ForeignKey(Quote, null=True, on_delete=models.SET_NULL, related_name="endpoints")
     # Published to every organization of the region, billed by the token, from then until then.
     shared_at = models.DateTimeField(null=True)
     unshared_at = models.DateTimeField(null=True)

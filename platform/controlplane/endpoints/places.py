@@ -4,7 +4,7 @@ from datetime import datetime
 
 from compliance import audit, places
 from controlplane.endpoints import uploads
-from controlplane.endpoints.models import ModelFacts, Upload
+from controlplane.endpoints.models import ModelFacts, Quote, Upload
 
 
 def register() -> None:
@@ -28,6 +28,16 @@ def register() -> None:
             erase=forget,
         )
     )
+    places.register(
+        places.Place(
+            name="quotes",
+            tables=("endpoints_quote",),
+            holds="names of models and what somebody means to do with them",
+            kept="30 days, or as long as an endpoint that was made with it; the project at most",
+            protected="shown to the project's members alone",
+            erase=drop_quotes,
+        )
+    )
 
 
 def erase(project_id: str, now: datetime) -> int:
@@ -43,3 +53,8 @@ def erase(project_id: str, now: datetime) -> int:
 def forget(project_id: str, now: datetime) -> int:
     """What is known of the models of a project."""
     return ModelFacts.objects.filter(project_id=project_id).delete()[0]
+
+
+def drop_quotes(project_id: str, now: datetime) -> int:
+    """All that was quoted to a project."""
+    return Quote.objects.filter(project_id=project_id).delete()[0]

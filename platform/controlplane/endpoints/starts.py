@@ -116,8 +116,8 @@ def figures(starts: Sequence[Start]) -> list[Figures]:
                     tier=tier,
                     count=len(some),
                     missed=sum(start.missed for start in some),
-                    total=_both(start.total_s + (start.routed_s or 0.0) for start in some),
-                    phases={name: _both(_seconds(some, name)) for name in PHASES},
+                    total=spread(start.total_s + (start.routed_s or 0.0) for start in some),
+                    phases={name: spread(_seconds(some, name)) for name in PHASES},
                 )
             )
     return found
@@ -195,7 +195,7 @@ def _seconds(starts: Iterable[Start], phase: str) -> list[float]:
     return [start.phases.get(phase, 0.0) for start in starts]
 
 
-def _both(seconds: Iterable[float]) -> tuple[float, float]:
+def spread(seconds: Iterable[float]) -> tuple[float, float]:
     """Median and 95th percentile, by nearest rank; zeros of nothing."""
     ordered = sorted(seconds)
     if not ordered:

@@ -32,14 +32,16 @@ class Offer:
     price: PriceVersion | None  # of a device-hour
     most: int = 8
     free: int | None = None
+    kind: str = ""  # as nodes call it, and endpoints ask for it; empty: as the device's name
 
 
 @dataclass(frozen=True)
 class Ask:
     """`question` says the model and vLLM's arguments; its device counts for nothing.
 
-    `name` is the model's, by which measurements are found; `quantizations` are what may be done
-    to it: "" as the checkpoint is, or what `--quantization` takes.
+    `name` is the model's, as other tools know it; `quantizations` are what may be done to it: ""
+    as the checkpoint is, or what `--quantization` takes. `shares`: whether engines may be
+    data-parallel.
     """
 
     question: Question
@@ -49,6 +51,7 @@ class Ask:
     slo: Slo = Slo()
     quantizations: Sequence[str] = (AS_IT_IS,)
     learned: Learned = NOTHING
+    shares: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Candidate:
     starts: dict[Tier, Estimate]
     money: Money
     refined_by: str = ""
+    kind: str = ""
 
     @property
     def split(self) -> Split:

@@ -100,6 +100,7 @@ def answer(quote: Quote) -> dict[str, Any]:
 def _candidate(found: Candidate) -> dict[str, Any]:
     told: dict[str, Any] = {
         "device": found.device,
+        "device_kind": found.kind or found.device,
         "devices": found.devices,
         "tensor_parallel_size": found.tensor_parallel_size,
         "pipeline_parallel_size": found.pipeline_parallel_size,

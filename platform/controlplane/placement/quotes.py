@@ -109,7 +109,7 @@ def _ways(search: _Search) -> Iterator[_Way]:
 def _of_device(search: _Search, offer: Offer, quantization: str) -> Iterator[_Way]:
     """Each split over one node; over several (stages) only where none of those fits."""
     splits = [Split(ranks) for ranks in RANKS]
-    if search.ask.question.model.sparse:
+    if search.ask.question.model.sparse and search.ask.shares:
         splits += [Split(ranks, 1, shares) for ranks in RANKS for shares in SHARES]
     staged = [Split(ranks, stages) for stages in STAGES[1:] for ranks in RANKS]
     fitted = False
@@ -337,4 +337,5 @@ def _candidate(
         starts=starts.seconds(held, device.throughput, ask.learned.starts.get(device.name)),
         money=costs.of(way.offer.price, replicas * way.engine.devices, ask.demand, runtime),
         refined_by=way.engine.refined_by,
+        kind=way.offer.kind,
     )

@@ -38,3 +38,9 @@ class Invalid(TenancyError):
     """The input in `field` cannot be accepted."""
 
     code = "invalid"
+
+
+class TooMany(TenancyError):
+    """It was asked for too often: later it may be had."""
+
+    code = "too_many"

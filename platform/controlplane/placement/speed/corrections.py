@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.models import tensors
+from controlplane.placement.models.model import Model
 
 FULL = 10  # measurements after which the formula counts no more
 RECENT = 0.3  # weight of the newest in a moving mean
@@ -15,10 +17,16 @@ MOVE = 0.25  # off by more: better be elsewhere
 
 @dataclass(frozen=True)
 class Key:
-    model: str
+    model: str  # as `likeness` has it: no name
     device: str
     ranks: int
     quantization: str
+
+
+def likeness(model: Model) -> str:
+    """What models that are equally fast have in common: their architecture and their size."""
+    parameters = sum(each.parameters for each in tensors.of(model))
+    return f"{model.architecture} {parameters / 1e9:.2g}B {len(model.layers)} layers"
 
 
 @dataclass(frozen=True)

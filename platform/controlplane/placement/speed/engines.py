@@ -9,7 +9,7 @@ from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.memory.predict import Prediction, Question, Verdict, predict, served
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import factors, refining, work
-from controlplane.placement.speed.corrections import Correction, Key
+from controlplane.placement.speed.corrections import Correction, Key, likeness
 from controlplane.placement.speed.load import Shape
 from controlplane.placement.speed.machine import Batch, Machine, machine
 from controlplane.placement.speed.refining import Point, Refiner
@@ -117,8 +117,11 @@ def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHIN
     arguments, device = found.arguments, question.device
     load = work.count(model, arguments, device, behaviour)
     made = machine(load, device, model.quantization, factors.factors(model, device))
-    key = Key(name, device.name, arguments.ranks, model.quantization.scheme)
-    correction = learned.corrections.get(key, Correction())
+    correction = Correction()
+    if learned.corrections:
+        like, scheme = likeness(question.model), model.quantization.scheme
+        key = Key(like, device.name, arguments.ranks, scheme)
+        correction = learned.corrections.get(key, correction)
     made = replace(
         made,
         slower=correction.factor,

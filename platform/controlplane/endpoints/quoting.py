@@ -1,0 +1,266 @@
+"""What a model would run on, how fast, for how much: of the devices that an organization may have.
+
+The one place that makes a question for `placement.quotes` of what the control plane knows: the
+model's facts, the pools and their free devices, billing's prices, what starts took, and how fast
+engines were.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from billing import prices, rating
+from billing.models import Meter
+from controlplane.endpoints import (
+    corrections_kept,
+    engine_args,
+    engine_versions,
+    measured_starts,
+    questions,
+    sources,
+    start_times,
+)
+from controlplane.endpoints import offers as there
+from controlplane.endpoints.errors import Invalid
+from controlplane.endpoints.model_facts import Wish
+from controlplane.endpoints.questions import Known
+from controlplane.fleet import engines
+from controlplane.placement import quote_bodies, quotes
+from controlplane.placement.devices import Device
+from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.models import plausible, reading
+from controlplane.placement.offers import AS_IT_IS, Ask, Candidate, Offer, Quote, Slo
+from controlplane.placement.quote_bodies import BadBody
+from controlplane.placement.refusals import Refusal
+from controlplane.placement.speed import refining
+from controlplane.placement.speed.corrections import likeness
+from controlplane.placement.speed.engines import Learned
+from controlplane.placement.speed.load import Job, Load
+from controlplane.placement.speed.starts import Tier
+from controlplane.tenancy.models import Organization, Project
+
+_T = TypeVar("_T", dict[str, Any], list[Any])
+
+FIELDS = (
+    *("source", "model", "revision", "config", "engine_version"),
+    *("load", "job", "slo", "arguments", "quantizations"),
+)
+MOST_QUANTIZATIONS = 3
+# What a quote looks for itself.
+SEARCHED = ("tensor_parallel_size", "pipeline_parallel_size", "quantization")
+MOST = {  # of what is asked; beyond it nobody means it
+    **{"requests_per_second": 1e5, "requests": 1e9, "deadline_s": 1e8},
+    **{"prompt_tokens": 1e8, "output_tokens": 1e8},
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is asked: of a model that is known here, or of one whose `config` is given."""
+
+    demand: Load | Job
+    wish: Wish | None
+    config: Mapping[str, Any] | None = None
+    slo: Slo = field(default_factory=Slo)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    quantizations: tuple[str, ...] = ()
+    engine_version: str = ""  # as chosen; empty: as nodes have it
+
+
+class Unquotable(Invalid):
+    """A fact is missing: of the model, its devices or its flags. `fact` names it."""
+
+    code = "fact_missing"
+
+    def __init__(self, fact: str, *, field: str = "model") -> None:
+        super().__init__(f"It takes {fact}.", field=field)
+        self.fact = fact
+
+
+def read(body: Mapping[str, Any]) -> Demand:
+    """Of a body as POST /api/v1/quotes has it, without its project; null is what is left out.
+
+    Raises Invalid with the field.
+    """
+    body = {name: value for name, value in body.items() if value is not None}
+    for name in body:
+        if name not in FIELDS:
+            raise Invalid(f"one of {', '.join(FIELDS)}", code="invalid_quote", field=name[:64])
+    try:
+        demand = quote_bodies.demand(_bounded(body))
+        slo = quote_bodies.slo(body)
+    except BadBody as bad:
+        raise Invalid(bad.message, code="invalid_quote", field=bad.field) from None
+    arguments = _arguments(_of(dict, body, "arguments"))
+    quantizations = tuple(_quantization(one) for one in _of(list, body, "quantizations"))
+    if len(quantizations) > MOST_QUANTIZATIONS:
+        message = f"at most {MOST_QUANTIZATIONS}"
+        raise Invalid(message, code="invalid_quote", field="quantizations")
+    version = engine_versions.choose(
+        engines.ENGINES["vllm"], _text(body, "engine_version"), own_image=False
+    )
+    asked = Demand(demand, None, None, slo, arguments, quantizations, version)
+    if ("config" in body) == bool(body.get("model")):
+        raise Invalid("one of model and config", code="invalid_quote", field="model")
+    if "config" in body:
+        return replace(asked, config=_of(dict, body, "config"))
+    wish = Wish(_text(body, "source"), _text(body, "model"), _text(body, "revision"))
+    return replace(asked, wish=replace(wish, source=sources.check(wish)))
+
+
+def answer(project: Project, asked: Demand, *, now: datetime) -> Quote:
+    """Best first, with why the others lost. Raises Unquotable with what is missing."""
+    try:
+        with questions.sense():
+            return quotes.quote(terms(project, asked, now=now))
+    except Refusal as refusal:
+        raise Unquotable(refusal.fact, field=_blamed(asked)) from None
+
+
+def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
+    """What `answer` asks placement. Raises Refusal, Invalid."""
+    organization = project.organization
+    found = known(project, asked, now)
+    offered = offers(organization, now)
+    devices = [one.device for one in offered]
+    name = asked.wish.model if asked.wish else ""
+    question = questions.question(
+        found,
+        devices[0],
+        questions.arguments(name, asked.arguments),
+        questions.version(asked.engine_version),
+        measured_starts.starts(organization, *(one.name for one in devices)),
+    )
+    return Ask(
+        question=question,
+        name=name,
+        demand=asked.demand,
+        offers=offered,
+        slo=asked.slo,
+        quantizations=(AS_IT_IS, *asked.quantizations),
+        learned=Learned(
+            corrections_kept.of(organization, likeness(found.model)),
+            refining.installed(),
+            _starts(project, asked, offered),
+        ),
+        shares=False,  # no endpoint starts such engines
+    )
+
+
+def known(project: Project, asked: Demand, now: datetime) -> Known:
+    """The model that is asked about. Raises Refusal with what is missing of it."""
+    if asked.config is None:
+        assert asked.wish is not None
+        return questions.known(project, asked.wish, now)
+    with questions.sense():
+        return Known(reading.read(plausible.parsed(json.dumps(asked.config))), {})
+
+
+def offers(organization: Organization, now: datetime) -> list[Offer]:
+    """Each kind of device of the pools that it may use, at its price. Raises Refusal for none."""
+    currency = organization.account.currency
+    versions = prices.versions(currency)
+    found = []
+    for one in there.devices(there.pools(organization)):
+        price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.kind, now, currency)
+        device = _device(one.kind, one.memory_bytes)
+        found.append(Offer(device, price, one.most_on_a_node, one.free, one.kind))
+    if not found:
+        raise Refusal("a pool with devices that the organization may use")
+    return found
+
+
+def endpoint(candidate: Candidate, asked: Demand) -> dict[str, Any]:
+    """What of an endpoint's body makes it run as this candidate does."""
+    arguments = {
+        **asked.arguments,
+        "max_num_seqs": candidate.max_num_seqs,
+        "max_model_len": candidate.max_model_len,
+    }
+    if candidate.quantization:
+        arguments["quantization"] = candidate.quantization
+    return {
+        "device_kind": candidate.kind,
+        "device_count": candidate.tensor_parallel_size,
+        "node_count": candidate.pipeline_parallel_size,
+        "max_replicas": candidate.replicas,
+        "engine_args": arguments,
+    }
+
+
+def facts(found: Quote, asked: Demand) -> dict[str, Any]:
+    """The answer as JSON; of each candidate with the `endpoint` that it is."""
+    told = quote_bodies.answer(found)
+    for shown, candidate in zip(told["candidates"], found.ranked, strict=True):
+        shown["endpoint"] = endpoint(candidate, asked)
+    return told
+
+
+def _device(kind: str, memory_bytes: int) -> Device:
+    """What is not the whole device that was measured (a part of one, another memory) has no speed
+    that anybody knows."""
+    try:
+        found = questions.device(kind, memory_bytes)
+    except Refusal:
+        return Device(kind, memory_bytes)
+    return replace(found, throughput=None) if found.name == kind else found
+
+
+def _starts(
+    project: Project, asked: Demand, offered: Iterable[Offer]
+) -> Mapping[str, Mapping[Tier, Estimate]]:
+    if asked.wish is None:
+        return {}
+    names = {one.kind: one.device.name for one in offered if one.device.throughput}
+    return start_times.of(project, asked.wish, names)
+
+
+def _blamed(asked: Demand) -> str:
+    return "config" if asked.wish is None else "model"
+
+
+def _bounded(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("load", "job"):
+        stated = body.get(name)
+        for key, value in stated.items() if isinstance(stated, Mapping) else ():
+            if isinstance(value, int | float) and value > MOST.get(key, float("inf")):
+                raise BadBody(f"{name}.{key}", f"at most {MOST[key]:,.0f}")
+    return body
+
+
+def _arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
+    for name in SEARCHED:
+        if name in stated:
+            message = "a quote looks for it itself"
+            message += "; allow it in quantizations" if name == "quantization" else ""
+            raise Invalid(message, code="invalid_quote", field=f"arguments.{name}")
+    try:
+        return dict(engine_args.validate(stated, 1))
+    except Invalid as bad:
+        where = bad.field.replace("engine_args", "arguments")
+        raise Invalid(bad.message, code=bad.code, field=where) from None
+
+
+def _quantization(value: object) -> str:
+    try:
+        engine_args.validate({"quantization": value}, 1)
+    except Invalid as bad:
+        raise Invalid(bad.message, code="invalid_quote", field="quantizations") from None
+    return str(value)
+
+
+def _of(kind: type[_T], body: Mapping[str, Any], name: str) -> _T:
+    value = body.get(name, kind())
+    if not isinstance(value, kind):
+        what = "an object" if kind is dict else "a list"
+        raise Invalid(what, code="invalid_quote", field=name)
+    return value
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name, "")
+    if not isinstance(value, str) or "\0" in value or len(value) > 300:
+        raise Invalid("a text", code="invalid_quote", field=name)
+    return value
