@@ -1,6 +1,10 @@
 """Wishing for an endpoint."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from django.contrib import messages
+from django.http import QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
@@ -10,8 +14,10 @@ from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
 from controlplane.tenancy.models import Project
 from frontend import rates, upload_views
-from frontend.endpoint_form import EndpointForm
+from frontend.endpoint_form import ASKED, EndpointForm
 from frontend.visits import Request, Visit, page, show
+
+F = TypeVar("F", bound=EndpointForm)
 
 
 @page
@@ -20,7 +26,7 @@ def create(request: Request, visit: Visit) -> HttpResponseBase:
     wanted = request.POST.get("project", "") if request.method == "POST" else visit.here()[1].id
     project = access.project(visit.principal, wanted, Permission.MANAGE_ENDPOINTS)
     visit.enter(request, project)
-    form = _form(request, visit, project)
+    form = form_of(EndpointForm, request.POST or None, visit, project, request.GET)
     if request.method == "POST" and form.is_valid():
         try:
             endpoint = services.create(
@@ -34,20 +40,27 @@ def create(request: Request, visit: Visit) -> HttpResponseBase:
             for one in (*said, *preflight.of(endpoint)):
                 messages.warning(request, one)
             return redirect("frontend:endpoint", id=endpoint.id)
-    context = {"form": form, "project": project}
+    context = {"form": form, "project": project, "asked": ASKED}
     refused = form.is_bound and not form.is_valid()
     return show(request, visit, "endpoint_new.html", context, status=422 if refused else 200)
 
 
-def _form(request: Request, visit: Visit, project: Project) -> EndpointForm:
+def form_of(
+    kind: type[F],
+    data: QueryDict | None,
+    visit: Visit,
+    project: Project,
+    begins: Mapping[str, str] | None = None,
+) -> F:
+    """With what the project may choose from; `begins`: fields that are filled in already."""
     there = offers.devices(offers.pools(project.organization))
     account = project.organization.account
     hours = rates.device_hours(
         [one.kind for one in there], currency=account.currency, now=visit.now
     )
-    return EndpointForm(
-        request.POST or None,
-        initial={"source": request.GET.get("source", "")},
+    return kind(
+        data,
+        initial={name: value for name, value in (begins or {}).items() if name in ASKED},
         uploads=upload_views.complete(visit, project),
         offers=there,
         hours=hours,

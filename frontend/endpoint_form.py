@@ -1,6 +1,7 @@
 """The wish for an endpoint as people fill it in; what may be wished for is endpoints.spec's."""
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from django import forms
@@ -29,6 +30,13 @@ COMMON = (
     "quantization",
     "enable_prefix_caching",
     "tool_call_parser",
+)
+# What decides whether it fits and what it costs: a page asks anew when one of these changes.
+ASKED = (
+    *("source", "model", "revision", "engine", "engine_version", "image_reference"),
+    *("device_kind", "device_count", "node_count", "min_replicas", "max_replicas"),
+    *COMMON,
+    *("more", "adapters"),
 )
 
 
@@ -134,6 +142,8 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
             for one in offers
         ]
 
+        for name in ASKED:
+            self.fields[name].widget.attrs["data-asked"] = ""
         versions = self.fields["engine_version"]
         assert isinstance(versions, forms.ChoiceField)
         versions.choices = [("", "as nodes have it"), *_versions()]
@@ -156,14 +166,21 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
         found = pairs(self.cleaned_data["adapters"], "name=path")
         return [{"name": name, "path": path} for name, path in found]
 
+    def arguments(self) -> dict[str, Any]:
+        """Of a valid form: the engine's, from fields of their own and from the free list."""
+        data = self.cleaned_data
+        found: dict[str, Any] = {
+            name: data[name] for name in COMMON if data[name] not in ("", None)
+        }
+        if "enable_prefix_caching" in found:
+            found["enable_prefix_caching"] = data["enable_prefix_caching"] == "true"
+        if "tool_call_parser" in found:
+            found["enable_auto_tool_choice"] = True
+        return {**found, **data["more"]}
+
     def spec(self) -> EndpointSpec:
         """Of a valid form; `endpoints.spec` judges it then."""
         data = self.cleaned_data
-        arguments = {name: data[name] for name in COMMON if data[name] not in ("", None)}
-        if "enable_prefix_caching" in arguments:
-            arguments["enable_prefix_caching"] = data["enable_prefix_caching"] == "true"
-        if "tool_call_parser" in arguments:
-            arguments["enable_auto_tool_choice"] = True
         return EndpointSpec(
             name=data["name"],
             **self.wished(),
@@ -175,7 +192,7 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
             queue_s=data["queue_s"],
             engine=data["engine"] or "vllm",
             image=self.image(),
-            engine_args=arguments | data["more"],
+            engine_args=self.arguments(),
             engine_version=data["engine_version"],
             adapters=data["adapters"],
             capabilities=data["capabilities"],
@@ -183,12 +200,45 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
 
     def blame(self, field: str, message: str) -> None:
         """Put a refusal of the house beside the field that it is about."""
-        name = "cap_seconds" if field == "keep_warm_cap" else field.removeprefix("engine_args.")
-        if field.startswith("image"):
-            name = f"image_{field.partition('.')[2] or 'reference'}"
-        if name not in self.fields:
-            name = "more" if field.startswith("engine_args") else "__all__"
-        self.add_error(None if name == "__all__" else name, message)
+        self.add_error(field_of(field, self.fields) or None, message)
+
+
+def field_of(field: str, fields: Container[str]) -> str:
+    """Which of a form's fields a refusal is about; empty: none of them."""
+    name = "cap_seconds" if field == "keep_warm_cap" else field.removeprefix("engine_args.")
+    if field.startswith("image"):
+        name = f"image_{field.partition('.')[2] or 'reference'}"
+    alike = (
+        (name, field, "more", "engine_args") if field.startswith("engine_args") else (name, field)
+    )
+    return next((one for one in alike if one in fields), "")
+
+
+class DraftForm(EndpointForm):
+    """What of a wish decides whether it fits and what it costs; it has no name yet."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for name in self.fields.keys() - set(ASKED):
+            self.fields[name].required = False
+
+    def spec(self) -> EndpointSpec:
+        """Of a valid form."""
+        data = self.cleaned_data
+        return EndpointSpec(
+            name="draft",
+            **self.wished(),
+            device_kind=data["device_kind"],
+            device_count=data["device_count"],
+            node_count=data["node_count"] or 1,
+            min_replicas=data["min_replicas"],
+            max_replicas=data["max_replicas"],
+            engine=data["engine"] or "vllm",
+            image=self.image(),
+            engine_args=self.arguments(),
+            engine_version=data["engine_version"],
+            adapters=data["adapters"],
+        )
 
 
 def _value(text: str) -> bool | int | float | str:

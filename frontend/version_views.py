@@ -26,6 +26,7 @@ from frontend.forms import blaming
 from frontend.visits import Request, Visit, page, show
 
 SHOWN = 20
+CHANGED = ("model", "revision", "device_count", "engine_args", "image")
 _PLAIN = {"autocapitalize": "none", "spellcheck": "false"}
 
 
@@ -58,11 +59,20 @@ class ChangeForm(forms.Form):
         label="Seconds that it is watched", required=False, help_text="Empty: as docs say."
     )
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for name in CHANGED:
+            self.fields[name].widget.attrs["data-asked"] = ""
+
     def clean_engine_args(self) -> dict[str, Any]:
         found = self.cleaned_data["engine_args"]
         if not isinstance(found or {}, dict):
             raise forms.ValidationError("expected a JSON object")
         return found or {}
+
+    def changes(self) -> dict[str, Any]:
+        """Of a valid form: what `versions.change` takes."""
+        return {name: self.cleaned_data[name] for name in CHANGED}
 
     def plan(self) -> rollout_plan.RolloutPlan:
         data = self.cleaned_data
@@ -76,16 +86,15 @@ def index(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     endpoint = _endpoint(
         request, visit, id, Permission.MANAGE_ENDPOINTS if changes else Permission.READ
     )
-    names = ("model", "revision", "device_count", "engine_args", "image")
     form = ChangeForm(
-        request.POST or None, initial={name: getattr(endpoint, name) for name in names}
+        request.POST or None, initial={name: getattr(endpoint, name) for name in CHANGED}
     )
     if changes and form.is_valid():
         with blaming(form, otherwise="engine_args"):
             changed = versions.change(
                 actor=visit.principal.actor,
                 endpoint=endpoint,
-                changes={name: form.cleaned_data[name] for name in names},
+                changes=form.changes(),
                 plan=form.plan(),
                 note=form.cleaned_data["note"],
                 now=visit.now,
@@ -128,6 +137,7 @@ def _shown(endpoint: Endpoint, form: ChangeForm) -> dict[str, Any]:
     return {
         "endpoint": endpoint,
         "form": form,
+        "asked": CHANGED,
         "rows": [(one, [(n, _said(a), _said(b)) for n, a, b in each]) for one, each in rows],
         "rollouts": [
             (one, ADVICE.get(RolloutReason(one.reason), ""))

@@ -87,12 +87,13 @@ def page(
 
     @wraps(view)
     def shown(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        fragment = bool(getattr(request, "htmx", False)) and request.method == "GET"
+        by_htmx = bool(getattr(request, "htmx", False))
+        fragment = by_htmx and request.method == "GET"
         if not isinstance(request.user, User):
             # A fragment has no place for the sign-in page: the whole page goes there.
             return (
                 HttpResponseClientRefresh()
-                if fragment
+                if by_htmx
                 else redirect_to_login(request.get_full_path())
             )
         try:

@@ -61,6 +61,7 @@ NO_VERBS = {
     pulls.note: "keeps what a node reports",
     adapters.states: "looks",
     adapters.note: "keeps what a node reports",
+    versions.changed: "computes",
     versions.differences: "looks",
     silence.unreachable: "looks",
     engine_versions.shipped: "looks",

@@ -122,6 +122,18 @@ def size(count: float | str | None) -> str:
 
 
 @register.filter
+def missing(count: float) -> str:
+    """Bytes below zero, as what is missing."""
+    return size(-count)
+
+
+@register.filter
+def whole(count: float) -> str:
+    """`131,072`: tokens, and what else is counted one by one."""
+    return f"{count:,.0f}"
+
+
+@register.filter
 def moment(at: datetime | None) -> SafeString | str:
     """A time in UTC, to the second, for people and for machines."""
     if at is None:

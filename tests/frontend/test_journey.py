@@ -20,7 +20,7 @@ from controlplane.fleet.models import Pool
 from controlplane.tenancy.models import ApiKey
 from tests.api import house
 from tests.api.house import House
-from tests.frontend import browser
+from tests.frontend import browser, fitting
 from tests.frontend.browser import Watched
 
 pytestmark = [
@@ -71,6 +71,7 @@ def move(replica: Replica, state: State, reason: Reason = Reason.NODE_REPORT, **
 
 def test_from_signing_in_to_deleting(alice: House, watched: Watched) -> None:
     sign_in_by_keyboard(alice, watched)
+    fitting.see_what_fits(alice, watched)
     endpoint = create_by_keyboard(alice, watched)
     replica = see_it_start(endpoint, alice, watched)
     read_its_log(replica, alice, watched)
@@ -105,6 +106,7 @@ def sign_in_by_keyboard(alice: House, watched: Watched) -> None:
 
 def create_by_keyboard(alice: House, watched: Watched) -> Endpoint:
     page = watched.page
+    watched.open("/endpoints")
     watched.tab_to('a[href="/endpoints/new"]')
     page.keyboard.press("Enter")
     page.wait_for_url("**/endpoints/new")

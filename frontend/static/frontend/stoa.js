@@ -27,10 +27,16 @@
     if (document.hidden && event.detail.requestConfig.verb === "get") event.preventDefault();
   });
 
+  // A request that a newer one replaced has no outcome, and says nothing of the server.
   document.addEventListener("htmx:afterRequest", (event) => {
     const lost = by("lost");
-    if (lost) lost.hidden = event.detail.successful;
+    if (lost && "successful" in event.detail) lost.hidden = event.detail.successful;
   });
+  for (const failure of ["htmx:sendError", "htmx:timeout"])
+    document.addEventListener(failure, () => {
+      const lost = by("lost");
+      if (lost) lost.hidden = false;
+    });
 
   document.addEventListener("htmx:afterSettle", (event) => {
     announce();
@@ -127,6 +133,35 @@
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
 
+  // --- Advice that fills a form in --------------------------------------------------------
+
+  // A setting without a field of its own goes into the list, or the object, of all settings.
+  function fill(name, value) {
+    const field = by(`id_${name}`);
+    const list = by("id_more");
+    const object = by("id_engine_args");
+    if (field) field.value = value;
+    else if (list) {
+      const others = list.value.split("\n").filter((line) => line.trim() && line.split("=")[0].trim() !== name);
+      list.value = [...others, `${name}=${value}`].join("\n");
+    } else if (object) {
+      const typed = /^-?\d+(\.\d+)?$|^(true|false)$/.test(value) ? JSON.parse(value) : value;
+      object.value = JSON.stringify({ ...JSON.parse(object.value || "{}"), [name]: typed });
+    }
+    return field || list || object;
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-fill-1]");
+    if (!button) return;
+    const fills = Object.entries(button.dataset).filter(([key]) => /^fill-?\d$/.test(key));
+    const filled = fills.map(([, text]) => fill(text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1)));
+    by("said").textContent = `Filled in: ${button.textContent}`;
+    filled[0].focus();
+    filled[0].dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
+  for (const place of document.querySelectorAll("[data-live]")) place.hidden = false;
   dress(document);
   known = new Set(sayings());
   listen();

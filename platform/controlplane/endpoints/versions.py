@@ -52,10 +52,8 @@ def change(
     with transaction.atomic():
         endpoint = wishes.locked(endpoint)
         before, stood = spec_of(endpoint), endpoint.generation
-        wish = before | dict(changes)
-        if "source" not in changes and wish["source"] in (SourceKind.HUB, SourceKind.PATH):
-            wish["source"] = ""  # the model's name says which of the two
-        after, spec, pool = _checked(endpoint, wish)
+        spec, pool = changed(endpoint, changes)
+        after = {name: getattr(spec, name) for name in FIELDS}
         if after == before:
             return endpoint
         newest = endpoint.versions.aggregate(newest=Max("number"))["newest"]
@@ -152,10 +150,14 @@ def _outlook(
     return predicted(spec, pool, endpoint.project, now).kept
 
 
-def _checked(
-    endpoint: Endpoint, wish: Mapping[str, Any]
-) -> tuple[dict[str, Any], EndpointSpec, Pool]:
-    """The spec in its final form; it stays in the endpoint's pool. Raises Invalid."""
+def changed(endpoint: Endpoint, changes: Mapping[str, Any]) -> tuple[EndpointSpec, Pool]:
+    """Its spec in its final form with these of FIELDS changed; it stays in the endpoint's pool.
+
+    Raises Invalid.
+    """
+    wish = spec_of(endpoint) | dict(changes)
+    if "source" not in changes and wish["source"] in (SourceKind.HUB, SourceKind.PATH):
+        wish["source"] = ""  # the model's name says which of the two
     if wish["engine_args"].get("tensor_parallel_size") == endpoint.device_count != 1 and (
         wish["device_count"] != endpoint.device_count
     ):
@@ -168,7 +170,7 @@ def _checked(
     checked, pool = specs.check(spec, endpoint.project.organization)
     sources.check_access(endpoint.project, checked.source, checked.model, checked.secret)
     images.check_access(endpoint.project, checked.image)
-    return {name: getattr(checked, name) for name in FIELDS}, checked, pool
+    return checked, pool
 
 
 def _check_note(note: str) -> None:
