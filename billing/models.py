@@ -90,6 +90,10 @@ class UsageInbox(models.Model):
     # Pseudonyms of the run (a path, the root first) and the agent that asked.
     run = models.CharField(max_length=255, blank=True, db_default="")
     agent = models.CharField(max_length=31, blank=True, db_default="")
+    # Microseconds to its first token, without a start that it waited for, and from there to its
+    # last; null: nobody could tell.
+    first_us = models.BigIntegerField(null=True)
+    decode_us = models.BigIntegerField(null=True)
     # [budget, window, lease, unit, amount] each: settled by the row's arrival (migration 0003).
     charges = models.JSONField(db_default=Value([], models.JSONField()))
     received_at = models.DateTimeField(db_default=Now())

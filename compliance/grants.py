@@ -18,7 +18,7 @@ _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
         *("request_id", "gateway_id", "key_id", "project_id", "endpoint_id", "replica_id"),
         *("operation", "opened_at", "closed_at", "status", "finish", "counted_by"),
         *("input_tokens", "cached_tokens", "output_tokens"),
-        *("nano_eur", "run", "agent", "charges"),
+        *("nano_eur", "run", "agent", "charges", "first_us", "decode_us"),
     ),
     "billing_runstop": ("project_id", "run", "key_id", "gateway_id", "stopped"),
     "endpoints_activity": (

@@ -28,7 +28,7 @@ from controlplane.endpoints.models import Endpoint, Replica, Transition
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import NotFound
-from frontend import rates, starts
+from frontend import quote_panel, rates, starts
 from frontend.visits import Request, Visit, page, show
 
 LOG_LINES = 200
@@ -69,6 +69,7 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             "warnings": engine_outlook.warnings(endpoint, engine_versions.unsupported()),
             "fit": preflight.of(endpoint),
             "outlook": preflight.kept(endpoint),
+            "quoted": quote_panel.facts(endpoint),
             "arguments": sorted(endpoint.engine_args.items()),
             "pinned_image": images.pinned(endpoint),
             "raw_url": _raw_url(endpoint),

@@ -86,6 +86,7 @@ NO_VERBS = {
     batches.context: "computes",
     batches.counts: "looks",
     batches.locked: "looks",
+    quote_keeping.find: "looks",
     quote_keeping.prune: "forgets quotes that no endpoint was made with",
     batches.prune: "forgets batches whose files are over",
     batches.tell_end: "is the event of a batch that the runner ended",

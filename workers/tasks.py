@@ -5,7 +5,15 @@ from django.utils import timezone
 from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
-from controlplane.endpoints import engine_blocking, funding, quote_keeping, uploads
+from controlplane.endpoints import (
+    corrections_kept,
+    engine_blocking,
+    funding,
+    quote_keeping,
+    served_days,
+    speed_lessons,
+    uploads,
+)
 from controlplane.fleet import findings
 from workers import keeping, metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
@@ -52,7 +60,9 @@ def tend_budgets() -> None:
 
 @app.task
 def tend_engines() -> None:
-    engine_blocking.tend(now=timezone.now())
+    now = timezone.now()
+    engine_blocking.tend(now=now)
+    speed_lessons.teach(now)
 
 
 @app.task
@@ -78,4 +88,7 @@ def hourly_upkeep() -> None:
     upkeep.prune_counters(now)
     upkeep.prune_stops(now)
     batches.prune(now)
+    served_days.close(now)
+    served_days.prune(now)
     quote_keeping.prune(now)
+    corrections_kept.prune(now)

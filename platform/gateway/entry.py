@@ -16,7 +16,7 @@ from gateway.spans import Finished
 from gateway.spare import LineKey
 from gateway.spool import CloseRecord, OpenRecord
 from gateway.stream import Rewriter
-from gateway.timing import Split
+from gateway.timing import Split, pace
 from gateway.trace import Trace
 from gateway.usage import Usage
 
@@ -119,6 +119,7 @@ class Entry:
                 self.request_id, key.id, key.project_id, endpoint_id, self.replica_id, operation,
                 self.opened_us, time.time_ns() // 1000, status, finish, counted_by,
                 used.input, used.cached, used.output, charges, nano_eur, run.path, run.agent,
+                *pace(split),
             )
         )  # fmt: skip
 

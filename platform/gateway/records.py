@@ -17,8 +17,8 @@ _HEAD = struct.Struct("<2sHI")
 
 # An open record within its bound has a close record within its own, whatever it counts.
 OPEN_MAX_BYTES = 3_600
-CLOSE_MAX_BYTES = 3_800
-_CLOSE_MORE = 160  # bytes that a close record may be longer than its open one
+CLOSE_MAX_BYTES = 3_820
+_CLOSE_MORE = 180  # bytes that a close record may be longer than its open one
 CHARGES_MAX = 25  # budgets that one request may count against
 
 
@@ -80,6 +80,10 @@ class CloseRecord(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False)
     nano_eur: int = 0  # what its tokens cost, or are worth on a dedicated endpoint
     run: str = ""
     agent: str = ""
+    # Microseconds from its arrival to a first token, without the wait for a replica to start, and
+    # from there to the last; 0: nobody can tell.
+    first_us: int = 0
+    decode_us: int = 0
 
 
 Record = OpenRecord | ProgressRecord | CloseRecord

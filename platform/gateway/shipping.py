@@ -31,13 +31,15 @@ _INSERT = """
 INSERT INTO billing_usageinbox (
     request_id, gateway_id, key_id, project_id, endpoint_id, replica_id, operation,
     opened_at, closed_at, status, finish, counted_by,
-    input_tokens, cached_tokens, output_tokens, charges, nano_eur, run, agent)
+    input_tokens, cached_tokens, output_tokens, charges, nano_eur, run, agent,
+    first_us, decode_us)
 SELECT r ->> 1, %s, r ->> 2, r ->> 3, r ->> 4, r ->> 5, r ->> 6,
     'epoch'::timestamptz + (r ->> 7)::int8 * interval '1 microsecond',
     'epoch'::timestamptz + (r ->> 8)::int8 * interval '1 microsecond',
     (r ->> 9)::int4, r ->> 10, r ->> 11,
     (r ->> 12)::int8, (r ->> 13)::int8, (r ->> 14)::int8,
-    r -> 15, (r ->> 16)::int8, r ->> 17, r ->> 18
+    r -> 15, (r ->> 16)::int8, r ->> 17, r ->> 18,
+    nullif((r ->> 19)::int8, 0), nullif((r ->> 20)::int8, 0)
 FROM jsonb_array_elements(%s::jsonb) r
 ON CONFLICT DO NOTHING
 """

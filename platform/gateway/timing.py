@@ -24,6 +24,14 @@ def header(split: Split) -> bytes:
     return _WHOLE % split
 
 
+def pace(split: Split) -> tuple[int, int]:
+    """Microseconds to the first token, and from there to the last; zeros where they are one."""
+    queue, _, prefill, decode, _ = split
+    if not decode or decode < 0:
+        return 0, 0
+    return max(0, int((queue + prefill) * 1000)), int(decode * 1000)
+
+
 def comment(split: Split) -> bytes:
     """The same for a stream whose head has left. SDKs skip comments, wherever they stand."""
     return b": %b\n" % header(split)[:-2]

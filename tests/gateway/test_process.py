@@ -115,13 +115,15 @@ def chat(gateway: Process, how: str = "", *, status: int = 200) -> None:
 
 
 def test_a_request_is_answered_and_its_usage_arrives_once(gateway: Process) -> None:
-    chat(gateway, "tokens=12")
+    chat(gateway, "tokens=12;delay=0.3;times=20/100")
     eventually(UsageInbox.objects.exists)
     assert gateway.end(signal.SIGTERM) == 0
     row = UsageInbox.objects.get()
     assert (row.gateway_id, row.status, row.finish) == ("gw-process", 200, "complete")
     counted = (row.input_tokens, row.cached_tokens, row.output_tokens)
     assert counted == (PROMPT_TOKENS, CACHED_TOKENS, 12)
+    assert row.decode_us == 100_000  # as its engine says
+    assert row.first_us is not None and row.first_us >= 200_000
     assert Activity.objects.filter(gateway_id="gw-process").exists()
     assert list((gateway.folder / "spool").iterdir()) == []
     assert KEY not in gateway.log

@@ -107,6 +107,7 @@ def test_a_closed_request_arrives_whole(house: House, beat: Beat, config: Config
     assert (row.closed_at - row.opened_at).total_seconds() == 1.5
     assert (row.status, row.finish, row.counted_by) == (200, "stop", "engine")
     assert (row.input_tokens, row.cached_tokens, row.output_tokens) == (100, 64, 7)
+    assert (row.first_us, row.decode_us) == (None, None)  # nobody could tell
     assert row.booked_at is None
     assert list((config.folder / "spool").iterdir()) == []
 

@@ -130,7 +130,10 @@ def test_every_close_fits_the_room_that_its_open_reserved() -> None:
     names = "r" * (OPEN_MAX_BYTES - len(frame(OpenRecord("", "", "", "", "", "", most))) - 2)
     open_frame = frame(OpenRecord(names, "", "", "", "", "", most))
     close = CloseRecord(
-        *(names, "", "", "", "", "", most, most, 599, "f" * 16, "c" * 16, most, most, most)
+        *(names, "", "", "", "", "", most, most, 599, "f" * 16, "c" * 16, most, most, most),
+        nano_eur=most,
+        first_us=most,
+        decode_us=most,
     )
     assert len(open_frame) == OPEN_MAX_BYTES
     assert len(frame(close)) <= CLOSE_MAX_BYTES

@@ -235,6 +235,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
             "shared",
             "queue_limit",
             "queue_s",
+            "quote_id",
             "created_at",
             "stopped_at",
             "retry_at",
@@ -315,6 +316,9 @@ class EndpointBody(serializers.Serializer[Any]):
     keep_warm_cap = CapBody(default=None, allow_null=True)
     queue_limit = serializers.IntegerField(default=None, allow_null=True)
     queue_s = serializers.IntegerField(default=None, allow_null=True)
+    quote_id = serializers.CharField(
+        default="", allow_blank=True, help_text="Of the project: beside it stands what happens."
+    )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         """`source` is a name that fields themselves use: it cannot be declared."""

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
-from controlplane.endpoints import quote_keeping
+from controlplane.endpoints import quote_keeping, quote_outcomes
 from controlplane.endpoints.models import Quote
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
@@ -76,7 +76,7 @@ class QuoteView(serializers.ModelSerializer[Quote]):
 
     class Meta:
         model = Quote
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "object",
             "project",
@@ -98,6 +98,49 @@ class QuoteView(serializers.ModelSerializer[Quote]):
     @extend_schema_field(LostView(many=True))
     def get_rejected(self, quote: Quote) -> Any:
         return quote.answer["rejected"]
+
+
+class CameView(serializers.Serializer[Any]):
+    """What was asked of the endpoint in the mean of the day."""
+
+    requests = serializers.IntegerField()
+    requests_per_second = serializers.FloatField(allow_null=True)
+    prompt_tokens = serializers.FloatField()
+    output_tokens = serializers.FloatField()
+    cached_share = serializers.FloatField()
+
+
+class FigureView(serializers.Serializer[Any]):
+    """Seconds, tokens a second; of `price_…` exact text. `off`: measured over predicted, less 1."""
+
+    figure = serializers.CharField()
+    predicted = serializers.JSONField()
+    predicted_p95 = serializers.JSONField()
+    measured = serializers.JSONField()
+    off = serializers.FloatField()
+    kept = serializers.BooleanField(help_text="It stayed within what was said at p95.")
+
+
+class OutcomeView(serializers.Serializer[Any]):
+    endpoint = serializers.CharField()
+    day = serializers.DateField(help_text="UTC")
+    came = CameView()
+    quoted_as = serializers.DictField(
+        allow_null=True, help_text="null: the endpoint runs as nothing that was quoted does."
+    )
+    figures = FigureView(many=True)
+
+
+class OneQuoteView(QuoteView):
+    measured = serializers.SerializerMethodField()
+
+    class Meta(QuoteView.Meta):
+        fields = (*QuoteView.Meta.fields, "measured")
+
+    @extend_schema_field(OutcomeView(many=True))
+    def get_measured(self, quote: Quote) -> Any:
+        """The quote beside what happened, a day of an endpoint each, newest first."""
+        return [quote_outcomes.facts(one) for one in quote_outcomes.of(quote)]
 
 
 class ShapeBody(serializers.Serializer[Any]):
@@ -170,10 +213,12 @@ class Quotes(HouseViewSet):
             rows = rows.filter(project_id=wanted)
         return self.page(rows, QuoteView)
 
+    @extend_schema(responses=OneQuoteView)
     def retrieve(self, request: Request, pk: str) -> Response:
-        return Response(QuoteView(endpoint_access.quote(self.principal, pk, Permission.READ)).data)
+        quote = endpoint_access.quote(self.principal, pk, Permission.READ)
+        return Response(OneQuoteView(quote).data)
 
-    @extend_schema(request=QuoteBody, responses={201: QuoteView})
+    @extend_schema(request=QuoteBody, responses={201: OneQuoteView})
     @idempotent
     def create(self, request: Request) -> Response:
         place = self.checked(request, ProjectOfQuote)["project"]
@@ -183,4 +228,4 @@ class Quotes(HouseViewSet):
         quote = quote_keeping.create(
             actor=self.principal.actor, project=project, body=body, now=self.now
         )
-        return Response(QuoteView(quote).data, status=status.HTTP_201_CREATED)
+        return Response(OneQuoteView(quote).data, status=status.HTTP_201_CREATED)

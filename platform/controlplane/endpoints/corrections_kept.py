@@ -1,24 +1,27 @@
 """How fast engines were, measured over predicted: kept once for each thing that was measured, used
 by every later quote.
 
-As with starts, what was measured on nodes of one organization teaches that organization alone, and
-of any organization's measurements that are alike only the newest few count.
+As with starts, what was measured on nodes of one organization teaches that organization alone. An
+organization can make its own engines look slow, so that for others all its measurements that are
+alike count as one, and not beyond what others saw.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from statistics import median
 
-from django.db.models import Q
+from django.db.models import Q, Window
+from django.db.models.functions import RowNumber
 
 from controlplane.endpoints.models import SpeedCorrection
 from controlplane.placement.speed import corrections
 from controlplane.placement.speed.corrections import Correction, Key
 from controlplane.tenancy.models import Organization
 
-EACH = 5  # of one organization that are alike
-NEWEST = 500  # rows that a quote looks at
+EACH = 10  # the newest of one organization that are alike
+KEPT = timedelta(days=365)
 BOUNDS = (corrections.NARROWEST, corrections.WIDEST)  # beyond it is another thing than a speed
 
 
@@ -60,17 +63,36 @@ def measured(
 def of(organization: Organization, like: str) -> Mapping[Key, Correction]:
     """What a quote for this organization may go by, of models that are alike (`likeness`)."""
     mine = SpeedCorrection.objects.filter(Q(shared=True) | Q(organization=organization), model=like)
-    alike: Counter[tuple[str, Key]] = Counter()
-    found: dict[Key, list[float]] = defaultdict(list)
-    for row in mine.order_by("-at", "about")[:NEWEST]:
+    of_each = Window(
+        RowNumber(),
+        partition_by=("organization_id", "device", "ranks", "quantization"),
+        order_by=("-at", "about"),
+    )
+    found: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in mine.annotate(place=of_each).filter(place__lte=EACH).order_by("-at", "about"):
         key = Key(row.model, row.device, row.ranks, row.quantization)
-        alike[row.organization_id, key] += 1
-        if alike[row.organization_id, key] <= EACH:
-            found[key].append(row.ratio)
-    return {
-        key: corrections.learn((ratio, 1.0) for ratio in reversed(ratios))
-        for key, ratios in found.items()
-    }
+        found[key][row.organization_id].append(row.ratio)
+    return {key: _correction(ratios, organization.id) for key, ratios in found.items()}
+
+
+def prune(now: datetime) -> int:
+    return SpeedCorrection.objects.filter(at__lt=now - KEPT).delete()[0]
+
+
+def _correction(newest_first: Mapping[str, list[float]], own: str) -> Correction:
+    """Of each other organization its middle counts, as one measurement, and of all those the middle
+    (of an even number the one nearer to the formula); one's own come on top, as the newest."""
+    logs = {id: [math.log(ratio) for ratio in ratios] for id, ratios in newest_first.items()}
+    others = sorted(median(each) for id, each in logs.items() if id != own)
+    found = Correction()
+    if others:
+        halves = others[(len(others) - 1) // 2], others[len(others) // 2]
+        middle = min(halves, key=abs)
+        spread = sum((each - middle) ** 2 for each in others) / len(others)
+        found = Correction(len(others), middle, spread)
+    for ratio in reversed(newest_first.get(own, [])):
+        found = found.seen(ratio, 1.0)
+    return found
 
 
 def _plausible(ratio: float) -> bool:

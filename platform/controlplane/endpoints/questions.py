@@ -106,6 +106,11 @@ def device(kind: str, memory_bytes: int) -> Device:
     return replace(found, name=kind, memory_bytes=memory_bytes)
 
 
+def whole(device: Device) -> bool:
+    """Whether it is one that placement knows, and no part of one."""
+    return devices.known().get(device.name) == device
+
+
 def version(chosen: str) -> str:
     """The one that was chosen, else what nodes bring themselves."""
     return chosen or max(engine_versions.shipped("vllm"), key=engine.version)

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import transaction
 
-from compliance import audit
+from compliance import audit, ids
 from controlplane.endpoints import questions, quoting, sources
 from controlplane.endpoints.models import Quote
 from controlplane.tenancy import errors, events
@@ -53,6 +53,16 @@ def create(
             personal={} if public else named,
         )
     return quote
+
+
+def find(project: Project, id: str) -> Quote | None:
+    """None for no id. Raises NotFound for one that is not the project's."""
+    if not id:
+        return None
+    found = project.quotes.filter(id=id).first() if ids.valid(id, "quo") else None
+    if found is None:
+        raise errors.NotFound("quote", field="quote_id")
+    return found
 
 
 def prune(now: datetime) -> int:

@@ -36,11 +36,17 @@ class ServedDay(models.Model):
         "endpoints.Endpoint", on_delete=models.CASCADE, related_name="served_days"
     )
     day = models.DateField()
-    figures = models.JSONField()  # day_figures.Figures
+    figures = models.JSONField()  # served_days.figures
+    taught_at = models.DateTimeField(null=True)  # speed_lessons has seen it
 
     class Meta:
         ordering = ("-day",)
         constraints = (models.UniqueConstraint(fields=("endpoint", "day"), name="served_day"),)
+        indexes = (
+            models.Index(
+                fields=("day",), condition=models.Q(taught_at=None), name="served_day_untaught"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.endpoint_id} {self.day}"

@@ -205,7 +205,7 @@ def _device(kind: str, memory_bytes: int) -> Device:
         found = questions.device(kind, memory_bytes)
     except Refusal:
         return Device(kind, memory_bytes)
-    return replace(found, throughput=None) if found.name == kind else found
+    return found if questions.whole(found) else replace(found, throughput=None)
 
 
 def _starts(

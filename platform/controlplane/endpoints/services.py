@@ -17,6 +17,7 @@ from controlplane.endpoints import (
     elasticity,
     images,
     preflight,
+    quote_keeping,
     signals,
     sources,
     version_spec,
@@ -50,8 +51,8 @@ _WAKE_EVERY = timedelta(seconds=5)
 
 
 def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: datetime) -> Endpoint:
-    """Wish for an endpoint. Raises Invalid, NotFound (a pool that is not theirs), NameTaken,
-    DoesNotFit.
+    """Wish for an endpoint. Raises Invalid, NotFound (a pool or quote that is not theirs),
+    NameTaken, DoesNotFit.
 
     With min_replicas 0 it sleeps until the first request.
     """
@@ -59,8 +60,10 @@ def create(*, actor: audit.Actor, project: Project, spec: EndpointSpec, now: dat
     spec, pool = specs.check(spec, organization)
     sources.check_access(project, spec.source, spec.model, spec.secret)
     images.check_access(project, spec.image)
+    quote = quote_keeping.find(project, spec.quote_id)
     outlook = preflight.check(spec, pool, project, now)
     endpoint = Endpoint(
+        quote=quote,
         project=project,
         pool=pool,
         region_code=organization.region_code,
@@ -121,6 +124,7 @@ def _told(spec: EndpointSpec) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in elasticity.FIELDS},
         "queue_limit": spec.queue_limit,
         "queue_s": spec.queue_s,
+        "quote_id": spec.quote_id,
     } | ({"model": spec.model} if public else {})
     return {
         "change": [audit.Change(name, None, value) for name, value in facts.items()],

@@ -56,6 +56,7 @@ class EndpointSpec:
     source: str = ""  # endpoints.sources; empty: a path is a path, everything else the hub's
     secret: str = ""  # of the project, by name; empty: the default of its kind
     image: Mapping[str, Any] | None = None  # endpoints.images; None: as the node has the engine
+    quote_id: str = ""  # what was said of it beforehand; empty: nobody asked
 
 
 def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:

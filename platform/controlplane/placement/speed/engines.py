@@ -119,9 +119,7 @@ def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHIN
     made = machine(load, device, model.quantization, factors.factors(model, device))
     correction = Correction()
     if learned.corrections:
-        like, scheme = likeness(question.model), model.quantization.scheme
-        key = Key(like, device.name, arguments.ranks, scheme)
-        correction = learned.corrections.get(key, correction)
+        correction = learned.corrections.get(key(question), correction)
     made = replace(
         made,
         slower=correction.factor,
@@ -138,6 +136,13 @@ def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHIN
     lanes = stages * arguments.data_parallel_size
     engine = Engine(name, arguments, found, made, limits, lanes)
     return engine if correction.count else _refined(engine, question, shape, learned)
+
+
+def key(question: Question) -> Key:
+    """What measurements of this engine are found by."""
+    model = served(question.model, question.arguments)
+    ranks, scheme = question.arguments.ranks, model.quantization.scheme
+    return Key(likeness(question.model), question.device.name, ranks, scheme)
 
 
 def _fits(found: Prediction) -> None:
