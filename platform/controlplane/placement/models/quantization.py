@@ -5,11 +5,12 @@ bitsandbytes, as vLLM's loaders hold them on the device.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from controlplane.placement.models.patterns import Patterns
 from controlplane.placement.refusals import Refusal
 
 BYTES = {
@@ -49,9 +50,17 @@ class Quantization:
         if self.experts_only and not module.endswith(".experts"):
             return True
         called = [module, *(module.replace(own, other) for own, other in ALIASES if own in module)]
-        if self.only and not any(_names(each, name) for each in self.only for name in called):
+        if self.only and not any(self._chosen.mean(name) for name in called):
             return True
-        return any(_names(each, name) for each in self.skipped for name in called)
+        return any(self._kept.mean(name) for name in called)
+
+    @cached_property
+    def _kept(self) -> Patterns:
+        return Patterns(self.skipped)
+
+    @cached_property
+    def _chosen(self) -> Patterns:
+        return Patterns(self.only)
 
     def bytes(self, rows: int, columns: int, plain: int) -> int:
         """Of a matrix of `rows` outputs and `columns` inputs; `plain`: of an element without."""
@@ -69,18 +78,6 @@ ALIASES = (
     (".mlp.", ".feed_forward."),
     (".mlp.experts", ".block_sparse_moe.experts"),
 )
-_PREFIX = re.compile(r"^(model\.|language_model\.)+")
-
-
-def _names(pattern: str, module: str) -> bool:
-    """Whether a checkpoint's pattern means this module, whatever the model is wrapped in."""
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], f"model.{module}") is not None
-    pattern = _PREFIX.sub("", pattern)
-    if "*" in pattern:
-        spread = re.escape(pattern).replace(r"\*", ".*")
-        return re.fullmatch(rf"(.*\.)?{spread}(\..*)?", module) is not None
-    return module == pattern or module.startswith(pattern + ".") or module.endswith("." + pattern)
 
 
 def _plain(_: Quantization, rows: int, columns: int, plain: int) -> int:
