@@ -14,7 +14,7 @@ from billing.models import Meter
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import corrections_kept, quote_keeping
-from controlplane.endpoints.models import ModelFacts, Quote, Start
+from controlplane.endpoints.models import DeviceClaim, ModelFacts, Quote, Start
 from controlplane.endpoints.states import Reason
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.placement import devices
@@ -157,6 +157,21 @@ def test_what_is_free_bounds_what_is_quoted(alice: House, shared: Pool) -> None:
     told = quoted(with_key(alice.secret), asked(alice, load=many))
     assert told["candidates"] == []
     assert any("devices, 8 are free" in one["reason"] for one in told["rejected"])
+    assert on_h100(alice)["endpoint"]["pool"] == shared.id
+    # One of each kind is left: too little for what takes two.
+    for node in Node.objects.filter(pool=shared):
+        for device in list(node.devices.order_by("index"))[1:]:
+            DeviceClaim.objects.create(device=device, replica=alice.replica)
+    wide = asked(alice, config={**EIGHT, "num_hidden_layers": 200}, model=None)
+    told = quoted(with_key(alice.secret), wide)
+    assert told["candidates"] == []
+    # Her own pool has more of them then than the shared one.
+    gpus(alice.pool, H100, 8)
+    assert on_h100(alice)["endpoint"]["pool"] == alice.pool.id
+
+
+def on_h100(house: House) -> dict[str, Any]:
+    return of(quoted(with_key(house.secret), asked(house)), H100)
 
 
 def test_starts_that_were_measured_come_first(alice: House, mallory: House, shared: Pool) -> None:

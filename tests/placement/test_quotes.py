@@ -210,6 +210,10 @@ def test_more_devices_than_are_free_are_not_quoted() -> None:
     found = quotes.quote(ask("Qwen3-32B", Load(1, CHAT), offers=none))
     assert found.best is None
     assert any(each.reason.endswith("1 are free") for each in found.lost)
+    apart = [replace(each, free=4, nodes=(1, 1, 1, 1)) for each in none]
+    found = quotes.quote(ask("Qwen3-32B", Load(1, CHAT), offers=apart))
+    assert all(each.split.node_devices == 1 for each in found.ranked)
+    assert any(each.reason.endswith("there is room for 0") for each in found.lost)
 
 
 def test_a_device_of_unknown_speed_is_named() -> None:

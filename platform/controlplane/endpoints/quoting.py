@@ -6,6 +6,7 @@ engines were.
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,8 +28,8 @@ from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.model_facts import Wish
 from controlplane.endpoints.questions import Known
 from controlplane.fleet import engines
-from controlplane.placement import quote_bodies, quotes
-from controlplane.placement.devices import Device
+from controlplane.fleet.models import Device, Pool
+from controlplane.placement import devices, quote_bodies, quotes
 from controlplane.placement.memory.estimates import Estimate
 from controlplane.placement.models import plausible, reading
 from controlplane.placement.offers import AS_IT_IS, Ask, Candidate, Offer, Quote, Slo
@@ -124,14 +125,14 @@ def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
     organization = project.organization
     found = known(project, asked, now)
     offered = offers(organization, now)
-    devices = [one.device for one in offered]
+    there_are = [one.device for one in offered]
     name = asked.wish.model if asked.wish else ""
     question = questions.question(
         found,
-        devices[0],
+        there_are[0],
         questions.arguments(name, asked.arguments),
         questions.version(asked.engine_version),
-        measured_starts.starts(organization, *(one.name for one in devices)),
+        measured_starts.starts(organization, *{one.name for one in there_are}),
     )
     return Ask(
         question=question,
@@ -159,17 +160,54 @@ def known(project: Project, asked: Demand, now: datetime) -> Known:
 
 
 def offers(organization: Organization, now: datetime) -> list[Offer]:
-    """Each kind of device of the pools that it may use, at its price. Raises Refusal for none."""
+    """Each kind of device of each pool that it may use, at its price. Raises Refusal for none.
+
+    An endpoint stands in one pool, so pools are offered apart; one that has nothing which another
+    does not have is left out.
+    """
     currency = organization.account.currency
     versions = prices.versions(currency)
-    found = []
-    for one in there.devices(there.pools(organization)):
-        price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.kind, now, currency)
-        device = _device(one.kind, one.memory_bytes)
-        found.append(Offer(device, price, one.most_on_a_node, one.free, one.kind))
+    found: list[Offer] = []
+    own_first = sorted(
+        there.pools(organization), key=lambda pool: (pool.organization_id is None, pool.id)
+    )
+    for pool in own_first:
+        free = _free(pool)
+        for one in there.devices([pool]):
+            price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.kind, now, currency)
+            device = _device(one.kind, one.memory_bytes)
+            nodes = free.get(one.kind, ())
+            new = Offer(
+                device, price, one.most_on_a_node, one.free, one.kind, pool=pool.id, nodes=nodes
+            )
+            if not any(_has_all(other, new) for other in found):
+                found = [other for other in found if not _has_all(new, other)] + [new]
     if not found:
         raise Refusal("a pool with devices that the organization may use")
     return found
+
+
+def _free(pool: Pool) -> dict[str, tuple[int, ...]]:
+    """By kind, the free devices of each node that takes work and has any."""
+    rows = Device.objects.filter(
+        node__pool=pool, node__removed_at=None, node__cordoned_at=None, healthy=True
+    )
+    counts = Counter(rows.filter(deviceclaim=None).values_list("kind", "node_id"))
+    found: dict[str, list[int]] = defaultdict(list)
+    for (kind, _), count in sorted(counts.items()):
+        found[kind].append(count)
+    return {kind: tuple(each) for kind, each in found.items()}
+
+
+def _has_all(one: Offer, other: Offer) -> bool:
+    """Whether whatever stands on the other has room on this one, too."""
+    return (
+        one.device == other.device
+        and one.kind == other.kind
+        and one.most >= other.most
+        and (one.free or 0) >= (other.free or 0)
+        and all(one.room(ranks) >= other.room(ranks) for ranks in quotes.RANKS)
+    )
 
 
 def endpoint(candidate: Candidate, asked: Demand) -> dict[str, Any]:
@@ -182,6 +220,7 @@ def endpoint(candidate: Candidate, asked: Demand) -> dict[str, Any]:
     if candidate.quantization:
         arguments["quantization"] = candidate.quantization
     return {
+        "pool": candidate.pool,
         "device_kind": candidate.kind,
         "device_count": candidate.tensor_parallel_size,
         "node_count": candidate.pipeline_parallel_size,
@@ -198,13 +237,13 @@ def facts(found: Quote, asked: Demand) -> dict[str, Any]:
     return told
 
 
-def _device(kind: str, memory_bytes: int) -> Device:
+def _device(kind: str, memory_bytes: int) -> devices.Device:
     """What is not the whole device that was measured (a part of one, another memory) has no speed
     that anybody knows."""
     try:
         found = questions.device(kind, memory_bytes)
     except Refusal:
-        return Device(kind, memory_bytes)
+        return devices.Device(kind, memory_bytes)
     return found if questions.whole(found) else replace(found, throughput=None)
 
 

@@ -26,13 +26,20 @@ class Slo:
 
 @dataclass(frozen=True)
 class Offer:
-    """A kind of device that may be had: `most` in one node, `free` now in all (None: enough)."""
+    """A kind of device that may be had: `most` in one node, `free` now in all (None: enough), and
+    on each of its `nodes`, where that is known."""
 
     device: Device
     price: PriceVersion | None  # of a device-hour
     most: int = 8
     free: int | None = None
     kind: str = ""  # as nodes call it, and endpoints ask for it; empty: as the device's name
+    pool: str = ""  # where that is; a candidate has it again
+    nodes: tuple[int, ...] = ()
+
+    def room(self, devices: int) -> int:
+        """How many times so many devices are free on one node."""
+        return sum(free // devices for free in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Candidate:
     money: Money
     refined_by: str = ""
     kind: str = ""
+    pool: str = ""
 
     @property
     def split(self) -> Split:

@@ -306,9 +306,12 @@ def _job(ask: Ask, way: _Way) -> Candidate | str:
 
 def _missing(way: _Way, replicas: int) -> str:
     free, wanted = way.offer.free, replicas * way.engine.devices
-    if free is None or wanted <= free:
-        return ""
-    return f"it takes {wanted} devices, {free} are free"
+    if free is not None and wanted > free:
+        return f"it takes {wanted} devices, {free} are free"
+    each, times = way.split.node_devices, replicas * way.split.stages
+    if way.offer.nodes and (room := way.offer.room(each)) < times:
+        return f"it takes {times} times {each} devices of one node, there is room for {room}"
+    return ""
 
 
 def _candidate(
@@ -338,4 +341,5 @@ def _candidate(
         money=costs.of(way.offer.price, replicas * way.engine.devices, ask.demand, runtime),
         refined_by=way.engine.refined_by,
         kind=way.offer.kind,
+        pool=way.offer.pool,
     )
