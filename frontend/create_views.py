@@ -1,19 +1,20 @@
 """Wishing for an endpoint."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.contrib import messages
 from django.http import QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
+from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import engine_versions, offers, preflight, services
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict, Invalid, NotFound
 from controlplane.tenancy.models import Project
-from frontend import rates, upload_views
+from frontend import quote_rows, rates, upload_views
 from frontend.endpoint_form import ASKED, EndpointForm
 from frontend.visits import Request, Visit, page, show
 
@@ -23,10 +24,18 @@ F = TypeVar("F", bound=EndpointForm)
 @page
 def create(request: Request, visit: Visit) -> HttpResponseBase:
     """GET shows the form; POST makes the endpoint, or says beside each field why not."""
-    wanted = request.POST.get("project", "") if request.method == "POST" else visit.here()[1].id
+    begins = {name: value for name, value in request.GET.items() if name in ASKED}
+    if request.method == "POST":
+        wanted = request.POST.get("project", "")
+    elif asked := request.GET.get("quote"):
+        quote = endpoint_access.quote(visit.principal, asked, Permission.READ)
+        wanted, way = quote.project_id, request.GET.get("way", "")
+        begins = quote_rows.begins(quote, int(way) if way.isdecimal() and len(way) < 4 else -1)
+    else:
+        wanted = visit.here()[1].id
     project = access.project(visit.principal, wanted, Permission.MANAGE_ENDPOINTS)
     visit.enter(request, project)
-    form = form_of(EndpointForm, request.POST or None, visit, project, request.GET)
+    form = form_of(EndpointForm, request.POST or None, visit, project, begins)
     if request.method == "POST" and form.is_valid():
         try:
             endpoint = services.create(
@@ -40,7 +49,12 @@ def create(request: Request, visit: Visit) -> HttpResponseBase:
             for one in (*said, *preflight.of(endpoint)):
                 messages.warning(request, one)
             return redirect("frontend:endpoint", id=endpoint.id)
-    context = {"form": form, "project": project, "asked": ASKED}
+    context = {
+        "form": form,
+        "project": project,
+        "asked": ASKED,
+        "quoted": quote_rows.found(project, form["quote_id"].value()),
+    }
     refused = form.is_bound and not form.is_valid()
     return show(request, visit, "endpoint_new.html", context, status=422 if refused else 200)
 
@@ -50,7 +64,7 @@ def form_of(
     data: QueryDict | None,
     visit: Visit,
     project: Project,
-    begins: Mapping[str, str] | None = None,
+    begins: Mapping[str, Any] | None = None,
 ) -> F:
     """With what the project may choose from; `begins`: fields that are filled in already."""
     there = offers.devices(offers.pools(project.organization))
@@ -60,7 +74,7 @@ def form_of(
     )
     return kind(
         data,
-        initial={name: value for name, value in (begins or {}).items() if name in ASKED},
+        initial=dict(begins or {}),
         uploads=upload_views.complete(visit, project),
         offers=there,
         hours=hours,

@@ -56,6 +56,7 @@ def _versions() -> list[tuple[str, str]]:
 
 
 class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
+    quote_id = forms.CharField(max_length=40, required=False, widget=forms.HiddenInput)
     name = forms.CharField(
         max_length=63,
         help_text="Clients give it as <code>model</code>: a-z, 0-9 and inner dashes.",
@@ -196,6 +197,7 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
             engine_version=data["engine_version"],
             adapters=data["adapters"],
             capabilities=data["capabilities"],
+            quote_id=data["quote_id"],
         )
 
     def blame(self, field: str, message: str) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from controlplane.endpoints.foresight import Foresight, StartTime
 from controlplane.endpoints.preflight import NOT_JUDGED, UNKNOWN, Outlook
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.placement.memory.predict import Verdict
+from frontend.quote_form import place_of
 from frontend.templatetags.console import money
 
 WIDTH = 1000.0  # of the bar
@@ -80,6 +82,7 @@ class Panel:
     advice: Sequence[Advice] = ()
     price: Price | None = None
     starts: Sequence[StartTime] = ()
+    model: str = ""  # the query of a page that asks for a quote
     says: str = ""
 
 
@@ -120,6 +123,7 @@ def of(found: Foresight, costs: Price | None) -> Panel:
         advice=[_advice(one) for one in told.get("advice", ())],
         price=costs,
         starts=found.starts,
+        model=urlencode(place_of(spec.source, spec.model, spec.revision)) if told else "",
         says=_said(f"{title} on {where}", outlook, told, costs),
     )
 

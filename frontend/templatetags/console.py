@@ -109,6 +109,14 @@ def duration(seconds: float) -> str:
 
 
 @register.filter
+def seconds(count: float) -> str:
+    """Short ones too: `38 ms`, `0.9 ms`."""
+    if count >= 1:
+        return duration(float(count))
+    return f"{1000 * count:.0f} ms" if count >= 0.01 else f"{1000 * count:.1f} ms"
+
+
+@register.filter
 def size(count: float | str | None) -> str:
     """Bytes in binary units."""
     if count in (None, ""):

@@ -51,6 +51,7 @@ def see_what_fits(house: House, watched: Watched) -> None:
     take_advice_by_keyboard(watched)
     let_the_newest_answer_win(watched)
     do_without_scripts(house, watched)
+    make_what_is_quoted(watched)
 
 
 def type_a_wish(watched: Watched) -> None:
@@ -138,3 +139,26 @@ def do_without_scripts(house: House, watched: Watched) -> None:
     expect(page.locator("#id_max_model_len_error")).to_contain_text("It does not fit on nvidia-l4")
     assert not Endpoint.objects.filter(name="large", project=house.project).exists()
     plain.close()
+
+
+def make_what_is_quoted(watched: Watched) -> None:
+    """From the panel to a quote, and from its best way back to the form, filled in."""
+    page = watched.page
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Ask for a quote").click()
+    address = opened.value.url
+    opened.value.close()
+    page.goto(address)
+    expect(page.get_by_label("Model", exact=True)).to_have_value("org/large")
+    expect(page.get_by_label("Done within, in seconds")).to_be_hidden()
+    page.get_by_label("a batch job").check()
+    expect(page.get_by_label("Done within, in seconds")).to_be_visible()
+    page.get_by_label("requests as they come").check()
+    page.get_by_role("button", name="Quote").click()
+    expect(page.locator(".way.best")).to_contain_text("An hour€1.60")
+    for size in (browser.PHONE, browser.DESKTOP):
+        page.set_viewport_size(size)
+        assert watched.overflow() <= 0
+    page.get_by_role("link", name="Create endpoint with this").first.click()
+    expect(page.locator("#id_device_kind")).to_have_value(KIND)
+    expect(page.locator("#fit-title")).to_have_text("Fits")

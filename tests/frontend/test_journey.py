@@ -253,7 +253,15 @@ def fits_a_phone(endpoint: Endpoint, watched: Watched) -> None:
     run = f"/projects/{RunStop.objects.get().project_id}/runs/{RunStop.objects.get().run}"
     paths = ["/endpoints", mine, "/endpoints/new", f"{mine}/delete", "/costs", "/evidence"]
     paths += ["/keys", f"/keys/{ApiKey.objects.get(name='agent seven').id}", "/aliases", "/limits"]
-    paths += ["/uploads", "/pulls", "/budgets", f"/budgets/{Budget.objects.get().id}", "/runs", run]
+    paths += [
+        "/uploads",
+        "/pulls",
+        "/quotes",
+        "/budgets",
+        f"/budgets/{Budget.objects.get().id}",
+        "/runs",
+        run,
+    ]
     for path in paths:
         watched.open(path)
         assert watched.overflow() <= 0, path

@@ -14,6 +14,7 @@ from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import budget as house_budget
 from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
+from tests.api.test_strangers import quote as house_quote
 from tests.api.test_strangers import secret as house_secret
 from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
@@ -48,6 +49,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "pools": house.pool.id,
         "projects": house.project.id,
         "pulls": house_pull(house),
+        "quotes": house_quote(house),
         "secrets": house_secret(house),
         "uploads": house_upload(house),
     }
@@ -144,6 +146,7 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
         ("/budgets", {"project": alice.project.id, "whose": "project", "amount": "1"}),
         ("/aliases", {"project": alice.project.id, "name": "x", "targets": "chat"}),
         ("/secrets", {"project": alice.project.id, "kind": "hub", "name": "x", "value": "y"}),
+        ("/quotes", {"project": alice.project.id, "model": "org/x"}),
         ("/pulls", {"project": alice.project.id, "pool": alice.pool.id, "model": "org/x"}),
         ("/limits", {"project": alice.project.id, "form": "project", "concurrency": "1"}),
         ("/limits", {"project": alice.project.id, "form": "organization", "concurrency": "1"}),
