@@ -118,6 +118,7 @@ def question(place: Path, gpu: str, engine_version: str, arguments: Arguments) -
         backend=model.quantization.scheme,
         stored_bytes=_stored(folder, model, arguments),
         starts=learning.published(),
+        config=stated,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ class Known:
 
     model: Model
     tensors: Mapping[str, int]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def known(project: Project, wish: Wish, now: datetime) -> Known:
@@ -46,7 +47,7 @@ def known(project: Project, wish: Wish, now: datetime) -> Known:
 def of(facts: ModelFacts) -> Known:
     """Raises Refusal for a configuration that is not known, or that nobody can make sense of."""
     with sense():
-        return Known(reading.read(facts.config), facts.tensors)
+        return Known(reading.read(facts.config), facts.tensors, facts.config)
 
 
 @contextmanager
@@ -72,6 +73,7 @@ def question(
         backend=found.model.quantization.scheme,
         stored_bytes=weights.loaded(found.tensors, found.model, asked) if found.tensors else None,
         starts=starts,
+        config=found.config,
     )
 
 

@@ -127,7 +127,6 @@ def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
     offered = offers(organization, now)
     there_are = [one.device for one in offered]
     name = asked.wish.model if asked.wish else ""
-    like = likeness(found.model)
     question = questions.question(
         found,
         there_are[0],
@@ -143,10 +142,9 @@ def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
         slo=asked.slo,
         quantizations=(AS_IT_IS, *asked.quantizations),
         learned=Learned(
-            corrections_kept.of(organization, like),
+            corrections_kept.of(organization, likeness(found.model)),
             refining.installed(),
             _starts(project, asked, offered),
-            corrections_kept.of(organization, like, "ratio_ttft"),
         ),
         shares=False,  # no endpoint starts such engines
     )
@@ -158,7 +156,8 @@ def known(project: Project, asked: Demand, now: datetime) -> Known:
         assert asked.wish is not None
         return questions.known(project, asked.wish, now)
     with questions.sense():
-        return Known(reading.read(plausible.parsed(json.dumps(asked.config))), {})
+        stated = plausible.parsed(json.dumps(asked.config))
+        return Known(reading.read(stated), {}, stated)
 
 
 def offers(organization: Organization, now: datetime) -> list[Offer]:

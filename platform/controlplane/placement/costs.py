@@ -46,6 +46,18 @@ def of(
     )
 
 
+def of_seconds(price: PriceVersion, devices: int, seconds: float) -> Decimal:
+    """Of so many devices for so long."""
+    return rounded(devices * Fraction(price.amount) * _exact(seconds) / HOUR_S, TOKEN_PLACES)
+
+
+def of_tokens(prompt: PriceVersion, output: PriceVersion, tokens: tuple[float, float]) -> Decimal:
+    """Of what is read and written, where tokens are paid for."""
+    read, written = map(_exact, tokens)
+    exact = read * Fraction(prompt.amount) + written * Fraction(output.amount)
+    return rounded(exact / MILLION, TOKEN_PLACES)
+
+
 def _exact(value: float) -> Fraction:
     """As it was written: 0.1 is a tenth."""
     return Fraction(Decimal(str(value)))

@@ -1,9 +1,10 @@
 """Does it fit, and what is left? Pure: the same question has the same answer."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from controlplane.placement.devices import GIB, Device
 from controlplane.placement.memory import activations, kv_cache, learning, weights
@@ -44,6 +45,7 @@ class Question:
     weights_bytes: float | None = None
     occupied_bytes: float = 0
     starts: Sequence[Start] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)  # the model's, for other tools
 
 
 @dataclass(frozen=True)

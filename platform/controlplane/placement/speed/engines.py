@@ -25,7 +25,6 @@ class Learned:
     refiners: Iterable[Refiner] = ()
     # By the device's name: what starts of this model took there.
     starts: Mapping[str, Mapping[Tier, Estimate]] = field(default_factory=dict)
-    first_tokens: Mapping[Key, Correction] = field(default_factory=dict)
 
 
 NOTHING = Learned({})
@@ -43,7 +42,6 @@ class Engine:
     limits: Limits
     lanes: int
     refined_by: str = ""
-    late: float = 1.0  # by which first tokens take longer than its steps explain
 
     @property
     def devices(self) -> int:
@@ -110,10 +108,26 @@ class TooSmall(Exception):
     """It does not fit, or only just; the message is for a person."""
 
 
-def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHING) -> Engine:
-    """Raises `TooSmall`, and `Refusal` for what is not known of model, device or flags."""
+@dataclass(frozen=True)
+class Running:
+    """What an engine that runs says that it holds: requests at once, and tokens in its cache."""
+
+    sequences: int
+    tokens: int
+
+
+def build(
+    question: Question,
+    name: str,
+    shape: Shape,
+    learned: Learned = NOTHING,
+    running: Running | None = None,
+) -> Engine:
+    """Raises `TooSmall`, and `Refusal` for what is not known of model, device or flags. What is
+    `running` fits."""
     found = predict(question)
-    _fits(found)
+    if running is None:
+        _fits(found)
     behaviour = Behaviour(version(question.engine_version))
     model = served(question.model, question.arguments)
     arguments, device = found.arguments, question.device
@@ -129,25 +143,18 @@ def build(question: Question, name: str, shape: Shape, learned: Learned = NOTHIN
     )
     stages = arguments.pipeline_parallel_size
     mean = max(1, round(_mean(shape)[0]))
+    sequences = arguments.max_num_seqs or 256
     tokens = found.cache.concurrency(found.kv_bytes.p95, mean) * mean
+    if running is not None:
+        sequences, tokens = running.sequences, running.tokens
     limits = Limits(
-        sequences=max(1, (arguments.max_num_seqs or 256) // stages),
+        sequences=max(1, sequences // stages),
         batched=arguments.max_num_batched_tokens or 2048,
         tokens=tokens / stages,
     )
     lanes = stages * arguments.data_parallel_size
-    engine = Engine(
-        name, arguments, found, made, limits, lanes, late=_late(question, learned, correction)
-    )
+    engine = Engine(name, arguments, found, made, limits, lanes)
     return engine if correction.count else _refined(engine, question, shape, learned)
-
-
-def _late(question: Question, learned: Learned, of_steps: Correction) -> float:
-    """Each prompt takes steps, which are corrected already."""
-    if not learned.first_tokens:
-        return 1.0
-    seen = learned.first_tokens.get(key(question), Correction())
-    return seen.factor / of_steps.factor if seen.count else 1.0
 
 
 def key(question: Question) -> Key:
@@ -176,10 +183,11 @@ def _refined(engine: Engine, question: Question, shape: Shape, learned: Learned)
         return engine
     at_once = min(32, engine.limits.sequences)
     point = Point(
-        source=engine.name,
+        config=question.config,
         device=question.device,
         arguments=engine.arguments,
         prompt=round(shape.prompt),
+        cached=int(shape.prompt * shape.cached),
         output=round(shape.output),
         at_once=at_once,
         sparse=question.model.sparse,

@@ -4,20 +4,22 @@ The p50 is the median request on the machine as predicted; the p95 is what 95 of
 not exceed on one as slow as the margin allows: chance of load and error of prediction in one.
 """
 
+import math
 from dataclasses import dataclass
 
 from controlplane.placement.memory.estimates import Estimate
-from controlplane.placement.speed.corrections import Canary, Corrected, by_canary
+from controlplane.placement.speed.corrections import FLOOR, Canary, Corrected, by_canary
 from controlplane.placement.speed.engines import Engine
-from controlplane.placement.speed.load import Job, Load
+from controlplane.placement.speed.load import SPREAD, Job, Load
 from controlplane.placement.speed.machine import Machine
 from controlplane.placement.speed.simulation import Served, percentile, run
 
 REQUESTS = 400
 WARM_UP = 0.1  # of them, while the lane fills
 BUSY = 0.97  # of what a lane keeps up with: beyond it queues only grow
-SAMPLE, ROUNDS = 200, 4  # of a job: so many requests, or so many times what runs at once
+SAMPLE, ROUNDS = 1600, 4  # of a job: so many requests, or so many times what runs at once
 SEED = 20261126
+Z95 = 1.645  # standard deviations that 95 of 100 stay below
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ def of_load(engine: Engine, load: Load, replicas: int) -> Forecast:
     slow = _simulated(engine, load, replicas, engine.machine.with_margin())
     most = engine.most(load.shape, engine.machine) * replicas
     return Forecast(
-        ttft_s=_pair(_ttfts(engine, likely), _ttfts(engine, slow)),
+        ttft_s=_pair([s.ttft_s for s in likely], [s.ttft_s for s in slow]),
         tpot_s=_pair(_tpots(likely), _tpots(slow)),
-        e2e_s=_pair(_e2es(engine, likely), _e2es(engine, slow)),
+        e2e_s=_pair([s.e2e_s for s in likely], [s.e2e_s for s in slow]),
         tokens_s=load.rate * load.shape.output,
         most_tokens_s=most * load.shape.output,
         busy=load.rate / most,
@@ -49,7 +51,7 @@ def of_load(engine: Engine, load: Load, replicas: int) -> Forecast:
 def slow(engine: Engine, load: Load, replicas: int) -> tuple[float, float]:
     """The p95 of the first token and of each other alone: half of the work of a forecast."""
     found = _simulated(engine, load, replicas, engine.machine.with_margin())
-    return percentile(_ttfts(engine, found), 0.95), percentile(_tpots(found), 0.95)
+    return percentile([s.ttft_s for s in found], 0.95), percentile(_tpots(found), 0.95)
 
 
 def keeps_up(engine: Engine, load: Load, replicas: int) -> bool:
@@ -64,14 +66,6 @@ def _simulated(engine: Engine, load: Load, replicas: int, machine: Machine) -> l
     served = run(lane, engine.limits, load.arrivals(rate, REQUESTS, length, SEED))
     served.sort(key=lambda one: one.arrived_s)
     return served[int(WARM_UP * len(served)) :]
-
-
-def _ttfts(engine: Engine, served: list[Served]) -> list[float]:
-    return [each.ttft_s * engine.late for each in served]
-
-
-def _e2es(engine: Engine, served: list[Served]) -> list[float]:
-    return [each.e2e_s + (engine.late - 1) * each.ttft_s for each in served]
 
 
 def _tpots(served: list[Served]) -> list[float]:
@@ -102,12 +96,27 @@ def after_canary(runtime: Runtime, job_tokens: float, canary: Canary) -> tuple[E
     margin = runtime.seconds.p95 / runtime.seconds.p50 - 1
     corrected = by_canary(canary, margin)
     left = max(runtime.seconds.p50 - canary.seconds, 0.0)
+    undone = max(job_tokens - canary.measured_tokens, 0.0)
     if canary.predicted_tokens < job_tokens:
         # What it did not do of its part is still to be done.
-        left *= (job_tokens - canary.measured_tokens) / (job_tokens - canary.predicted_tokens)
-    left = max(left, 0.0) * corrected.slower
+        left *= undone / (job_tokens - canary.predicted_tokens)
+    else:  # by then it was to be over
+        left = runtime.seconds.p50 * undone / job_tokens
+    left *= corrected.slower
     whole = Estimate(canary.seconds + left, canary.seconds + left * (1 + corrected.margin))
     return whole, corrected
+
+
+def by_canary_alone(seconds: float, done: float, requests: int) -> Estimate:
+    """Seconds of a whole job of so many requests, of which `done` (and parts) took its canary's,
+    where nothing was predicted: what is left goes on like that. Raises ValueError for nothing done.
+    """
+    if not (seconds > 0 and done > 0):
+        raise ValueError("a canary of more than 0 seconds and requests")
+    left = seconds * max(requests - done, 0.0) / done
+    # The mean of so many that scatter is off by that much; of one it may be off by twice.
+    margin = max(FLOOR, Z95 * SPREAD / math.sqrt(max(done, 1.0)))
+    return Estimate(seconds + left, seconds + left * (1 + margin))
 
 
 def of_job(engine: Engine, job: Job, replicas: int) -> Runtime:
@@ -131,20 +140,25 @@ def _drained(
     most = engine.most(job.shape, machine)
     served = run(engine.beside(most, job.shape, machine), engine.limits, requests)
     took = max(each.last_s for each in served)
-    ends = sorted(each.last_s for each in served)
+    early = _read_and_written(served, CANARY_S)
+    mean = sum(each.output + each.prompt for each in served) / count
     if share > count:
+        ends = sorted(each.last_s for each in served)
         first, last = ends[count // 4], ends[3 * count // 4]
-        took += (share - count) * (last - first) / (3 * count // 4 - count // 4)
-    tokens = sum(each.output + each.prompt for each in served) * share / count
-    return took, tokens * lanes / took, _early(served, lanes)
+        each_s = (last - first) / (3 * count // 4 - count // 4)
+        took += (share - count) * each_s
+        if last < CANARY_S:  # from then on as many come as end
+            steady = (min(CANARY_S, took) - last) * mean / each_s
+            early = min(_read_and_written(served, last) + steady, share * mean)
+    return took, mean * share * lanes / took, early * lanes
 
 
-def _early(served: list[Served], lanes: int) -> float:
-    """Tokens read and written within the first minute, by what the engine has then counted."""
+def _read_and_written(served: list[Served], until_s: float) -> float:
+    """Tokens by then, by what the engine has then counted."""
     total = 0.0
     for each in served:
-        if each.first_s <= CANARY_S:
+        if each.first_s <= until_s:
             total += each.prompt
             lasted = max(each.last_s - each.first_s, 1e-9)
-            total += each.output * min(1.0, (CANARY_S - each.first_s) / lasted)
-    return total * lanes
+            total += each.output * min(1.0, (until_s - each.first_s) / lasted)
+    return total

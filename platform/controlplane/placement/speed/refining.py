@@ -4,13 +4,17 @@ A refiner is an object with `refine`, found under the entry point `stoa.speed`; 
 asked without one, where it is installed. What a refiner says multiplies each step of the machine.
 """
 
+import hashlib
 import importlib
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 from controlplane.placement.devices import Device
 from controlplane.placement.memory.engine import Arguments
@@ -23,12 +27,13 @@ LOG = logging.getLogger(__name__)
 class Point:
     """One state of one engine: `at_once` requests of these lengths; what is predicted for it."""
 
-    source: str  # of the model: a hub's name or a folder, as the tenant gave it
+    config: Mapping[str, Any]  # the model's config.json; empty: not at hand
     device: Device
-    arguments: Arguments
+    arguments: Arguments  # resolved
     prompt: int
+    cached: int  # tokens of it that are in the prefix cache
     output: int
-    at_once: int
+    at_once: int  # requests of each share of data
     sparse: bool
     tpot_s: float
 
@@ -82,28 +87,69 @@ SYSTEMS = {
 
 
 class Aiconfigurator:
-    """NVIDIA's kernel measurements, where the package is there (0.9 and later)."""
+    """NVIDIA's kernel measurements, where the package is there (0.12; docs/predictions.md).
+
+    It is given the model's own configuration, in a folder: asked for a model by a name that it does
+    not know, it would look on the internet, for a name that is a tenant's.
+    """
 
     name = "aiconfigurator"
 
     def refine(self, point: Point) -> float | None:
-        system = SYSTEMS.get(point.device.name)
-        if system is None:
+        system, arguments = SYSTEMS.get(point.device.name), point.arguments
+        if system is None or not point.config:
             return None
+        if point.sparse:
+            return None  # of those the factors here are off by less, where both were compared
+        if arguments.quantization or arguments.pipeline_parallel_size > 1:
+            return None  # what these are called there, and count, was not compared
         try:
             api = importlib.import_module("aiconfigurator.cli.api")
+            version = _version(system)
         except ImportError:
             return None
-        experts = {"moe_tp_size": point.arguments.tensor_parallel_size, "moe_ep_size": 1}
-        estimate = api.cli_estimate(
-            point.source,
-            system,
-            backend_name="vllm",
-            isl=point.prompt,
-            osl=point.output,
-            batch_size=point.at_once,
-            tp_size=point.arguments.tensor_parallel_size,
-            pp_size=point.arguments.pipeline_parallel_size,
-            **(experts if point.sparse else {}),
-        )
+        if version is None:  # it has not measured vLLM there
+            return None
+        try:
+            estimate = api.cli_estimate(
+                _folder(json.dumps(point.config, sort_keys=True)),
+                system,
+                backend_name="vllm",
+                backend_version=version,
+                isl=point.prompt,
+                osl=point.output,
+                prefix=point.cached,
+                ctx_tokens=min(point.prompt, arguments.max_num_batched_tokens or point.prompt),
+                batch_size=point.at_once,
+                tp_size=arguments.tensor_parallel_size,
+                kvcache_quant_mode="fp8" if _fp8_cache(arguments) else None,
+            )
+        except Exception as why:  # of another's package: most are models that it does not know
+            LOG.info("aiconfigurator says nothing of %s: %s", point.config.get("model_type"), why)
+            return None
         return float(estimate.tpot) / 1000
+
+
+@cache
+def _version(system: str) -> str | None:
+    """Of its newest measurements of vLLM: finding them takes most of the time of an estimate."""
+    database = importlib.import_module("aiconfigurator_core.sdk.perf_database")
+    found: str | None = database.get_latest_database_version(system, "vllm")
+    return found
+
+
+@cache
+def _shelf() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="stoa-configs-")
+
+
+def _folder(config: str) -> str:
+    """One for each configuration: what it reads there it remembers."""
+    folder = Path(_shelf().name) / hashlib.sha256(config.encode()).hexdigest()
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(config)
+    return str(folder)
+
+
+def _fp8_cache(arguments: Arguments) -> bool:
+    return arguments.kv_cache_dtype.startswith("fp8")
