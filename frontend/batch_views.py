@@ -7,11 +7,12 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from controlplane.batches import access, services
+from controlplane.batches import access, forecasting, services
 from controlplane.batches.models import ENDED, Batch, Status
 from controlplane.batches.services import Counts
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict
+from frontend.batch_forecasts import Told, told
 from frontend.visits import Request, Visit, page, show
 
 SHOWN = 100
@@ -40,6 +41,7 @@ _TONES = {
 class Row:
     batch: Batch
     counts: Counts
+    told: Told | None
 
     @property
     def percent(self) -> int:
@@ -80,10 +82,12 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         return show(request, visit, "nowhere.html")
     mine = access.batches(visit.principal).filter(project=visit.project)
     found = list(mine.order_by("-id")[:SHOWN])
-    counted = services.counts(found)
+    counted, forecasts = services.counts(found), forecasting.shown(found)
     context = {
         "project": visit.project,
-        "rows": [Row(batch, counted[batch.id]) for batch in found],
+        "rows": [
+            Row(batch, counted[batch.id], told(forecasts[batch.id], batch.total)) for batch in found
+        ],
         "live": any(batch.status not in ENDED for batch in found),
         "every_s": EVERY_S,
     }

@@ -17,6 +17,7 @@ from workers.local.embedded import free_port
 
 __all__ = ["beat", "house", "road"]  # fixtures
 
+CANARY_S = "1"
 KEY = "sk-stoa-abcdefgh-" + "k" * 43
 
 
@@ -63,7 +64,7 @@ def place(house: House, beat: Beat, road: Road, tmp_path: Path) -> Iterator[Plac
         house.replica(endpoint, engine.address, engine_report={"max_num_seqs": 4})
         port = free_port()
         (tmp_path / "gateway").mkdir()
-        django = Django(tmp_path, port)
+        django = Django(tmp_path, port, STOA_BATCH_CANARY_S=CANARY_S)
         settings = {"STOA_GATEWAY_PORT": str(port), "STOA_GATEWAY_CONTROLPLANE_URL": django.url}
         gateway = Process(tmp_path / "gateway", road.port, **settings)
         gateway.port = port

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 
@@ -13,7 +14,7 @@ from billing.models import BudgetWindow, UsageInbox
 from compliance import audit
 from controlplane.batches.models import Batch, File, Line
 from controlplane.tenancy.models import ApiKey
-from tests.batches.conftest import Place
+from tests.batches.conftest import CANARY_S, Place
 from tests.batches.test_openai import ended, line, rows, upload
 from tests.gateway.house import NOW, REGION, eventually
 from workers import metering
@@ -84,7 +85,8 @@ def orphan_answers(place: Place, batch_id: str, runner: int) -> None:
 def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None:
     budget(place)
     api = place.openai
-    file_id = upload(api, *(line(n, user=f"tokens=2;delay={SLOW_S}") for n in range(LINES)))
+    asked = (line(n, user=f"tokens=2;delay={SLOW_S}", max_tokens=2) for n in range(LINES))
+    file_id = upload(api, *asked)
     batch_id = api.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
     ).id
@@ -108,6 +110,7 @@ def test_a_batch_gives_way_and_is_orphaned_and_is_complete(place: Place) -> None
     assert not batch.error_file_id
     paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
     assert preempted()
+    forecast_kept(batch.forecast, LINES)
     print(f"interactive, beside a batch: worst {max(took):.2f} s")
 
 
@@ -145,6 +148,18 @@ def test_a_runner_is_killed_in_each_of_its_steps(place: Place) -> None:
     assert [one["custom_id"] for one in found] == [f"c-{n}" for n in range(FEW)]
     assert File.objects.count() == 2 and not batch.error_file_id
     paid_once(place, {one["id"]: one["response"]["request_id"] for one in found})
+
+
+def forecast_kept(forecast: dict[str, Any], many: int) -> None:
+    """The canary and the end count each line once, whoever died."""
+    (part,) = forecast["models"]
+    assert part["predicted"] == {"missing": "there is no speed for cpu"}
+    assert part["canary"]["seconds"] == float(CANARY_S)
+    assert 0 < part["canary"]["requests"] < many
+    assert forecast["runtime_s"] == part["canary"]["runtime_s"]
+    assert (part["actual"]["requests"], part["actual"]["output_tokens"]) == (many, 2 * many)
+    least = many / 4 * SLOW_S  # four run at once
+    assert part["actual"]["runtime_s"] >= least
 
 
 def paid_once(place: Place, request_ids: dict[str, str]) -> None:

@@ -87,11 +87,18 @@ class Desk:
             for line in lines.claim(stream, owner, now=self.now, lease_s=30, most=most)
         ]
 
-    def settle(self, line: Line, owner: str = "one", *, failed: bool = False) -> bool:
+    def settle(
+        self,
+        line: Line,
+        owner: str = "one",
+        *,
+        failed: bool = False,
+        tokens: tuple[int, int] | None = None,
+    ) -> bool:
         batch = Batch.objects.get(id=line.batch_id)
         box = content.Box(bytes(batch.sealed_key), services.context(batch.id))
         sealed = box.seal(json.dumps({"id": line.id, "by": owner}).encode(), line.id)
-        return lines.settle(line, owner, result=sealed, failed=failed)
+        return lines.settle(line, owner, result=sealed, failed=failed, now=self.now, tokens=tokens)
 
     def read(self, file_id: str) -> list[dict[str, Any]]:
         raw = b"".join(content.read(File.objects.get(id=file_id)))

@@ -23,6 +23,7 @@ __all__ = ["engine_environment", "tiny_model"]
 SETTINGS = {
     "STOA_TIME_SCALE": "0.25",
     "STOA_AGENT_DEVICES": "cpu:5",
+    "STOA_BATCH_CANARY_S": "0.5",
     "STOA_METER_EVERY_S": "0.5",  # of which each look into the books waits one
 }
 

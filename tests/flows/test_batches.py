@@ -33,6 +33,19 @@ def counts(sdk: openai.OpenAI, batch_id: str) -> int:
     return found.completed
 
 
+def forecast_kept(forecast: Any) -> None:
+    """Of a CPU nothing is known before; its own work says the rest, and then what it took."""
+    (part,) = forecast["models"]
+    assert part["predicted"] == {"missing": "there is no speed for cpu"}
+    canary, actual = part["canary"], part["actual"]
+    assert canary["seconds"] == 0.5 and canary["runtime_s"]["p50"] >= 0.5
+    assert forecast["runtime_s"] == canary["runtime_s"]
+    assert forecast["cost"]["currency"] == actual["cost"]["currency"] == "EUR"
+    assert (actual["requests"], actual["output_tokens"]) == (LINES, LINES * TOKENS)
+    assert actual["prompt_tokens"] > 0
+    print(f"canary {canary['runtime_s']} s, took {actual['runtime_s']} s")
+
+
 def test_a_batch_wakes_its_endpoint_and_survives_its_runner(stoa: Stoa, made: Made) -> None:
     endpoint = made("nightly", min_replicas=0)
     assert endpoint["status"] == "scaled_to_zero"
@@ -59,6 +72,7 @@ def test_a_batch_wakes_its_endpoint_and_survives_its_runner(stoa: Stoa, made: Ma
         assert ended.output_file_id is not None and ended.error_file_id is None
         text = sdk.files.content(ended.output_file_id).text
         sdk.files.delete(file.id)
+    forecast_kept(ended.model_extra["forecast"] if ended.model_extra else None)
     answers = [json.loads(one) for one in text.splitlines()]
     assert Counter(one["custom_id"] for one in answers) == Counter(f"n{n}" for n in range(LINES))
     for one in answers:

@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
 
-from controlplane.batches import finishing, lines
+from controlplane.batches import finishing, forecasting, lines
 from controlplane.batches.catalog import Catalog
 from controlplane.batches.lines import Stream
 from controlplane.batches.models import Batch, Line
@@ -165,6 +165,7 @@ class Runner:
             steps += any(finishing.attempt(id, self._clock()) for id in due[project_id])
             if time.monotonic() > until or self._stop.is_set():
                 break
+        forecasting.tend(self._clock())
         return lost, steps
 
     # --- claiming -------------------------------------------------------------------------
@@ -255,7 +256,14 @@ class Runner:
             fate = Fate.FAILED
         if fate in (Fate.DONE, Fate.FAILED):
             sealed = sending.result(letter, reply)
-            lines.settle(line, self.owner, result=sealed, failed=fate is Fate.FAILED)
+            lines.settle(
+                line,
+                self.owner,
+                result=sealed,
+                failed=fate is Fate.FAILED,
+                now=self._clock(),
+                tokens=sending.tokens(reply),
+            )
             lines.waits(line.batch_id, "")
             return False, None
         if verdict.code == "endpoint_starting":

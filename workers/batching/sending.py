@@ -17,6 +17,7 @@ from controlplane.batches.models import Batch, File, FileChunk, Line
 from controlplane.tenancy import keys
 
 CONNECT_S = 5.0
+_ABSURD = 1 << 30  # tokens
 ANSWER_S = 1000.0  # beyond what a gateway waits for an engine
 
 
@@ -112,6 +113,34 @@ def send(letter: Letter, client: httpx.Client) -> Reply:
     except httpx.HTTPError:
         raise Lost from None
     return Reply(answer.status_code, answer.content, answer.headers.get("retry-after", ""))
+
+
+class _Usage(msgspec.Struct):
+    """As OpenAI's APIs call it: the newer one after the older."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Counted(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+def tokens(reply: Reply) -> tuple[int, int] | None:
+    """Of the prompt and of the answer, as the answer counts them; None where it does not."""
+    try:
+        usage = msgspec.json.decode(reply.body, type=_Counted).usage
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if usage is None:
+        return None
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    output = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
+    if prompt is None or not (0 <= prompt <= _ABSURD and 0 <= (output or 0) <= _ABSURD):
+        return None
+    return prompt, output or 0
 
 
 def result(letter: Letter, reply: Reply) -> bytes:

@@ -3,7 +3,7 @@
 Shapes, names and errors are OpenAI's, so that its clients take them for granted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from compliance import audit
 from controlplane.api import uploading
-from controlplane.batches import access, content, files, services
+from controlplane.batches import access, content, files, forecasting, services
 from controlplane.batches.errors import FileTooLarge, StorageFull, TooManyBatches
 from controlplane.batches.models import Batch, File
 from controlplane.batches.services import Counts
@@ -228,27 +228,35 @@ def _create(asked: Asked) -> Answer:
         now=asked.now,
         **{name: body[name] for name in known if name in body},
     )
-    return Answer(_told(batch, services.counts([batch])[batch.id]))
+    return Answer(_told([batch])[0])
 
 
 def _batches(asked: Asked) -> Answer:
     found, more = _page(asked, access.batches_of(asked.key.project), "batches")
-    counted = services.counts(found)
-    return _listing([_told(batch, counted[batch.id]) for batch in found], more)
+    return _listing(_told(found), more)
 
 
 def _batch(asked: Asked, id: str) -> Answer:
     batch = access.batch_of(asked.key.project, id)
-    return Answer(_told(batch, services.counts([batch])[batch.id]))
+    return Answer(_told([batch])[0])
 
 
 def _cancel(asked: Asked, id: str) -> Answer:
     batch = access.batch_of(asked.key.project, id)
     batch = services.cancel(actor=asked.actor, batch=batch, now=asked.now)
-    return Answer(_told(batch, services.counts([batch])[batch.id]))
+    return Answer(_told([batch])[0])
 
 
-def _told(batch: Batch, counts: Counts) -> dict[str, Any]:
+def _told(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """As OpenAI has them; beyond that `forecast` is what they take."""
+    counted, forecasts = services.counts(batches), forecasting.shown(batches)
+    return [
+        _batch_facts(batch, counted[batch.id]) | {"forecast": forecasts[batch.id]}
+        for batch in batches
+    ]
+
+
+def _batch_facts(batch: Batch, counts: Counts) -> dict[str, Any]:
     times = (
         "in_progress",
         "finalizing",

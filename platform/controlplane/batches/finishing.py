@@ -10,8 +10,8 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
-from controlplane.batches import reading, writing
-from controlplane.batches.models import ENDED, Batch, Line, LineState, Status
+from controlplane.batches import forecasting, reading, writing
+from controlplane.batches.models import ENDED, Batch, Forecast, Line, LineState, Status
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,11 @@ def _finalize(batch: Batch, now: datetime) -> bool:
         return False
     if batch.in_progress_at is None:  # its file was not read to the end: none of it was asked for
         rows.delete()
+        Forecast.objects.filter(batch=batch).delete()
         batch.total = 0
     batch.status, batch.finalizing_at, batch.place = Status.FINALIZING, now, None
     batch.save(update_fields=["status", "finalizing_at", "place", "total"])
+    forecasting.close(batch, now)
     return True
 
 

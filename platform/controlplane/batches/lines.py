@@ -28,7 +28,8 @@ WITH due AS MATERIALIZED (
       AND (l.not_before IS NULL OR l.not_before <= %(now)s)
       AND b.status = 'in_progress' AND b.ends_as = '' AND b.expires_at > %(now)s
     ORDER BY l.number LIMIT %(most)s FOR UPDATE OF l SKIP LOCKED)
-UPDATE batches_line l SET state = 'running', owner = %(owner)s, lease_until = %(until)s
+UPDATE batches_line l
+SET state = 'running', owner = %(owner)s, lease_until = %(until)s, began_at = %(now)s
 FROM due WHERE l.id = due.id RETURNING l.id
 """
 
@@ -100,10 +101,29 @@ def renew(owner: str, ids: Sequence[str], *, now: datetime, lease_s: float) -> i
     return mine.update(lease_until=now + timedelta(seconds=lease_s))
 
 
-def settle(line: Line, owner: str, *, result: bytes, failed: bool) -> bool:
-    """Its one result, sealed. False, and nothing changes, where it is somebody else's by now."""
-    state = LineState.FAILED if failed else LineState.DONE
-    return bool(_mine(line, owner).update(state=state, result=result, owner="", lease_until=None))
+def settle(
+    line: Line,
+    owner: str,
+    *,
+    result: bytes,
+    failed: bool,
+    now: datetime,
+    tokens: tuple[int, int] | None = None,
+) -> bool:
+    """Its one result, sealed, and the tokens of its prompt and answer where they are known. False,
+    and nothing changes, where it is somebody else's by now."""
+    prompt, output = tokens or (None, None)
+    return bool(
+        _mine(line, owner).update(
+            state=LineState.FAILED if failed else LineState.DONE,
+            result=result,
+            owner="",
+            lease_until=None,
+            ended_at=now,
+            prompt_tokens=prompt,
+            output_tokens=output,
+        )
+    )
 
 
 def put_back(line: Line, owner: str, *, not_before: datetime, fault: bool, known: bool) -> bool:

@@ -4,6 +4,7 @@ from django.db import models
 from django.db.models import Q
 
 from compliance.fields import IdField
+from controlplane.batches.forecast_models import Forecast as Forecast
 from controlplane.tenancy.models import ApiKey, Project
 
 
@@ -133,6 +134,10 @@ class Line(models.Model):
     lease_until = models.DateTimeField(null=True)
     not_before = models.DateTimeField(null=True)
     result = models.BinaryField(null=True)  # a line of the output or error file
+    began_at = models.DateTimeField(null=True)  # the attempt that runs, or that brought the result
+    ended_at = models.DateTimeField(null=True)
+    prompt_tokens = models.PositiveIntegerField(null=True)  # as the answer counts them
+    output_tokens = models.PositiveIntegerField(null=True)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("batch", "number"), name="line_once"),)

@@ -11,9 +11,9 @@ import msgspec
 from django.conf import settings
 
 from compliance import ids
-from controlplane.batches import content, copying, services, validating
+from controlplane.batches import content, copying, forecasting, services, validating
 from controlplane.batches.catalog import Catalog
-from controlplane.batches.models import Batch, File, Line, LineState, Status
+from controlplane.batches.models import Batch, File, Forecast, Line, LineState, Status
 from controlplane.batches.validating import DIGEST_BYTES, Found, Place, Problem, Rules
 
 _STRETCH = 8 << 20  # bytes of a file, judged in one transaction
@@ -52,6 +52,7 @@ def step(batch: Batch, now: datetime) -> None:
     found = _stretch(batch, place)
     if not place.problems:
         copying.copy("batches_line", _COLUMNS, (_row(batch, one) for one in found))
+        forecasting.count(batch, found, now)
         batch.total += len(found)
     if not place.over:
         batch.place = box.seal(_kept(place), batch.id)
@@ -65,6 +66,7 @@ def step(batch: Batch, now: datetime) -> None:
 
 def _fail(batch: Batch, problems: list[Problem], now: datetime) -> None:
     Line.objects.filter(batch=batch).delete()
+    Forecast.objects.filter(batch=batch).delete()
     batch.errors = [msgspec.to_builtins(problem) for problem in problems]
     batch.status, batch.failed_at, batch.total, batch.place = Status.FAILED, now, 0, None
     batch.save()

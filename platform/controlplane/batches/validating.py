@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from controlplane.batches import sizes
+from controlplane.batches.sizes import Size
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -25,6 +28,7 @@ class Found:
     offset: int
     size: int
     model: str
+    asks: Size
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,14 @@ def look(
                 yield _problem(place, "too_many_requests_in_file", message)
                 return
             try:
-                model = _judge(raw, rules, place.seen)
+                model, asks = _judge(raw, rules, place.seen)
             except _Wrong as wrong:
                 place.over = len(place.problems) + 1 == PROBLEMS_MAX
                 yield _problem(place, wrong.code, wrong.message, wrong.param)
                 if place.over:
                     return
             else:
-                yield Found(place.number, offset, len(raw), model)
+                yield Found(place.number, offset, len(raw), model, asks)
         if stop_at is not None and end >= stop_at:
             return
     place.over = True
@@ -134,8 +138,8 @@ def _lines(chunks: Iterable[bytes], most: int, offset: int) -> Iterator[tuple[in
         yield start, offset, bytes(rest)
 
 
-def _judge(raw: bytes, rules: Rules, seen: set[bytes]) -> str:
-    """The line's model. Raises _Wrong."""
+def _judge(raw: bytes, rules: Rules, seen: set[bytes]) -> tuple[str, Size]:
+    """The line's model, and how much it asks for. Raises _Wrong."""
     if len(raw) > rules.line_bytes_max:
         message = f"This line is longer than {rules.line_bytes_max} bytes."
         raise _Wrong("line_too_long", message)
@@ -161,7 +165,7 @@ def _judge(raw: bytes, rules: Rules, seen: set[bytes]) -> str:
     return _model(fields, rules)
 
 
-def _model(fields: dict[str, msgspec.Raw], rules: Rules) -> str:
+def _model(fields: dict[str, msgspec.Raw], rules: Rules) -> tuple[str, Size]:
     if "body" not in fields:
         raise _missing("body")
     try:
@@ -174,7 +178,7 @@ def _model(fields: dict[str, msgspec.Raw], rules: Rules) -> str:
     if not rules.knows(model):
         message = "The model does not exist or the batch's API key has no access to it."
         raise _Wrong("model_not_found", message, "body.model")
-    return model
+    return model, sizes.of(rules.endpoint, body)
 
 
 def _text(fields: dict[str, msgspec.Raw], name: str, param: str = "") -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from controlplane.batches import services
+from controlplane.batches import forecasting, services
 from controlplane.batches.models import ENDED, Batch
 
 
@@ -20,11 +20,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         rows = Batch.objects.all() if options["all"] else Batch.objects.exclude(status__in=ENDED)
         found = list(rows.order_by("-id"))
-        counted = services.counts(found)
+        counted, forecasts = services.counts(found), forecasting.shown(found)
         for batch in found:
             counts = counted[batch.id]
             if options["json"]:
-                self.stdout.write(json.dumps(_facts(batch, counts)))
+                facts = _facts(batch, counts) | {"forecast": forecasts[batch.id]}
+                self.stdout.write(json.dumps(facts))
                 continue
             over = f"{counts.completed}+{counts.failed}/{counts.total}"
             waits = f"  waits: {batch.waits_for}" if batch.waits_for else ""
