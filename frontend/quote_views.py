@@ -5,7 +5,6 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
 
-from controlplane import pace
 from controlplane.endpoints import access, quote_keeping
 from controlplane.tenancy import access as tenancy_access
 from controlplane.tenancy.access import Permission
@@ -32,14 +31,13 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     form = _form(request, visit, project)
     if request.method == "POST" and form.is_valid():
         try:
-            with pace.PREDICTIONS.paid(visit.principal.user_id or ""):
-                made = quote_keeping.create(
-                    actor=visit.principal.actor, project=project, body=form.body(), now=visit.now
-                )
+            made = quote_keeping.create(
+                actor=visit.principal.actor, project=project, body=form.body(), now=visit.now
+            )
         except Invalid as error:
             form.add_error(form.field_of(error.field), error.message)
-        except (TooMany, pace.TooFast) as error:
-            form.add_error(None, f"{error}.".capitalize())
+        except TooMany as error:
+            form.add_error(None, f"{error.message}.".capitalize())
         else:
             return redirect("frontend:quote", id=made.id)
     rows = access.quotes(visit.principal).filter(project=project).order_by("-created_at")[:SHOWN]

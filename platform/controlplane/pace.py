@@ -76,3 +76,4 @@ class Pace:
 
 
 PREDICTIONS = Pace(share=0.25, most_s=4.0)
+QUOTES = Pace(share=0.5, most_s=20.0)

@@ -1,5 +1,6 @@
 """The panel beside the form, as somebody with a browser meets it."""
 
+import json
 from contextlib import suppress
 from decimal import Decimal
 
@@ -52,6 +53,7 @@ def see_what_fits(house: House, watched: Watched) -> None:
     let_the_newest_answer_win(watched)
     do_without_scripts(house, watched)
     make_what_is_quoted(watched)
+    change_it_by_advice(watched)
 
 
 def type_a_wish(watched: Watched) -> None:
@@ -162,3 +164,24 @@ def make_what_is_quoted(watched: Watched) -> None:
     page.get_by_role("link", name="Create endpoint with this").first.click()
     expect(page.locator("#id_device_kind")).to_have_value(KIND)
     expect(page.locator("#fit-title")).to_have_text("Fits")
+
+
+def change_it_by_advice(watched: Watched) -> None:
+    """Where settings are one object, advice goes into it."""
+    page = watched.page
+    page.locator("#id_name").fill("quoted")
+    page.locator("main button.main").click()
+    expect(page.locator("h1")).to_have_text("quoted")
+    page.get_by_role("link", name="Versions").click()
+    expect(page.locator("#fit-title")).to_have_text("Fits")
+    page.locator("#id_device_count").fill("1")
+    page.locator("#id_engine_args").fill('{"max_num_seqs": 8}')
+    expect(page.locator("#fit-title")).to_have_text("Does not fit")
+    page.locator("#fill-max_model_len").click()
+    expect(page.locator("#id_engine_args")).to_be_focused()
+    expect(page.locator("#fit-title")).to_have_text("Fits")
+    chosen = json.loads(page.locator("#id_engine_args").input_value())
+    assert set(chosen) == {"max_num_seqs", "max_model_len"}
+    for size in (browser.PHONE, browser.DESKTOP):
+        page.set_viewport_size(size)
+        assert watched.overflow() <= 0

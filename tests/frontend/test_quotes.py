@@ -103,7 +103,8 @@ def test_it_is_asked_as_often_as_a_processor_may_be_kept_busy(
     client = signed_in(alice.owner)
     monkeypatch.setattr(quote_keeping, "MOST", 0)
     assert "at most 0 quotes a minute" in text(ask(client, alice))
-    monkeypatch.setattr(pace, "PREDICTIONS", Pace(share=0.1, most_s=RESERVED_S / 2))
+    monkeypatch.setattr(quote_keeping, "MOST", 30)
+    monkeypatch.setattr(pace, "QUOTES", Pace(share=0.1, most_s=RESERVED_S / 2))
     answer = ask(client, alice)
     assert answer.status_code == 422
     assert "Asked too often" in text(answer)

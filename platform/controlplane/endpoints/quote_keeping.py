@@ -7,6 +7,7 @@ from typing import Any
 from django.db import transaction
 
 from compliance import audit, ids
+from controlplane import pace
 from controlplane.endpoints import questions, quoting, sources
 from controlplane.endpoints.models import Quote
 from controlplane.tenancy import errors, events
@@ -27,7 +28,11 @@ def create(
     asked = quoting.read(body)
     if project.quotes.filter(created_at__gt=now - WITHIN).count() >= MOST:
         raise errors.TooMany(f"a project asks for at most {MOST} quotes a minute")
-    answer = quoting.facts(quoting.answer(project, asked, now=now), asked)
+    try:
+        with pace.QUOTES.paid(actor.id):  # those too that come to nothing, and are not kept
+            answer = quoting.facts(quoting.answer(project, asked, now=now), asked)
+    except pace.TooFast as error:
+        raise errors.TooMany(str(error)) from None
     wish = asked.wish
     kept = {name: value for name, value in body.items() if name not in ("source", "config")}
     public = wish is not None and sources.is_public_name(wish.source)

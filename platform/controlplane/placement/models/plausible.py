@@ -9,7 +9,7 @@ from typing import Any
 from controlplane.placement.refusals import Refusal
 
 MOST_BYTES = 256 << 10
-MOST_LAYERS = 1024
+MOST_LAYERS = 256  # twice as many as the deepest models have
 MOST = 1 << 48  # of any number
 _DEPTH = 12
 _EACH_LAYER = (  # an entry for each: without another count these say how many there are
