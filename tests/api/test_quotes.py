@@ -110,6 +110,11 @@ def test_what_is_missing_or_wrong_is_named(alice: House, shared: Pool) -> None:
         ({"model": "org/unseen"}, "model", "the config.json of org/unseen: no node has brought it"),
         ({"model": None, "config": {"model_type": "riddle"}}, "config", "riddle"),
         ({"config": EIGHT}, "model", "one of model and config"),
+        (
+            {"model": None, "config": EIGHT | {"num_hidden_layers": 1000}},
+            "config",
+            "num_hidden_layers",
+        ),
         ({"load": load}, "load.output_tokens", "a number"),
         ({"load": {**load, "colour": 1}}, "load.colour", "one of requests_per_second"),
         ({"load": LOAD | {"requests_per_second": 1e9}}, "load.requests_per_second", "at most"),

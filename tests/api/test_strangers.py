@@ -210,6 +210,7 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
             "model": "/m",
             "device_kind": "cpu",
         },
+        "/quotes": {"project": alice.project.id, "config": LLAMA},
         "/aliases": {"project": alice.project.id, "name": "x", "targets": ["chat"]},
         "/budgets": {
             **{"unit": "calls", "amount": "5", "window": "day"},

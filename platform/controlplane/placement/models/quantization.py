@@ -49,6 +49,8 @@ class Quantization:
             return True
         if self.experts_only and not module.endswith(".experts"):
             return True
+        if not (self.only or self.skipped):
+            return False
         called = [module, *(module.replace(own, other) for own, other in ALIASES if own in module)]
         if self.only and not any(self._chosen.mean(name) for name in called):
             return True
