@@ -71,6 +71,7 @@ def test_it_says_what_create_would_say_and_writes_nothing(alice: House) -> None:
         assert f"Context of {value:,} tokens" in said or f"{value} devices" in said
         shorter = {one["argument"]: one["value"]}
         assert ask(alice, **shorter).startswith("Fits on"), one
+    assert f"; {told['longest_context']['p95']:,.0f} to be sure" in said
     fits = ask(alice, max_model_len="8192", kv_cache_dtype="fp8", max_num_seqs="16")
     assert "of 8,192 tokens each" in fits
     assert "It would fit with" not in fits
