@@ -63,8 +63,8 @@ def traffic(endpoint: Endpoint, begins: datetime, tpot_s: float) -> None:
         **{"endpoint": endpoint, "replica": replica, "tier": "warm", "ready": True},
         **{"reason": Reason.PROBE_PASSED, "asked_at": begins, "ended_at": begins, "total_s": 33.0},
     )
-    ServingInterval.objects.create(
-        replica=replica, started_at=begins, ended_at=ends, served_s=86_400
+    ServingInterval.objects.create(  # from half past the first minute on
+        replica=replica, started_at=begins + timedelta(seconds=30), ended_at=ends, served_s=86_370
     )
     UsageInbox.objects.bulk_create(
         UsageInbox(
@@ -134,7 +134,7 @@ def test_a_day_stands_beside_its_quote_and_teaches_the_next(
     assert figures["output_tokens_per_second"]["measured"] == pytest.approx(rate, abs=0.01)
     assert Decimal(figures["price_hour"]["measured"]) == Decimal("3.2000")
     assert figures["price_hour"]["predicted"] == said["price"]["hour"]
-    exact = Fraction("3.20") * 24 * 1_000_000 / (REQUESTS * (READ + WRITTEN))
+    exact = Fraction("3.20") * 86_370 / 3600 * 1_000_000 / (REQUESTS * (READ + WRITTEN))
     assert Decimal(figures["price_million_tokens"]["measured"]) == rounded(exact, 4)
     page = signed_in(alice.owner).get(f"/endpoints/{endpoint.id}").content.decode()
     assert "Quoted and measured" in page and "3.2000 EUR" in page and "+50 %" in page
@@ -151,8 +151,9 @@ def test_a_day_stands_beside_its_quote_and_teaches_the_next(
     assert (row.model, row.device, row.ranks, row.shared) == (LIKE, "h100", 1, True)
     assert 1.2 < row.ratio < 2.5 and row.ratio_ttft is not None
     assert "org/model" not in str(vars(row))
-    after = of(quoted(client, asked(alice)), H100)["tpot_s"]["p50"]
-    assert after / said["tpot_s"]["p50"] == pytest.approx(row.ratio**0.5, rel=0.1)
+    after = of(quoted(client, asked(alice)), H100)
+    for name, ratio in (("tpot_s", row.ratio), ("ttft_s", row.ratio_ttft)):  # half of the way
+        assert after[name]["p50"] / said[name]["p50"] == pytest.approx(ratio**0.5, rel=0.1)
 
 
 def test_what_says_too_little_teaches_nothing(

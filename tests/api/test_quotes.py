@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from billing import prices
 from billing.models import Meter
-from compliance import audit
+from compliance import audit, places
 from compliance.models import AuditEvent
 from controlplane.endpoints import corrections_kept, quote_keeping
 from controlplane.endpoints.models import DeviceClaim, ModelFacts, Quote, Start
@@ -252,3 +252,5 @@ def test_too_many_are_refused_and_old_ones_go(alice: House, shared: Pool) -> Non
         Quote.objects.create(**rows, answer=answer, created_at=at)
     assert post(with_key(alice.secret), "/quotes", asked(alice)).status_code == 429
     assert quote_keeping.prune(now + quote_keeping.KEPT) == quote_keeping.MOST // 2
+    (place,) = (one for one in places.places() if one.name == "quotes")
+    assert place.erase(alice.project.id, now) == quote_keeping.MOST // 2

@@ -238,6 +238,23 @@ def test_what_was_measured_changes_the_quote() -> None:
     assert ratio == pytest.approx(2.0, rel=0.15)
 
 
+def test_late_first_tokens_are_learned_apart_from_steps() -> None:
+    only = [each for each in offers() if each.device.name == "h100"]
+    before = quotes.quote(ask("Qwen3-14B", Load(1, CHAT), offers=only)).ranked
+    late = {Key(LIKE, "h100", ranks, "none"): Correction(10, 1.0986, 0.0) for ranks in (1, 2, 4, 8)}
+    learned = Learned({}, first_tokens=late)
+    after = quotes.quote(ask("Qwen3-14B", Load(1, CHAT), offers=only, learned=learned)).ranked
+    first, then = before[0].forecast, after[0].forecast
+    assert first is not None and then is not None and then.tpot_s == first.tpot_s
+    assert then.ttft_s.p50 / first.ttft_s.p50 == pytest.approx(3.0, rel=0.001)
+    assert 0 < then.e2e_s.p50 - first.e2e_s.p50 < 3 * then.ttft_s.p50
+    slo = Slo(ttft_s=2 * first.ttft_s.p95)
+    kept = quotes.quote(ask("Qwen3-14B", Load(1, CHAT), offers=only, learned=learned, slo=slo))
+    assert kept.best is not None and kept.best.devices > before[0].devices
+    assert kept.best.forecast is not None
+    assert kept.best.forecast.ttft_s.p95 <= 2 * first.ttft_s.p95
+
+
 class TestJobs:
     JOB = Job(20_000, Shape(1500, 300))
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from statistics import median
+from typing import Literal
 
 from django.db.models import Q, Window
 from django.db.models.functions import RowNumber
@@ -60,9 +61,12 @@ def measured(
     return new
 
 
-def of(organization: Organization, like: str) -> Mapping[Key, Correction]:
+def of(
+    organization: Organization, like: str, figure: Literal["ratio", "ratio_ttft"] = "ratio"
+) -> Mapping[Key, Correction]:
     """What a quote for this organization may go by, of models that are alike (`likeness`)."""
     mine = SpeedCorrection.objects.filter(Q(shared=True) | Q(organization=organization), model=like)
+    mine = mine.exclude(**{figure: None})
     of_each = Window(
         RowNumber(),
         partition_by=("organization_id", "device", "ranks", "quantization"),
@@ -71,7 +75,7 @@ def of(organization: Organization, like: str) -> Mapping[Key, Correction]:
     found: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in mine.annotate(place=of_each).filter(place__lte=EACH).order_by("-at", "about"):
         key = Key(row.model, row.device, row.ranks, row.quantization)
-        found[key][row.organization_id].append(row.ratio)
+        found[key][row.organization_id].append(getattr(row, figure))
     return {key: _correction(ratios, organization.id) for key, ratios in found.items()}
 
 

@@ -127,6 +127,7 @@ def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
     offered = offers(organization, now)
     there_are = [one.device for one in offered]
     name = asked.wish.model if asked.wish else ""
+    like = likeness(found.model)
     question = questions.question(
         found,
         there_are[0],
@@ -142,9 +143,10 @@ def terms(project: Project, asked: Demand, *, now: datetime) -> Ask:
         slo=asked.slo,
         quantizations=(AS_IT_IS, *asked.quantizations),
         learned=Learned(
-            corrections_kept.of(organization, likeness(found.model)),
+            corrections_kept.of(organization, like),
             refining.installed(),
             _starts(project, asked, offered),
+            corrections_kept.of(organization, like, "ratio_ttft"),
         ),
         shares=False,  # no endpoint starts such engines
     )

@@ -37,11 +37,22 @@ WHERE booked_at >= %(start)s AND closed_at >= %(start)s AND closed_at < %(end)s
     AND status = 200 AND finish IN ('', 'complete') AND endpoint_id = ANY (%(known)s)
 GROUP BY endpoint_id
 """
+# Device-seconds, and seconds in which any replica served: of each minute those of the longest.
 _SERVED = """
-SELECT endpoint_id, sum(quantity)::int8, count(DISTINCT date_trunc('minute', at))
-FROM billing_usageevent
-WHERE at >= %(start)s AND at < %(end)s AND meter = %(meter)s AND endpoint_id = ANY (%(known)s)
-GROUP BY endpoint_id
+WITH each AS (
+    SELECT u.endpoint_id, u.replica_id, u.at, sum(u.quantity) AS device_s,
+        sum(u.quantity::float8
+            / ((v.spec ->> 'device_count')::int * (v.spec ->> 'node_count')::int)) AS s
+    FROM billing_usageevent u
+    JOIN endpoints_replica r ON r.id = u.replica_id
+    JOIN endpoints_endpointversion v ON v.endpoint_id = r.endpoint_id AND v.number = r.generation
+    WHERE u.at >= %(start)s AND u.at < %(end)s AND u.meter = %(meter)s
+        AND u.endpoint_id = ANY (%(known)s)
+    GROUP BY 1, 2, 3
+), minutes AS (
+    SELECT endpoint_id, sum(device_s) AS device_s, max(s) AS s FROM each GROUP BY endpoint_id, at
+)
+SELECT endpoint_id, sum(device_s)::int8, sum(s)::float8 FROM minutes GROUP BY endpoint_id
 """
 
 
@@ -85,7 +96,7 @@ def _figures(begins: datetime, ends: datetime) -> dict[str, dict[str, Any]]:
     begun = _starts(traffic, begins, ends)
     found = {}
     for id, (requests, read, cached, written, first, each, timed) in traffic.items():
-        device_s, minutes = served.get(id, (0, 0))
+        device_s, served_s = served.get(id, (0, 0.0))
         found[id] = {
             "requests": requests,
             "input_tokens": read,
@@ -95,7 +106,7 @@ def _figures(begins: datetime, ends: datetime) -> dict[str, dict[str, Any]]:
             "tpot_s": _pair(each),
             "timed_requests": timed,
             "device_s": device_s,
-            "served_s": 60 * minutes,
+            "served_s": round(served_s),
             "starts_s": begun.get(id, {}),
             **money.get(id, {"cost": None, "currency": ""}),
         }

@@ -25,6 +25,7 @@ class Learned:
     refiners: Iterable[Refiner] = ()
     # By the device's name: what starts of this model took there.
     starts: Mapping[str, Mapping[Tier, Estimate]] = field(default_factory=dict)
+    first_tokens: Mapping[Key, Correction] = field(default_factory=dict)
 
 
 NOTHING = Learned({})
@@ -42,6 +43,7 @@ class Engine:
     limits: Limits
     lanes: int
     refined_by: str = ""
+    late: float = 1.0  # by which first tokens take longer than its steps explain
 
     @property
     def devices(self) -> int:
@@ -153,8 +155,18 @@ def build(
         tokens=tokens / stages,
     )
     lanes = stages * arguments.data_parallel_size
-    engine = Engine(name, arguments, found, made, limits, lanes)
+    engine = Engine(
+        name, arguments, found, made, limits, lanes, late=_late(question, learned, correction)
+    )
     return engine if correction.count else _refined(engine, question, shape, learned)
+
+
+def _late(question: Question, learned: Learned, of_steps: Correction) -> float:
+    """Each prompt takes steps, which are corrected already."""
+    if not learned.first_tokens:
+        return 1.0
+    seen = learned.first_tokens.get(key(question), Correction())
+    return seen.factor / of_steps.factor if seen.count else 1.0
 
 
 def key(question: Question) -> Key:

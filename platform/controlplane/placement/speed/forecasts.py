@@ -39,9 +39,9 @@ def of_load(engine: Engine, load: Load, replicas: int) -> Forecast:
     slow = _simulated(engine, load, replicas, engine.machine.with_margin())
     most = engine.most(load.shape, engine.machine) * replicas
     return Forecast(
-        ttft_s=_pair([s.ttft_s for s in likely], [s.ttft_s for s in slow]),
+        ttft_s=_pair(_ttfts(engine, likely), _ttfts(engine, slow)),
         tpot_s=_pair(_tpots(likely), _tpots(slow)),
-        e2e_s=_pair([s.e2e_s for s in likely], [s.e2e_s for s in slow]),
+        e2e_s=_pair(_e2es(engine, likely), _e2es(engine, slow)),
         tokens_s=load.rate * load.shape.output,
         most_tokens_s=most * load.shape.output,
         busy=load.rate / most,
@@ -51,7 +51,7 @@ def of_load(engine: Engine, load: Load, replicas: int) -> Forecast:
 def slow(engine: Engine, load: Load, replicas: int) -> tuple[float, float]:
     """The p95 of the first token and of each other alone: half of the work of a forecast."""
     found = _simulated(engine, load, replicas, engine.machine.with_margin())
-    return percentile([s.ttft_s for s in found], 0.95), percentile(_tpots(found), 0.95)
+    return percentile(_ttfts(engine, found), 0.95), percentile(_tpots(found), 0.95)
 
 
 def keeps_up(engine: Engine, load: Load, replicas: int) -> bool:
@@ -66,6 +66,14 @@ def _simulated(engine: Engine, load: Load, replicas: int, machine: Machine) -> l
     served = run(lane, engine.limits, load.arrivals(rate, REQUESTS, length, SEED))
     served.sort(key=lambda one: one.arrived_s)
     return served[int(WARM_UP * len(served)) :]
+
+
+def _ttfts(engine: Engine, served: list[Served]) -> list[float]:
+    return [each.ttft_s * engine.late for each in served]
+
+
+def _e2es(engine: Engine, served: list[Served]) -> list[float]:
+    return [each.e2e_s + (engine.late - 1) * each.ttft_s for each in served]
 
 
 def _tpots(served: list[Served]) -> list[float]:
