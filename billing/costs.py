@@ -38,11 +38,13 @@ class Running:
     endpoint_id: str
     device_kind: str
     device_seconds: int
+    share: int = rating.WHOLE  # thousandths of each
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one project, key, endpoint or hour cost on one basis.
+    """What one project, key, endpoint or hour cost on one basis. `quantities`: by meter, parts of
+    devices counted for what they are of a whole one.
 
     `exact` has nine decimals and `amount` two. Rows are rounded each for itself, so only `exact`
     adds up.
@@ -57,7 +59,10 @@ class Row:
 
 @dataclass(frozen=True)
 class CostLine:
-    """What an invoice for the period would say: one meter under one price, rounded once."""
+    """What an invoice for the period would say: one meter under one price, rounded once.
+
+    `share`: thousandths of a device that each unit is; lines of parts of devices stand apart.
+    """
 
     basis: str
     meter: str
@@ -68,6 +73,7 @@ class CostLine:
     price_id: str
     amount: str
     exact: str
+    share: int = rating.WHOLE
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class UnpricedUsage:
     meter: str
     device_kind: str
     quantity: int
+    share: int = rating.WHOLE
 
 
 @dataclass(frozen=True)
@@ -181,14 +188,14 @@ def _sums(
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {_DIMENSIONS[grouping]}, basis, meter, device_kind,"
-            " sum(quantity)::bigint, min(at) FROM billing_usageevent"
+            " share, sum(quantity)::bigint, min(at) FROM billing_usageevent"
             f" WHERE account_id = %s AND at >= %s AND at < %s{narrowed}"
-            f" GROUP BY 1, 2, 3, 4, {PRICE_SEGMENT}",
+            f" GROUP BY 1, 2, 3, 4, 5, {PRICE_SEGMENT}",
             [account_id, start, end, *filters.values(), price_changes(versions)],
         )
         return [
-            _Used(key, basis, rating.Quantity(meter, quantity, at, device_kind))
-            for key, basis, meter, device_kind, quantity, at in cursor
+            _Used(key, basis, rating.Quantity(meter, quantity, at, device_kind, share))
+            for key, basis, meter, device_kind, share, quantity, at in cursor
         ]
 
 
@@ -199,7 +206,9 @@ def _running(grouping: Grouping, item: Running, at: datetime) -> _Used:
         "endpoint": item.endpoint_id,
         "hour": at.astimezone(UTC).strftime("%Y-%m-%dT%H:00:00Z"),
     }
-    quantity = rating.Quantity("device_seconds", item.device_seconds, at, item.device_kind)
+    quantity = rating.Quantity(
+        "device_seconds", item.device_seconds, at, item.device_kind, item.share
+    )
     return _Used(keys[grouping], Basis.CHARGE.value, quantity)
 
 
@@ -252,13 +261,15 @@ def _row(
     currency: str,
 ) -> tuple[Row, list[UnpricedUsage]]:
     lines, without = rating.split(quantities, versions, currency)
-    sums: defaultdict[str, int] = defaultdict(int)
+    milli: defaultdict[str, int] = defaultdict(int)
     for quantity in quantities:
-        sums[quantity.meter] += quantity.quantity
+        milli[quantity.meter] += quantity.quantity * quantity.share
+    sums = {meter: int(rating.rounded(Fraction(n, rating.WHOLE), 0)) for meter, n in milli.items()}
     total = sum((line.exact for line in lines), Fraction(0))
     row = Row(key, basis, dict(sorted(sums.items())), str(rating.rounded(total)), _exact(lines))
     unpriced = [
-        UnpricedUsage(key, basis, one.meter, one.device_kind, one.quantity) for one in without
+        UnpricedUsage(key, basis, one.meter, one.device_kind, one.quantity, one.share)
+        for one in without
     ]
     return row, unpriced
 
@@ -274,6 +285,7 @@ def _line(basis: str, line: rating.Line) -> CostLine:
         price_id=line.price.id,
         amount=str(line.amount),
         exact=_exact([line]),
+        share=line.share,
     )
 
 

@@ -147,6 +147,7 @@ class UsageEvent(models.Model):
     meter = models.CharField(max_length=32, choices=Meter)
     basis = models.CharField(max_length=16, choices=Basis)
     quantity = models.BigIntegerField()
+    share = models.SmallIntegerField(default=1000)  # thousandths of each unit: part of a device
     flags = models.JSONField(default=list)
 
     class Meta:

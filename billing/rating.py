@@ -21,22 +21,29 @@ UNITS_PER_PRICE = {
     "cached_tokens": 1_000_000,
     "output_tokens": 1_000_000,
 }
+WHOLE = 1000  # thousandths
 # Enough for any quantity of 64 bits at any price of 24 digits.
 _WIDE = Context(prec=60, rounding=ROUND_HALF_UP)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """So many units of a meter, used at `at` (aware; it decides which price applies)."""
+    """So many units of a meter, used at `at` (aware; it decides which price applies).
+
+    `share`: thousandths of each unit, where it was a part of a device that was used.
+    """
 
     meter: str
     quantity: int
     at: datetime
     device_kind: str = ""
+    share: int = WHOLE
 
     def __post_init__(self) -> None:
         if type(self.quantity) is not int:
             raise TypeError(f"a quantity is a whole number, not {self.quantity!r}")
+        if type(self.share) is not int or not 0 < self.share <= WHOLE:
+            raise TypeError(f"a share is 1 to {WHOLE} thousandths, not {self.share!r}")
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,14 @@ class PriceVersion:
 
 @dataclass(frozen=True)
 class Line:
-    """All usage of one meter and device kind under one price version."""
+    """All usage of one meter, device kind and share of a device under one price version."""
 
     meter: str
     device_kind: str
     quantity: int
     price: PriceVersion
     exact: Fraction
+    share: int = WHOLE
 
     @property
     def amount(self) -> Decimal:
@@ -120,7 +128,7 @@ def split(
     not matter. Raises ValueError for a negative quantity.
     """
     versions = list(prices)
-    sums: defaultdict[tuple[str, str, PriceVersion], int] = defaultdict(int)
+    sums: defaultdict[tuple[str, str, PriceVersion, int], int] = defaultdict(int)
     unpriced = []
     for used in quantities:
         if used.quantity < 0:
@@ -131,14 +139,12 @@ def split(
         if price is None:
             unpriced.append(used)
         else:
-            sums[used.meter, used.device_kind, price] += used.quantity
+            sums[used.meter, used.device_kind, price, used.share] += used.quantity
     lines = [
-        Line(meter, kind, quantity, price, exact_amount(quantity, price))
-        for (meter, kind, price), quantity in sums.items()
+        Line(meter, kind, quantity, price, exact_amount(quantity, price, share), share)
+        for (meter, kind, price, share), quantity in sums.items()
     ]
-    lines.sort(
-        key=lambda line: (line.meter, line.device_kind, line.price.valid_from, line.price.id)
-    )
+    lines.sort(key=_order)
     return lines, unpriced
 
 
@@ -152,6 +158,11 @@ def rate(
     return lines
 
 
-def exact_amount(quantity: int, price: PriceVersion) -> Fraction:
-    """`quantity` units at `price`, unrounded."""
-    return quantity * Fraction(price.amount) / UNITS_PER_PRICE[price.meter]
+def exact_amount(quantity: int, price: PriceVersion, share: int = WHOLE) -> Fraction:
+    """`quantity` units, or thousandths of them, at `price`, unrounded."""
+    whole = quantity * Fraction(price.amount) / UNITS_PER_PRICE[price.meter]
+    return whole if share == WHOLE else whole * share / WHOLE
+
+
+def _order(line: Line) -> tuple[str, str, datetime, str, int]:
+    return line.meter, line.device_kind, line.price.valid_from, line.price.id, -line.share

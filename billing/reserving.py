@@ -28,12 +28,13 @@ _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Payer:
-    """Whose budgets pay, and for what: so many devices of a kind."""
+    """Whose budgets pay, and for what: so many devices of a kind, or thousandths of one."""
 
     organization_id: str
     project_id: str
     device_kind: str
     devices: int
+    share: int = rating.WHOLE
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def lasts(
 
 @dataclass(frozen=True)
 class Served:
-    """What one replica served: (when, device-seconds) each."""
+    """What one replica served: (when, device-seconds, each of the payer's share) each."""
 
     holder: str
     payer: Payer
@@ -140,7 +141,10 @@ def settle(served: Sequence[Served]) -> None:
     for one in served:
         for at, seconds in one.pieces:
             price = _price(versions, one.payer, at)
-            cost = 0 if price is None else math.ceil(rating.exact_amount(seconds, price) * _NANO)
+            cost = 0
+            if price is not None:
+                exact = rating.exact_amount(seconds, price, one.payer.share)
+                cost = math.ceil(exact * _NANO)
             for budget in found[one.payer.organization_id, one.payer.project_id]:
                 sums[budget.id, _window(budget, at).id, one.holder] += cost
     _spend({key: cost for key, cost in sums.items() if cost})
@@ -226,5 +230,5 @@ def _dearest(
 def _cost(price: rating.PriceVersion, payer: Payer, seconds: Fraction) -> int:
     """Nanoeuro, rounded up as `settle` does for each minute."""
     whole = math.ceil(seconds)
-    exact = rating.exact_amount(whole * payer.devices, price) * _NANO
+    exact = rating.exact_amount(whole * payer.devices, price, payer.share) * _NANO
     return math.ceil(exact) + whole // 60 + 2

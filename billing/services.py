@@ -109,13 +109,13 @@ def _due_by_hour(start: datetime, end: datetime) -> tuple[_ByHour, set[_Pair]]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT account_id, date_trunc('hour', at, 'UTC'), meter, device_kind,"
-            " sum(quantity)::bigint, min(at) FROM billing_usageevent"
-            " WHERE at >= %s AND at < %s AND basis = %s GROUP BY 1, 2, 3, 4, "
+            " share, sum(quantity)::bigint, min(at) FROM billing_usageevent"
+            " WHERE at >= %s AND at < %s AND basis = %s GROUP BY 1, 2, 3, 4, 5, "
             + costs.PRICE_SEGMENT,
             [start, end, Basis.CHARGE, costs.price_changes(versions)],
         )
-        for account_id, hour, meter, device_kind, quantity, at in cursor:
-            used = rating.Quantity(meter, quantity, at, device_kind)
+        for account_id, hour, meter, device_kind, share, quantity, at in cursor:
+            used = rating.Quantity(meter, quantity, at, device_kind, share)
             quantities[account_id, hour].append(used)
     currencies = dict(Account.objects.values_list("id", "currency"))
     due: _ByHour = {}

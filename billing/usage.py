@@ -36,6 +36,7 @@ class Event:
     request_id: str = ""
     device_kind: str = ""
     flags: tuple[str, ...] = ()
+    share: int = 1000
 
 
 _COLUMNS = {
@@ -53,6 +54,7 @@ _COLUMNS = {
     "request_id": "text",
     "device_kind": "text",
     "flags": "jsonb",
+    "share": "smallint",
 }
 _NAMES = ", ".join(_COLUMNS)
 # What an export shows of an event, in this order.
@@ -139,8 +141,8 @@ def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any,
     """The usage of an account with start <= at < end, oldest first, in the order of EXPORTED."""
     found = UsageEvent.objects.filter(account_id=account_id, at__gte=start, at__lt=end)
     for event in found.order_by("at", "id").iterator(chunk_size=2_000):
-        *columns, flags = (getattr(event, name) for name in EXPORTED)
-        yield (*columns, " ".join(flags))
+        *columns, flags, share = (getattr(event, name) for name in EXPORTED)
+        yield (*columns, " ".join(flags), share)
 
 
 def _arrays(events: Iterable[Event]) -> list[list[Any]]:

@@ -34,7 +34,8 @@ COMMON = (
 # What decides whether it fits and what it costs: a page asks anew when one of these changes.
 ASKED = (
     *("source", "model", "revision", "engine", "engine_version", "image_reference"),
-    *("device_kind", "device_count", "node_count", "min_replicas", "max_replicas"),
+    *("device_kind", "device_count", "device_share", "node_count"),
+    *("min_replicas", "max_replicas"),
     *COMMON,
     *("more", "adapters"),
 )
@@ -65,6 +66,15 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
     device_kind = forms.ChoiceField(label="Devices")
     device_count = forms.IntegerField(
         label="Devices for a replica", initial=1, min_value=1, max_value=64
+    )
+    device_share = forms.IntegerField(
+        label="Thousandths of its device",
+        initial=1000,
+        min_value=1,
+        max_value=1000,
+        required=False,
+        help_text="Below 1000 it shares one with others of your organization, and pays its part, "
+        "where the pool allows it.",
     )
     node_count = forms.IntegerField(
         label="Nodes for a replica",
@@ -188,6 +198,7 @@ class EndpointForm(ImageForm, SourceForm, ElasticForm, QueueForm):
             device_kind=data["device_kind"],
             device_count=data["device_count"],
             node_count=data["node_count"] or 1,
+            device_share=data["device_share"] or 1000,
             **self.elastic(),
             queue_limit=data["queue_limit"],
             queue_s=data["queue_s"],
@@ -233,6 +244,7 @@ class DraftForm(EndpointForm):
             device_kind=data["device_kind"],
             device_count=data["device_count"],
             node_count=data["node_count"] or 1,
+            device_share=data["device_share"] or 1000,
             min_replicas=data["min_replicas"],
             max_replicas=data["max_replicas"],
             engine=data["engine"] or "vllm",

@@ -13,6 +13,7 @@ from controlplane.endpoints.foresight import Foresight, StartTime
 from controlplane.endpoints.preflight import NOT_JUDGED, UNKNOWN, Outlook
 from controlplane.endpoints.spec import EndpointSpec
 from controlplane.placement.memory.predict import Verdict
+from controlplane.placement.mix import WHOLE
 from frontend.quote_form import place_of
 from frontend.templatetags.console import money
 
@@ -31,6 +32,7 @@ _LABELS = {
     "gpu_memory_utilization": "{} of the memory",
     "kv_cache_dtype": "KV cache in {}",
     "device_count": "{} devices",
+    "device_share": "{} thousandths",
     "device_kind": "{}",
 }
 
@@ -94,7 +96,7 @@ def waiting(text: str, *, blames: str = "", title: str = "Whether it fits") -> P
 def price(spec: EndpointSpec, device_hour: Decimal | None, currency: str) -> Price | None:
     if device_hour is None:
         return None
-    each = device_hour * spec.device_count * spec.node_count
+    each = device_hour * spec.device_count * spec.node_count * spec.device_share / WHOLE
     return Price(
         currency=currency,
         replica=each,
@@ -111,6 +113,8 @@ def of(found: Foresight, costs: Price | None) -> Panel:
     told = outlook.prediction if "budget_bytes" in outlook.prediction else {}
     count = spec.device_count * spec.node_count
     where = f"{count} x {spec.device_kind}"
+    if spec.device_share < WHOLE:
+        where = f"{spec.device_share} thousandths of {spec.device_kind}"
     parts, budget_x = _bar(told)
     return Panel(
         title=title,

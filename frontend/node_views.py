@@ -95,7 +95,7 @@ def _listed(visit: Visit) -> dict[str, Any]:
     nodes = list(Node.objects.select_related("pool__region").filter(removed_at=None))
     devices = Device.objects.filter(node__in=nodes)
     counted = devices.values_list("node_id", "kind", "healthy").annotate(
-        held=Count("deviceclaim"), there=Count("id")
+        held=Count("deviceclaim__device", distinct=True), there=Count("id", distinct=True)
     )
     offers: dict[str, list[dict[str, Any]]] = {node.id: [] for node in nodes}
     for node_id, kind, healthy, held, there in counted.order_by("kind", "-healthy"):

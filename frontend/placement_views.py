@@ -24,13 +24,18 @@ class PlacementForm(forms.Form):
         ],
         help_text="For replicas that need all of it. Nobody is moved for it.",
     )
+    share_devices = forms.BooleanField(
+        label="Replicas of one organization may share a device",
+        required=False,
+        help_text="Where their endpoints ask for a part of one. Who shares one now stays.",
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def policy(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     pool = _pool(visit, id)
-    kept = {"keep_block": pool.keep_block}
+    kept = {"keep_block": pool.keep_block, "share_devices": pool.share_devices}
     form = PlacementForm(request.POST if request.method == "POST" else None, initial=kept)
     if form.is_bound and form.is_valid():
         actor = visit.principal.actor

@@ -57,7 +57,7 @@ def of(
     rates = {}
     for endpoint in endpoints:
         hour = hours.get(endpoint.device_kind)
-        each = None if hour is None else hour * endpoint.devices_each
+        each = None if hour is None else _part(hour, endpoint)
         rates[endpoint.id] = Rate(
             currency=currency,
             replica_hour=each,
@@ -66,6 +66,10 @@ def of(
             month_exact=spent.get(endpoint.id, ("0.00", "0"))[1],
         )
     return rates
+
+
+def _part(hour: Decimal, endpoint: Endpoint) -> Decimal:
+    return hour * endpoint.devices_each * endpoint.device_share / rating.WHOLE
 
 
 def _month(project: Project, now: datetime) -> dict[str, tuple[str, str]]:

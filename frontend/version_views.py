@@ -26,7 +26,7 @@ from frontend.forms import blaming
 from frontend.visits import Request, Visit, page, show
 
 SHOWN = 20
-CHANGED = ("model", "revision", "device_count", "engine_args", "image")
+CHANGED = ("model", "revision", "device_count", "device_share", "engine_args", "image")
 _PLAIN = {"autocapitalize": "none", "spellcheck": "false"}
 
 
@@ -36,6 +36,9 @@ class ChangeForm(forms.Form):
     model = forms.CharField(max_length=300, required=False, widget=forms.TextInput(attrs=_PLAIN))
     revision = forms.CharField(max_length=64, required=False, widget=forms.TextInput(attrs=_PLAIN))
     device_count = forms.IntegerField(label="Devices for a replica", min_value=1, max_value=64)
+    device_share = forms.IntegerField(
+        label="Thousandths of its device", min_value=1, max_value=1000, required=False
+    )
     engine_args = forms.JSONField(
         label="Engine arguments",
         required=False,
@@ -72,7 +75,10 @@ class ChangeForm(forms.Form):
 
     def changes(self) -> dict[str, Any]:
         """Of a valid form: what `versions.change` takes."""
-        return {name: self.cleaned_data[name] for name in CHANGED}
+        found = {name: self.cleaned_data[name] for name in CHANGED}
+        if found["device_share"] is None:
+            del found["device_share"]  # as it is
+        return found
 
     def plan(self) -> rollout_plan.RolloutPlan:
         data = self.cleaned_data

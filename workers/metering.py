@@ -300,4 +300,5 @@ def _replica_events(
             meter=Meter.DEVICE_SECONDS.value,
             basis=Basis.CHARGE.value,
             quantity=piece.seconds * replica.version.devices_each,
+            share=replica.version.device_share,
         )

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from controlplane.fleet import wire
+from controlplane.fleet import engines, wire
+from controlplane.fleet.engines import vllm
 from workers.agent import command
 from workers.agent.node_runner import NodeRunner
 from workers.agent.runner import CannotStart
@@ -83,6 +84,18 @@ def test_several_devices_are_a_process_each(kind: str) -> None:
     assert "--tensor-parallel-size=2" in argv
     assert "--distributed-executor-backend=mp" in argv
     assert ("--enforce-eager" in argv) == (kind == "cpu")
+
+
+def test_a_sharer_is_kept_to_its_part_of_the_memory() -> None:
+    part = spec(device_share=400, engine_args={"kv_cache_memory_bytes": 1 << 40})
+    assert "--kv-cache-memory-bytes=107374182" in arguments(part)  # of 256 MiB
+    told = arguments(part, kind="nvidia-h200")
+    assert "--gpu-memory-utilization=0.368" in told
+    assert not any("kv-cache-memory-bytes" in one for one in told)
+    shares = [333, 333, 334]
+    assert sum(vllm.utilization(one) for one in shares) <= vllm.UTILIZATION
+    for engine in engines.ENGINES.values():
+        assert engine.can.share is (engine.name == "vllm")
 
 
 def test_a_value_never_becomes_an_option() -> None:

@@ -1,15 +1,18 @@
 """Between two engines a device is proved clean, and is nobody's until it is."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controlplane.fleet import wire
 from tests.agent.fake_nvml import GIB, FakeGpus
 from tests.agent.leftovers import (
+    Group,
     group,
     has_shared_memory,
     root_only,
@@ -17,7 +20,7 @@ from tests.agent.leftovers import (
     stranger,
 )
 from tests.agent.node import spec
-from workers.agent import engines, places, processes, walls
+from workers.agent import engines, kin, places, processes, walls
 from workers.agent.events import Events
 from workers.agent.health import nvml
 from workers.agent.reaper.devices import Devices
@@ -199,6 +202,62 @@ def test_a_user_id_that_is_another_engines_by_now_is_left_alone(
             assert theirs.alive
     finally:
         walls.release_uid(uid, tmp_path)
+
+
+# --- shared by engines of one organization --------------------------------------------------
+
+
+def started(devices: Devices, wish: wire.ReplicaSpec, pid: int) -> None:
+    found = kin.read(pid)
+    assert found is not None
+    engine = running(wish)
+    devices.started(wish, msgspec.structs.replace(engine, pid=pid, start_time=found.start_time))
+
+
+def test_a_neighbour_that_runs_is_let_be_and_all_are_cleared_before_a_stranger(
+    settings: Settings, clock: Clock
+) -> None:
+    first, second, third = (spec(device_share=300) for _ in range(3))
+    devices, where = made(settings, clock), places.of(settings)
+    homes = [where.homes / "homes" / one.replica_id for one in (first, second, third)]
+    with contextlib.ExitStack() as stack:
+        groups: list[Group] = []
+        for number, wish in enumerate((first, second, third)):
+            if number == 2:  # the first has ended, and left something
+                beside = [second.replica_id]
+            else:
+                beside = [one.replica_id for one in (first, second)[:number]]
+            assert not devices.prove(wish, beside).why
+            homes[number].mkdir(parents=True)
+            marks = processes.marks(settings.directory, wish.replica_id)
+            groups.append(stack.enter_context(group(marks)))
+            started(devices, wish, groups[-1].process.pid)
+        assert [one.alive for one in groups] == [False, True, True]
+        assert [one.exists() for one in homes] == [False, True, True]
+        again = made(settings, clock)  # who shared the device is on disk
+        assert not again.prove(spec(organization="org_2")).why
+        assert not any(one.alive for one in groups)
+        assert not any(one.exists() for one in homes)
+    assert told(settings)[-1].detail["to_organization"] == "org_2"
+
+
+def test_what_a_neighbour_holds_of_a_gpu_is_its_own(
+    settings: Settings, clock: Clock, gpus: FakeGpus
+) -> None:
+    first, second = spec(device_share=500), spec(device_share=500)
+    devices, beside = made(settings, clock, driver=True), [first.replica_id]
+    assert not devices.prove(first).why
+    marks = processes.marks(settings.directory, first.replica_id)
+    with group(marks) as engine, stranger() as other:
+        started(devices, first, engine.process.pid)
+        held = f"{engine.pids[1]}:{60 * GIB}"  # its child, in a session of its own
+        gpus.card(0, used=60 * GIB + GIB // 2, processes=held)
+        assert not devices.prove(second, beside).why and engine.alive
+        gpus.card(0, used=70 * GIB)  # more than they hold, and nobody's
+        assert "10240 MiB of it are used by no process" in devices.prove(second, beside).why
+        gpus.card(0, processes=f"{held},{other.pid}:{10 * GIB}")
+        assert f"process {other.pid} holds 10240 MiB" in devices.prove(second, beside).why
+        assert engine.alive
 
 
 # --- GPUs ---------------------------------------------------------------------------------

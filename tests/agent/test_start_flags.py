@@ -36,6 +36,8 @@ def test_by_device_shape_and_what_the_node_has(tmp_path: Path) -> None:
     assert chosen(tmp_path, learned=Learned(kv_cache_bytes=5)).arguments == {
         "kv_cache_memory_bytes": 5
     }
+    # A share says how much memory there is; what another start found was of another time.
+    assert chosen(tmp_path, learned=Learned(kv_cache_bytes=5), device_share=400).told == {}
     (tmp_path / "runai_model_streamer").mkdir()
     assert chosen(tmp_path).arguments == {"load_format": "runai_streamer"}
     (tmp_path / "fastsafetensors").mkdir()

@@ -78,3 +78,28 @@ def test_an_operator_says_what_block_a_pool_keeps(alice: House, operator: Client
         answer = operator.patch(path, {"keep_block": size}, content_type="application/json")
         assert answer.status_code == code, answer.content
         assert code == 422 or answer.json()["keep_block"] == size
+
+
+def test_an_operator_opens_a_pool_for_shares_and_an_endpoint_asks_for_one(
+    alice: House, operator: Client
+) -> None:
+    pool, owner = f"/api/v1/pools/{alice.pool.id}", signed_in(alice.owner)
+    wish: dict[str, object]
+    wish = {"project": alice.project.id, "name": "part", "model": "org/m", "device_kind": "cpu"}
+    wish |= {"pool": alice.pool.id, "device_share": 400}
+    closed = owner.post("/api/v1/endpoints", wish, content_type="application/json")
+    assert closed.status_code == 422
+    assert (closed.json()["code"], closed.json()["field"]) == (
+        "pool_shares_no_devices",
+        "device_share",
+    )
+    assert owner.patch(pool, {"share_devices": True}, "application/json").status_code == 404
+    opened = operator.patch(pool, {"share_devices": True}, content_type="application/json")
+    assert opened.json()["share_devices"] is True and opened.json()["keep_block"] == 0
+    made = owner.post("/api/v1/endpoints", wish, content_type="application/json")
+    assert made.status_code == 201 and made.json()["device_share"] == 400
+    path = f"/api/v1/endpoints/{made.json()['id']}"
+    change = {"device_share": 700}
+    changed = owner.post(f"{path}/versions", change, content_type="application/json")
+    assert changed.status_code == 201, changed.content
+    assert owner.get(path).json()["device_share"] == 700

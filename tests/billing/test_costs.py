@@ -4,11 +4,12 @@ import json
 import threading
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from django.db import connection
 
-from billing import costs, errors, ledger, services, usage
+from billing import costs, errors, ledger, rating, services, usage
 from billing.models import Account, LedgerTransaction
 from tests.billing.events import MONTH, NOW, minutes, publish, seconds, tokens
 
@@ -83,6 +84,33 @@ def test_one_rounding_for_each_line_and_a_price_change_makes_two(account: Accoun
     assert found.charge == "2.05"
     (row,) = by(account, "project").rows
     assert (row.amount, row.exact) == ("2.05", "2.050000000")
+
+
+def test_parts_of_devices_stand_in_lines_of_their_own(account: Account) -> None:
+    """Together they cost what the device would; rows count them for what they are of it."""
+    publish("1.00", MONTH)
+    shares = (400, 600, 1000)
+    usage.record(seconds(account, NOW, 3600, id=f"of {share}", share=share) for share in shares)
+    running = [costs.Running("prj_1", "ep_1", "cpu", 1800, share=500)]
+    found = costs.by("endpoint", account.id, start=MONTH, end=END, running=running)
+    assert [(line.share, line.quantity, line.amount) for line in found.lines] == [
+        (1000, 3600, "1.00"),
+        (600, 3600, "0.60"),
+        (500, 1800, "0.25"),
+        (400, 3600, "0.40"),
+    ]
+    (row,) = found.rows
+    assert (row.quantities, row.exact) == ({"device_seconds": 8100}, "2.250000000")
+
+
+def test_an_hour_of_shares_is_accrued_exactly_and_once(account: Account) -> None:
+    publish("2.49", MONTH)
+    hour = NOW.replace(minute=0)
+    usage.record(seconds(account, hour, 7, id=f"of {n}", share=n) for n in (1, 333, 999))
+    posted = services.accrue(account.id, hour, now=hour + 2 * HOUR)
+    exact = [Fraction("2.49") * 7 / 3600 * n / 1000 for n in (1, 333, 999)]
+    assert posted.amount == sum((rating.rounded(one, 9) for one in exact), Decimal(0))
+    assert services.unaccrued(hour, hour + HOUR) == []
 
 
 def test_many_small_rows_do_not_drift_from_the_line(account: Account) -> None:

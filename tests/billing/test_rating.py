@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
 import pytest
@@ -20,7 +20,14 @@ amounts = st.decimals(0, 1000, places=12)
 moments = st.integers(0, 31 * 86_400).map(lambda s: START + timedelta(seconds=s))
 kinds = st.sampled_from(["", "cpu", "nvidia-h200"])
 quantities = st.lists(
-    st.builds(Quantity, st.sampled_from(METERS), st.integers(0, 10**12), moments, kinds),
+    st.builds(
+        Quantity,
+        st.sampled_from(METERS),
+        st.integers(0, 10**12),
+        moments,
+        kinds,
+        st.one_of(st.just(1000), st.integers(1, 1000)),
+    ),
     max_size=30,
 )
 # One general price from the start for each meter, so that everything has one, and changes.
@@ -152,6 +159,27 @@ def test_each_line_is_exact_and_within_half_a_cent_of_its_amount(
         assert type(line.amount) is Decimal
         assert line.amount.as_tuple().exponent == -2
         assert abs(Fraction(line.amount) - line.exact) <= Fraction(1, 200)
+
+
+def test_a_share_costs_its_thousandths_of_a_device_to_the_last_digit() -> None:
+    third = Quantity("device_seconds", 7, START, share=333)
+    (line,) = rating.rate([third], [hourly("2.49")])
+    assert line.exact == Fraction("2.49") * 7 / 3600 * 333 / 1000
+    for share in (0, 1001, 0.5):
+        with pytest.raises(TypeError):
+            Quantity("device_seconds", 1, START, share=share)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(1, 999), max_size=6), amounts)
+def test_shares_of_a_device_cost_what_the_device_would(
+    seconds: int, cuts: list[int], amount: Decimal
+) -> None:
+    edges = [0, *sorted(set(cuts)), 1000]
+    shares = [after - before for before, after in pairwise(edges)]
+    price = PriceVersion("prc_1", "device_seconds", amount, START)
+    parts = [Quantity("device_seconds", seconds, START, share=share) for share in shares]
+    whole = rating.rate([Quantity("device_seconds", seconds, START)], [price])
+    assert sum(line.exact for line in rating.rate(parts, [price])) == whole[0].exact
 
 
 @given(quantities, price_lists)

@@ -84,6 +84,17 @@ def test_what_was_served_is_settled_from_its_lease_and_the_rest_is_freed() -> No
 
 
 @pytest.mark.usefixtures("price")
+def test_a_share_reserves_and_spends_its_part() -> None:
+    whole = make("organization", 100)
+    part = Payer("org_a", "prj_a", "cpu", 1, share=250)  # an eighth of two devices
+    ask = Ask("rep_1", part, NOW, NOW + timedelta(minutes=1), NOW + timedelta(minutes=1))
+    assert not reserving.reserve([ask], reserving.payable([part]))
+    assert held(whole) == 7.5
+    settle("rep_1", part, [(NOW, 33)])
+    assert counters.current([whole], NOW)[whole.id].spent == 33 * SECOND // 8
+
+
+@pytest.mark.usefixtures("price")
 def test_the_dearest_price_of_the_time_is_reserved() -> None:
     whole = make("organization", 1000)
     publish("7200", NOW + timedelta(seconds=30), now=NOW)

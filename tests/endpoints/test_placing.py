@@ -14,13 +14,13 @@ from django.db import close_old_connections, connection, connections
 
 from controlplane.endpoints import lifecycle, placing
 from controlplane.endpoints.board import Board
-from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica
+from controlplane.endpoints.models import DeviceClaim, Endpoint, Replica, Reservation
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.placement.choose import Placement, Refusal
 from controlplane.placement.nodes import Need
-from tests.endpoints.world import WALLS, World
+from tests.endpoints.world import WALLS, World, organization
 
 
 def requested(world: World, endpoint: Endpoint) -> Replica:
@@ -124,18 +124,16 @@ def test_walls_on_a_shared_node(db: None) -> None:
 @pytest.mark.parametrize("keep_block", [0, 8])
 def test_fifty_at_once_on_a_nearly_full_pool(keep_block: int) -> None:
     """No device twice, none left over, nobody stuck: while others let go and report. Some want
-    one device, some two, some four, some a gang of two nodes; all at the same moment."""
-    world = World.build()
-    gangs = {"walls": [*WALLS["walls"], wire.Wall.GANG], "relay": "127.0.0.1:1"}
+    one device, some two, some four, some a gang of two nodes, some of two organizations a share
+    of one; all at the same moment."""
+    world = World.build(shared=True)
+    gangs = {"walls": [*WALLS["walls"], wire.Wall.GANG], "relay": "127.0.0.1:1", "shares": True}
     nodes = [world.node(f"n{n}", devices=8, inventory=gangs) for n in range(6)]
     full = world.endpoint(name="full", max_replicas=100)
     held = [world.replica(full, nodes[n // 8]) for n in range(20)]
-    Pool.objects.filter(id=world.pool.id).update(keep_block=keep_block)
-    wishes = [
-        world.endpoint(name=f"of-{count}-{size}", device_count=count, node_count=size)
-        for count, size in ((1, 1), (2, 1), (4, 1), (1, 2))
-    ]
-    crowd = [requested(world, wishes[n % 4]) for n in range(50)]
+    Pool.objects.filter(id=world.pool.id).update(keep_block=keep_block, share_devices=True)
+    wishes = wished(world)
+    crowd = [requested(world, wishes[n % 7]) for n in range(50)]
     failures: list[BaseException] = []
     start = threading.Barrier(len(crowd) + 5)
 
@@ -170,10 +168,27 @@ def test_fifty_at_once_on_a_nearly_full_pool(keep_block: int) -> None:
     for replica in sorted(crowd, key=lambda one: wishes.index(one.endpoint), reverse=True):
         placing.place(replica.id, now=later)
     sound(keep_block)
-    waiting = Replica.objects.filter(state=State.REQUESTED, endpoint=wishes[0])
+    Reservation.objects.all().delete()  # a gang that waits keeps what is left for itself
+    while isinstance(placing.place(requested(world, wishes[0]).id, now=later), Placement):
+        pass
+    sound(keep_block)
     free = Device.objects.filter(deviceclaim=None).count()
-    assert waiting.exists() and free == keep_block  # the pool is as full as it may be
+    assert free == keep_block  # the pool is as full as it may be
     assert connection.is_usable()
+
+
+def wished(world: World) -> list[Endpoint]:
+    """Of one device, of two, of four, of a gang; and of parts of one, for two organizations."""
+    wishes = [
+        world.endpoint(name=f"of-{count}-{size}", device_count=count, node_count=size)
+        for count, size in ((1, 1), (2, 1), (4, 1), (1, 2))
+    ]
+    other = organization("other")
+    wishes += [
+        world.endpoint(name=f"part-{share}", device_share=share, project=project)
+        for share, project in ((300, world.project), (450, world.project), (450, other))
+    ]
+    return wishes
 
 
 @contextmanager
@@ -187,7 +202,13 @@ def connections_for(count: int) -> Iterator[None]:
 
 
 def sound(keep_block: int) -> None:
-    """Each replica that is placed holds exactly what it needs, where it stands."""
+    """Each replica that is placed holds exactly what it needs, where it stands, and no device is
+    oversold or serves two organizations."""
+    for device in Device.objects.prefetch_related("deviceclaim_set__replica__endpoint__project"):
+        there = device.deviceclaim_set.all()
+        assert sum(one.milli for one in there) <= 1000
+        assert len({one.replica.endpoint.project.organization_id for one in there}) <= 1
+        assert all(one.milli == one.replica.endpoint.device_share for one in there)
     claims = Counter(DeviceClaim.objects.values_list("replica_id", "device__node_id"))
     expected: Counter[tuple[str, str | None]] = Counter()
     for replica in Replica.objects.filter(state=State.PLACED).select_related("endpoint"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -144,6 +145,28 @@ def test_more_devices_are_advised_where_a_node_has_them(world: World) -> None:
         **wish(world, engine_args={"max_model_len": 65_536, "enforce_eager": True}, device_count=2)
     )
     assert outlook(two)["verdict"] in ("fits", "tight")
+
+
+def test_a_share_is_judged_by_its_part_of_the_memory(world: World) -> None:
+    """And by neighbours that have taken all the rest."""
+    gpus(world, H200)
+    world.pool.share_devices = True
+    world.pool.save()
+    asked = wish(world, device_kind=H200, engine_args={"max_model_len": 8192})
+    with pytest.raises(DoesNotFit) as refused:
+        world.endpoint(**asked, device_share=80)
+    assert refused.value.field == "device_share"
+    assert "It does not fit on 80 thousandths of nvidia-h200" in str(refused.value)
+    (larger,) = re.findall(r"device_share = (\d+)", str(refused.value))
+    assert 150 <= int(larger) <= 250  # a fifth of 141 GB for 16 GB of weights
+    endpoint = world.endpoint(**asked, device_share=int(larger))
+    assert outlook(endpoint)["verdict"] == "fits"
+    asked |= {"name": "larger", "engine_args": {"max_model_len": 131072}}
+    part, whole = (
+        world.endpoint(**(asked | {"name": f"e{n}", "device_share": n})) for n in (400, 1000)
+    )
+    room = [outlook(one)["prediction"]["budget_bytes"] for one in (part, whole)]
+    assert room[0] == pytest.approx(0.4 * room[1], rel=0.001)
 
 
 def test_what_is_tight_warns_until_it_has_started(world: World, gpu: Node) -> None:

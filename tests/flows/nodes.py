@@ -123,11 +123,16 @@ class Fleet:
 
 
 @contextmanager
-def fleet(stoa: Stoa, count: int) -> Iterator[Fleet]:
-    """Their relays are the only way to them, and the gateway holds the certificate for it."""
+def fleet(stoa: Stoa, count: int, *, open_to_all: bool = False) -> Iterator[Fleet]:
+    """Their relays are the only way to them, and the gateway holds the certificate for it.
+
+    `open_to_all`: of no organization alone, with devices that replicas of one may share.
+    """
     with Operator(stoa) as operator, tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as root:
         owner = stoa.api.endpoint("hello")["organization"]
         wish = {"region": REGION, "name": "fleet", "organization": owner}
+        if open_to_all:
+            wish |= {"name": "open", "organization": None, "share_devices": True}
         pool = operator.post("/pools", wish)["id"]
         hosts = [_join(stoa, operator, pool, Path(root), n) for n in range(count)]
         try:

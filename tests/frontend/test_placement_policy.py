@@ -20,6 +20,13 @@ def test_a_block_is_kept_and_given_back(alice: House, operator: Client) -> None:
     assert wrong.status_code == 422 and Pool.objects.get(pk=alice.pool.id).keep_block == 0
 
 
+def test_devices_are_shared_where_the_policy_says_so(alice: House, operator: Client) -> None:
+    path = f"/pools/{alice.pool.id}/placement"
+    for said, shared in (({"share_devices": "on"}, True), ({}, False)):
+        assert operator.post(path, {"keep_block": "0"} | said, follow=True).status_code == 200
+        assert Pool.objects.get(pk=alice.pool.id).share_devices is shared
+
+
 def test_it_is_the_operators(alice: House) -> None:
     path = f"/pools/{alice.pool.id}/placement"
     answer = signed_in(alice.owner).post(path, {"keep_block": "8"})

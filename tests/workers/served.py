@@ -15,7 +15,12 @@ MONTH = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 
 
-def endpoint(name: str = "chat", device_count: int = 1, device_kind: str = "cpu") -> Endpoint:
+def endpoint(
+    name: str = "chat",
+    device_count: int = 1,
+    device_kind: str = "cpu",
+    device_share: int = 1000,
+) -> Endpoint:
     """An endpoint of an organization of its own, with the default prices published."""
     prices.publish_defaults(actor=audit.SYSTEM, now=MONTH)
     region, _ = Region.objects.get_or_create(
@@ -37,6 +42,7 @@ def endpoint(name: str = "chat", device_count: int = 1, device_kind: str = "cpu"
         model="tiny",
         device_kind=device_kind,
         device_count=device_count,
+        device_share=device_share,
         created_at=MONTH,
     )
     version_spec.begin(endpoint, now=MONTH)

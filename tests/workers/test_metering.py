@@ -5,14 +5,16 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 
-from billing import ledger, reserving, usage
+from billing import costs, ledger, rating, reserving, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
+from controlplane.endpoints import running
 from controlplane.endpoints.models import ServingInterval
 from tests.workers import served
 from tests.workers.served import MONTH, NOON
@@ -293,6 +295,22 @@ def test_seconds_are_charged_for_each_device_by_the_minute() -> None:
     assert (second.quantity, second.basis, second.device_kind) == (60 * 4, "charge", "cpu")
     stretch.refresh_from_db()
     assert stretch.metered_s == 105
+
+
+def test_a_shared_device_is_charged_by_what_is_held_of_it() -> None:
+    """The event keeps the seconds and the share; what they cost is exact, running or metered."""
+    endpoint = served.endpoint(device_share=333)
+    served.interval(endpoint, NOON, 70.0)
+    assert metering.meter_replicas(NOON + timedelta(seconds=70)) == 1
+    event = UsageEvent.objects.get()
+    assert (event.quantity, event.share, event.basis) == (60, 333, "charge")
+    account = endpoint.project.organization.account_id
+    now = NOON + timedelta(seconds=70)
+    found = costs.so_far(account, now=now, running=running.running(account, now=now))
+    (line,) = found.lines
+    price = Fraction(line.unit_amount)
+    assert (line.share, line.quantity) == (333, 70)
+    assert found.charge_exact == f"{rating.rounded(70 * price / 3600 * 333 / 1000, 9):f}"
 
 
 def test_the_end_of_a_stretch_and_its_late_report_are_metered() -> None:

@@ -1,5 +1,6 @@
 """What a replica asks about its devices before a start; reaper/devices.py answers."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from controlplane.fleet import wire
@@ -18,6 +19,6 @@ class Verdict(Protocol):
 class Cleanliness(Protocol):
     """What proves devices clean. Blocking."""
 
-    def prove(self, spec: wire.ReplicaSpec) -> Verdict: ...
+    def prove(self, spec: wire.ReplicaSpec, beside: Collection[str] = ()) -> Verdict: ...
 
     def started(self, spec: wire.ReplicaSpec, running: Running) -> None: ...

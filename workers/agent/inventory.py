@@ -49,6 +49,7 @@ def collect(
         missing_walls=dict(missing_walls or {}),
         engines=list(engines),
         containers=containers,
+        shares=True,
     )
 
 

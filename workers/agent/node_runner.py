@@ -255,7 +255,7 @@ class NodeRunner:
             standby=self._lend(spec, fetched.environment),
             template=template,
             marks=processes.marks(self._settings.directory, spec.replica_id),
-            threads=self._threads(kind),
+            threads=max(1, self._threads(kind) * spec.device_share // 1000),
             flags=self._tuning.choose(spec, fetched.environment, kind),
             kept=self._homes / engines.KEPT,
             kept_bytes=self._settings.caches_bytes,

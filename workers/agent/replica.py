@@ -71,13 +71,15 @@ class Replica:
         changed: Callable[[], None],
         address: Callable[[Running], str] = lambda running: f"unix:{running.socket}",
         devices_busy: Callable[["Replica"], bool] = lambda _: False,
+        turn: Callable[[Record], bool] = lambda _: True,
+        beside: Callable[[Record], list[str]] = lambda _: [],
         devices: Cleanliness | None = None,
     ) -> None:
         self.record = record
         self.unlisted = False  # nobody wants it; kept until its last log lines are away
         self._store, self._runner, self._clock = store, runner, clock
         self._changed, self._address, self._devices_busy = changed, address, devices_busy
-        self._devices = devices
+        self._devices, self._turn, self._beside = devices, turn, beside
         self._stopping = asyncio.Event()
         self._nudged = asyncio.Event()  # the wish has changed: look at once
         self._wants_sleep = record.phase is Phase.ASLEEP
@@ -199,8 +201,7 @@ class Replica:
     # --- steps ---------------------------------------------------------------------
 
     async def _fetch(self) -> None:
-        record, spec = self.record, self.record.spec
-        given_up = False
+        record, spec, given_up = self.record, self.record.spec, False
         if not record.brought and not await threads.call(self._runner.here, spec):
             record.brought = True
             self._store.save(record)
@@ -237,9 +238,9 @@ class Replica:
                 else:
                     await self._pause()
                 return
-            if not record.go:
-                # Of a gang nobody starts before each member has what it needs, so that none
-                # waits with an engine for another's download. It is no stall of ours.
+            if not record.go or not self._turn(record):
+                # Of a gang nobody starts before each member has what it needs, so that none waits
+                # with an engine for another's download; of sharers one at a time. No stall of ours.
                 self._progress.told(self._clock())
                 await self._pause()
                 return
@@ -269,10 +270,9 @@ class Replica:
 
     async def _devices_clean(self) -> bool:
         """Whether nothing of an engine before is left on them; one that stays dirty is no place."""
-        if self._devices is None:
-            return True
-        verdict = await threads.call(self._devices.prove, self.record.spec)
-        if not verdict.why:
+        spec, beside, devices = self.record.spec, self._beside(self.record), self._devices
+        verdict = await threads.call(devices.prove, spec, beside) if devices else None
+        if verdict is None or not verdict.why:
             return True
         if verdict.over:
             await self._fail(DEVICE_DIRTY, verdict.why)

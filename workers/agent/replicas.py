@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from controlplane.fleet import wire
-from workers.agent import gang, logs, processes, threads
+from workers.agent import gang, logs, processes, sharers, threads
 from workers.agent.cleanliness import Cleanliness
 from workers.agent.engines import Running
 from workers.agent.reaper.things import Expected
@@ -48,6 +48,7 @@ class Replicas:
         self._all: dict[str, Replica] = {}
         self._gone: dict[str, wire.ReplicaReport] = {}  # asked to stop, and never ours
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sharers = sharers.Sharers()
         self.version = 0  # of the newest wish list that was taken account of
 
     # --- what there is -----------------------------------------------------------------
@@ -215,16 +216,28 @@ class Replicas:
             changed=self._changed,
             address=self._address,
             devices_busy=self._devices_busy,
+            turn=lambda record: self._sharers.turn(record, self._records()),
+            beside=self._beside,
             devices=self._devices,
         )
         self._all[replica.id] = replica
         if not replica.ended:
             self._tasks[replica.id] = asyncio.create_task(replica.run(), name=replica.id)
 
+    def _records(self) -> list[Record]:
+        return [replica.record for replica in self]
+
+    def _beside(self, record: Record) -> list[str]:
+        """Ids of those that live on its device with it."""
+        found = sharers.beside(record.spec, self._records())
+        return [one.spec.replica_id for one in found]
+
     def _devices_busy(self, replica: Replica) -> bool:
         wanted = set(replica.record.spec.device_indexes)
+        beside = self._beside(replica.record)
         return any(
             other is not replica
+            and other.id not in beside
             and not other.ended
             and other.record.running is not None
             and wanted & set(other.record.spec.device_indexes)

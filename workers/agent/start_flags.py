@@ -126,12 +126,17 @@ def choose(
     return chosen
 
 
+def _given(spec: wire.ReplicaSpec) -> set[str]:
+    """What the endpoint settles itself; a share settles the memory."""
+    return {*spec.engine_args, *(("gpu_memory_utilization",) if spec.device_share < 1000 else ())}
+
+
 def _applies(rule: Rule, spec: wire.ReplicaSpec, device_kind: str, packages: Path) -> bool:
     return (
         spec.engine == rule.engine
         and device_kind.startswith(rule.devices)
         and len(spec.device_indexes) >= rule.least_devices
-        and not {rule.flag, *rule.unless} & spec.engine_args.keys()
+        and not {rule.flag, *rule.unless} & _given(spec)
         and (spec.may_sleep or not rule.only_to_zero)
         and (not rule.package or (packages / rule.package).is_dir())
     )

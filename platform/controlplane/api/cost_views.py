@@ -49,6 +49,7 @@ class UsageView(serializers.ModelSerializer[UsageEvent]):
             "meter",
             "basis",
             "quantity",
+            "share",
             "flags",
         )
 

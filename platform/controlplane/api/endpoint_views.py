@@ -221,6 +221,7 @@ class EndpointView(RolloutStatus, serializers.ModelSerializer[Endpoint]):
             "device_kind",
             "device_count",
             "node_count",
+            "device_share",
             "min_replicas",
             "max_replicas",
             "scale_to_zero_timeout_s",
@@ -304,6 +305,11 @@ class EndpointBody(serializers.Serializer[Any]):
     device_kind = serializers.CharField(max_length=64)
     device_count = serializers.IntegerField(default=1, help_text="Of each node.")
     node_count = serializers.IntegerField(default=1, help_text="That one replica stands on.")
+    device_share = serializers.IntegerField(
+        default=1000,
+        help_text="Thousandths of its one device, 1 to 1000: replicas of the organization share "
+        "the rest, where the pool's policy and the engine (vLLM without an image) allow it.",
+    )
     min_replicas = serializers.IntegerField(default=1)
     max_replicas = serializers.IntegerField(default=None, allow_null=True)
     scale_to_zero_timeout_s = serializers.IntegerField(default=3600)

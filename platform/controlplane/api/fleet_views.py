@@ -41,12 +41,16 @@ class PoolView(serializers.ModelSerializer[Pool]):
     class Meta:
         model = Pool
         fields = (
-            *("id", "object", "region", "country", "name", "keep_block", "devices", "created_at"),
+            *("id", "object", "region", "country", "name", "keep_block", "share_devices"),
+            *("devices", "created_at"),
         )
 
     @extend_schema_field(DeviceOffer(many=True))
     def get_devices(self, pool: Pool) -> list[dict[str, Any]]:
         return [asdict(offer) for offer in offers.devices([pool])]
+
+
+_SHARE = "Whether replicas of one organization may share a device."
 
 
 class PoolBody(serializers.Serializer[Any]):
@@ -59,10 +63,14 @@ class PoolBody(serializers.Serializer[Any]):
         help_text="Of its aligned blocks of so many devices one stays free for replicas that need "
         "all of it: 0 (none), 2, 4 or 8.",
     )
+    share_devices = serializers.BooleanField(default=False, help_text=_SHARE)
 
 
 class PlacementPolicyBody(serializers.Serializer[Any]):
-    keep_block = serializers.IntegerField(help_text="0 (none), 2, 4 or 8.")
+    """What is absent stays."""
+
+    keep_block = serializers.IntegerField(required=False, help_text="0 (none), 2, 4 or 8.")
+    share_devices = serializers.BooleanField(required=False, help_text=_SHARE)
 
 
 class RegionView(serializers.ModelSerializer[Region]):
@@ -169,6 +177,7 @@ class Pools(HouseViewSet):
             organization=owner,
             share_standby=body["share_standby"],
             keep_block=body["keep_block"],
+            share_devices=body["share_devices"],
             actor=self.principal.actor,
             now=self.now,
         )
@@ -176,7 +185,7 @@ class Pools(HouseViewSet):
 
     @extend_schema(request=PlacementPolicyBody, responses=PoolView)
     def partial_update(self, request: Request, pk: str) -> Response:
-        """What placement keeps free from here on; nobody is moved for it."""
+        """What placement keeps free and shares from here on; nobody is moved for it."""
         access.operator(self.principal)
         body = self.checked(request, PlacementPolicyBody)
         pool = Pool.objects.select_related("region").filter(pk=pk).first()

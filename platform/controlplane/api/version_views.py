@@ -126,6 +126,7 @@ class ChangeBody(serializers.Serializer[Any]):
     )
     device_kind = serializers.CharField(max_length=64, required=False)
     device_count = serializers.IntegerField(required=False)
+    device_share = serializers.IntegerField(required=False, help_text="Thousandths of its device.")
     note = serializers.CharField(required=False, allow_blank=True, help_text="Why.")
     rollout = RolloutBody(required=False)
 

@@ -9,6 +9,7 @@ several may look at once. `forecast_facts` has their shapes.
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 from django.conf import settings
@@ -27,6 +28,7 @@ from controlplane.endpoints.engine_speed import Unforeseen
 from controlplane.endpoints.models import Endpoint
 from controlplane.placement import costs
 from controlplane.placement.memory.estimates import Estimate
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.speed import forecasts
 from controlplane.placement.speed.corrections import LEAST_REQUESTS, Canary, Corrected
 from controlplane.placement.speed.forecasts import Runtime
@@ -247,7 +249,7 @@ def _cost(row: Forecast, seconds: Estimate, tokens: Sequence[float], now: dateti
     price = engine_speed.standing(endpoint, now).price
     if price is None:
         return None
-    devices = _devices(row, now)
+    devices = _devices(row, now) * Fraction(endpoint.device_share, WHOLE)
     p50, p95 = (costs.of_seconds(price, devices, each) for each in (seconds.p50, seconds.p95))
     return Cost(price.currency, "device_seconds", p50, p95)
 

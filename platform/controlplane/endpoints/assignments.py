@@ -18,6 +18,7 @@ from controlplane.endpoints.models import Member, Replica
 from controlplane.endpoints.states import LIVE, State
 from controlplane.fleet import agent_rollouts, engines, revoking, wire
 from controlplane.fleet.models import Node
+from controlplane.placement.mix import WHOLE
 
 
 def desired(node: Node, now: datetime) -> wire.Desired:
@@ -90,7 +91,7 @@ def _desired(replica: Replica, *, drains: bool = True) -> wire.DesiredReplica:
 
 def _spec(replica: Replica) -> wire.ReplicaSpec:
     endpoint, version = replica.endpoint, replica.version
-    engine = engines.of(version.spec["engine"])
+    engine, shares = engines.of(version.spec["engine"]), version.device_share < WHOLE
     return wire.ReplicaSpec(
         replica_id=replica.id,
         endpoint_id=endpoint.id,
@@ -113,5 +114,7 @@ def _spec(replica: Replica) -> wire.ReplicaSpec:
         egress=endpoint.project.organization.egress if version.image else [],
         egress_networks=endpoint.pool.egress_networks if version.image else [],
         # What always serves would pay for the ability and never use it.
-        may_sleep=endpoint.min_replicas == 0 and engine.can.sleep,
+        # Whoever shares a device keeps its part of the memory: a neighbour counts on what is left.
+        may_sleep=endpoint.min_replicas == 0 and engine.can.sleep and not shares,
+        device_share=version.device_share,
     )

@@ -72,11 +72,11 @@ class Board:
             self._mixes[key] = _mix(endpoint.pool_id, kind)
         return self._mixes[key]
 
-    def took(self, endpoint: Endpoint, kind: str, placed: Placement) -> None:
-        nodes, taken = self._nodes(endpoint, kind), set(placed.device_ids)
+    def took(self, endpoint: Endpoint, need: Need, placed: Placement) -> None:
+        nodes, taken = self._nodes(endpoint, need.kind), set(placed.device_ids)
         if node := nodes.get(placed.node_id):
-            left = tuple(one for one in node.free if one.id not in taken)
-            nodes[node.node_id] = replace(node, free=left)
+            left = [_left(one, need) if one.id in taken else one for one in node.free]
+            nodes[node.node_id] = replace(node, free=tuple(one for one in left if one.milli > 0))
 
     def forget(self, endpoint: Endpoint, kind: str) -> None:
         """It is old: read anew."""
@@ -119,6 +119,10 @@ class Board:
         return self._weights[endpoint.id]
 
 
+def _left(device: FreeDevice, need: Need) -> FreeDevice:
+    return replace(device, milli=device.milli - need.milli, organization_id=need.organization_id)
+
+
 def walled(walls: Iterable[str]) -> bool:
     """Whether a node's engines cannot reach each other: a user of its own, and no shared
     loopback."""
@@ -133,16 +137,8 @@ def _as_seen(
     reserved: _Reserved,
     replica_id: str,
 ) -> Candidate:
-    kept = claiming.before(replica_id, reserved)
-    there = min(kept, len(node.free))
-    return replace(
-        node,
-        siblings=siblings,
-        weights=weights or Weights.NONE,
-        reserved=there,
-        awaited=kept - there,
-        free=node.free[: len(node.free) - there],
-    )
+    seen = claiming.but_reserved(node, claiming.before(replica_id, reserved))
+    return replace(seen, siblings=siblings, weights=weights or Weights.NONE)
 
 
 def _reserved(pool_id: str, kind: str, now: datetime) -> dict[str, _Reserved]:
@@ -159,8 +155,10 @@ def _mix(pool_id: str, kind: str) -> Mix:
     """Each endpoint as often as it may have replicas; and a little of any block, for who comes."""
     rows = Endpoint.objects.filter(pool=pool_id, device_kind=kind, deleted_at=None)
     asked: Counter[Shape] = Counter({Shape(count): 1 for count in (1, 2, 4, 8)})
-    for count, replicas in rows.order_by().values_list("device_count", "max_replicas"):
-        asked[Shape(count)] += replicas
+    for count, milli, replicas in rows.order_by().values_list(
+        "device_count", "device_share", "max_replicas"
+    ):
+        asked[Shape(count, milli)] += replicas
     return Mix(asked)
 
 
@@ -171,6 +169,7 @@ def _nodes(
     pool = endpoint.pool
     values: dict[str, Any] = {"pool": endpoint.pool_id, "kind": kind, "now": now}
     values |= {"most": most, "near": near}
+    parts = claiming.partly_free(pool.id, kind) if pool.share_devices else {}
     with connection.cursor() as cursor:
         cursor.execute(_STATEMENT, values)
         return {
@@ -180,17 +179,31 @@ def _nodes(
                 free=tuple(
                     FreeDevice(device, index, kind)
                     for device, index in zip(devices, indexes, strict=True)
-                ),
+                )
+                + tuple(parts.get(id, ())),
                 total=total,
                 sick=sick,
                 closed=closed,
                 organization_id=pool.organization_id or "",
                 region=pool.region_id,
                 keep_block=pool.keep_block,
+                shares=pool.share_devices,
+                can_share=can_share,
                 walled=walled(walls.split()),
                 containers=bool(containers),
             )
-            for id, name, closed, walls, containers, total, sick, devices, indexes in cursor
+            for (
+                id,
+                name,
+                closed,
+                walls,
+                containers,
+                can_share,
+                total,
+                sick,
+                devices,
+                indexes,
+            ) in cursor
         }
 
 
@@ -202,8 +215,8 @@ WITH drawn AS (
              IS NOT TRUE, id = ANY (%(near)s) DESC, random()
     LIMIT %(most)s
 ), free AS (
-    SELECT d.node_id, count(*) FILTER (WHERE d.takes) AS total,
-           count(*) FILTER (WHERE NOT d.takes) AS sick,
+    SELECT d.node_id, count(DISTINCT d.id) FILTER (WHERE d.takes) AS total,
+           count(DISTINCT d.id) FILTER (WHERE NOT d.takes) AS sick,
            array_agg(d.id ORDER BY d.index) FILTER (WHERE d.takes AND d.free) AS ids,
            array_agg(d.index ORDER BY d.index) FILTER (WHERE d.takes AND d.free) AS indexes
     FROM (
@@ -225,6 +238,7 @@ SELECT n.id, n.name,
            SELECT string_agg(wall, ' ') FROM jsonb_array_elements_text(n.inventory -> 'walls') wall
        ), ''),
        COALESCE(n.inventory ->> 'containers', ''),
+       COALESCE(n.inventory ->> 'shares', '') = 'true',
        COALESCE(f.total, 0), COALESCE(f.sick, 0),
        COALESCE(f.ids, '{}'), COALESCE(f.indexes, '{}')
 FROM drawn

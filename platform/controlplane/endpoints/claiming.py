@@ -1,10 +1,15 @@
 """What a node can give now, for who holds its row's lock."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from controlplane.endpoints.models import PlacementNote, Reservation
+from django.db.models import Sum
+
+from controlplane.endpoints.models import DeviceClaim, PlacementNote, Reservation
 from controlplane.fleet.models import Device, Node, Pool
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.nodes import Candidate, FreeDevice, Need, devices, whole_blocks
 
 
@@ -13,10 +18,10 @@ def free(node: Node, need: Need, now: datetime) -> tuple[str, ...] | None:
     nobody, or where its pool keeps them, or they are reserved. `need.lot` is the replica's id."""
     if not node.schedulable(now) or node.drain_requested_at is not None:
         return None
-    here = _here(node, need)
-    if len(here.free) < need.count + _reserved(node, need, now):
+    if need.milli < WHOLE and not (node.pool.share_devices and shares(node.inventory)):
         return None
-    ids = devices(need, here)
+    here = _here(node, need)
+    ids = devices(need, but_reserved(here, _reserved(node, need, now)))
     if not ids or _breaks_the_last_block(node, need, here, ids, now):
         return None
     return ids
@@ -51,13 +56,47 @@ def before(replica_id: str, reserved: Iterable[tuple[str, int]]) -> int:
     return found
 
 
+def shares(inventory: Mapping[str, object]) -> bool:
+    """Whether its agent knows how replicas share a device."""
+    return inventory.get("shares") is True
+
+
+def but_reserved(node: Candidate, kept: int) -> Candidate:
+    """Without so many whole devices, which are free and for others. Where others wait for more than
+    are free, parts of devices are kept too: what is shared may be coming free as a whole."""
+    entire = [one.id for one in node.free if one.milli == WHOLE]
+    there = min(kept, len(entire))
+    gone = set(entire[len(entire) - there :])
+    left = tuple(one for one in node.free if one.id not in gone) if kept == there else ()
+    return replace(node, free=left, reserved=there, awaited=kept - there)
+
+
+def partly_free(pool_id: str, kind: str, node_id: str = "") -> dict[str, list[FreeDevice]]:
+    """By node, the devices that are shared and have some thousandths left."""
+    on = {"device__node": node_id} if node_id else {"device__node__pool": pool_id}
+    parts = DeviceClaim.objects.filter(
+        **on, milli__lt=WHOLE, device__kind=kind, device__healthy=True, device__retiring_at=None
+    )
+    rows = parts.values_list(
+        *("device__node_id", "device_id", "device__index"),
+        "replica__endpoint__project__organization_id",
+    )
+    found: defaultdict[str, list[FreeDevice]] = defaultdict(list)
+    for node, id, index, organization_id, held in rows.annotate(held=Sum("milli")):
+        if held < WHOLE:
+            found[node].append(FreeDevice(id, index, kind, WHOLE - held, organization_id))
+    return found
+
+
 def _here(node: Node, need: Need) -> Candidate:
     there = Device.objects.filter(
         node=node, healthy=True, retiring_at=None, kind=need.kind, deviceclaim__isnull=True
     )
     rows = there.order_by("index").values_list("id", "index")
-    found = tuple(FreeDevice(id, index, need.kind) for id, index in rows)
-    return Candidate(node.id, node.name, found)
+    found = [FreeDevice(id, index, need.kind) for id, index in rows]
+    if need.milli < WHOLE:
+        found += partly_free(node.pool_id, need.kind, node.id).get(node.id, ())
+    return Candidate(node.id, node.name, tuple(found))
 
 
 def _breaks_the_last_block(

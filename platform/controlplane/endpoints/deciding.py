@@ -203,7 +203,7 @@ def _hourly(
     ):
         price = rating.price_at(listed, Meter.DEVICE_SECONDS, one.device_kind, now, "EUR")
         amount = price.amount * one.devices_each if price else Decimal(0)
-        each[one.endpoint_id, one.number] = amount
+        each[one.endpoint_id, one.number] = amount * one.device_share / rating.WHOLE
     return {
         id: sum((each[id, number] for number in some), Decimal(0)) / len(some)
         for id, some in numbers.items()

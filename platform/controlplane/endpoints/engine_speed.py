@@ -19,6 +19,7 @@ from controlplane.fleet.models import Device as DeviceRow
 from controlplane.placement import devices
 from controlplane.placement.devices import Device
 from controlplane.placement.memory.predict import Question, served
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import engines, refining
 from controlplane.placement.speed.corrections import Key, likeness
@@ -70,6 +71,8 @@ def engine(endpoint: Endpoint, shape: Shape, at_once: int, share: float, now: da
         raise Unforeseen("the speed of an image of one's own is not known")
     if endpoint.engine != "vllm":
         raise Unforeseen(f"predictions are of vLLM's speed, not of {endpoint.engine}'s")
+    if endpoint.device_share < WHOLE:
+        raise Unforeseen("the speed of a shared device is not known")
     try:
         with questions.sense():
             asked, learned = _question(endpoint, now)

@@ -48,6 +48,7 @@ def payer(endpoint: Endpoint, version: EndpointVersion) -> Payer:
         endpoint.project_id,
         version.device_kind,
         version.devices_each,
+        version.device_share,
     )
 
 

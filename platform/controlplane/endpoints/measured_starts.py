@@ -22,6 +22,7 @@ from controlplane.placement.memory import engine
 from controlplane.placement.memory.learning import Start, published
 from controlplane.placement.memory.predict import Question, learned
 from controlplane.placement.memory.startup_log import Printed
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.refusals import Refusal
 from controlplane.tenancy.models import Organization
 
@@ -113,6 +114,8 @@ def _learned(
         raise Refusal("an engine that we bring")
     if spec.device_kind == questions.CPU or replica.node_count > 1:
         raise Refusal("GPUs of one node")
+    if spec.device_share < WHOLE:
+        raise Refusal("a device of its own: what neighbours take and free blurs the figures")
     asked = questions.arguments(spec.model, spec.spec["engine_args"])
     if asked.kv_cache_memory_bytes is not None or "kv_cache_memory_bytes" in said.start_flags:
         raise Refusal("a cache that the engine measured itself")

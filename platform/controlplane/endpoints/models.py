@@ -59,6 +59,7 @@ class Endpoint(models.Model):
     device_kind = models.CharField(max_length=64)
     device_count = models.PositiveSmallIntegerField(default=1)  # of each node
     node_count = models.PositiveSmallIntegerField(default=1)  # that one replica stands on
+    device_share = models.PositiveSmallIntegerField(default=1000)  # thousandths of its one device
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
     scale_to_zero_timeout_s = models.PositiveIntegerField(default=3600)
@@ -97,6 +98,11 @@ class Endpoint(models.Model):
                 fields=("region_code", "name"),
                 condition=Q(deleted_at=None, shared_at__isnull=False, unshared_at=None),
                 name="endpoint_shared_name",
+            ),
+            models.CheckConstraint(
+                condition=Q(device_share=1000)
+                | Q(device_share__gte=1, device_share__lt=1000, device_count=1, node_count=1),
+                name="endpoint_shares_one_device",
             ),
             models.CheckConstraint(
                 condition=Q(max_replicas__gte=1) & Q(min_replicas__lte=models.F("max_replicas")),
@@ -198,13 +204,26 @@ class Member(models.Model):
 
 
 class DeviceClaim(models.Model):
-    """A replica holds a device. The unique device makes overselling impossible."""
+    """A replica holds a device, or thousandths of it.
 
-    device = models.OneToOneField(Device, primary_key=True, on_delete=models.PROTECT)
+    A trigger (migration 0037) makes overselling impossible: of a device never more than 1000 are
+    held, and by replicas of one organization alone.
+    """
+
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, db_index=False)
     replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="claims")
+    milli = models.PositiveSmallIntegerField(default=1000)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("device", "replica"), name="deviceclaim_once"),
+            models.CheckConstraint(
+                condition=Q(milli__gte=1, milli__lte=1000), name="deviceclaim_milli"
+            ),
+        )
 
     def __str__(self) -> str:
-        return f"{self.device_id} {self.replica_id}"
+        return f"{self.device_id} {self.milli} {self.replica_id}"
 
 
 class Transition(models.Model):

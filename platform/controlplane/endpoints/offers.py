@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from controlplane.endpoints.models import DeviceClaim
 from controlplane.fleet.models import Device, Pool
 from controlplane.tenancy.models import Organization
 
@@ -36,7 +37,8 @@ def devices(pools: Iterable[Pool]) -> list[Offer]:
         node__cordoned_at=None,
         healthy=True,
     )
-    rows = list(taking.values_list("kind", "node_id", "memory_bytes", "deviceclaim"))
+    held = Exists(DeviceClaim.objects.filter(device=OuterRef("pk")))
+    rows = list(taking.values_list("kind", "node_id", "memory_bytes", held))
     offers = []
     for kind in sorted({row[0] for row in rows}):
         mine = [row for row in rows if row[0] == kind]
@@ -44,7 +46,7 @@ def devices(pools: Iterable[Pool]) -> list[Offer]:
             Offer(
                 kind=kind,
                 total=len(mine),
-                free=sum(row[3] is None for row in mine),
+                free=sum(not row[3] for row in mine),
                 most_on_a_node=max(Counter(row[1] for row in mine).values()),
                 memory_bytes=min(row[2] for row in mine),
             )

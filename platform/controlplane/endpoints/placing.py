@@ -57,7 +57,7 @@ def place(
             return answer
         refused = replica.reason in _REFUSED
         if (taken := _take(replica, need, answer, now, refused)) is not None:
-            board.took(endpoint, need.kind, taken)
+            board.took(endpoint, need, taken)
             return taken
         if not Replica.objects.filter(id=replica_id, state=State.REQUESTED).exists():
             return None
@@ -111,6 +111,7 @@ def _need(replica: Replica) -> Need:
     return Need(
         kind=version.device_kind,
         count=version.device_count,
+        milli=version.device_share,
         organization_id=endpoint.project.organization_id,
         shared=endpoint.pool.organization_id is None,
         image=engine_versions.from_image(version),
@@ -149,7 +150,8 @@ def _take(
         if not moved:
             return None
         DeviceClaim.objects.bulk_create(
-            DeviceClaim(device_id=device_id, replica_id=replica_id) for device_id in device_ids
+            DeviceClaim(device_id=device_id, replica_id=replica_id, milli=need.milli)
+            for device_id in device_ids
         )
         claiming.note(replica_id, rejected, now)
         return Placement(node_id, device_ids, chosen.rejected)

@@ -13,10 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from controlplane.endpoints import lifecycle
+from controlplane.endpoints import lifecycle, sharers
 from controlplane.endpoints.models import Activity, DeviceClaim, Replica, Reservation
 from controlplane.endpoints.states import LIVE, Reason, State
-from controlplane.placement.nodes import Candidate, Need, obstacle
+from controlplane.placement.mix import WHOLE
+from controlplane.placement.nodes import Candidate, Need, devices, obstacle
 from controlplane.placement.preempt import Holder, Room, Tier, make_room
 
 RESERVED = timedelta(seconds=30)  # each time that it is asked for anew
@@ -39,7 +40,7 @@ def for_replica(
     free = {node.node_id: _free(need, node) for node in able}
     if len(free) < size:
         return False
-    going, holders = _held(free, need.kind, _may_take(replica, now), now)
+    going, holders = _held(free, need, _may_take(replica, now), now)
     for node in able:  # others have waited for that
         going[node.node_id] = max(0, going[node.node_id] - node.awaited)
     rooms = _rooms(need.count, size, free, going, holders)
@@ -49,9 +50,8 @@ def for_replica(
         return False
     for victim in (victim for room in rooms for victim in room.victims):
         was = State.ASLEEP if victim.tier is Tier.ASLEEP else State.READY
-        lifecycle.advance(
-            victim.replica_id, State.DRAINING, reason=Reason.YIELDED, now=now, expected=was
-        )
+        for id in (victim.replica_id, *victim.others):
+            lifecycle.advance(id, State.DRAINING, reason=Reason.YIELDED, now=now, expected=was)
     _reserve(replica.id, [room.node_id for room in rooms], need, now)
     return True
 
@@ -96,7 +96,9 @@ def _reserve(replica_id: str, node_ids: Collection[str], need: Need, now: dateti
 
 
 def _free(need: Need, node: Candidate) -> int:
-    return sum(one.kind == need.kind for one in node.free)
+    if need.milli < WHOLE:
+        return len(devices(need, node))
+    return sum(one.kind == need.kind and one.milli == WHOLE for one in node.free)
 
 
 def _may_take(replica: Replica, now: datetime) -> frozenset[Tier]:
@@ -112,7 +114,7 @@ def _may_take(replica: Replica, now: datetime) -> frozenset[Tier]:
 
 
 def _held(
-    node_ids: Iterable[str], kind: str, tiers: Collection[Tier], now: datetime
+    node_ids: Iterable[str], need: Need, tiers: Collection[Tier], now: datetime
 ) -> tuple[Counter[str], list[Holder]]:
     """What comes free by itself on each node, and who could be made to go.
 
@@ -121,15 +123,26 @@ def _held(
     going: Counter[str] = Counter()
     held: Counter[tuple[str, str]] = Counter()
     rows: dict[str, tuple[str, datetime]] = {}
+    parts: list[sharers.Part] = []
     claims = DeviceClaim.objects.filter(
-        device__node__in=list(node_ids), device__kind=kind, device__healthy=True
+        device__node__in=list(node_ids), device__kind=need.kind, device__healthy=True
     )
     told = claims.values_list(
         *("device__node_id", "replica_id", "replica__state", "replica__state_at"),
-        "replica__node_count",
+        *("replica__node_count", "device_id", "milli"),
+        "replica__endpoint__project__organization_id",
     )
-    for node_id, replica_id, state, since, nodes in told:
-        if state not in LIVE or state == State.DRAINING:
+    for node_id, replica_id, state, since, nodes, device_id, milli, organization_id in told:
+        goes = state not in LIVE or state == State.DRAINING
+        if milli < WHOLE:
+            parts.append(
+                sharers.Part(
+                    *(node_id, device_id, replica_id, organization_id, milli),
+                    *(goes, since.timestamp()),
+                )
+            )
+            rows[replica_id] = state, since
+        elif goes:
             going[node_id] += 1
         elif nodes == 1:
             held[node_id, replica_id] += 1
@@ -138,10 +151,13 @@ def _held(
     tier_of = {id: Tier.ASLEEP for id, (state, _) in rows.items() if state == State.ASLEEP}
     if len(tiers) > 1:
         tier_of |= _above_minimum(serving, now)
-    return going, [
-        Holder(replica_id, node_id, tier_of[replica_id], devices, rows[replica_id][1].timestamp())
-        for (node_id, replica_id), devices in held.items()
-        if tier_of.get(replica_id) in tiers
+    may = {id: tier for id, tier in tier_of.items() if tier in tiers}
+    freed, holders = sharers.yielding(parts, may, need)
+    going.update(freed)
+    return going, holders + [
+        Holder(replica_id, node_id, may[replica_id], count, rows[replica_id][1].timestamp())
+        for (node_id, replica_id), count in held.items()
+        if replica_id in may
     ]
 
 

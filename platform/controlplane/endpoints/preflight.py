@@ -18,6 +18,7 @@ from controlplane.endpoints import (
     offers,
     predict_client,
     questions,
+    shares,
     version_spec,
 )
 from controlplane.endpoints.errors import Invalid
@@ -39,15 +40,17 @@ from controlplane.placement.memory.predict import (
     predict,
     smallest,
 )
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.refusals import Refusal
 from controlplane.tenancy.models import Project
 
 UNKNOWN, NOT_JUDGED = "unknown", "not judged"
+_STEP = 50  # thousandths of a device, between shares that are tried
 MOST = 50  # endpoints of one model that are looked at again; the others' warning stays
 # Of a wish, what a prediction goes by: a change of anything else is none of its business.
 FIELDS = (
     *("source", "model", "revision", "engine", "engine_version", "engine_args", "image"),
-    *("device_kind", "device_count", "node_count"),
+    *("device_kind", "device_count", "node_count", "device_share"),
 )
 
 
@@ -163,7 +166,10 @@ def _judged(spec: EndpointSpec, pool: Pool, project: Project, now: datetime) -> 
     there = _devices(pool, spec.device_kind)
     starts = measured_starts.starts(project.organization, there[-1].name)
     least, most = (
-        questions.question(found, device, asked, chosen, starts) for device in (there[0], there[-1])
+        questions.shared(
+            questions.question(found, device, asked, chosen, starts), spec.device_share
+        )
+        for device in (there[0], there[-1])
     )
     told, about = predict(most), most
     verdict = told.verdict
@@ -210,6 +216,8 @@ def _devices(pool: Pool, kind: str) -> list[Device]:
 
 def _changes(question: Question, spec: EndpointSpec, pool: Pool, project: Project) -> list[Change]:
     """What would make it fit and can be wished for here: settings, more devices, other devices."""
+    if spec.device_share < WHOLE:
+        return _changes_of_share(question, spec)
     there = offers.devices([pool])
     nearby = next((one.most_on_a_node for one in there if one.kind == spec.device_kind), 1)
     found = []
@@ -221,6 +229,21 @@ def _changes(question: Question, spec: EndpointSpec, pool: Pool, project: Projec
             found.append(one)
     if (other := _other(question, spec, project)) is not None:
         found.append(other)
+    return found
+
+
+def _changes_of_share(question: Question, spec: EndpointSpec) -> list[Change]:
+    """Settings, or a larger share, up to a whole device."""
+    found = [
+        one
+        for one in advice.changes(question, [])
+        if one.argument in ALLOWED and one.argument not in shares.MEMORY
+    ]
+    found = [one for one in found if one.argument != "tensor_parallel_size"]
+    for share in range(spec.device_share // _STEP * _STEP + _STEP, WHOLE + 1, _STEP):
+        told = predict(questions.shared(question, share))
+        if told.verdict is Verdict.FITS:
+            return [*found, Change(shares.FIELD, str(share), told.kv_bytes.p95, 0.0)]
     return found
 
 
@@ -278,9 +301,11 @@ def _weights(
 
 
 def _blames(changes: Sequence[Change]) -> str:
-    """What to change first: the context, where the model itself fits."""
-    shorter = any(one.argument == "max_model_len" for one in changes)
-    return "engine_args.max_model_len" if shorter else "device_kind"
+    """What to change first: the share, or the context, where the model itself fits."""
+    said = {one.argument for one in changes}
+    if shares.FIELD in said:
+        return shares.FIELD
+    return "engine_args.max_model_len" if "max_model_len" in said else "device_kind"
 
 
 def _text(
@@ -297,6 +322,8 @@ def _text(
     }[verdict]
     count = spec.device_count * spec.node_count
     where = f"{count} x {spec.device_kind}" if count > 1 else spec.device_kind
+    if spec.device_share < WHOLE:
+        where = f"{spec.device_share} thousandths of {where}"
     of_each = " of each device" if count > 1 else ""
     # Of what is tight, the start that is not the best: that is what it is tight for.
     rank = "p95" if verdict is Verdict.TIGHT else "p50"

@@ -9,6 +9,7 @@ from typing import Any
 from controlplane.endpoints import engine_versions, model_facts, recipes
 from controlplane.endpoints.model_facts import Wish
 from controlplane.endpoints.models import ModelFacts
+from controlplane.fleet.engines import vllm
 from controlplane.fleet.wire import SourceKind
 from controlplane.placement import devices
 from controlplane.placement.devices import Device
@@ -16,6 +17,7 @@ from controlplane.placement.memory import engine, weights
 from controlplane.placement.memory.engine import Arguments
 from controlplane.placement.memory.learning import Start
 from controlplane.placement.memory.predict import Question
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.models import reading
 from controlplane.placement.models.model import Model
 from controlplane.placement.refusals import Refusal
@@ -75,6 +77,16 @@ def question(
         starts=starts,
         config=found.config,
     )
+
+
+def shared(asked: Question, share: int) -> Question:
+    """The same of so many thousandths of its device, of which others have all the rest."""
+    if share >= WHOLE:
+        whole = replace(asked.arguments, gpu_memory_utilization=None)
+        return replace(asked, arguments=whole, occupied_bytes=0) if asked.occupied_bytes else asked
+    others = asked.device.memory_bytes * vllm.utilization(WHOLE - share)
+    mine = replace(asked.arguments, gpu_memory_utilization=vllm.utilization(share))
+    return replace(asked, arguments=mine, occupied_bytes=others)
 
 
 def arguments(model: str, engine_args: Mapping[str, Any]) -> Arguments:

@@ -7,6 +7,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from compliance.fields import IdField
+from controlplane.placement.mix import WHOLE
 
 
 class EndpointVersion(models.Model):
@@ -71,6 +72,11 @@ class EndpointVersion(models.Model):
     @property
     def device_count(self) -> int:
         return int(self.spec["device_count"])
+
+    @property
+    def device_share(self) -> int:
+        """Thousandths of its device; all of it also of versions from before there were shares."""
+        return int(self.spec.get("device_share", WHOLE))
 
     @property
     def devices_each(self) -> int:

@@ -25,6 +25,7 @@ def running(account_id: str, *, now: datetime) -> list[costs.Running]:
                 metered_s=interval.metered_s,
                 now=min(now, interval.replica.funded_until or now),
             ),
+            share=interval.replica.version.device_share,
         )
         for interval in open_now
     ]

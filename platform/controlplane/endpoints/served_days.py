@@ -40,7 +40,7 @@ GROUP BY endpoint_id
 # Device-seconds, and seconds in which any replica served: of each minute those of the longest.
 _SERVED = """
 WITH each AS (
-    SELECT u.endpoint_id, u.replica_id, u.at, sum(u.quantity) AS device_s,
+    SELECT u.endpoint_id, u.replica_id, u.at, sum(u.quantity * u.share) / 1000.0 AS device_s,
         sum(u.quantity::float8
             / ((v.spec ->> 'device_count')::int * (v.spec ->> 'node_count')::int)) AS s
     FROM billing_usageevent u
@@ -52,7 +52,7 @@ WITH each AS (
 ), minutes AS (
     SELECT endpoint_id, sum(device_s) AS device_s, max(s) AS s FROM each GROUP BY endpoint_id, at
 )
-SELECT endpoint_id, sum(device_s)::int8, sum(s)::float8 FROM minutes GROUP BY endpoint_id
+SELECT endpoint_id, round(sum(device_s))::int8, sum(s)::float8 FROM minutes GROUP BY endpoint_id
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q
 
 from compliance import ids
-from controlplane.endpoints import elasticity, engine_args, engine_versions, images, sources
+from controlplane.endpoints import elasticity, engine_args, engine_versions, images, shares, sources
 from controlplane.endpoints.errors import Invalid
 from controlplane.fleet import engines, wire
 from controlplane.fleet.models import Device, Pool
@@ -36,6 +36,7 @@ class EndpointSpec:
     device_kind: str
     device_count: int = 1  # of each node
     node_count: int = 1  # that one replica stands on
+    device_share: int = 1000  # thousandths of its one device: endpoints.shares
     revision: str = ""
     pool_id: str = ""
     engine: str = "vllm"
@@ -74,7 +75,10 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
     own_image = spec.image is not None
     chosen = engine_versions.choose(engine, spec.engine_version, own_image=own_image)
     spec = replace(spec, engine_version=chosen)
-    if own_image or not engine_versions.image_of(engine.name, chosen):
+    own_program = not own_image and not engine_versions.image_of(engine.name, chosen)
+    devices = spec.device_count * spec.node_count
+    shares.check(spec.device_share, engine, spec.engine_args, own_program, devices)
+    if own_image or own_program:
         spec = replace(spec, image=images.check(spec.image, engine, spec.node_count))
     elif spec.node_count > 1:
         raise _invalid("node_count", "a replica from an image stands on one node")
@@ -214,9 +218,9 @@ def _pool(spec: EndpointSpec, organization: Organization) -> Pool:
         here = mine.filter(region_id=organization.region_code)
         pools = sorted(here, key=lambda p: (p.organization_id is None, p.id))
     offers = {pool.id: _offer(pool) for pool in pools}
-    for pool in pools:
-        if _nodes_for(spec, offers[pool.id]) >= spec.node_count:
-            return pool
+    fitting = [pool for pool in pools if _nodes_for(spec, offers[pool.id]) >= spec.node_count]
+    if fitting:
+        return shares.first(spec.device_share, fitting)
     raise _too_much(spec, list(offers.values()))
 
 

@@ -15,6 +15,7 @@ from controlplane.endpoints.model_facts import Wish
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica, ServedDay
 from controlplane.fleet.models import Device
 from controlplane.placement.memory.predict import Question
+from controlplane.placement.mix import WHOLE
 from controlplane.placement.refusals import Refusal
 from controlplane.placement.speed import engines, forecasts
 from controlplane.placement.speed.engines import Engine, TooSmall
@@ -108,6 +109,8 @@ def _ran(endpoint: Endpoint, row: ServedDay) -> tuple[EndpointVersion, Device]:
         raise Refusal("an engine that we bring")
     if version.device_kind == questions.CPU or replica.node is None:
         raise Refusal("GPUs of one node")
+    if version.device_share < WHOLE:
+        raise Refusal("a device of its own: neighbours slow it down")
     device = Device.objects.filter(node=replica.node, kind=version.device_kind).first()
     if device is None:
         raise Refusal("its devices")

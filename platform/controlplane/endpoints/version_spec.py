@@ -12,9 +12,10 @@ from controlplane.endpoints.models import Endpoint, EndpointVersion
 FIELDS = (
     *("source", "secret", "model", "revision", "engine", "engine_version", "engine_args"),
     *("image", "capabilities", "device_kind", "device_count", "node_count"),
+    "device_share",
 )
 # What versions from before there was such a thing are taken to say.
-ADDED: dict[str, Any] = {"image": None, "engine_version": ""}
+ADDED: dict[str, Any] = {"image": None, "engine_version": "", "device_share": 1000}
 
 
 def spec_of(endpoint: Endpoint) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Pool(models.Model):
     share_standby = models.BooleanField(default=False)  # one standby engine for several tenants
     # Of its aligned blocks of so many devices one stays free for who needs all of it; 0: none.
     keep_block = models.PositiveSmallIntegerField(default=0)
+    # Replicas of one organization may share a device, each with thousandths of it.
+    share_devices = models.BooleanField(default=False)
     health_policy = models.JSONField(default=dict)  # what differs from health_policy.DEFAULT
     health_braked_at = models.DateTimeField(null=True)  # too many nodes ail for the policy to act
     # Private networks (CIDR) that names on its tenants' egress lists may lead into.

@@ -18,15 +18,31 @@ def check(keep_block: int) -> None:
         raise errors.InvalidPolicy(f"A block that is kept has {sizes} devices, not {keep_block}.")
 
 
-def set_placement(*, pool: Pool, keep_block: int, actor: audit.Actor, now: datetime) -> Pool:
-    """Keep of the pool's aligned blocks of so many devices one free, or none (0), from here on:
-    nobody is moved for it. Raises errors.InvalidPolicy."""
-    check(keep_block)
+def set_placement(
+    *,
+    pool: Pool,
+    actor: audit.Actor,
+    now: datetime,
+    keep_block: int | None = None,
+    share_devices: bool | None = None,
+) -> Pool:
+    """Keep of the pool's aligned blocks of so many devices one free, or none (0); let replicas of
+    one organization share a device, or none any more. From here on: nobody is moved for it. What
+    is None stays. Raises errors.InvalidPolicy."""
+    if keep_block is not None:
+        check(keep_block)
+    asked = {"keep_block": keep_block, "share_devices": share_devices}
     with transaction.atomic():
         locked = Pool.objects.select_for_update(of=("self",)).get(pk=pool.pk)
-        before, locked.keep_block = locked.keep_block, keep_block
-        if before != keep_block:
-            locked.save(update_fields=("keep_block",))
+        change = [
+            audit.Change(name, getattr(locked, name), value)
+            for name, value in asked.items()
+            if value is not None and value != getattr(locked, name)
+        ]
+        for one in change:
+            setattr(locked, one.path, one.after)
+        if change:
+            locked.save(update_fields=[one.path for one in change])
             audit.record(
                 actor=actor,
                 action="pool.update",
@@ -34,6 +50,6 @@ def set_placement(*, pool: Pool, keep_block: int, actor: audit.Actor, now: datet
                 log=audit.PLATFORM,
                 region=pool.region_id,
                 now=now,
-                change=[audit.Change("keep_block", before, keep_block)],
+                change=change,
             )
     return locked

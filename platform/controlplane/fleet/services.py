@@ -75,10 +75,12 @@ def create_pool(
     organization: Organization | None = None,
     share_standby: bool = False,
     keep_block: int = 0,
+    share_devices: bool = False,
 ) -> Pool:
     """Make a pool; with `organization` it serves that one alone.
 
     `keep_block`: of its blocks of so many devices one stays free for who needs all of it.
+    `share_devices`: replicas of one organization may share a device.
     Raises InvalidName, InvalidRegion for an organization of another region, InvalidPolicy,
     AlreadyExists.
     """
@@ -93,6 +95,7 @@ def create_pool(
         organization=organization,
         share_standby=share_standby,
         keep_block=keep_block,
+        share_devices=share_devices,
         created_at=now,
     )
     with transaction.atomic():
@@ -108,6 +111,7 @@ def create_pool(
                 audit.Change("organization", None, organization.id if organization else None),
                 audit.Change("share_standby", None, share_standby),
                 audit.Change("keep_block", None, keep_block),
+                audit.Change("share_devices", None, share_devices),
             ],
             personal={"name": pool.name},
         )

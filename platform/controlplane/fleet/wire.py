@@ -134,6 +134,7 @@ class Inventory(Message):
     relay: str = ""  # host:port where the agents of other nodes reach this one's; empty: nowhere
     agent: AgentState | None = None  # None: it is brought to another release by hand
     containers: str = ""  # what runs images here, e.g. "podman 4.3.1 (runc)"; empty: nothing does
+    shares: bool = False  # its agent knows how replicas share a device
 
 
 class Seat(Message):
@@ -303,6 +304,7 @@ class ReplicaSpec(Message):
     image: Image | None = None  # it is started from that
     egress: list[str] = []  # host:port or *.host:port that it may reach; changes while it runs
     egress_networks: list[str] = []  # private ones (CIDR) that those names may lead into
+    device_share: int = 1000  # thousandths of its one device; others have the rest
 
 
 class DesiredReplica(Message):

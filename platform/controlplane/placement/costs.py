@@ -46,8 +46,8 @@ def of(
     )
 
 
-def of_seconds(price: PriceVersion, devices: int, seconds: float) -> Decimal:
-    """Of so many devices for so long."""
+def of_seconds(price: PriceVersion, devices: int | Fraction, seconds: float) -> Decimal:
+    """Of so many devices, or a part of one, for so long."""
     return rounded(devices * Fraction(price.amount) * _exact(seconds) / HOUR_S, TOKEN_PLACES)
 
 

@@ -73,6 +73,7 @@ class Candidate:
     region: str = ""
     weights: Weights = Weights.NONE
     shares: bool = False  # its pool lets replicas share a device
+    can_share: bool = True  # its agent knows how they do
     keep_block: int = 0
     sick: int = 0  # devices of the kind that take nobody
     reserved: int = 0  # devices that are free, and for somebody else
@@ -86,6 +87,7 @@ class Candidate:
 CONTAINERS = "it runs no images: neither podman nor Docker is there"
 WALLS = "it cannot wall engines off from each other, and its pool serves several organizations"
 NOT_SHARED = "its pool does not let replicas share a device"
+CANNOT_SHARE = "its agent is too old for replicas that share a device"
 
 
 def obstacle(need: Need, node: Candidate) -> str:
@@ -105,6 +107,8 @@ def obstacle(need: Need, node: Candidate) -> str:
         return WALLS
     if need.milli < WHOLE and not node.shares:
         return NOT_SHARED
+    if need.milli < WHOLE and not node.can_share:
+        return CANNOT_SHARE
     return ""
 
 

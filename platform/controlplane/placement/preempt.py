@@ -27,6 +27,7 @@ class Holder:
     tier: Tier
     devices: int
     since: float
+    others: tuple[str, ...] = ()  # that hold parts of the same device, and go with it
 
     @property
     def order(self) -> tuple[int, float, str]:

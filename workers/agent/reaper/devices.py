@@ -4,6 +4,9 @@ Who had it last stands on disk before its engine starts, so that no kill forgets
 process of the engine before (by mark and by user id), nothing of that user id on the machine
 (remains.py), no folder of its own, and on a GPU no process that holds its memory, of which no more
 is used than the driver's own (`residue_bytes`). What was measured is told as an event.
+
+Engines of one organization may share a device: those that still run on it are let be, and what
+they hold of it is theirs. Once the last has ended the device is clean of all of them, or dirty.
 """
 
 import contextlib
@@ -40,14 +43,17 @@ class Tenant(msgspec.Struct, kw_only=True):
 
     replica_id: str
     organization_id: str
+    pid: int = 0  # of its engine, with the time it began: no other has had both
+    start_time: int = 0
     uid: int | None = None
     contained: bool = True  # from an image; of one that was written down before this, unknown
 
 
 class Book(msgspec.Struct, kw_only=True):
-    """Of each device, by its index."""
+    """Of each device, by its index. `sharers`: those that ran when the tenant came."""
 
     tenants: dict[int, Tenant] = {}
+    sharers: dict[int, list[Tenant]] = {}
     dirty: dict[int, str] = {}  # why it is used by nobody
 
 
@@ -123,15 +129,19 @@ class Devices:
             for index, why in sorted(self.dirty.items())
         ]
 
-    def prove(self, spec: wire.ReplicaSpec) -> Verdict:
-        """Before an engine starts: are its devices clean? Then they are its own, from now on."""
+    def prove(self, spec: wire.ReplicaSpec, beside: Collection[str] = ()) -> Verdict:
+        """Before an engine starts: are its devices clean? Then they are its own, from now on.
+
+        `beside`: replicas that live on them and share them with it.
+        """
         with self._lock:
             cards = self._cards()
             for index in spec.device_indexes:
-                verdict = self._prove(index, cards, spec)
+                verdict = self._prove(index, cards, spec, beside)
                 if verdict.why:
                     return verdict
             for index in spec.device_indexes:
+                self._book.sharers[index] = self._had(index, beside)[1]
                 self._book.tenants[index] = Tenant(
                     replica_id=spec.replica_id,
                     organization_id=spec.organization_id,
@@ -141,12 +151,13 @@ class Devices:
         return Verdict()
 
     def started(self, spec: wire.ReplicaSpec, running: Running) -> None:
-        """Under which user id its engine runs."""
+        """Which process its engine is, and under which user id it runs."""
         with self._lock:
             for index in spec.device_indexes:
                 tenant = self._book.tenants.get(index)
                 if tenant is not None and tenant.replica_id == spec.replica_id:
                     tenant.uid = running.uid
+                    tenant.pid, tenant.start_time = running.pid, running.start_time
             self._save()
 
     def look(self, busy: Collection[int]) -> None:
@@ -159,9 +170,23 @@ class Devices:
 
     # --- one device ----------------------------------------------------------------------
 
-    def _prove(self, index: int, cards: Cards, spec: wire.ReplicaSpec | None) -> Verdict:
-        tenant = self._book.tenants.get(index)
-        found = self._measure(index, tenant, cards)
+    def _had(self, index: int, beside: Collection[str]) -> tuple[list[Tenant], list[Tenant]]:
+        """Those who had the device, the newest first: who has ended, and who is there still."""
+        newest = self._book.tenants.get(index)
+        had = [*([newest] if newest else []), *self._book.sharers.get(index, [])]
+        gone = [one for one in had if one.replica_id not in beside]
+        return gone, [one for one in had if one.replica_id in beside]
+
+    def _prove(
+        self,
+        index: int,
+        cards: Cards,
+        spec: wire.ReplicaSpec | None,
+        beside: Collection[str] = (),
+    ) -> Verdict:
+        gone, there = self._had(index, beside)
+        tenant = gone[0] if gone else None
+        found = self._measure(index, gone, there, cards)
         now = self._clock()
         since = self._since.setdefault(index, now)
         if found.left:
@@ -181,16 +206,18 @@ class Devices:
             self._tell(wire.NodeEventKind.DEVICE_CLEAN, index, tenant, spec, found, **waited)
         return Verdict()
 
-    def _measure(self, index: int, tenant: Tenant | None, cards: Cards) -> Evidence:
+    def _measure(
+        self, index: int, gone: list[Tenant], there: list[Tenant], cards: Cards
+    ) -> Evidence:
         found = Evidence()
-        if tenant is not None:
+        for tenant in gone:
             self._clear(tenant, found)
         if isinstance(cards, str):
             found.left.append(f"the driver does not say what is on it: {cards}")
         elif cards and index not in cards:
             found.left.append("the driver does not show it")
         elif cards:
-            self._measure_card(cards[index], found)
+            self._measure_card(cards[index], there, found)
         return found
 
     def _clear(self, tenant: Tenant, found: Evidence) -> None:
@@ -261,14 +288,20 @@ class Devices:
         )
         return [path for path in places if path.exists()]
 
-    def _measure_card(self, card: Card, found: Evidence) -> None:
-        found.memory_bytes = card.memory_used_bytes
-        for holder in card.holders:
+    def _measure_card(self, card: Card, there: list[Tenant], found: Evidence) -> None:
+        theirs = {
+            process.pid for one in there for process in kin.of(one.pid, one.start_time, one.uid)
+        }
+        strangers = [holder for holder in card.holders if holder.pid not in theirs]
+        used = card.memory_used_bytes
+        used -= sum(holder.bytes for holder in card.holders if holder.pid in theirs)
+        found.memory_bytes = used
+        for holder in strangers:
             found.processes += 1
             found.left.append(f"process {holder.pid} holds {holder.bytes >> 20} MiB of it")
-        if card.memory_used_bytes > self._residue_bytes and not card.holders:
+        if used > self._residue_bytes and not strangers:
             found.left.append(
-                f"{card.memory_used_bytes >> 20} MiB of it are used by no process that the driver"
+                f"{used >> 20} MiB of it are used by no process that the driver"
                 f" names; {self._residue_bytes >> 20} MiB may be"
             )
 

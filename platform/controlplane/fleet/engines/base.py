@@ -40,6 +40,7 @@ class Can:
     openai: bool = True
     adapters: bool = False  # LoRA, loaded and unloaded while it runs
     sleep: bool = False
+    share: bool = False  # be kept to a part of a device's memory
     standby: bool = False  # forked from a process that has done its imports
     gangs: bool = False  # stand on several nodes
     recipes: bool = False  # those for families of models speak of its settings

@@ -35,6 +35,7 @@ from controlplane.fleet.engines.rules import (
 )
 
 VERSION = "0.32.0"
+WHOLE = 1000  # thousandths of a device
 
 # What a tenant may choose.
 ALLOWED: dict[str, Rule] = {
@@ -151,16 +152,21 @@ RESERVED = frozenset(
     }
 )
 
+_CPU_CACHE_BYTES = 256 << 20
 # What an engine on a CPU gets unless its endpoint says otherwise; None leaves vLLM's default.
 # vLLM would take a share of the machine's memory and compile for half a minute.
 CPU_DEFAULTS: Mapping[str, Value] = {
     "block_size": 32,
     "distributed_executor_backend": "uni",
     "enforce_eager": True,
-    "kv_cache_memory_bytes": 256 << 20,
+    "kv_cache_memory_bytes": _CPU_CACHE_BYTES,
     "max_model_len": "auto",
     "max_num_seqs": 32,
 }
+
+# Of a device's memory, what vLLM takes by default: the rest is for what it does not count.
+UTILIZATION = 0.92
+_LEAST_CPU_CACHE_BYTES = 16 << 20
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _METRIC = re.compile(
@@ -175,6 +181,7 @@ class Vllm(Engine):
     can = Can(
         adapters=True,
         sleep=True,
+        share=True,
         standby=True,
         gangs=True,
         recipes=True,
@@ -302,7 +309,24 @@ def _settings(spec: wire.ReplicaSpec, place: Place) -> dict[str, Value]:
     if len(spec.device_indexes) > 1 or spec.seat is not None:
         # A process for each device; the endpoint's settings say how they share the model.
         chosen["distributed_executor_backend"] = "mp"
-    return {**chosen, **place.added, **spec.engine_args}
+    settings = {**chosen, **place.added, **spec.engine_args}
+    if spec.device_share < WHOLE:
+        settings.pop("kv_cache_memory_bytes", None)  # it would count instead of the share
+        settings |= share_settings(spec.device_share, place.device_kind)
+    return settings
+
+
+def share_settings(share: int, device_kind: str) -> dict[str, Value]:
+    """What keeps an engine to so many thousandths of a device's memory."""
+    if device_kind == "cpu":
+        cache = _CPU_CACHE_BYTES * share // WHOLE
+        return {"kv_cache_memory_bytes": max(cache, _LEAST_CPU_CACHE_BYTES)}
+    return {"gpu_memory_utilization": utilization(share)}
+
+
+def utilization(share: int) -> float:
+    """Rounded down: all shares together stay within what one engine alone would take."""
+    return int(UTILIZATION * 10_000) * share // WHOLE / 10_000
 
 
 def _flag(name: str, value: Value) -> list[str]:

@@ -26,6 +26,12 @@ class Command(BaseCommand):
             help="of its blocks of so many devices one stays free for who needs all of it",
         )
 
+        parser.add_argument(
+            "--share-devices",
+            action="store_true",
+            help="replicas of one organization may share a device",
+        )
+
     def handle(self, *_: Any, **options: Any) -> None:
         organization = None
         if options["organization"]:
@@ -39,6 +45,7 @@ class Command(BaseCommand):
                 organization=organization,
                 share_standby=options["share_standby"],
                 keep_block=options["keep_block"],
+                share_devices=options["share_devices"],
                 actor=audit.SYSTEM,
                 now=timezone.now(),
             )
