@@ -1,7 +1,7 @@
 """What a node can give now, for who holds its row's lock."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,16 +13,19 @@ from controlplane.placement.mix import WHOLE
 from controlplane.placement.nodes import Candidate, FreeDevice, Need, devices, whole_blocks
 
 
-def free(node: Node, need: Need, now: datetime) -> tuple[str, ...] | None:
+def free(
+    node: Node, need: Need, now: datetime, besides: Collection[str] = ()
+) -> tuple[str, ...] | None:
     """Ids of the devices that `need` should take; None where the node has too few, or takes
-    nobody, or where its pool keeps them, or they are reserved. `need.lot` is the replica's id."""
+    nobody, or where its pool keeps them, or they are reserved. `need.lot` is the replica's id,
+    `besides` what it takes on other nodes."""
     if not node.schedulable(now) or node.drain_requested_at is not None:
         return None
     if need.milli < WHOLE and not (node.pool.share_devices and shares(node.inventory)):
         return None
     here = _here(node, need)
     ids = devices(need, but_reserved(here, _reserved(node, need, now)))
-    if not ids or _breaks_the_last_block(node, need, here, ids, now):
+    if not ids or _breaks_the_last_block(node, need, here, {*ids, *besides}, now):
         return None
     return ids
 
@@ -88,19 +91,19 @@ def partly_free(pool_id: str, kind: str, node_id: str = "") -> dict[str, list[Fr
     return found
 
 
-def _here(node: Node, need: Need) -> Candidate:
+def _here(node: Node, need: Need, but: Collection[str] = ()) -> Candidate:
     there = Device.objects.filter(
         node=node, healthy=True, retiring_at=None, kind=need.kind, deviceclaim__isnull=True
     )
     rows = there.order_by("index").values_list("id", "index")
-    found = [FreeDevice(id, index, need.kind) for id, index in rows]
+    found = [FreeDevice(id, index, need.kind) for id, index in rows if id not in but]
     if need.milli < WHOLE:
         found += partly_free(node.pool_id, need.kind, node.id).get(node.id, ())
     return Candidate(node.id, node.name, tuple(found))
 
 
 def _breaks_the_last_block(
-    node: Node, need: Need, here: Candidate, taken: tuple[str, ...], now: datetime
+    node: Node, need: Need, here: Candidate, taken: Collection[str], now: datetime
 ) -> bool:
     size = node.pool.keep_block
     if not size or need.count % size == 0 or not whole_blocks(need, here, size):
@@ -115,4 +118,4 @@ def _breaks_the_last_block(
         drain_requested_at=None,
         removed_at=None,
     ).exclude(id=node.id)
-    return not any(whole_blocks(need, _here(one, need), size) for one in others)
+    return not any(whole_blocks(need, _here(one, need, taken), size) for one in others)

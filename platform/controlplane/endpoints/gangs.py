@@ -57,7 +57,7 @@ def take(replica: Replica, need: Need, chosen: GangPlacement, now: datetime) -> 
         nodes = Node.objects.select_related("pool").in_bulk(node_ids)
         claims: list[DeviceClaim] = []
         for id in node_ids:
-            ids = claiming.free(nodes[id], need, now)
+            ids = claiming.free(nodes[id], need, now, [one.device_id for one in claims])
             if ids is None:
                 return False
             claims += [DeviceClaim(device_id=one, replica_id=replica_id) for one in ids]

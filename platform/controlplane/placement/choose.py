@@ -181,17 +181,23 @@ def _but_the_last_block(
     size = max((one.node.keep_block for one in fitting), default=0)
     if not size or need.count % size == 0:
         return fitting
-    holders = [one for one in fitting if whole_blocks(need, one.node, size)]
-    if len(holders) != 1:
+    holders = [one.node for one in fitting if whole_blocks(need, one.node, size)]
+    if len(holders) != 1 or not breaks_blocks(need, holders[0], size):
         return fitting
-    node = holders[0].node
+    node = holders[0]
+    refused[node.node_id] = node.name, last_block(size)
+    return [one for one in fitting if one.node is not node]
+
+
+def last_block(size: int) -> str:
+    return f"its pool keeps one whole block of {size} devices free, and this is the last"
+
+
+def breaks_blocks(need: Need, node: Candidate, size: int) -> bool:
+    """Whether the node, which has aligned blocks of so many devices free, would have none left."""
     taken = set(devices(need, node))
     left = replace(node, free=tuple(one for one in node.free if one.id not in taken))
-    if whole_blocks(need, left, size):
-        return fitting
-    why_not = f"its pool keeps one whole block of {size} devices free, and this is the last"
-    refused[node.node_id] = node.name, why_not
-    return [one for one in fitting if one.node is not node]
+    return not whole_blocks(need, left, size)
 
 
 def _outdone(lost: Fitting, won: Fitting) -> str:

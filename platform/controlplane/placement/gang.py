@@ -3,9 +3,18 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from controlplane.placement.choose import Refusal, Rejected, look, nobody
+from controlplane.placement.choose import (
+    Fitting,
+    Refusal,
+    Rejected,
+    Survey,
+    breaks_blocks,
+    last_block,
+    look,
+    nobody,
+)
 from controlplane.placement.mix import UNKNOWN, Mix
-from controlplane.placement.nodes import Candidate, Need
+from controlplane.placement.nodes import Candidate, Need, whole_blocks
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,29 @@ def choose_gang(
         if one.node.node_id not in able:
             survey.refused[one.node.node_id] = one.node.name, UNABLE
     survey.fitting[:] = [one for one in survey.fitting if one.node.node_id in able]
-    if len(survey.fitting) < node_count:
-        few = f"{len(survey.fitting)} of {node_count} nodes that are needed at once can take it"
+    won = _won(survey, node_count)
+    if len(won) < node_count:
+        few = f"{len(won)} of {node_count} nodes that are needed at once can take it"
         lacking = {one.node.node_id: f"{one.node.name}: it alone could" for one in survey.fitting}
         reasons = survey.refusal().reasons
         return Refusal({"": few, **reasons, **lacking}, survey.walls_missing)
-    won = survey.best(node_count)
     return GangPlacement(tuple(one.node.node_id for one in won), survey.rejected(won))
+
+
+def _won(survey: Survey, node_count: int) -> list[Fitting]:
+    """The best, as many as there are; but together they leave the block that the policy keeps."""
+    need, won = survey.need, list[Fitting]()
+    size = max((one.node.keep_block for one in survey.fitting), default=0)
+    if not size or need.count % size == 0:
+        return survey.best(node_count)
+    holders = {one.node.node_id for one in survey.fitting if whole_blocks(need, one.node, size)}
+    intact = len(holders)
+    for one in survey.best(len(survey.fitting)):
+        breaks = one.node.node_id in holders and breaks_blocks(need, one.node, size)
+        if breaks and intact == 1:
+            survey.refused[one.node.node_id] = one.node.name, last_block(size)
+            survey.fitting.remove(one)
+        elif len(won) < node_count:
+            won.append(one)
+            intact -= breaks
+    return won
