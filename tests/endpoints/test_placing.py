@@ -19,6 +19,7 @@ from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Device, Node, Pool
 from controlplane.placement.choose import Placement, Refusal
+from controlplane.placement.gang import GangPlacement
 from controlplane.placement.nodes import Need
 from tests.endpoints.world import WALLS, World, organization
 
@@ -168,13 +169,29 @@ def test_fifty_at_once_on_a_nearly_full_pool(keep_block: int) -> None:
     for replica in sorted(crowd, key=lambda one: wishes.index(one.endpoint), reverse=True):
         placing.place(replica.id, now=later)
     sound(keep_block)
-    Reservation.objects.all().delete()  # a gang that waits keeps what is left for itself
     while isinstance(placing.place(requested(world, wishes[0]).id, now=later), Placement):
         pass
     sound(keep_block)
     free = Device.objects.filter(deviceclaim=None).count()
     assert free == keep_block  # the pool is as full as it may be
     assert connection.is_usable()
+
+
+def test_a_gang_leaves_the_block_that_is_kept(world: World) -> None:
+    """Of two nodes with a whole block each it may have one; it reserves nothing that it cannot
+    have."""
+    gangs = {"walls": [*WALLS["walls"], wire.Wall.GANG], "relay": "127.0.0.1:1"}
+    for name in ("a", "b"):
+        world.node(name, devices=8, inventory=gangs)
+    Pool.objects.filter(id=world.pool.id).update(keep_block=8)
+    endpoint = world.endpoint(device_count=1, node_count=2)
+    replica = requested(world, endpoint)
+    answer = placing.place(replica.id, now=world.now)
+    assert isinstance(answer, Refusal) and "keeps one whole block of 8" in str(answer)
+    assert not DeviceClaim.objects.exists() and not Reservation.objects.exists()
+    world.node("c", devices=1, inventory=gangs)
+    assert isinstance(placing.place(replica.id, now=world.now), GangPlacement)
+    sound(8)
 
 
 def wished(world: World) -> list[Endpoint]:

@@ -82,7 +82,8 @@ def test_limits() -> None:
 
 
 def test_sick_and_reserved_devices_are_named() -> None:
-    answer = choose(need(4), [node("a", 3, sick=1), node("b", 2, total=4, reserved=2)])
+    held = only("b", 6, 7).free
+    answer = choose(need(4), [node("a", 3, sick=1), node("b", 2, total=4, held=held)])
     assert isinstance(answer, Refusal)
     assert answer.reasons == {
         "a": "host-a: has 3 of 4 devices of kind cpu that are healthy, and 1 that are not",

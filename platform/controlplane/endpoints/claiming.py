@@ -67,11 +67,11 @@ def shares(inventory: Mapping[str, object]) -> bool:
 def but_reserved(node: Candidate, kept: int) -> Candidate:
     """Without so many whole devices, which are free and for others. Where others wait for more than
     are free, parts of devices are kept too: what is shared may be coming free as a whole."""
-    entire = [one.id for one in node.free if one.milli == WHOLE]
+    entire = [one for one in node.free if one.milli == WHOLE]
     there = min(kept, len(entire))
-    gone = set(entire[len(entire) - there :])
-    left = tuple(one for one in node.free if one.id not in gone) if kept == there else ()
-    return replace(node, free=left, reserved=there, awaited=kept - there)
+    held = tuple(entire[len(entire) - there :])
+    left = tuple(one for one in node.free if one not in held) if kept == there else ()
+    return replace(node, free=left, held=held, awaited=kept - there)
 
 
 def partly_free(pool_id: str, kind: str, node_id: str = "") -> dict[str, list[FreeDevice]]:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from controlplane.endpoints import lifecycle, sharers
 from controlplane.endpoints.models import Activity, DeviceClaim, Replica, Reservation
 from controlplane.endpoints.states import LIVE, Reason, State
+from controlplane.placement.gang import but_the_kept
 from controlplane.placement.mix import WHOLE
 from controlplane.placement.nodes import Candidate, Need, devices, obstacle
 from controlplane.placement.preempt import Holder, Room, Tier, make_room
@@ -34,7 +35,7 @@ def for_replica(
     The replica is placed when the nodes have confirmed that the engines are gone; until then
     nobody else is sent away for it.
     """
-    able = [one for one in nodes if not obstacle(need, one)]
+    able = but_the_kept(need, size, [one for one in nodes if not obstacle(need, one)])
     if size == 1:  # where enough is free, what stands in the way is no engine
         able = [one for one in able if _free(need, one) < need.count]
     free = {node.node_id: _free(need, node) for node in able}

@@ -76,7 +76,7 @@ class Candidate:
     can_share: bool = True  # its agent knows how they do
     keep_block: int = 0
     sick: int = 0  # devices of the kind that take nobody
-    reserved: int = 0  # devices that are free, and for somebody else
+    held: tuple[FreeDevice, ...] = ()  # free too, and reserved for somebody else
     awaited: int = 0  # those that will be for somebody else once they are free
     cpu_milli: int = 0  # free
     memory_mib: int = 0  # free
@@ -153,7 +153,7 @@ def fit(need: Need, shape: Shape, node: Candidate, mix: Mix) -> tuple[int, float
             return f"{most} of the {need.milli} thousandths of a device of kind {need.kind} free"
         return 0, mix.share(here.milli, shape, cpu, memory)[0]
     if here.whole < need.count:
-        kept = f" and {node.reserved} reserved" if node.reserved else ""
+        kept = f" and {len(node.held)} reserved" if node.held else ""
         there = f"{here.whole} of {node.total} devices of kind {need.kind} free"
         return f"{there}{kept}, {need.count} needed"
     if need.count == 1:
@@ -179,6 +179,7 @@ def devices(need: Need, node: Candidate, mix: Mix = UNKNOWN) -> tuple[str, ...]:
 
 
 def whole_blocks(need: Need, node: Candidate, size: int) -> int:
-    """How many aligned blocks of so many devices of the kind are free there."""
-    whole = [one.index for one in node.free if one.kind == need.kind and one.milli == WHOLE]
+    """How many aligned blocks of so many devices of the kind are free there, reserved or not."""
+    there = (*node.free, *node.held)
+    whole = [one.index for one in there if one.kind == need.kind and one.milli == WHOLE]
     return blocks.whole(whole, size) if len(whole) >= size else 0
