@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from controlplane.endpoints import lifecycle, sharers
 from controlplane.endpoints.models import Activity, DeviceClaim, Replica, Reservation
 from controlplane.endpoints.states import LIVE, Reason, State
-from controlplane.placement.gang import but_the_kept
+from controlplane.placement.choose import but_the_kept
 from controlplane.placement.mix import WHOLE
 from controlplane.placement.nodes import Candidate, Need, devices, obstacle
 from controlplane.placement.preempt import Holder, Room, Tier, make_room

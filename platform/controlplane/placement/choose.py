@@ -178,15 +178,30 @@ def _but_the_last_block(
 ) -> list[Fitting]:
     """Without the node whose devices are the last whole block, where the pool's policy keeps one
     and the replica would break it."""
-    size = max((one.node.keep_block for one in fitting), default=0)
-    if not size or need.count % size == 0:
+    size = kept_block(need, (one.node for one in fitting))
+    if not size:
         return fitting
-    holders = [one.node for one in fitting if whole_blocks(need, one.node, size)]
-    if len(holders) != 1 or not breaks_blocks(need, holders[0], size):
-        return fitting
-    node = holders[0]
-    refused[node.node_id] = node.name, last_block(size)
-    return [one for one in fitting if one.node is not node]
+    stay = {node.node_id for node in but_the_kept(need, 1, [one.node for one in fitting])}
+    for one in fitting:
+        if one.node.node_id not in stay:
+            refused[one.node.node_id] = one.node.name, last_block(size)
+    return [one for one in fitting if one.node.node_id in stay]
+
+
+def kept_block(need: Need, nodes: Iterable[Candidate]) -> int:
+    """Devices of the block that the pool's policy keeps from such a replica; 0: it keeps none."""
+    size = max((one.keep_block for one in nodes), default=0)
+    return size if size and need.count % size else 0
+
+
+def but_the_kept(need: Need, node_count: int, nodes: Sequence[Candidate]) -> list[Candidate]:
+    """Without a node whose block the pool's policy keeps, where as many as are needed would leave
+    none whole."""
+    size = kept_block(need, nodes)
+    holders = [one for one in nodes if whole_blocks(need, one, size)] if size else []
+    if len(holders) > node_count or not all(breaks_blocks(need, one, size) for one in holders):
+        return list(nodes)
+    return [one for one in nodes if not any(one is kept for kept in holders[:1])]
 
 
 def last_block(size: int) -> str:

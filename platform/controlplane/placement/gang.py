@@ -1,6 +1,6 @@
 """Choose the nodes for one replica that stands on several: all of them, or none. Pure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from controlplane.placement.choose import (
@@ -9,6 +9,7 @@ from controlplane.placement.choose import (
     Rejected,
     Survey,
     breaks_blocks,
+    kept_block,
     last_block,
     look,
     nobody,
@@ -51,23 +52,11 @@ def choose_gang(
     return GangPlacement(tuple(one.node.node_id for one in won), survey.rejected(won))
 
 
-def but_the_kept(need: Need, node_count: int, nodes: Sequence[Candidate]) -> list[Candidate]:
-    """Without a node whose block the pool's policy keeps, where as many as are needed would leave
-    none whole."""
-    size = max((one.keep_block for one in nodes), default=0)
-    if not size or need.count % size == 0:
-        return list(nodes)
-    holders = [one for one in nodes if whole_blocks(need, one, size)]
-    if len(holders) > node_count or not all(breaks_blocks(need, one, size) for one in holders):
-        return list(nodes)
-    return [one for one in nodes if one not in holders[:1]]
-
-
 def _won(survey: Survey, node_count: int) -> list[Fitting]:
     """The best, as many as there are; but together they leave the block that the policy keeps."""
     need, won = survey.need, list[Fitting]()
-    size = max((one.node.keep_block for one in survey.fitting), default=0)
-    if not size or need.count % size == 0:
+    size = kept_block(need, (one.node for one in survey.fitting))
+    if not size:
         return survey.best(node_count)
     holders = {one.node.node_id for one in survey.fitting if whole_blocks(need, one.node, size)}
     intact = len(holders)
