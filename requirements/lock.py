@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the platform's, the development, the agent's and the clients' locks anew: `make lock`.
+"""Draw the platform's, the development, the agent's and the tests' locks anew: `make lock`.
 
 Hashed, universal for Python 3.11 to 3.13, without any address of an index in them.
 """
@@ -21,6 +21,7 @@ def main() -> None:
     _compile(project, dev, "--group", "build", "--group", "dev", "--constraints", str(platform))
     _compile(HERE / "agent.in", HERE / "agent.lock", "--constraints", str(platform))
     _compile(HERE / "clients.in", HERE / "clients.lock")
+    _compile(HERE / "einvoice-rules.in", HERE / "einvoice-rules.lock", "--no-deps")
 
 
 def _compile(source: Path, target: Path, *more: str) -> None:

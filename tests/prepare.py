@@ -1,5 +1,5 @@
 """Bring what the tests need besides Python packages: a browser, a second broker, an engine, other
-people's clients, and what a node's package cache holds.
+people's clients, Germany's rules for e-invoices, and what a node's package cache holds.
 
 Debian packages are installed where that is allowed (root, or sudo without a password);
 otherwise one line says what to run, and pytest prints the reason of each test left out.
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from tests.billing.einvoice import kosit
 from tests.clients import environment as clients
 from tests.lab import packages
 from workers.agent import environment
@@ -43,6 +44,9 @@ def main() -> None:
     if clients.locate(cache) is None:
         with screen.timed("other people's clients"):
             clients.install(cache)
+    if kosit.locate(cache) is None:
+        with screen.timed("rules for e-invoices"):
+            kosit.install(cache)
 
 
 def _found(program: str) -> bool:

@@ -38,6 +38,7 @@ BREACHES = [
     ("No Django, no Celery", "workers/agent/files.py", "import celery"),
     ("No Django, no Celery", "platform/controlplane/scaling/load.py", "import django.conf"),
     ("No Django, no Celery", "platform/controlplane/fleet/wire.py", "import django.conf"),
+    ("No Django, no Celery", "billing/einvoice/terms.py", "import django.conf"),
     ("Predictions ask nobody", "platform/controlplane/placement/memory/weights.py", "import torch"),
     ("Predictions ask nobody", "platform/controlplane/placement/models/towers.py", "import socket"),
     ("Predictions ask nobody", "platform/controlplane/placement/speed/work.py", "import urllib"),

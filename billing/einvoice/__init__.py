@@ -1,4 +1,4 @@
-"""The invoice as a document: what it must say, its sums, its XML, its page. Pure: no Django, no I/O.
+"""The invoice as a document: what it must say, its sums, its XML, its page. No Django, no I/O.
 
 Vocabulary: EN 16931's terms (BT-… a field, BG-… a group, BR-… a rule). A *document* is an invoice
 or a credit note; it is frozen from the moment it is made, and all its forms are made from it:

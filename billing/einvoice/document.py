@@ -22,10 +22,12 @@ def amount(value: object, field: str) -> None:
     """Raises TypeError unless `value` is a Decimal of exactly two places."""
     if type(value) is not Decimal or not value.is_finite() or value.as_tuple().exponent != -2:
         raise TypeError(f"{field} is an amount with two decimals, not {value!r}")
+    if value.is_signed() and not value:
+        raise TypeError(f"{field} is a zero without a sign, not {value!r}")
 
 
 def factor(value: object, field: str) -> None:
-    """Raises TypeError unless `value` is a finite Decimal from zero up, written without exponent."""
+    """Raises TypeError unless `value` is a finite Decimal from zero up, without exponent."""
     if type(value) is not Decimal or not value.is_finite() or value < 0:
         raise TypeError(f"{field} is a finite Decimal from zero up, not {value!r}")
     if int(value.as_tuple().exponent) > 0:
@@ -88,7 +90,9 @@ class Line:
         if type(self.quantity) is not int or abs(self.quantity) > MOST:
             raise TypeError(f"a quantity is a whole number up to {MOST}, not {self.quantity!r}")
         if type(self.base_quantity) is not int or not 0 < self.base_quantity <= MOST:
-            raise TypeError(f"a base quantity is a whole number above 0, not {self.base_quantity!r}")
+            raise TypeError(
+                f"a base quantity is a whole number above 0, not {self.base_quantity!r}"
+            )
         factor(self.price, "price")
         factor(self.rate, "rate")
         amount(self.amount, "line amount")
@@ -168,7 +172,7 @@ class Preceding:
 
 @dataclass(frozen=True)
 class NationalVat:
-    """The VAT in the supplier's own currency (Article 230, BT-111) where the invoice has another."""
+    """The VAT in the supplier's own currency (Article 230, BT-111), if the invoice has another."""
 
     currency: str
     vat: Decimal

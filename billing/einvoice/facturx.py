@@ -28,11 +28,6 @@ def render(document: Invoice, xml: bytes, at: datetime) -> bytes:
         raise ValueError("a document is dated by an aware time")
     name = f"{pdf.title(document)} {document.number}"
     sheet = pdf.draw(document)
-    sheet.set_title(name)
-    sheet.set_author(document.supplier.name)
-    sheet.set_subject(f"{name}, {document.supplier.name}")
-    sheet.set_creator(MAKER)
-    sheet.set_producer(MAKER)
     sheet.set_lang("en")
     sheet.set_creation_date(at)
     sheet.set_xmp_metadata(_metadata(document, name, at))
@@ -47,7 +42,10 @@ def render(document: Invoice, xml: bytes, at: datetime) -> bytes:
         compress=True,
         checksum=True,
     )
-    return bytes(sheet.output())
+    try:
+        return bytes(sheet.output())
+    finally:
+        sheet.close()
 
 
 def _metadata(document: Invoice, name: str, at: datetime) -> str:

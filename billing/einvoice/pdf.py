@@ -20,18 +20,24 @@ HALF = LEFT + WIDTH - 82
 
 
 def draw(document: Invoice) -> Sheet:
-    """Raises sheet.Unsettable where a party's name has letters that the font lacks."""
+    """To be closed by the caller.
+
+    Raises sheet.Unsettable where a party's name has letters that the font lacks.
+    """
     sheet = Sheet(_footer(document.supplier), f"{title(document)} {document.number}")
+    try:
+        for part in (_names, _letterhead, _lines, _totals, _vat, _payment, _notes):
+            part(sheet, document)
+    except BaseException:
+        sheet.close()
+        raise
+    return sheet
+
+
+def _names(sheet: Sheet, document: Invoice) -> None:
     for party in (document.supplier, document.customer):
         for words in (party.name, party.address.street, party.address.city):
             sheet.must_set(words)
-    _letterhead(sheet, document)
-    _lines(sheet, document)
-    _totals(sheet, document)
-    _vat(sheet, document)
-    _payment(sheet, document)
-    _notes(sheet, document)
-    return sheet
 
 
 def title(document: Invoice) -> str:
@@ -52,7 +58,9 @@ def _footer(supplier: Party) -> list[str]:
     ]
     reach = [value for value in (supplier.email, supplier.phone) if value]
     return [
-        line for line in (f"{supplier.name} · {place}", " · ".join(numbers), " · ".join(reach)) if line
+        line
+        for line in (f"{supplier.name} · {place}", " · ".join(numbers), " · ".join(reach))
+        if line
     ]
 
 

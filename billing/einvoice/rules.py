@@ -1,12 +1,13 @@
 """What an invoice must say, and how its sums are made.
 
-`missing` is Article 226 of Directive 2006/112/EC with Articles 219 and 230; `missing_for_xrechnung`
-is what Germany's standard asks on top. `total` makes the sums and `discrepancies` checks them, by
-EN 16931's BR-CO-10 to 17.
+`missing` is Article 226 of Directive 2006/112/EC with Articles 219 and 230;
+`missing_for_xrechnung` and `missing_for_peppol` are what those two ask on top. `total` makes the
+sums and `discrepancies` checks them, by EN 16931's BR-CO-10 to 17.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from billing.einvoice.document import (
@@ -24,6 +25,8 @@ ZERO = Decimal("0.00")
 TAXED: frozenset[Category] = frozenset({"S"})
 # Enough for 53 bits of tokens at any price of 24 digits.
 _WIDE = Context(prec=60, rounding=ROUND_HALF_UP)
+# Not among XML 1.0's characters.
+_UNSAYABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,15 @@ class Reason:
 class Incomplete(ValueError):
     """The document cannot be issued. `fields` names what is missing, `wrong` what does not fit."""
 
-    def __init__(self, fields: list[Missing], wrong: list[str]) -> None:
-        self.fields, self.wrong = fields, wrong
-        parts = [f"{field} is missing" for field in fields] + wrong
+    def __init__(self, absent: list[Missing], wrong: list[str]) -> None:
+        self.fields, self.wrong = absent, wrong
+        parts = [f"{field} is missing" for field in absent] + wrong
         super().__init__("; ".join(parts))
 
 
 def cents(value: Decimal) -> Decimal:
-    """Two places, half away from zero."""
-    return value.quantize(CENT, ROUND_HALF_UP, _WIDE)
+    """Two places, half away from zero, and no negative zero."""
+    return _WIDE.plus(value.quantize(CENT, ROUND_HALF_UP, _WIDE))
 
 
 def line_amount(quantity: int, price: Decimal, base_quantity: int) -> Decimal:
@@ -102,9 +105,9 @@ def _tax(base: Decimal, rate: Decimal) -> Decimal:
 
 def check(document: Invoice) -> None:
     """Raises Incomplete unless the document may be issued."""
-    fields, wrong = missing(document), discrepancies(document)
-    if fields or wrong:
-        raise Incomplete(fields, wrong)
+    absent, wrong = missing(document), discrepancies(document)
+    if absent or wrong:
+        raise Incomplete(absent, wrong)
 
 
 def missing(document: Invoice) -> list[Missing]:
@@ -155,7 +158,7 @@ def _said(value: object) -> bool:
 
 
 def missing_for_xrechnung(document: Invoice) -> list[Missing]:
-    """What XRechnung 3.0 asks beyond Article 226: buyer's reference, contact, electronic addresses."""
+    """What XRechnung 3.0 asks on top: buyer's reference, contact, electronic addresses."""
     supplier, customer, payment = document.supplier, document.customer, document.payment
     wanted = [
         ("buyer_reference", document.buyer_reference, "BR-DE-15"),
@@ -172,9 +175,28 @@ def missing_for_xrechnung(document: Invoice) -> list[Missing]:
     return [Missing(field, source) for field, value, source in wanted if not _said(value)]
 
 
+def missing_for_peppol(document: Invoice) -> list[Missing]:
+    """What Peppol BIS 3 asks: a reference, and addresses in its network, where e-mail is none."""
+    reference = document.buyer_reference or document.order_reference
+    wanted = [("buyer_reference", reference, "PEPPOL-EN16931-R003")]
+    for role, party, rule in (
+        ("supplier", document.supplier, "PEPPOL-EN16931-R020"),
+        ("customer", document.customer, "PEPPOL-EN16931-R010"),
+    ):
+        wanted.append((f"{role}.endpoint", party.endpoint, rule))
+        scheme = "" if party.endpoint_scheme == "EM" else party.endpoint_scheme
+        wanted.append((f"{role}.endpoint_scheme", scheme, "PEPPOL-EN16931-CL008"))
+    return [Missing(field, source) for field, value, source in wanted if not _said(value)]
+
+
 def discrepancies(document: Invoice) -> list[str]:
     """What contradicts itself: a sum, a rate, a category, a date. Empty when all is well."""
-    return [*_wrong_lines(document), *_wrong_sums(document), *_wrong_terms(document)]
+    return [
+        *_wrong_lines(document),
+        *_wrong_sums(document),
+        *_wrong_terms(document),
+        *_wrong_letters(document),
+    ]
 
 
 def _wrong_lines(document: Invoice) -> list[str]:
@@ -230,3 +252,22 @@ def _wrong_terms(document: Invoice) -> list[str]:
     if national and national.currency == document.currency:
         wrong.append("national_vat repeats the invoice's own currency (BR-53)")
     return wrong
+
+
+def _wrong_letters(document: Invoice) -> list[str]:
+    return [
+        f"{field} has a control character, which XML cannot say"
+        for field, text in _texts(document, "")
+        if _UNSAYABLE.search(text)
+    ]
+
+
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{path}[{index}]")
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _texts(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))

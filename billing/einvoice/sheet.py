@@ -4,13 +4,18 @@ fpdf2 writes PDF/A by itself, and every glyph comes from the wheel `ttf-opensans
 of Europe's accents, Greek, Cyrillic. Lengths are millimetres, sizes are points.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
+from fpdf.fonts import TTFFont
 from ttf_opensans import opensans
+
+# It tells of each table in each font that it makes smaller.
+logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
 
 LEFT, RIGHT, TOP, BOTTOM = 20.0, 20.0, 18.0, 26.0
 WIDTH = 210 - LEFT - RIGHT
@@ -50,8 +55,16 @@ class Sheet(FPDF):
         self.set_margins(LEFT, TOP, RIGHT)
         self.set_auto_page_break(False)
         self.c_margin = 0
-        self._glyphs = frozenset(self.fonts["text"].cmap)  # type: ignore[union-attr]
+        self._glyphs = frozenset(self._files()[0].cmap)
         self.add_page()
+
+    def close(self) -> None:
+        """Let go of the fonts' files; nothing can be set or written after it."""
+        for font in self._files():
+            font.close()
+
+    def _files(self) -> list[TTFFont]:
+        return [font for font in self.fonts.values() if isinstance(font, TTFFont)]
 
     @property
     def floor(self) -> float:
@@ -106,6 +119,7 @@ class Sheet(FPDF):
         lines = self.multi_cell(
             width, _leading(text), self._settable(text.words), dry_run=True, output="LINES"
         )
+        assert isinstance(lines, list)
         return len(lines) * _leading(text)
 
     def _settable(self, words: str) -> str:

@@ -1,4 +1,4 @@
-"""What both syntaxes say the same way: codes, numbers without exponent, what category O leaves out."""
+"""What both syntaxes say the same way: codes, plain numbers, what category O leaves out."""
 
 from decimal import Decimal
 

@@ -23,15 +23,15 @@ class Profile(StrEnum):
 
 
 def write(document: Invoice, profile: Profile = Profile.XRECHNUNG) -> bytes:
-    """UTF-8 XML. Raises Incomplete for what XRechnung asks on top of a complete document."""
-    if profile is Profile.XRECHNUNG and (fields := rules.missing_for_xrechnung(document)):
-        raise rules.Incomplete(fields, [])
+    """UTF-8 XML. Raises Incomplete for what the profile asks on top of a complete document."""
+    german = profile is Profile.XRECHNUNG
+    lacking = rules.missing_for_xrechnung if german else rules.missing_for_peppol
+    if absent := lacking(document):
+        raise rules.Incomplete(absent, [])
     credit = document.kind == "credit_note"
     name = "CreditNote" if credit else "Invoice"
     namespace = f"{_NAMES}{name}-2"
-    root = etree.Element(
-        f"{{{namespace}}}{name}", nsmap={None: namespace, "cac": CAC, "cbc": CBC}
-    )
+    root = etree.Element(f"{{{namespace}}}{name}", nsmap={None: namespace, "cac": CAC, "cbc": CBC})
     _head(root, document, profile)
     _references(root, document)
     _party(_group(root, "AccountingSupplierParty"), document, document.supplier)

@@ -44,15 +44,25 @@ COUNTRIES = {
     "US": "United States",
 }
 MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 
 
 def number(value: Decimal | int) -> str:
-    """Thousands apart by a space, decimals after a point: 14 342.40."""
-    return f"{value:,f}".replace(",", NBSP) if isinstance(value, Decimal) else f"{value:,}".replace(
-        ",", NBSP
-    )
+    """Thousands apart by a space, decimals after a point, a true minus: \u221214 342.40."""
+    digits = f"{value:,f}" if isinstance(value, Decimal) else f"{value:,}"
+    return digits.replace(",", NBSP).replace("-", "\u2212")
 
 
 def money(value: Decimal, currency: str) -> str:

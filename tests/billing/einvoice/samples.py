@@ -13,6 +13,7 @@ from billing.einvoice.document import (
     Category,
     Invoice,
     Line,
+    NationalVat,
     Party,
     Payment,
     Period,
@@ -56,7 +57,7 @@ PAYMENT = Payment(
     reference="RF18539007547034",
     terms="Payable within 14 days without deduction.",
 )
-REASONS = {
+REASONS: dict[Category, Reason] = {
     "AE": Reason("Reverse charge / Steuerschuldnerschaft des Leistungsempfängers", "VATEX-EU-AE"),
     "O": Reason("Not subject to VAT: place of supply outside the EU (Article 44)", "VATEX-EU-O"),
 }
@@ -125,7 +126,7 @@ def invoice(
     prepaid: str = "0.00",
     customer: Party = GERMAN,
 ) -> Invoice:
-    vat, totals = rules.total(lines, allowances, Decimal(prepaid), REASONS)  # type: ignore[arg-type]
+    vat, totals = rules.total(lines, allowances, Decimal(prepaid), REASONS)
     return Invoice(
         kind="invoice",
         number="2026-000117",
@@ -155,9 +156,7 @@ def two_rates() -> Invoice:
 
 
 def reverse_charge() -> Invoice:
-    return invoice(
-        hours(1, 123_457, "2.49", "0", "AE"), egress(2, "0", "AE"), customer=POLISH
-    )
+    return invoice(hours(1, 123_457, "2.49", "0", "AE"), egress(2, "0", "AE"), customer=POLISH)
 
 
 def outside_scope() -> Invoice:
@@ -190,6 +189,23 @@ def credit_note() -> Invoice:
     )
 
 
+def in_peppol(document: Invoice) -> Invoice:
+    """The same with addresses in Peppol's network: 9930 is a German VAT number, 0088 a GLN."""
+    return replace(
+        document,
+        supplier=replace(document.supplier, endpoint="DE129273398", endpoint_scheme="9930"),
+        customer=replace(document.customer, endpoint="7300010000001", endpoint_scheme="0088"),
+    )
+
+
+def foreign_currency() -> Invoice:
+    """In Swiss francs, with the VAT in euros beside it (Article 230)."""
+    document = replace(with_allowance(), currency="CHF")
+    euros = rules.cents(document.totals.vat / Decimal("0.9345"))
+    rate = NationalVat("EUR", euros, Decimal("1.070091"), "ECB", date(2026, 11, 30))
+    return replace(document, national_vat=rate)
+
+
 def debited() -> Invoice:
     payment = Payment(
         reference="RF18539007547034",
@@ -209,4 +225,5 @@ ALL = {
     "prepaid": prepaid,
     "credit note": credit_note,
     "debited": debited,
+    "foreign currency": foreign_currency,
 }
