@@ -16,6 +16,7 @@ CATEGORIES = {
     "E": "Exempt",
     "Z": "Zero rate",
 }
+LONGEST = 400
 HALF = LEFT + WIDTH - 82
 
 
@@ -116,7 +117,13 @@ def _facts(document: Invoice) -> list[tuple[str, str]]:
 
 
 def _place(line: Line) -> str:
-    return " · ".join(part for part in (line.project, line.endpoint) if part) or "All projects"
+    parts = (_short(line.project), _short(line.endpoint))
+    return " · ".join(part for part in parts if part) or "All projects"
+
+
+def _short(words: str) -> str:
+    """A row stays in one piece, so its words are few. The XML has them all."""
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}\u2026"
 
 
 def _lines(sheet: Sheet, document: Invoice) -> None:
@@ -143,12 +150,12 @@ def _lines(sheet: Sheet, document: Invoice) -> None:
 
 
 def _row(document: Invoice, line: Line) -> Sequence[Sequence[Text]]:
-    words = [Text(line.name)]
+    words = [Text(_short(line.name))]
     if line.period and line.period != document.period:
         words.append(Text(wording.period(line.period), 7, grey=GREY))
     if line.description:
-        words.append(Text(line.description, 7, grey=GREY))
-    code = f"{line.id} · {line.sku}" if line.sku else line.id
+        words.append(Text(_short(line.description), 7, grey=GREY))
+    code = " · ".join(part for part in (line.id, _short(line.sku)) if part)
     words.append(Text(f"Line {code}", 7, grey=GREY))
     vat = "\u2013" if line.category == "O" else wording.rate(line.rate)
     return (
@@ -169,7 +176,8 @@ def _totals(sheet: Sheet, document: Invoice) -> None:
         if group.category == "S":
             rows.append((f"VAT {wording.rate(group.rate)} on {number(group.taxable)}", group.tax))
         else:
-            rows.append((f"VAT: {CATEGORIES[group.category].lower()}", group.tax))
+            name = CATEGORIES[group.category]
+            rows.append((f"VAT: {name[0].lower()}{name[1:]}", group.tax))
     rows.append(("Total with VAT", totals.gross))
     if totals.prepaid:
         rows.append(("Paid in advance", -totals.prepaid))
@@ -275,7 +283,5 @@ def _notes(sheet: Sheet, document: Invoice) -> None:
     sheet.set_y(sheet.get_y() + 6)
     sheet.put(Text("Notes", 9, "B"), LEFT, WIDTH)
     for words in said:
-        text = Text(words, 8.5)
-        sheet.need(sheet.height(text, WIDTH) + 1)
         sheet.set_y(sheet.get_y() + 1)
-        sheet.put(text, LEFT, WIDTH)
+        sheet.flow(Text(words, 8.5))

@@ -6,8 +6,9 @@ of Europe's accents, Greek, Cyrillic. Lengths are millimetres, sizes are points.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+from unicodedata import normalize
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
@@ -21,6 +22,8 @@ LEFT, RIGHT, TOP, BOTTOM = 20.0, 20.0, 18.0, 26.0
 WIDTH = 210 - LEFT - RIGHT
 LEAD = 1.38  # line height over size
 INK, GREY, RULE, SHADE = 25, 110, 190, 243
+# Stands for the number of pages until that is known. Nobody's endpoint is called so.
+PAGES = "{§pages§}"
 Align = Literal["L", "R"]
 Style = Literal["", "B"]
 
@@ -50,6 +53,7 @@ class Sheet(FPDF):
     def __init__(self, footer: Sequence[str], label: str) -> None:
         super().__init__(format="A4", enforce_compliance="PDF/A-3B")
         self._footer, self._label = footer, label
+        self.alias_nb_pages(PAGES)
         self.add_font("text", "", opensans(font_weight=400).path)
         self.add_font("text", "B", opensans(font_weight=600).path)
         self.set_margins(LEFT, TOP, RIGHT)
@@ -73,7 +77,8 @@ class Sheet(FPDF):
 
     def lacking(self, words: str) -> str:
         """The letters of `words` that the font cannot set."""
-        return "".join(sorted({c for c in words if c != "\n" and ord(c) not in self._glyphs}))
+        words = normalize("NFC", words)
+        return "".join(sorted({c for c in words if c not in "\n\t" and ord(c) not in self._glyphs}))
 
     def must_set(self, words: str) -> None:
         """Raises Unsettable if any letter is lacking."""
@@ -92,7 +97,7 @@ class Sheet(FPDF):
         # fpdf2 puts the number of pages in at the end, so its width is guessed: as this page's.
         page = f"Page {self.page_no()} of "
         width = self.get_string_width(f"{page}{self.page_no()}")
-        self.put(Text(f"{page}{{nb}}", 7, grey=GREY), LEFT + WIDTH - width, width + 5)
+        self.put(Text(f"{page}{PAGES}", 7, grey=GREY), LEFT + WIDTH - width, width + 15)
 
     def need(self, height: float) -> bool:
         """Begin a new page unless `height` fits; says whether it did."""
@@ -105,27 +110,39 @@ class Sheet(FPDF):
         """Set a paragraph at x and the current height; the height moves on below it."""
         self._style(text)
         self.set_x(x)
-        self.multi_cell(
-            width,
-            _leading(text),
-            self._settable(text.words),
-            align=align,
-            new_x=XPos.LMARGIN,
-            new_y=YPos.NEXT,
+        words = self._settable(text.words)
+        # Nearly everything is one line, which a cell sets in a third of the time.
+        one = self._fits(words, width)
+        (self.cell if one else self.multi_cell)(
+            width, _leading(text), words, align=align, new_x=XPos.LMARGIN, new_y=YPos.NEXT
         )
 
+    def flow(self, text: Text) -> None:
+        """Set a paragraph of any length over the whole width, across pages."""
+        for words in self._lines(text, WIDTH):
+            self.need(_leading(text))
+            self.put(replace(text, words=words), LEFT, WIDTH)
+
     def height(self, text: Text, width: float) -> float:
+        return len(self._lines(text, width)) * _leading(text)
+
+    def _lines(self, text: Text, width: float) -> list[str]:
         self._style(text)
-        lines = self.multi_cell(
-            width, _leading(text), self._settable(text.words), dry_run=True, output="LINES"
-        )
+        words = self._settable(text.words)
+        if self._fits(words, width):
+            return [words]
+        lines = self.multi_cell(width, _leading(text), words, dry_run=True, output="LINES")
         assert isinstance(lines, list)
-        return len(lines) * _leading(text)
+        return lines
+
+    def _fits(self, words: str, width: float) -> bool:
+        return "\n" not in words and self.get_string_width(words) <= width
 
     def _settable(self, words: str) -> str:
         # A glyph that is not there is no PDF/A. The XML has the words as they were.
         lacking = self.lacking(words)
-        return "".join("?" if c in lacking else c for c in words)
+        composed = normalize("NFC", words).replace("\t", " ")
+        return "".join("?" if c in lacking else c for c in composed)
 
     def _style(self, text: Text) -> None:
         self.set_font("text", text.style, text.size)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from billing.einvoice.document import Invoice, Line, Party
 
 INVOICE, CREDIT_NOTE = "380", "381"  # UNCL 1001
-CREDIT_TRANSFER, DIRECT_DEBIT, OTHERWISE = "58", "59", "ZZZ"  # UNCL 4461
+CREDIT_TRANSFER, DIRECT_DEBIT, UNDEFINED = "58", "59", "1"  # UNCL 4461
 
 
 def plain(number: Decimal) -> str:
@@ -18,10 +18,10 @@ def type_code(document: Invoice) -> str:
 
 
 def means_code(document: Invoice) -> str:
-    """How it is paid. "Mutually defined" where nothing is to be transferred or debited."""
+    """How it is paid. "Instrument not defined" where nothing is to be transferred or debited."""
     if document.payment.mandate:
         return DIRECT_DEBIT
-    return CREDIT_TRANSFER if document.payment.iban else OTHERWISE
+    return CREDIT_TRANSFER if document.payment.iban else UNDEFINED
 
 
 def outside_scope(document: Invoice) -> bool:

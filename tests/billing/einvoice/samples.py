@@ -59,6 +59,7 @@ PAYMENT = Payment(
 )
 REASONS: dict[Category, Reason] = {
     "AE": Reason("Reverse charge / Steuerschuldnerschaft des Leistungsempfängers", "VATEX-EU-AE"),
+    "E": Reason("Exempt: small enterprise (Article 284)"),
     "O": Reason("Not subject to VAT: place of supply outside the EU (Article 44)", "VATEX-EU-O"),
 }
 
@@ -189,6 +190,16 @@ def credit_note() -> Invoice:
     )
 
 
+def paid_in_full() -> Invoice:
+    """Nothing is to be transferred: everything was paid from the prepaid balance."""
+    lines = (hours(1, 3600, "100"), egress(2))
+    return replace(invoice(*lines, prepaid="119.00"), payment=Payment(), due=None)
+
+
+def exempt() -> Invoice:
+    return invoice(hours(1, 3600, "2.49", "0", "E"), egress(2, "0", "E"))
+
+
 def in_peppol(document: Invoice) -> Invoice:
     """The same with addresses in Peppol's network: 9930 is a German VAT number, 0088 a GLN."""
     return replace(
@@ -225,5 +236,7 @@ ALL = {
     "prepaid": prepaid,
     "credit note": credit_note,
     "debited": debited,
+    "paid in full": paid_in_full,
+    "exempt": exempt,
     "foreign currency": foreign_currency,
 }

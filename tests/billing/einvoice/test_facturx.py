@@ -30,14 +30,16 @@ XMP = {
 
 
 def long() -> Invoice:
-    """Five pages: projects, endpoints, a name that fills a line and more."""
+    """Many pages: projects, endpoints, and names, words and notes longer than anybody's."""
     lines = []
     for number in range(1, 81):
         project = f"Project {number // 12}" if number % 40 else "Gießereiüberwachung " * 8
         endpoint = f"endpoint-{number // 7}"
         line = samples.hours(number, 86399 * number, "2.49", project=project, endpoint=endpoint)
         lines.append(line)
-    return samples.invoice(*lines, samples.egress(81))
+    told = replace(samples.egress(81), description="unbroken" * 200, name="Egress traffic " * 40)
+    notes = ("A note of its own length. " * 400, "{nb}\tof Zu\u0308rich")
+    return replace(samples.invoice(*lines, told), notes=notes)
 
 
 def made(document: Invoice) -> tuple[bytes, bytes]:
@@ -192,6 +194,7 @@ def test_pages_repeat_their_head_and_hold_every_line() -> None:
             and wording.number(line.amount).replace("\u00a0", " ") in everything
         )
     assert ", continued" in everything
+    assert "{nb} of Zürich" in everything
 
 
 def test_nothing_runs_over_the_margins_or_into_the_footer() -> None:
