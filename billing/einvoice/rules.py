@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 
+from stdnum import iban
+
 from billing.einvoice.document import (
     CENT,
     Allowance,
@@ -195,6 +197,7 @@ def discrepancies(document: Invoice) -> list[str]:
         *_wrong_lines(document),
         *_wrong_sums(document),
         *_wrong_terms(document),
+        *_wrong_codes(document),
         *_wrong_letters(document),
     ]
 
@@ -251,6 +254,31 @@ def _wrong_terms(document: Invoice) -> list[str]:
     national = document.national_vat
     if national and national.currency == document.currency:
         wrong.append("national_vat repeats the invoice's own currency (BR-53)")
+    return wrong
+
+
+def _wrong_codes(document: Invoice) -> list[str]:
+    """Codes by their shape; whether a VAT number is valid is asked of its country, elsewhere."""
+    payment, supplier, customer = document.payment, document.supplier, document.customer
+    shapes = [
+        ("currency", document.currency, "[A-Z]{3}", "ISO 4217"),
+        ("supplier.address.country", supplier.address.country, "[A-Z]{2}", "ISO 3166-1"),
+        ("customer.address.country", customer.address.country, "[A-Z]{2}", "ISO 3166-1"),
+        ("supplier.vat_id", supplier.vat_id, "[A-Z]{2}[0-9A-Z+*]+", "BR-CO-09"),
+        ("customer.vat_id", customer.vat_id, "[A-Z]{2}[0-9A-Z+*]+", "BR-CO-09"),
+    ]
+    shapes += [
+        (f"lines[{index}].unit", line.unit, "[A-Z0-9]{2,3}", "UN/ECE Rec. 20")
+        for index, line in enumerate(document.lines)
+    ]
+    wrong = [
+        f"{field} {value!r} does not look like one ({source})"
+        for field, value, shape, source in shapes
+        if value and not re.fullmatch(shape, value)
+    ]
+    for field, number in (("iban", payment.iban), ("debtor_iban", payment.debtor_iban)):
+        if number and not iban.is_valid(number):
+            wrong.append(f"payment.{field} {number!r} is no IBAN (ISO 13616)")
     return wrong
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.einvoice import cii, rules, ubl, validate
+from billing.einvoice import cii, credit, rules, ubl, validate
 from billing.einvoice.document import Address, Allowance, Category, Invoice, Line, Party, Period
 from billing.einvoice.rules import ZERO
 from tests.billing.einvoice import samples
@@ -80,6 +80,11 @@ def wrong_line() -> Invoice:
     return replace(GOOD, lines=(line, *GOOD.lines[1:]))
 
 
+def abroad(country: str) -> Invoice:
+    where = replace(GOOD.customer.address, country=country)
+    return replace(GOOD, customer=replace(GOOD.customer, address=where))
+
+
 BACKWARDS = Period(date(2026, 11, 30), date(2026, 11, 1))
 MIXED = samples.invoice(samples.hours(1, 60, "1"), samples.egress(2, "0", "O"))
 WRONG: list[tuple[Invoice, str]] = [
@@ -101,6 +106,11 @@ WRONG: list[tuple[Invoice, str]] = [
     (samples.invoice(samples.hours(1, -3600, "1")), "credit instead"),
     (replace(GOOD, period=BACKWARDS), "BR-29"),
     (replace(GOOD, due=date(2026, 11, 30)), "due before it is issued"),
+    (replace(GOOD, currency="eur"), "currency 'eur' does not look like one"),
+    (abroad("Greece"), "customer.address.country 'Greece'"),
+    (replace(GOOD, supplier=replace(GOOD.supplier, vat_id="129273398")), "BR-CO-09"),
+    (replace(GOOD, payment=replace(GOOD.payment, iban="DE03120300000000202051")), "is no IBAN"),
+    (samples.invoice(replace(samples.egress(1), unit="seconds")), "lines[0].unit 'seconds'"),
     (replace(GOOD, number="2026\x0b1"), "number has a control character"),
     (replace(samples.foreign_currency(), currency="EUR"), "BR-53"),
 ]
@@ -141,6 +151,22 @@ def test_a_line_is_rounded_once_and_half_away_from_zero() -> None:
     assert rules.line_amount(2**53 - 1, Decimal("999999999999.999999999999"), 1) > 10**27
 
 
+def test_a_whole_credit_nets_to_zero_with_its_vat() -> None:
+    for make in (samples.two_rates, samples.reverse_charge, samples.prepaid, samples.exempt):
+        document = make()
+        back = credit.whole(document, "2026-C000009", date(2026, 12, 3), "Billed twice")
+        rules.check(back)
+        assert (
+            back.totals.due
+            == document.totals.gross
+            == document.totals.due + (document.totals.prepaid)
+        )
+        assert [group.tax for group in back.vat] == [group.tax for group in document.vat]
+        assert back.preceding[0].number == document.number
+        with pytest.raises(ValueError, match="issued invoice"):
+            credit.whole(back, "2026-C000010", date(2026, 12, 3), "Again")
+
+
 # --- any lines -----------------------------------------------------------------
 prices = st.decimals(min_value=0, max_value=10_000, places=6, allow_nan=False)
 units = st.sampled_from([("SEC", 3600), ("C62", 1_000_000), ("C62", 1)])
@@ -155,10 +181,11 @@ def documents(draw: st.DrawFn) -> Invoice:
     for number in range(1, draw(st.integers(1, 12)) + 1):
         (unit, base), (category, rate) = draw(units), draw(st.sampled_from(kinds))
         quantity, price = draw(st.integers(-1000, 10**10)), draw(prices)
+        name = draw(st.sampled_from(["Serving", "A & B <1>", "Łódź, 日本 🦙"]))
         sum_ = rules.line_amount(quantity, price, base)
         fields = (
             f"{number}",
-            "Serving",
+            name,
             quantity,
             unit,
             price,
@@ -175,10 +202,15 @@ def documents(draw: st.DrawFn) -> Invoice:
         allowances.append(Allowance(size, "Commitment", line.category, line.rate))
     prepaid = draw(st.sampled_from(["0.00", "12.34"]))
     customer = samples.SWISS if kinds == outside else samples.POLISH
-    return samples.invoice(*lines, allowances=tuple(allowances), prepaid=prepaid, customer=customer)
+    document = samples.invoice(
+        *lines, allowances=tuple(allowances), prepaid=prepaid, customer=customer
+    )
+    if draw(st.booleans()):
+        return document
+    return credit.whole(document, "2026-C000001", date(2026, 12, 2), "Fault")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(document=documents())
 def test_any_lines_add_up_and_pass_the_schematron(document: Invoice) -> None:
     totals, groups = document.totals, document.vat
