@@ -184,7 +184,7 @@ class Table:
         sheet, text = self.sheet, Text(left, 8.5, "B")
         y, height = sheet.get_y(), sheet.height(text, self.width - 32)
         sheet.set_fill_color(SHADE)
-        sheet.rect(self.x, y, self.width, height + 2.0, style="F")
+        sheet.rect(self.x, y + 0.2, self.width, height + 1.8, style="F")
         sheet.set_y(y + 1.0)
         sheet.put(text, self.x + 1, self.width - 32)
         if right:
