@@ -1,0 +1,1 @@
+"""Payment through a bank alone: statements read, payments matched, direct debits written."""
