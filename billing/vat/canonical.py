@@ -1,11 +1,12 @@
 """A dataclass as canonical JSON (RFC 8785), to be kept and hashed as evidence.
 
-Decimal becomes its text (never a float), dates and times ISO 8601, an enumeration its value.
+Decimal becomes its text (never a float), dates and times ISO 8601, a span its
+whole seconds, an enumeration its value.
 """
 
 import dataclasses
 import hashlib
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -29,6 +30,8 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, timedelta) and not value % timedelta(seconds=1):
+        return value // timedelta(seconds=1)
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
