@@ -71,11 +71,12 @@ def write(
     _leaf(header, "MsgId", message)
     _leaf(header, "CreDtTm", created_at.isoformat(timespec="seconds"))
     _sums(header, debits)
-    _leaf(header, "InitgPty/Nm", latin(creditor.name, 70))
+    _leaf(header, "InitgPty/Nm", _name(creditor.name))
     for number, (key, block) in enumerate(sorted(_blocks(debits).items()), 1):
         _block(SubElement(body, "PmtInf"), f"{message}-{number}", creditor, key, block)
     indent(root)
-    return tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    return written + b"\n"
 
 
 def _blocks(debits: list[Collection]) -> dict[_Key, list[Collection]]:
@@ -138,7 +139,7 @@ def _block(
     _leaf(kind, "LclInstrm/Cd", scheme.value)
     _leaf(kind, "SeqTp", sequence.value)
     _leaf(node, "ReqdColltnDt", collect_on.isoformat())
-    _leaf(node, "Cdtr/Nm", latin(creditor.name, 70))
+    _leaf(node, "Cdtr/Nm", _name(creditor.name))
     _leaf(node, "CdtrAcct/Id/IBAN", iban(creditor.iban))
     _agent(SubElement(node, "CdtrAgt"), creditor.bic)
     _leaf(node, "ChrgBr", "SLEV")
@@ -161,14 +162,18 @@ def _debit(node: Element, debit: Collection) -> None:
         # "Same mandate, new debtor account": the schemes' word for a changed account.
         _leaf(related, "AmdmntInfDtls/OrgnlDbtrAcct/Id/Othr/Id", "SMNDA")
     _agent(SubElement(node, "DbtrAgt"), mandate.debtor_bic)
-    try:
-        _leaf(node, "Dbtr/Nm", latin(mandate.debtor_name, 70))
-    except ValueError as error:
-        raise DebitRefused("name_not_latin", str(error)) from error
+    _leaf(node, "Dbtr/Nm", _name(mandate.debtor_name))
     _leaf(node, "DbtrAcct/Id/IBAN", iban(mandate.debtor_iban))
     reference = _nested(node, "RmtInf/Strd/CdtrRefInf")
     _leaf(reference, "Tp/CdOrPrtry/Cd", "SCOR")
     _leaf(reference, "Ref", read_reference(debit.reference))
+
+
+def _name(text: str) -> str:
+    try:
+        return latin(text, 70)
+    except ValueError as error:
+        raise DebitRefused("name_not_latin", str(error)) from error
 
 
 def _agent(node: Element, code: str) -> None:
