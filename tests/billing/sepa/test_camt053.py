@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.sepa import xml
@@ -30,7 +30,11 @@ def test_a_payment_is_read_whole(version: str) -> None:
     assert (statement.id, statement.sequence, statement.account) == ("STMT-1", "230", OURS)
     assert (statement.opening, statement.closing) == (Decimal("1000.00"), Decimal("1119.00"))
     [entry] = statement.entries
-    assert (entry.amount, entry.gross, entry.charges) == (Decimal("119.00"), Decimal("119.00"), 0)
+    assert (entry.amount, entry.gross, entry.charges) == (
+        Decimal("119.00"),
+        Decimal("119.00"),
+        Decimal(0),
+    )
     assert (entry.reference, entry.remittance) == ("RF18539007547034", "Rechnung DE-2026-000123")
     assert (entry.end_to_end, entry.bank_reference) == ("E2E-1", "BANK-7")
     assert (entry.party_name, entry.party_iban) == ("CALCUL SA", THEIRS)
@@ -75,9 +79,9 @@ def test_a_batch_of_the_old_version_without_amounts_stays_whole() -> None:
 @both
 def test_charges_on_one_payment_tell_what_was_paid(version: str) -> None:
     [entry] = entries(Movement("118.00", [Payment()], charges="1.00"), version=version)
-    assert (entry.amount, entry.charges, entry.gross) == (118, 1, 119)
+    assert (entry.amount, entry.charges, entry.gross) == (Decimal(118), Decimal(1), Decimal(119))
     [entry] = entries(Movement("118.00", [Payment(charges="1.00")]), version=version)
-    assert (entry.amount, entry.gross) == (118, 119)
+    assert (entry.amount, entry.gross) == (Decimal(118), Decimal(119))
 
 
 @both
@@ -87,7 +91,7 @@ def test_a_returned_debit_is_a_reversal_of_the_debtors(version: str, marked: boo
     move = Movement("-122.00", [payment], reversal=marked, charges="3.00")
     [entry] = entries(move, version=version)
     assert entry.reversal and entry.return_reason == "AC04"
-    assert (entry.amount, entry.charges, entry.gross) == (-122, 3, -119)
+    assert (entry.amount, entry.charges, entry.gross) == (Decimal(-122), Decimal(3), Decimal(-119))
     assert (entry.end_to_end, entry.mandate) == ("DD-1", "M-1")
     assert (entry.party_name, entry.party_iban) == ("CALCUL SA", THEIRS)
 
@@ -117,7 +121,7 @@ def test_a_statement_that_does_not_add_up_is_refused() -> None:
 
 def test_an_overdrawn_account_adds_up_too() -> None:
     [statement] = read(document([Movement("-50.00")], opening="-10.00"))
-    assert (statement.opening, statement.closing) == (-10, -60)
+    assert (statement.opening, statement.closing) == (Decimal(-10), Decimal(-60))
 
 
 def test_a_page_without_closing_balance_is_read() -> None:
@@ -219,6 +223,7 @@ def movements(draw: st.DrawFn) -> Movement:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(movements(), max_size=6), st.sampled_from(VERSIONS))
 def test_entries_always_add_up_to_the_closing_balance(moves: list[Movement], version: str) -> None:
     [statement] = read(document(moves, version))
@@ -228,6 +233,7 @@ def test_entries_always_add_up_to_the_closing_balance(moves: list[Movement], ver
     assert len({each.key for each in statement.entries}) == len(statement.entries)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=200), st.integers(0, 2000))
 def test_no_bytes_break_the_reader(noise: bytes, at: int) -> None:
     whole = document([Movement("5.00", [Payment(text="x")])])

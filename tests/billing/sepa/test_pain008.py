@@ -90,7 +90,7 @@ amounts = st.decimals(Decimal("0.01"), Decimal("999999999.99"), places=2)
 names = st.text(st.characters(codec="utf-8"), max_size=90).map(lambda text: f"Ada {text}"[:80])
 
 
-@settings(max_examples=40)  # the schema takes its time
+@settings(max_examples=40, deadline=None)  # the schema takes its time
 @given(
     st.lists(
         st.tuples(amounts, names, st.sampled_from(Scheme), st.booleans(), st.integers(0, 9)),
@@ -223,6 +223,7 @@ def test_the_days_without_settlement() -> None:
     assert target.is_open(date(2026, 12, 24)) and not target.is_open(date(2026, 11, 29))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dates(date(2000, 1, 1), date(2099, 1, 1)), st.integers(1, 10))
 def test_settling_days_are_counted_alike_forth_and_back(day: date, days: int) -> None:
     start = target.on_or_after(day)
@@ -243,6 +244,7 @@ def test_accounts_and_identifiers() -> None:
             creditor_identifier(wrong)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.from_regex(r"[A-Z0-9]{1,21}", fullmatch=True), st.integers(2, 24), st.sampled_from("07AZ")
 )
@@ -268,6 +270,7 @@ def test_references_that_cannot_be() -> None:
             read(wrong)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=100))
 def test_latin_leaves_only_signs_that_banks_take(text: str) -> None:
     try:

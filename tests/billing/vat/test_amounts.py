@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.vat.advance import TopUp, Treatment, advance
@@ -40,6 +40,7 @@ def test_an_invoice_is_due_by_the_fifteenth(chargeable: date, due: date) -> None
     assert invoice_due(chargeable) == due
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dates(date(2020, 1, 1), date(2100, 1, 1)))
 def test_due_is_always_in_the_month_that_follows(day: date) -> None:
     due = invoice_due(day)
@@ -68,6 +69,7 @@ def test_the_statement_lists_reverse_charge_by_customer_and_month() -> None:
         rows([Supply(HELD, Decimal(1), TODAY)])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.lists(
         st.tuples(
@@ -164,6 +166,7 @@ def test_a_missing_or_absurd_rate_is_refused() -> None:
             EuroRate("USD", Decimal(absurd), TODAY, "ECB")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.decimals(-(10**9), 10**9, places=2), st.decimals(Decimal("0.0001"), 10**5, places=4))
 def test_a_conversion_is_off_by_half_a_cent_at_most(vat: Decimal, per_euro: Decimal) -> None:
     rate = EuroRate("XXX", per_euro, TODAY, "ECB")

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.vat.countries import is_member_state
@@ -320,6 +320,7 @@ vies = st.one_of(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.builds(
         Customer,

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.vat import countries, notes, numbers
@@ -56,6 +56,7 @@ def test_currencies_change_with_the_day() -> None:
     assert countries.national_currency("BG", TODAY) == "EUR"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(STATES), st.dates(date(2020, 1, 1), date(2030, 12, 31)))
 def test_a_rate_is_that_of_the_youngest_row_that_has_begun(state: str, on: date) -> None:
     rows = table("states")["states"][state]["rates"]
@@ -93,6 +94,7 @@ def test_what_is_no_number_is_refused(written: str, country: str) -> None:
         numbers.parse(written, country)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=20), st.sampled_from(["", *STATES, "MC", "CH"]))
 def test_no_text_breaks_the_reader(written: str, country: str) -> None:
     try:
@@ -102,6 +104,7 @@ def test_no_text_breaks_the_reader(written: str, country: str) -> None:
     assert numbers.parse(str(found)) == found
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(sorted(NUMBERS.values())), st.integers(2, 13), st.sampled_from("0123456789"))
 def test_a_mistyped_digit_is_found(number: str, at: int, digit: str) -> None:
     if at >= len(number) or not number[at].isdigit() or number[at] == digit:
