@@ -12,7 +12,7 @@ from datetime import date
 from decimal import Decimal
 
 from billing.sepa.accounts import InvalidAccount, iban
-from billing.sepa.camt_details import details
+from billing.sepa.camt_details import bank_code, details
 from billing.sepa.statements import Entry, Statement, StatementRefused
 from billing.sepa.xml import Node, parse
 
@@ -126,6 +126,7 @@ def _entry(node: Node, account: str) -> list[_Part]:
         reversal=node.text("RvslInd") in ("true", "1"),
         bank_reference="" if reference.upper() in _NO_REFERENCE else reference,
         remittance=node.text("AddtlNtryInf"),
+        code=bank_code(node),
     )
     return [_Part(each, each.bank_reference) for each in details(node, whole, amount, signed)]
 

@@ -82,7 +82,6 @@ def _paid(payment: Node, entry: Entry) -> Entry:
     came_in = (entry.amount >= 0) is not reversal
     side = "Dbtr" if came_in else "Cdtr"
     remittance = " ".join(filter(None, (each.own_text for each in payment.all("RmtInf/Ustrd"))))
-    domain = [payment.text(f"BkTxCd/Domn/{path}") for path in ("Cd", "Fmly/Cd", "Fmly/SubFmlyCd")]
     own = payment.text("Refs/AcctSvcrRef")
     return replace(
         entry,
@@ -95,8 +94,14 @@ def _paid(payment: Node, entry: Entry) -> Entry:
         reversal=reversal,
         return_reason=reason,
         bank_reference=_given(own) or entry.bank_reference,
-        code="/".join(filter(None, domain)),
+        code=bank_code(payment) or entry.code,
     )
+
+
+def bank_code(node: Node) -> str:
+    """What kind of movement it was in ISO's words, such as PMNT/RCDT/ESCT."""
+    steps = ("Cd", "Fmly/Cd", "Fmly/SubFmlyCd")
+    return "/".join(filter(None, (node.text(f"BkTxCd/Domn/{step}") for step in steps)))
 
 
 def _given(text: str) -> str:

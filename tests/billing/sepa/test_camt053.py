@@ -39,7 +39,7 @@ def test_a_payment_is_read_whole(version: str) -> None:
     assert (entry.end_to_end, entry.bank_reference) == ("E2E-1", "BANK-7")
     assert (entry.party_name, entry.party_iban) == ("CALCUL SA", THEIRS)
     assert (entry.booked_on.isoformat(), entry.value_on) == ("2026-11-26", entry.booked_on)
-    assert not entry.reversal and entry.batch_of == 1
+    assert (entry.reversal, entry.batch_of, entry.code) == (False, 1, "PMNT/RCDT/ESCT")
 
 
 @both

@@ -104,18 +104,13 @@ def test_no_text_breaks_the_reader(written: str, country: str) -> None:
     assert numbers.parse(str(found)) == found
 
 
-@settings(deadline=None)  # the machine may be busy
-@given(st.sampled_from(sorted(NUMBERS.values())), st.integers(2, 13), st.sampled_from("0123456789"))
-def test_a_mistyped_digit_is_found(number: str, at: int, digit: str) -> None:
-    if at >= len(number) or not number[at].isdigit() or number[at] == digit:
-        return
-    # Two states' check digits do not find each single error: their rule says so.
-    wrong = number[:at] + digit + number[at + 1 :]
-    try:
-        numbers.parse(wrong)
-    except InvalidVatNumber:
-        return
-    assert number[:2] in {"FR", "NL", "FI", "IE"}, wrong
+@pytest.mark.parametrize("number", [each for each in NUMBERS.values() if each[:2] != "NL"])
+def test_a_mistyped_digit_is_found(number: str) -> None:
+    """In all but Dutch numbers, of which two kinds with different check digits are in use."""
+    for at in range(2, len(number)):
+        for digit in set("0123456789") - {number[at]} if number[at].isdigit() else ():
+            with pytest.raises(InvalidVatNumber):
+                numbers.parse(number[:at] + digit + number[at + 1 :])
 
 
 def test_an_address_that_lies_elsewhere() -> None:
