@@ -13,7 +13,7 @@ from billing.vat.decision import Category, Decision, Inputs, Outcome
 from billing.vat.notes import outside_scope, reverse_charge
 from billing.vat.numbers import InvalidVatNumber, VatNumber, parse
 from billing.vat.parties import Customer, CustomerKind, Evidence, Supplier
-from billing.vat.proof import Gap, business_gap, number_of, vies_gap
+from billing.vat.proof import Gap, business_gap, number_of, outside_gap, vies_gap
 from billing.vat.tables import UnknownRule
 from billing.vat.territories import Place, locate, refusal_for
 
@@ -121,7 +121,8 @@ def _other_state(inputs: Inputs, place: Place, state: str, issuer: VatNumber) ->
 
 
 def _outside(inputs: Inputs, place: Place) -> Decision:
-    gap = business_gap(inputs.evidence.proof, inputs.on)
+    proof = inputs.evidence.proof
+    gap = business_gap(proof, inputs.on) or outside_gap(inputs.customer, place.mother)
     if gap:
         return _wait(inputs, gap, "Art. 44", "Reg. (EU) 282/2011 Art. 18(3)", *_own(place))
     where = place.name or place.country

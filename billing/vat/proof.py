@@ -33,6 +33,21 @@ def number_of(customer: Customer, state: str) -> VatNumber | Gap | None:
     return number
 
 
+def outside_gap(customer: Customer, mother: str) -> Gap | None:
+    """A number of a member state held by a business outside: does it act from there?
+
+    A territory outside of the VAT territory shares its numbers with its `mother`; XI is no state.
+    """
+    try:
+        number = parse(customer.vat_number)
+    except InvalidVatNumber:
+        return None
+    if number.prefix == "XI" or (mother and number.prefix == vat_prefix(mother)):
+        return None
+    because = f"{number} is of a member state: does an establishment there use the service?"
+    return Gap("establishment_unclear", because)
+
+
 def vies_gap(evidence: Evidence, number: VatNumber, requester: VatNumber) -> Gap | None:
     """What is missing until VIES has proved `number` to `requester`; None when it has."""
     answer = evidence.vies

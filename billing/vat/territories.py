@@ -12,8 +12,8 @@ from billing.vat.tables import UnknownRule, table
 class Place:
     """`state` is the member state whose VAT territory it is; None lies outside of the Union's.
 
-    `territory` and `article` are empty for an ordinary address. `refused` says why nothing is
-    invoiced there.
+    `territory` and `article` are empty for an ordinary address. `mother` is the member state that
+    a territory belongs to. `refused` says why nothing is invoiced there.
     """
 
     country: str
@@ -22,6 +22,7 @@ class Place:
     name: str = ""
     article: str = ""
     refused: str = ""
+    mother: str = ""
 
 
 def locate(country: str, postcode: str = "", region: str = "") -> Place:
@@ -43,6 +44,7 @@ def locate(country: str, postcode: str = "", region: str = "") -> Place:
         name=found["name"],
         article=found["article"],
         refused=found["reason"] if treatment == "refused" else "",
+        mother=next((each for each in found["postcodes"] if is_member_state(each)), ""),
     )
 
 
