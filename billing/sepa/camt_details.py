@@ -20,7 +20,8 @@ def details(node: Node, whole: Entry, amount: Amount, signed: Amount) -> list[En
     charges = _charges(node, amount)
     if len(payments) == 1:
         inner = charges or _charges(payments[0], amount)
-        return [_paid(payments[0], replace(whole, charges=inner))]
+        count = _count(node, 1)
+        return [_paid(payments[0], replace(whole, charges=inner, batch_of=count))]
     amounts = [_own_amount(payment, whole, amount, signed) for payment in payments]
     if not payments or None in amounts:
         return [replace(whole, charges=charges, batch_of=_count(node, len(payments)))]
@@ -30,9 +31,10 @@ def details(node: Node, whole: Entry, amount: Amount, signed: Amount) -> list[En
         if each is not None
     ]
     rest = whole.amount - sum((part.amount for part in parts), Decimal(0))
-    if rest == 0:
-        return parts
-    inner = charges or sum((_charges(payment, amount) for payment in payments), Decimal(0))
+    inners = [_charges(payment, amount) for payment in payments]
+    if rest == 0:  # what a payment's charges are is within its own amount
+        return [replace(part, charges=own) for part, own in zip(parts, inners, strict=True)]
+    inner = charges or sum(inners, Decimal(0))
     if rest != -inner:
         raise StatementRefused(
             "batch_mismatch", f"a batch of {whole.amount} is {rest} off its payments and charges"

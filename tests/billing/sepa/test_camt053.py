@@ -71,6 +71,27 @@ def test_a_batch_without_details_stays_whole_and_says_so(version: str) -> None:
     assert (entry.amount, entry.batch_of) == (Decimal("300.00"), 7)
 
 
+@both
+def test_one_text_for_a_batch_takes_nothing_apart(version: str) -> None:
+    [entry] = entries(Movement("300.00", [Payment(text="collections")], count=7), version=version)
+    assert (entry.batch_of, entry.remittance) == (7, "collections")
+
+
+@both
+def test_returned_debits_in_a_batch_know_their_charges(version: str) -> None:
+    def back(amount: str) -> list[Payment]:
+        return [
+            Payment(amount, end_to_end=name, returned="AC04", charges="3.00")
+            for name in ("DD-1", "DD-2")
+        ]
+
+    within = entries(Movement("-124.00", back("62.00"), reversal=True), version=version)
+    assert [each.gross for each in within] == [-59, -59]
+    beside = entries(Movement("-124.00", back("59.00"), reversal=True), version=version)
+    assert [each.gross for each in beside] == [-59, -59, -6]
+    assert [each.reversal for each in beside] == [True, True, False]
+
+
 def test_a_batch_of_the_old_version_without_amounts_stays_whole() -> None:
     [entry] = entries(Movement("30.00", [Payment(), Payment()]), version="02")
     assert (entry.amount, entry.batch_of) == (Decimal("30.00"), 2)
