@@ -5,12 +5,13 @@ numbers in the remittance, and last a payer's known account with exactly the amo
 invoice. Nothing else is good enough.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from billing.sepa.naming import named_in
+from billing.sepa.naming import Names
 from billing.sepa.statements import Entry
 
 _ZERO = Decimal("0.00")
@@ -92,7 +93,12 @@ class Matcher:
         seen: Iterable[str] = (),
     ) -> None:
         self._invoices = {each.id: each for each in invoices}
+        self._names = Names(self._invoices.values())
         self._open = {each.id: each.total - each.paid for each in self._invoices.values()}
+        self._by_payer: dict[str, list[str]] = defaultdict(list)
+        for each in self._invoices.values():
+            for account in each.payers:
+                self._by_payer[account].append(each.id)
         self._debits = {each.end_to_end: each for each in debits}
         unknown = [each for each in self._debits.values() if each.invoice not in self._open]
         if unknown:
@@ -121,7 +127,7 @@ class Matcher:
         if entry.batch_of > 1:
             because = f"a sum of {entry.batch_of} payments that the bank did not take apart"
             return Match(entry, Outcome.UNMATCHED, because, rest=entry.gross)
-        named = named_in(f"{entry.reference} {entry.remittance}", self._invoices.values())
+        named = self._names.named_in(f"{entry.reference} {entry.remittance}")
         if named:
             return self._settle(entry, named, "named in the payment")
         return self._by_account(entry)
@@ -144,11 +150,8 @@ class Matcher:
 
     def _by_account(self, entry: Entry) -> Match:
         """No word helps: a known account and the very amount of one open invoice may."""
-        theirs = [
-            each.id
-            for each in self._invoices.values()
-            if entry.party_iban and entry.party_iban in each.payers and self._open[each.id] > 0
-        ]
+        known = self._by_payer.get(entry.party_iban, ()) if entry.party_iban else ()
+        theirs = [each for each in known if self._open[each] > 0]
         same = tuple(each for each in theirs if self._open[each] == entry.gross)
         if len(same) == 1:
             return self._settle(entry, same, "the payer's account and the amount")
@@ -162,7 +165,7 @@ class Matcher:
         """A debit that was returned, or a payment that the bank recalled."""
         debit = self._debits.get(entry.end_to_end)
         if debit is None:
-            named = named_in(f"{entry.reference} {entry.remittance}", self._invoices.values())
+            named = self._names.named_in(f"{entry.reference} {entry.remittance}")
             if len(named) == 1:
                 return self._reopen(entry, named[0], "the bank took a payment back")
             because = "the bank took something back that names no single invoice"

@@ -1,6 +1,7 @@
 """Invoices that a remittance text names, however people and banks have torn the text."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -17,26 +18,45 @@ class Named(Protocol):
     def reference(self) -> str: ...
 
 
-def named_in(text: str, invoices: Iterable[Named]) -> tuple[str, ...]:
-    """Ids of the invoices whose number or reference stands in the text, in its order.
+class Names:
+    """The numbers and references of many invoices, to be found in one text after the other.
 
     Banks break lines anywhere and people write `DE 2026/17`, so what is no letter or digit does
     not count. Of two names one within the other (17 and 171), the longer was meant.
     """
-    upper = text.upper()
-    dense = _dense(upper)
-    spans: list[tuple[int, int, str]] = []
-    for invoice in invoices:
-        for name in (_dense(invoice.number.upper()), _dense(invoice.reference.upper())):
-            # The quick look first: most invoices are not in most texts.
-            if len(name) >= _SHORTEST and name in dense:
-                spans += [(*found.span(), invoice.id) for found in _pattern(name).finditer(upper)]
-    longest = [span for span in spans if not any(_within(span, other) for other in spans)]
-    return tuple(dict.fromkeys(identifier for _, _, identifier in sorted(longest)))
+
+    def __init__(self, invoices: Iterable[Named]) -> None:
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        for invoice in invoices:
+            for name in {_dense(invoice.number), _dense(invoice.reference)}:
+                if len(name) >= _SHORTEST:
+                    self._ids[name].append(invoice.id)
+        self._lengths = sorted({len(name) for name in self._ids})
+
+    def named_in(self, text: str) -> tuple[str, ...]:
+        """Ids of the invoices that the text names, in its order."""
+        upper = text.upper()
+        spans = [
+            (*found.span(), identifier)
+            for name in self._possible(_dense(upper))
+            for found in _pattern(name).finditer(upper)
+            for identifier in self._ids[name]
+        ]
+        longest = [span for span in spans if not any(_within(span, other) for other in spans)]
+        return tuple(dict.fromkeys(identifier for _, _, identifier in sorted(longest)))
+
+    def _possible(self, dense: str) -> set[str]:
+        """Names that stand in the text once all between letters and digits is gone."""
+        return {
+            dense[at : at + length]
+            for length in self._lengths
+            for at in range(len(dense) - length + 1)
+            if dense[at : at + length] in self._ids
+        }
 
 
 def _dense(text: str) -> str:
-    return re.sub(r"[^A-Z0-9]", "", text)
+    return re.sub(r"[^A-Z0-9]", "", text.upper())
 
 
 def _pattern(name: str) -> re.Pattern[str]:

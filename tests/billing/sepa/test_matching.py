@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.sepa.camt053 import read
 from billing.sepa.matching import Debit, Invoice, Match, Outcome, match
-from billing.sepa.naming import named_in
+from billing.sepa.naming import Names
 from billing.sepa.reference import make
 from billing.sepa.statements import Entry
 from tests.billing.sepa.bank import OURS, THEIRS, Movement, Payment, document
@@ -81,11 +81,13 @@ def test_a_structured_reference_alone_is_enough() -> None:
 def test_of_two_numbers_one_within_the_other_the_longer_is_meant() -> None:
     short = Invoice("inv_s", "DE-2026-17", "", "cus_1", Decimal(5))
     long = Invoice("inv_l", "DE-2026-17-8", "", "cus_1", Decimal(5))
-    assert named_in("DE-2026-17-8", [short, long]) == ("inv_l",)
-    assert named_in("DE-2026-17 8", [short, long]) == ("inv_l",)
-    assert named_in("DE-2026-17", [short, long]) == ("inv_s",)
-    assert named_in("DE-2026-17-8 and DE-2026-17", [short, long]) == ("inv_l", "inv_s")
-    assert named_in("anything 1 2", [replace(short, number="1-2")]) == ()  # too short to mean it
+    assert Names([short, long]).named_in("DE-2026-17-8") == ("inv_l",)
+    assert Names([short, long]).named_in("DE-2026-17 8") == ("inv_l",)
+    assert Names([short, long]).named_in("DE-2026-17") == ("inv_s",)
+    assert Names([short, long]).named_in("DE-2026-17-8 and DE-2026-17") == ("inv_l", "inv_s")
+    assert (
+        Names([replace(short, number="1-2")]).named_in("anything 1 2") == ()
+    )  # too short to mean it
 
 
 def test_less_and_more_than_is_open() -> None:

@@ -273,6 +273,15 @@ def test_a_number_that_stops_being_valid_holds_the_final_invoice() -> None:
     assert kept["vies"]["outcome"] == "invalid"
 
 
+def test_a_number_that_proved_nothing_at_the_draft_was_never_valid() -> None:
+    drafted = decide(GERMAN, business("FR", postcode="97400"), OUTSIDE, TODAY).drafted()
+    assert drafted is not None and drafted.customer_number == NUMBERS["FR"]
+    found = decide(
+        GERMAN, FRENCH, replace(other(outcome=ViesOutcome.INVALID), drafted=drafted), TODAY
+    )
+    assert found.reason == "vat_number_not_valid"
+
+
 def test_a_final_decision_like_the_draft_stands() -> None:
     later = NOW + timedelta(days=3)
     again = answer(NUMBERS["FR"], checked_at=later, consultation_number="WAPIAAAAlater")
