@@ -14,17 +14,21 @@ from compliance.fields import IdField
 class Meter(models.TextChoices):
     """Everything that can have a price. There is no egress here, and the database agrees."""
 
-    DEVICE_SECONDS = "device_seconds", "device-seconds"
+    DEVICE_SECONDS = "device_seconds", "device-seconds"  # serving
+    WARM_SECONDS = "warm_seconds", "keep-warm device-seconds"  # ready, and nobody asks
+    ASLEEP_SECONDS = "asleep_seconds", "asleep device-seconds"
     INPUT_TOKENS = "input_tokens", "input tokens"
     CACHED_TOKENS = "cached_tokens", "cached input tokens"
     OUTPUT_TOKENS = "output_tokens", "output tokens"
 
 
 class Basis(models.TextChoices):
-    """Whether usage is owed, or only attributes a cost that is owed by another meter."""
+    """Whether usage is owed, only attributes a cost that is owed by another meter, or is given
+    back: a credit undoes a charge of the same meter at the same price, by a quantity of its own."""
 
     CHARGE = "charge"
     ATTRIBUTION = "attribution"
+    CREDIT = "credit"
 
 
 class Account(models.Model):
@@ -149,6 +153,9 @@ class UsageEvent(models.Model):
     quantity = models.BigIntegerField()
     share = models.SmallIntegerField(default=1000)  # thousandths of each unit: part of a device
     flags = models.JSONField(default=list)
+    # Pseudonyms of who asked: an agent, and the path of a run, the root first.
+    agent = models.CharField(max_length=31, blank=True, default="")
+    run = models.CharField(max_length=255, blank=True, default="")
 
     class Meta:
         managed = False  # made in SQL: Django cannot declare a partitioned table

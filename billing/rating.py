@@ -17,6 +17,8 @@ from fractions import Fraction
 # What one price buys, in units of the meter. A meter that is not here cannot be rated.
 UNITS_PER_PRICE = {
     "device_seconds": 3600,
+    "warm_seconds": 3600,
+    "asleep_seconds": 3600,
     "input_tokens": 1_000_000,
     "cached_tokens": 1_000_000,
     "output_tokens": 1_000_000,

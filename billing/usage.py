@@ -37,6 +37,8 @@ class Event:
     device_kind: str = ""
     flags: tuple[str, ...] = ()
     share: int = 1000
+    agent: str = ""
+    run: str = ""
 
 
 _COLUMNS = {
@@ -55,6 +57,8 @@ _COLUMNS = {
     "device_kind": "text",
     "flags": "jsonb",
     "share": "smallint",
+    "agent": "text",
+    "run": "text",
 }
 _NAMES = ", ".join(_COLUMNS)
 # What an export shows of an event, in this order.
@@ -141,8 +145,8 @@ def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any,
     """The usage of an account with start <= at < end, oldest first, in the order of EXPORTED."""
     found = UsageEvent.objects.filter(account_id=account_id, at__gte=start, at__lt=end)
     for event in found.order_by("at", "id").iterator(chunk_size=2_000):
-        *columns, flags, share = (getattr(event, name) for name in EXPORTED)
-        yield (*columns, " ".join(flags), share)
+        row = {name: getattr(event, name) for name in EXPORTED}
+        yield tuple({**row, "flags": " ".join(event.flags)}.values())
 
 
 def _arrays(events: Iterable[Event]) -> list[list[Any]]:

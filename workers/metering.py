@@ -175,6 +175,8 @@ def _request_events(
             basis=(Basis.CHARGE if owed else Basis.ATTRIBUTION).value,
             quantity=quantity,
             flags=_flags(row),
+            agent=row.agent,
+            run=row.run,
         )
         for meter, quantity in quantities.items()
         if quantity

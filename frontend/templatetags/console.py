@@ -12,6 +12,8 @@ register = template.Library()
 _SIGNS = {"EUR": "€"}
 _METERS = {
     "device_seconds": "device time",
+    "warm_seconds": "device time, kept warm",
+    "asleep_seconds": "device time, asleep",
     "input_tokens": "input tokens",
     "cached_tokens": "cached input tokens",
     "output_tokens": "output tokens",
@@ -90,7 +92,7 @@ def budgeted(amount: int, unit: str) -> str:
 @register.filter
 def quantity(count: int, of: str = "") -> str:
     """Units of a meter: device-seconds as hours and minutes, the rest with thin groups."""
-    return duration(count) if of == "device_seconds" else f"{count:,}"
+    return duration(count) if of.endswith("_seconds") else f"{count:,}"
 
 
 @register.filter

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from billing import ledger, usage
-from billing.models import Account, LedgerTransaction
+from billing import ledger, rating, usage
+from billing.models import Account, LedgerTransaction, Meter
 from compliance import grants, partitions
 from tests.billing.events import NOW, publish, seconds
 
@@ -51,8 +51,13 @@ def test_only_known_meters_can_have_a_price_or_usage(sql: Sql, meter: str) -> No
         sql(PRICE, "prc_1", meter, "EUR", "0.05")
     with pytest.raises(DatabaseError, match="usageevent_never_egress"):
         sql(USAGE, "x", meter, "charge", 1)
-    sql(PRICE, "prc_1", "device_seconds", "EUR", "0.05")
-    sql(USAGE, "x", "device_seconds", "charge", 1)
+    for known in Meter.values:
+        sql(PRICE, f"prc_{known}", known, "EUR", "0.05")
+        sql(USAGE, known, known, "credit", 1)
+
+
+def test_what_has_a_meter_can_be_rated() -> None:
+    assert set(Meter.values) == set(rating.UNITS_PER_PRICE)
 
 
 @pytest.mark.parametrize("amount", ["-0.000000000001", "NaN", "1000000", "Infinity"])

@@ -4,6 +4,7 @@ import random
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -21,12 +22,17 @@ def total() -> int:
 
 
 def test_what_goes_in_comes_out(account: Account) -> None:
-    event = tokens(account, "req_1", flags=("cut_off", "estimated"), quantity=2**62)
+    who: dict[str, Any] = {"agent": "agt_1", "run": "run_1/run_2"}
+    event = tokens(account, "req_1", flags=("cut_off", "estimated"), quantity=2**62, **who)
     assert usage.record([event]) == 1
     kept = UsageEvent.objects.get()
     assert (kept.id, kept.at, kept.quantity) == ("req_1:output_tokens", NOW, 2**62)
     assert (kept.account_id, kept.meter, kept.basis) == (account.id, "output_tokens", "attribution")
     assert kept.flags == ["cut_off", "estimated"]
+    assert (kept.agent, kept.run) == ("agt_1", "run_1/run_2")
+    (row,) = usage.rows(account.id, MONTH, NOW + timedelta(days=1))
+    shown = dict(zip(usage.EXPORTED, row, strict=True))
+    assert (shown["flags"], shown["agent"]) == ("cut_off estimated", "agt_1")
 
 
 def test_a_repetition_counts_once(account: Account) -> None:

@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 def test_a_request_becomes_three_events_that_only_attribute() -> None:
     endpoint = served.endpoint()
-    served.request(endpoint)
+    served.request(endpoint, agent="agt_1", run="run_1/run_2")
     assert metering.book_requests(LATER) == 1
     assert served.totals() == TOKENS
     event = UsageEvent.objects.get(meter="cached_tokens")
@@ -46,6 +46,7 @@ def test_a_request_becomes_three_events_that_only_attribute() -> None:
     )
     assert (event.region, event.key_id, event.replica_id) == ("eu-de-1", "key_1", "rep_1")
     assert (event.at, event.flags) == (NOON + timedelta(seconds=2), [])
+    assert (event.agent, event.run) == ("agt_1", "run_1/run_2")
     assert UsageInbox.objects.get().booked_at == LATER
     assert metering.book_requests(LATER) == 0
 

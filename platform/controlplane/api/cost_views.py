@@ -51,6 +51,8 @@ class UsageView(serializers.ModelSerializer[UsageEvent]):
             "quantity",
             "share",
             "flags",
+            "agent",
+            "run",
         )
 
 

@@ -21,6 +21,7 @@ from controlplane.endpoints.models import Endpoint, ServedDay, Start
 AFTER = timedelta(hours=1)  # what gateways could not deliver before is not waited for
 BACK = 3  # days that are made up for after an outage
 KEPT = timedelta(days=90)
+_READY = (Meter.DEVICE_SECONDS, Meter.WARM_SECONDS)
 
 # Requests that batches send are traffic like any other here: they keep the engine as busy.
 _TRAFFIC = """
@@ -46,7 +47,8 @@ WITH each AS (
     FROM billing_usageevent u
     JOIN endpoints_replica r ON r.id = u.replica_id
     JOIN endpoints_endpointversion v ON v.endpoint_id = r.endpoint_id AND v.number = r.generation
-    WHERE u.at >= %(start)s AND u.at < %(end)s AND u.meter = %(meter)s
+    WHERE u.at >= %(start)s AND u.at < %(end)s
+        AND u.meter = ANY (%(meters)s) AND u.basis = 'charge'
         AND u.endpoint_id = ANY (%(known)s)
     GROUP BY 1, 2, 3
 ), minutes AS (
@@ -85,7 +87,7 @@ def _figures(begins: datetime, ends: datetime) -> dict[str, dict[str, Any]]:
         "start": begins,
         "end": ends,
         "known": known,
-        "meter": Meter.DEVICE_SECONDS.value,
+        "meters": [meter.value for meter in _READY],
     }
     with connection.cursor() as cursor:
         cursor.execute(_TRAFFIC, asked)
@@ -127,7 +129,7 @@ def _costs(ids: Iterable[str], begins: datetime, ends: datetime) -> dict[str, di
         told = costs.by("endpoint", account, start=begins, end=ends)
         unpriced = {one.key for one in told.unpriced if one.basis == Basis.CHARGE}
         for row in told.rows:
-            mine = row.basis == Basis.CHARGE and Meter.DEVICE_SECONDS in row.quantities
+            mine = row.basis == Basis.CHARGE and any(meter in row.quantities for meter in _READY)
             if mine and row.key not in unpriced:
                 found[row.key] = {"cost": f"{Decimal(row.exact):f}", "currency": told.currency}
     return found
