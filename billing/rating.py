@@ -7,12 +7,14 @@ decimals; beside it stands the exact amount as a Fraction, so that sums can be m
 rounding.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 # What one price buys, in units of the meter. A meter that is not here cannot be rated.
 UNITS_PER_PRICE = {
@@ -52,7 +54,10 @@ class Quantity:
 class PriceVersion:
     """`amount` of `currency` for a device-hour or a million tokens, from `valid_from` on.
 
-    An empty `device_kind` is the general price; one for the kind itself beats it.
+    An empty `device_kind` is the general price; one for the kind itself beats it. A version with
+    an `account_id` holds for that account alone and beats the list's of the same kind. From
+    `valid_to` on it holds no more, and neither do those it superseded; where both times are the
+    same, it says from when on there is no price.
     """
 
     id: str
@@ -61,10 +66,14 @@ class PriceVersion:
     valid_from: datetime
     device_kind: str = ""
     currency: str = "EUR"
+    valid_to: datetime | None = None
+    account_id: str = ""
 
     def __post_init__(self) -> None:
         if type(self.amount) is not Decimal or not self.amount.is_finite() or self.amount < 0:
             raise TypeError(f"a price is a finite Decimal from zero up, not {self.amount!r}")
+        if self.valid_to is not None and self.valid_to < self.valid_from:
+            raise ValueError(f"a price ends at {self.valid_to}, before {self.valid_from}")
 
 
 @dataclass(frozen=True)
@@ -102,34 +111,109 @@ def rounded(exact: Fraction, places: int = 2) -> Decimal:
     return Decimal(units if exact >= 0 else -units).scaleb(-places, _WIDE)
 
 
+class PriceTable:
+    """The versions that may hold for one account in one currency, to look up many times."""
+
+    def __init__(
+        self, prices: Iterable[PriceVersion], currency: str = "EUR", account_id: str = ""
+    ) -> None:
+        self._of: defaultdict[str, list[PriceVersion]] = defaultdict(list)
+        for price in prices:
+            if price.currency == currency and price.account_id in ("", account_id):
+                self._of[price.meter].append(price)
+        self._known: dict[tuple[str, str], tuple[list[datetime], list[PriceVersion | None]]] = {}
+
+    def at(self, meter: str, device_kind: str, at: datetime) -> PriceVersion | None:
+        """The version in force, as `price_at` says; None where there is a gap."""
+        turns, found = self._segments(meter, device_kind)
+        return found[bisect_right(turns, at)]
+
+    def spans(
+        self, meter: str, device_kind: str, start: datetime, end: datetime
+    ) -> list[tuple[datetime, datetime, PriceVersion | None]]:
+        """What holds from `start` to `end`, piece by piece without a hole."""
+        turns, _ = self._segments(meter, device_kind)
+        bounds = [start, *(turn for turn in turns if start < turn < end), end]
+        pieces: list[tuple[datetime, datetime, PriceVersion | None]] = []
+        for since, until in pairwise(bounds):
+            price = self.at(meter, device_kind, since)
+            if pieces and pieces[-1][2] == price:
+                since = pieces.pop()[0]
+            pieces.append((since, until, price))
+        return pieces
+
+    def _segments(
+        self, meter: str, device_kind: str
+    ) -> tuple[list[datetime], list[PriceVersion | None]]:
+        known = self._known.get((meter, device_kind))
+        if known is None:
+            named = [one for one in self._of.get(meter, ()) if one.device_kind in ("", device_kind)]
+            turns = changes(named)
+            known = turns, [None, *(_newest(named, turn) for turn in turns)]
+            self._known[meter, device_kind] = known
+        return known
+
+
+def changes(prices: Iterable[PriceVersion]) -> list[datetime]:
+    """Each moment at which some price begins or ends, once, in order."""
+    turns = set()
+    for price in prices:
+        turns.add(price.valid_from)
+        if price.valid_to is not None:
+            turns.add(price.valid_to)
+    return sorted(turns)
+
+
 def price_at(
-    prices: Iterable[PriceVersion], meter: str, device_kind: str, at: datetime, currency: str
+    prices: Iterable[PriceVersion],
+    meter: str,
+    device_kind: str,
+    at: datetime,
+    currency: str,
+    account_id: str = "",
 ) -> PriceVersion | None:
-    """The version in force: the newest for this very device kind, else the newest general one."""
-    candidates = [
-        price
-        for price in prices
-        if price.meter == meter
-        and price.currency == currency
-        and price.device_kind in ("", device_kind)
-        and price.valid_from <= at
-    ]
-    return max(
-        candidates,
-        key=lambda price: (price.device_kind != "", price.valid_from, price.id),
-        default=None,
+    """The version in force for an account: of this very device kind its own, else the list's; else
+    of the general kind its own, else the list's. Of each, the newest counts, if it has not ended.
+    """
+    return _newest(
+        (
+            price
+            for price in prices
+            if price.meter == meter
+            and price.currency == currency
+            and price.device_kind in ("", device_kind)
+            and price.account_id in ("", account_id)
+        ),
+        at,
     )
 
 
+def _newest(candidates: Iterable[PriceVersion], at: datetime) -> PriceVersion | None:
+    newest: dict[tuple[bool, bool], PriceVersion] = {}
+    for price in candidates:
+        if price.valid_from <= at:
+            series = price.device_kind != "", price.account_id != ""
+            before = newest.get(series)
+            if before is None or (before.valid_from, before.id) < (price.valid_from, price.id):
+                newest[series] = price
+    for _, price in sorted(newest.items(), key=lambda one: one[0], reverse=True):
+        if price.valid_to is None or at < price.valid_to:
+            return price
+    return None
+
+
 def split(
-    quantities: Iterable[Quantity], prices: Iterable[PriceVersion], currency: str = "EUR"
+    quantities: Iterable[Quantity],
+    prices: Iterable[PriceVersion],
+    currency: str = "EUR",
+    account_id: str = "",
 ) -> tuple[list[Line], list[Quantity]]:
     """Lines for what has a price, and the quantities that have none; nothing is dropped.
 
     A change of price inside the period makes two lines. Order and grouping of `quantities` do
     not matter. Raises ValueError for a negative quantity.
     """
-    versions = list(prices)
+    table = PriceTable(prices, currency, account_id)
     sums: defaultdict[tuple[str, str, PriceVersion, int], int] = defaultdict(int)
     unpriced = []
     for used in quantities:
@@ -137,7 +221,7 @@ def split(
             raise ValueError(f"negative quantity of {used.meter}: {used.quantity}")
         price = None
         if used.meter in UNITS_PER_PRICE:
-            price = price_at(versions, used.meter, used.device_kind, used.at, currency)
+            price = table.at(used.meter, used.device_kind, used.at)
         if price is None:
             unpriced.append(used)
         else:
@@ -151,10 +235,13 @@ def split(
 
 
 def rate(
-    quantities: Iterable[Quantity], prices: Iterable[PriceVersion], currency: str = "EUR"
+    quantities: Iterable[Quantity],
+    prices: Iterable[PriceVersion],
+    currency: str = "EUR",
+    account_id: str = "",
 ) -> list[Line]:
     """As `split`, but raises `Unpriced` where a price is missing."""
-    lines, unpriced = split(quantities, prices, currency)
+    lines, unpriced = split(quantities, prices, currency, account_id)
     if unpriced:
         raise Unpriced(unpriced)
     return lines
