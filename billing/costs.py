@@ -169,7 +169,7 @@ def so_far(
 
 
 def price_changes(versions: Iterable[rating.PriceVersion]) -> list[datetime]:
-    return sorted({version.valid_from for version in versions})
+    return rating.changes(versions)
 
 
 def month_start(now: datetime) -> datetime:

@@ -47,7 +47,7 @@ class PriceList:
 
     def __init__(self, versions: Iterable[rating.PriceVersion] = ()) -> None:
         self._versions = tuple(versions)
-        self._turns = sorted({version.valid_from.timestamp() for version in self._versions})
+        self._turns = [turn.timestamp() for turn in rating.changes(self._versions)]
         self._known: dict[str, tuple[float, float, TokenPrices]] = {}
 
     def at(self, device_kind: str, now: float) -> TokenPrices:

@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing import charges, rating
 from billing.charges import Allowance, Charge, Commitment, Terms, Tier, Used
 from billing.rating import PriceVersion
-from billing.terms import CurrencyMismatch
+from billing.terms import NO_TERMS, CurrencyMismatch
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -25,14 +25,17 @@ HOUR = 3600
 
 
 def hourly(amount: str, at: datetime = START, kind: str = "gpu", **fields: Any) -> PriceVersion:
-    named = {"id": f"prc_{amount}_{kind}{fields.get('account_id', '')}", "device_kind": kind}
+    named: dict[str, Any] = {
+        "id": f"prc_{amount}_{kind}{fields.get('account_id', '')}",
+        "device_kind": kind,
+    }
     return PriceVersion(
         meter="device_seconds", amount=Decimal(amount), valid_from=at, **named | fields
     )
 
 
 def used(quantity: int, at: datetime = NOON, **fields: Any) -> Used:
-    named = {
+    named: dict[str, Any] = {
         "project_id": "prj_1",
         "endpoint_id": "ep_1",
         "meter": "device_seconds",
@@ -44,9 +47,9 @@ def used(quantity: int, at: datetime = NOON, **fields: Any) -> Used:
 
 
 def month(
-    usage: list[Used], prices: list[PriceVersion], terms: Terms = charges.NO_TERMS, **fields: Any
+    usage: list[Used], prices: list[PriceVersion], terms: Terms = NO_TERMS, **fields: Any
 ) -> list[Charge]:
-    named = {"account_id": ACCOUNT, "currency": "EUR", "start": START, "end": END}
+    named: dict[str, Any] = {"account_id": ACCOUNT, "currency": "EUR", "start": START, "end": END}
     return charges.of_period(usage, prices, terms, **named | fields)
 
 
@@ -200,6 +203,9 @@ def test_late_usage_eats_what_was_missing_to_the_minimum() -> None:
 
 # --- properties -------------------------------------------------------------------
 
+# The machine may be busy.
+BUSY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 moments = st.integers(0, 31 * 86_400 - 1).map(lambda s: START + timedelta(seconds=s))
 usages = st.lists(
     st.builds(
@@ -245,7 +251,7 @@ agreements = st.builds(
 )
 
 
-@settings(max_examples=60)
+@BUSY
 @given(usages, price_lists, agreements, st.randoms(use_true_random=False))
 def test_cutting_and_order_change_nothing(
     usage: list[Used], prices: list[PriceVersion], terms: Terms, random: Random
@@ -265,7 +271,7 @@ def test_cutting_and_order_change_nothing(
     assert charges.total(lines) >= terms.commitments[0].amount
 
 
-@settings(max_examples=60)
+@BUSY
 @given(usages, price_lists, agreements, st.integers(0, 12), st.integers(0, 12))
 def test_late_usage_comes_to_what_the_month_would_have_come_to(
     usage: list[Used], prices: list[PriceVersion], terms: Terms, first: int, second: int
