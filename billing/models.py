@@ -8,6 +8,12 @@ from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
 
+from billing.invoice_models import Customer as Customer
+from billing.invoice_models import Entity as Entity
+from billing.invoice_models import Invoice as Invoice
+from billing.invoice_models import InvoiceFile as InvoiceFile
+from billing.invoice_models import InvoiceLine as InvoiceLine
+from billing.invoice_models import NumberSeries as NumberSeries
 from compliance.fields import IdField
 
 
