@@ -85,7 +85,7 @@ class Eraser:
         yield "templates", settings.cache / "templates", shared
         yield "engine_caches", settings.cache / "nodes" / mark[:6], False
         yield "sockets", settings.run_dir / mark[:6], False
-        for name in ("logs", "cursors", "replicas", "events", "devices.json"):
+        for name in ("logs", "cursors", "replicas", "events", "meter", "devices.json"):
             yield name.removesuffix(".json"), settings.directory / name, False
 
     def _remove(

@@ -21,6 +21,8 @@ from workers.agent.gang import Gangs, Stream
 from workers.agent.health.clock import Clock
 from workers.agent.health.examination import Examination
 from workers.agent.logs import Follower, prune
+from workers.agent.meter import Journal
+from workers.agent.metering import Metering
 from workers.agent.pulls import Pulls
 from workers.agent.reaper.reaping import Reaping
 from workers.agent.records import Store
@@ -67,6 +69,14 @@ class Agent:
         self._findings: list[wire.Finding] = []
         self._store = Store(settings.directory)
         self._events = Events(settings.directory)
+        journal = Journal(
+            settings.directory,
+            machine_boot=self._store.machine_boot,
+            identity=lambda: self._identity,
+            clock=clock,
+            wall=wall,
+        )
+        self._metering = Metering(journal, self._store.save)
         self._reaping = Reaping(settings, self._events)
         self._changed = asyncio.Event()
         self._renew = asyncio.Event()
@@ -136,6 +146,7 @@ class Agent:
         log.warning("this node leaves the fleet: stopping its engines, erasing what is here")
         self._pulls.stop()
         await self.replicas.stop_all(STOP_DRAIN_S)
+        await self._last_word()
         await threads.finish(processes.reap, self._settings.directory, set())
         await leave(self._client, Eraser(self._settings), left.wish)
         raise Gone("this node has left the fleet: what it had is erased")
@@ -144,10 +155,7 @@ class Agent:
         if stop.is_set() and self._settings.stop_engines:
             await self.replicas.stop_all(STOP_DRAIN_S)
             await threads.finish(processes.reap, self._settings.directory, set())  # standbys
-            # A last word, so that nobody waits for a lease to end.
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(2):
-                    await self._send_report()
+            await self._last_word()  # so that nobody waits for a lease to end
         self._pulls.stop()
         await self.replicas.leave()
         self._examination.close()
@@ -156,6 +164,11 @@ class Agent:
             await self._gangs.close()
         if self._relay is not None:
             await self._relay.stop()
+
+    async def _last_word(self) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(2):
+                await self._send_report()
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat `step`, which waits by itself; while the control plane is away, ever slower."""
@@ -218,6 +231,9 @@ class Agent:
         found = found and msgspec.structs.replace(found, agent=self._updater.state)
         news = found is not None and not inventory.same(self._inventory_sent, found)
         events, models = self._events.waiting(), self._runner.model_facts.waiting()
+        # Before the levels: no count in them is behind what is proved.
+        await self._metering.keep(self.replicas.records())
+        meter = await self._metering.waiting()
         sent = self._wall()
         reply = await self._client.report(
             wire.Report(
@@ -230,12 +246,14 @@ class Agent:
                 findings=[*self._reaping.findings(), *self._findings],
                 events=events,
                 models=models,
+                meter=[batch for _, batch in meter],
                 inventory=found if news else None,
             )
         )
         self._their_clock.heard(sent, reply.at, self._wall())
         self._events.taken(events)
         self._runner.model_facts.taken(models)
+        await self._metering.taken(meter)
         await self._updater.heard()
         if news:
             self._inventory_sent = found
@@ -279,7 +297,7 @@ class Agent:
         for replica in self.replicas:
             over = replica.ended
             await self._ship_one(replica, over)
-            if over and replica.unlisted:
+            if over and replica.unlisted and await self._metering.keep(self.replicas.records()):
                 self._followers.pop(replica.id, None)
                 _cursor(self._settings.directory, replica.id).unlink(missing_ok=True)
                 self.replicas.forget(replica)

@@ -14,12 +14,24 @@ from pathlib import Path
 import msgspec
 
 from controlplane.fleet import wire
+from controlplane.fleet.meter_wire import MeterState
 from workers.agent import files, processes
 from workers.agent.engines import Running
 
 Phase = wire.Phase
 
 ENDED = frozenset({Phase.STOPPED, Phase.FAILED})
+SEEN_EVERY_S = 5.0  # what an agent's death can cost of a dead engine's ready seconds
+
+
+class Stretch(msgspec.Struct, kw_only=True, frozen=True):
+    """Time that a replica was ready or asleep, of the monotonic clock of the boot `boot`."""
+
+    state: MeterState
+    boot: str
+    start: float
+    end: float
+    before_s: float  # how long it had been ready before
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -44,6 +56,8 @@ class Record(msgspec.Struct, kw_only=True):
     phase_seconds: dict[str, float] = {}
     ready_before_s: float = 0.0
     ready_since: float | None = None
+    asleep_since: float | None = None
+    stretches: list[Stretch] = []  # closed, and perhaps not in the metering journal yet
     seen_at: float = 0.0  # when the engine was last seen alive
     left_at: float = 0.0  # when it was last ready; 0: never, so no gateway knows of it
     drain_s: float | None = None  # a stop was asked
@@ -58,19 +72,37 @@ class Record(msgspec.Struct, kw_only=True):
         running_s = 0.0 if self.ready_since is None else max(0.0, now - self.ready_since)
         return self.ready_before_s + running_s
 
-    def close_ready(self, at: float) -> None:
-        self.ready_before_s, self.ready_since = self.ready_s(at), None
+    def open_stretch(self, until: float) -> Stretch | None:
+        """What is being metered, as if it ended then; None: nothing is."""
+        for state, since in (
+            (MeterState.READY, self.ready_since),
+            (MeterState.ASLEEP, self.asleep_since),
+        ):
+            if since is not None and until > since:
+                before_s = self.ready_before_s
+                return Stretch(
+                    state=state, boot=self.machine_boot, start=since, end=until, before_s=before_s
+                )
+        return None
+
+    def close_metered(self, at: float) -> None:
+        """It is ready, or asleep, no longer than until then."""
+        if (stretch := self.open_stretch(at)) is not None:
+            self.stretches.append(stretch)
+        self.ready_before_s, self.ready_since, self.asleep_since = self.ready_s(at), None, None
 
     def enter(self, phase: Phase, now: float) -> None:
         """Close the phase that we are in and open `phase`."""
         spent = max(0.0, now - self.phase_since)
         before = self.phase_seconds.get(self.phase, 0.0)
         self.phase_seconds[self.phase.value] = round(before + spent, 6)
-        self.close_ready(now)
+        self.close_metered(now)
         if self.phase is Phase.READY:
             self.left_at = now
         if phase is Phase.READY:
             self.ready_since = now
+        if phase is Phase.ASLEEP:
+            self.asleep_since = now
         self.phase, self.phase_since = phase, now
 
 
@@ -85,6 +117,12 @@ class Store:
     def save(self, record: Record) -> None:
         record.machine_boot, record.agent_boot = self.machine_boot, self.agent_boot
         files.write(self._path(record.spec.replica_id), msgspec.json.encode(record))
+
+    def see(self, record: Record, now: float) -> None:
+        """Its engine lives. On disk every SEEN_EVERY_S."""
+        if now - record.seen_at >= SEEN_EVERY_S:
+            record.seen_at = now
+            self.save(record)
 
     def load(self) -> list[Record]:
         """All records, oldest replica first. A damaged one is set aside: its engine is reaped."""

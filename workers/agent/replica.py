@@ -38,7 +38,6 @@ POLL_S = 0.25  # how soon the end of an engine is seen
 # While somebody waits: what a start that is over, and not seen to be, costs on average is half.
 START_POLL_S = 0.05
 END_GRACE_S = 8.0  # for an engine to end by itself; what it still runs has the engine's shutdown_s
-SEEN_EVERY_S = 5.0  # what an agent's death can cost of a dead engine's ready seconds
 RETRY_S = 1.0
 
 COMING = frozenset({Phase.FETCHING, Phase.STARTING, Phase.PROBING})
@@ -184,6 +183,7 @@ class Replica:
             can_sleep=record.can_sleep,
             start_flags=record.start_flags,
             ready_s=round(record.ready_s(self._clock()), 3),
+            meters=True,
             engine=record.engine,
             adapters=[] if self.ended else list(record.adapters),
             proof=record.proof,
@@ -355,9 +355,7 @@ class Replica:
             if self._wants_sleep and record.can_sleep:
                 self._enter(Phase.ASLEEP)  # nobody pays from here on
                 return
-            if self._clock() - record.seen_at >= SEEN_EVERY_S:
-                record.seen_at = self._clock()
-                self._store.save(record)
+            self._store.see(record, self._clock())
             self.adapting.tick()
             await self._keep_rules(running)
             await self._pause()
@@ -390,6 +388,7 @@ class Replica:
                     self._begin_waking()
                     return
                 sleeps = True
+            self._store.see(record, self._clock())
             await self._pause()
 
     def _begin_waking(self) -> None:
@@ -453,7 +452,7 @@ class Replica:
 
     async def _fail(self, reason: str, detail: str) -> None:
         record = self.record
-        record.close_ready(self._clock())  # what follows is nobody's to pay
+        record.close_metered(self._clock())  # what follows is nobody's to pay
         if record.running is not None:
             await threads.finish(self._runner.stop, record.running, 0.0)
             record.log_tail = logs.tail(record.running.log)
@@ -462,7 +461,7 @@ class Replica:
         self._enter(Phase.FAILED)
 
     async def _exit_reason(self, running: Running) -> str:
-        self.record.close_ready(self._clock())
+        self.record.close_metered(self._clock())
         return await threads.call(self._runner.exit_reason, running)
 
     def _tell(self, text: str, done: int = 0, total: int = 0) -> None:

@@ -60,6 +60,9 @@ class Replicas:
         ours = [replica.report() for replica in self._all.values() if not replica.unlisted]
         return ours + list(self._gone.values())
 
+    def records(self) -> list[Record]:
+        return [replica.record for replica in self]
+
     def running(self, replica_id: str) -> Running | None:
         """The engine of a replica that takes requests."""
         replica = self._all.get(replica_id)
@@ -135,7 +138,7 @@ class Replicas:
         assert record.running is not None
         self._runner.stop(record.running, 0.0)  # what it left: children, sockets, its uid
         record.log_tail = logs.tail(record.running.log)
-        record.close_ready(record.seen_at)
+        record.close_metered(record.seen_at)
         stopping = record.drain_s is not None
         if not stopping:
             record.reason, record.detail = ENGINE_MISSING, "the engine ended while no agent ran"
@@ -216,7 +219,7 @@ class Replicas:
             changed=self._changed,
             address=self._address,
             devices_busy=self._devices_busy,
-            turn=lambda record: self._sharers.turn(record, self._records()),
+            turn=lambda record: self._sharers.turn(record, self.records()),
             beside=self._beside,
             devices=self._devices,
         )
@@ -224,12 +227,9 @@ class Replicas:
         if not replica.ended:
             self._tasks[replica.id] = asyncio.create_task(replica.run(), name=replica.id)
 
-    def _records(self) -> list[Record]:
-        return [replica.record for replica in self]
-
     def _beside(self, record: Record) -> list[str]:
         """Ids of those that live on its device with it."""
-        found = sharers.beside(record.spec, self._records())
+        found = sharers.beside(record.spec, self.records())
         return [one.spec.replica_id for one in found]
 
     def _devices_busy(self, replica: Replica) -> bool:

@@ -24,6 +24,7 @@ from typing import Annotated
 
 import msgspec
 
+from controlplane.fleet.meter_wire import MeterBatch as MeterBatch
 from controlplane.fleet.node_wire import AgentRelease as AgentRelease
 from controlplane.fleet.node_wire import AgentState as AgentState
 from controlplane.fleet.node_wire import EngineReport as EngineReport
@@ -437,6 +438,7 @@ class ReplicaReport(Message):
     can_sleep: bool = False  # asleep it would free its device's memory
     start_flags: dict[str, str] = {}  # what cut its start: flag -> value (start_flags.py)
     ready_s: float = 0.0  # seconds in READY so far, monotonic clock
+    meters: bool = False  # its agent proves them by signed records
     engine: EngineReport | None = None
     adapters: list[AdapterReport] = []
     egress: list[EgressCount] = []
@@ -476,6 +478,7 @@ class Report(Message):
     findings: list[Finding] = []
     events: list[NodeEvent] = []  # that no answered report has carried yet
     models: list[ModelFacts] = []  # likewise
+    meter: list[MeterBatch] = []  # likewise
     inventory: Inventory | None = None  # sent first, and when it changed
 
 
