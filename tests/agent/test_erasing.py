@@ -57,6 +57,7 @@ def settings(root: Path, plane: ControlPlane) -> Settings:
         "agent/cursors/rep_1.json": 2,
         "agent/replicas/rep_1.json": 4,
         "agent/events/1.json": 6,
+        "agent/meter/boot-000000000001-000000000002.json": 12,
         "agent/devices.json": 8,
     }.items():
         path = root / name
@@ -101,7 +102,7 @@ def test_what_tenants_left_goes_and_the_credential_last(settings: Settings) -> N
     assert left(settings) == NOT_OURS
 
 
-@pytest.mark.parametrize("stop", range(1, 19))
+@pytest.mark.parametrize("stop", range(1, 21))
 def test_killed_at_any_line_it_goes_on_and_says_the_same(settings: Settings, stop: int) -> None:
     steps = itertools.count(1)
 
@@ -124,6 +125,7 @@ def test_killed_at_any_line_it_goes_on_and_says_the_same(settings: Settings, sto
         "cursors": (1, 2),
         "replicas": (1, 4),
         "events": (1, 6),
+        "meter": (1, 12),
         "devices": (1, 8),
         "images": (0, 0),
     }
