@@ -10,6 +10,7 @@ class BillingConfig(AppConfig):
         grants.append_only(
             "billing_usageevent",
             "billing_price",
+            "billing_term",
             "billing_ledgeraccount",
             "billing_ledgertransaction",
             "billing_ledgerentry",

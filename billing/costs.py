@@ -134,7 +134,7 @@ def by(
     account = Account.objects.filter(pk=account_id).first()
     if account is None:
         raise errors.UnknownAccount(account_id)
-    versions = prices.versions(account.currency)
+    versions = prices.versions(account.currency, account.id)
     only = {"project_id": project_id, "endpoint_id": endpoint_id}
     filters = {column: value for column, value in only.items() if value is not None}
     used = _sums(grouping, account_id, start, end, versions, filters)
@@ -227,11 +227,11 @@ def _costs(
         totals[item.basis].append(item.quantity)
     rows, unpriced = [], []
     for (key, basis), quantities in sorted(groups.items()):
-        row, without = _row(key, basis, quantities, versions, account.currency)
+        row, without = _row(key, basis, quantities, versions, account)
         rows.append(row)
         unpriced += without
     lines = {
-        basis: rating.split(quantities, versions, account.currency)[0]
+        basis: rating.split(quantities, versions, account.currency, account.id)[0]
         for basis, quantities in sorted(totals.items())
     }
     charge, attribution = (
@@ -258,9 +258,9 @@ def _row(
     basis: str,
     quantities: Sequence[rating.Quantity],
     versions: Sequence[rating.PriceVersion],
-    currency: str,
+    account: Account,
 ) -> tuple[Row, list[UnpricedUsage]]:
-    lines, without = rating.split(quantities, versions, currency)
+    lines, without = rating.split(quantities, versions, account.currency, account.id)
     milli: defaultdict[str, int] = defaultdict(int)
     for quantity in quantities:
         milli[quantity.meter] += quantity.quantity * quantity.share

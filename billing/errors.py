@@ -21,6 +21,10 @@ class PriceRefused(BillingError):
     code = "price_refused"
 
 
+class TermRefused(BillingError):
+    code = "term_refused"
+
+
 class Unbalanced(BillingError):
     code = "ledger_unbalanced"
 

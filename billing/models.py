@@ -5,7 +5,7 @@ endpoints. Money is exact: prices are numeric(24,12), ledger amounts are integer
 """
 
 from django.db import models
-from django.db.models import Q, Value
+from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 
 from billing.invoice_models import Customer as Customer
@@ -14,6 +14,8 @@ from billing.invoice_models import Invoice as Invoice
 from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
 from billing.invoice_models import NumberSeries as NumberSeries
+from billing.term_models import Term as Term
+from billing.term_models import TermKind as TermKind
 from compliance.fields import IdField
 
 
@@ -48,7 +50,11 @@ class Account(models.Model):
 
 
 class Price(models.Model):
-    """One version of one price: euro per device-hour, or per million tokens. Never edited."""
+    """One version of one price: euro per device-hour, or per million tokens. Never edited.
+
+    `account`: whom alone it is for; null is the list. `valid_to`: from when on neither it holds nor
+    what it superseded; where that is `valid_from`, it is a withdrawal.
+    """
 
     id = IdField("prc")
     meter = models.CharField(max_length=32, choices=Meter)
@@ -56,12 +62,19 @@ class Price(models.Model):
     currency = models.CharField(max_length=3, default="EUR")
     amount = models.DecimalField(max_digits=24, decimal_places=12)
     valid_from = models.DateTimeField()
+    valid_to = models.DateTimeField(null=True)
+    account = models.ForeignKey(Account, null=True, on_delete=models.PROTECT, related_name="prices")
     created_at = models.DateTimeField()
 
     class Meta:
         constraints = (
             models.UniqueConstraint(
-                fields=("meter", "device_kind", "currency", "valid_from"), name="price_version"
+                fields=("account", "meter", "device_kind", "currency", "valid_from"),
+                name="price_version",
+                nulls_distinct=False,
+            ),
+            models.CheckConstraint(
+                condition=Q(valid_to=None) | Q(valid_to__gte=F("valid_from")), name="price_ends"
             ),
             models.CheckConstraint(condition=Q(meter__in=Meter.values), name="price_never_egress"),
             # numeric knows NaN, and holds it for greater than every number.

@@ -25,6 +25,7 @@ UNITS_PER_PRICE = {
     "cached_tokens": 1_000_000,
     "output_tokens": 1_000_000,
 }
+SECONDS = ("device_seconds", "warm_seconds", "asleep_seconds")
 WHOLE = 1000  # thousandths
 # Enough for any quantity of 64 bits at any price of 24 digits.
 _WIDE = Context(prec=60, rounding=ROUND_HALF_UP)

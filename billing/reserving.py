@@ -35,6 +35,7 @@ class Payer:
     device_kind: str
     devices: int
     share: int = rating.WHOLE
+    account_id: str = ""  # whose own prices hold
 
 
 @dataclass(frozen=True)
@@ -215,16 +216,23 @@ def _window(budget: Budget, at: datetime) -> windows.Window:
 def _price(
     versions: Sequence[rating.PriceVersion], payer: Payer, at: datetime
 ) -> rating.PriceVersion | None:
-    return rating.price_at(versions, Meter.DEVICE_SECONDS, payer.device_kind, at, "EUR")
+    return rating.price_at(
+        versions, Meter.DEVICE_SECONDS, payer.device_kind, at, "EUR", payer.account_id
+    )
 
 
 def _dearest(
     versions: Sequence[rating.PriceVersion], payer: Payer, since: datetime, until: datetime
 ) -> rating.PriceVersion | None:
-    """Of the prices in force at some time in between."""
-    turns = [one.valid_from for one in versions if since < one.valid_from < until]
-    found = [_price(versions, payer, at) for at in (since, *turns)]
-    return max((one for one in found if one), key=lambda one: one.amount, default=None)
+    """Of the prices of a second, however warm, in force at some time in between."""
+    table = rating.PriceTable(versions, "EUR", payer.account_id)
+    found = [
+        price
+        for meter in rating.SECONDS
+        for _, _, price in table.spans(meter, payer.device_kind, since, until)
+        if price is not None
+    ]
+    return max(found, key=lambda one: one.amount, default=None)
 
 
 def _cost(price: rating.PriceVersion, payer: Payer, seconds: Fraction) -> int:

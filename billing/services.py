@@ -121,7 +121,7 @@ def _due_by_hour(start: datetime, end: datetime) -> tuple[_ByHour, set[_Pair]]:
     due: _ByHour = {}
     unpriced = set()
     for pair, used_then in quantities.items():
-        lines, without = rating.split(used_then, versions, currencies.get(pair[0], "EUR"))
+        lines, without = rating.split(used_then, versions, currencies.get(pair[0], "EUR"), pair[0])
         due[pair] = _units((line.meter, rating.rounded(line.exact, SCALE)) for line in lines)
         if without:
             unpriced.add(pair)

@@ -155,6 +155,8 @@ ACTIONS: dict[str, Action] = {
         {
             "account.create": "an account was opened",
             "price.create": "a new version of a price was set",
+            "price.withdraw": "from some moment on a price holds no more",
+            "term.create": "an allowance, a monthly minimum or a tier was agreed",
             "budget.create": "a bound was set on what somebody may spend",
             "budget.update": "a budget's amount, allowance or strictness changed",
             "budget.delete": "a budget bounds nothing any more; its counts stay",

@@ -69,9 +69,7 @@ def form_of(
     """With what the project may choose from; `begins`: fields that are filled in already."""
     there = offers.devices(offers.pools(project.organization))
     account = project.organization.account
-    hours = rates.device_hours(
-        [one.kind for one in there], currency=account.currency, now=visit.now
-    )
+    hours = rates.device_hours([one.kind for one in there], account=account, now=visit.now)
     return kind(
         data,
         initial=dict(begins or {}),

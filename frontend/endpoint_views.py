@@ -63,7 +63,9 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
             **context,
             **_logged(chosen, context["replicas"], pinned="replica" in request.GET),
             "token_prices": rates.token_prices(
-                endpoint.device_kind, currency=context["rate"].currency, now=visit.now
+                endpoint.device_kind,
+                account=endpoint.project.organization.account,
+                now=visit.now,
             ),
             "upload": access.uploads(visit.principal).filter(id=endpoint.model).first(),
             "warnings": engine_outlook.warnings(endpoint, engine_versions.unsupported()),

@@ -81,10 +81,10 @@ def _foreseen(
         name = field_of(error.field, form.fields)
         return _shown(request, visit, _refused(form, name, error.message))
     spec = found.spec
-    currency = organization.account.currency
-    hours = rates.device_hours([spec.device_kind], currency=currency, now=visit.now)
+    account = organization.account
+    hours = rates.device_hours([spec.device_kind], account=account, now=visit.now)
     hour: Decimal | None = hours.get(spec.device_kind)
-    costs = fit_panel.price(spec, hour, currency)
+    costs = fit_panel.price(spec, hour, account.currency)
     return _shown(request, visit, fit_panel.of(found, costs))
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from django.core.cache import cache
 
 from billing import costs, prices, rating
-from billing.models import Basis
+from billing.models import Account, Basis
 from controlplane.endpoints import running
 from controlplane.endpoints.models import Endpoint
 from controlplane.tenancy.models import Project
@@ -29,21 +29,17 @@ class Rate:
     month_exact: str
 
 
-def device_hours(kinds: Sequence[str], *, currency: str, now: datetime) -> dict[str, Decimal]:
-    """Price of a device-hour, of those kinds that have one."""
-    versions = prices.versions(currency)
-    found = {
-        kind: rating.price_at(versions, "device_seconds", kind, now, currency) for kind in kinds
-    }
+def device_hours(kinds: Sequence[str], *, account: Account, now: datetime) -> dict[str, Decimal]:
+    """What a device-hour costs the account, of those kinds that have a price."""
+    listed = _prices(account)
+    found = {kind: listed.at("device_seconds", kind, now) for kind in kinds}
     return {kind: price.amount for kind, price in found.items() if price is not None}
 
 
-def token_prices(device_kind: str, *, currency: str, now: datetime) -> dict[str, Decimal | None]:
+def token_prices(device_kind: str, *, account: Account, now: datetime) -> dict[str, Decimal | None]:
     """Of a million tokens, by meter; None where no price is published."""
-    versions = prices.versions(currency)
-    found = {
-        meter: rating.price_at(versions, meter, device_kind, now, currency) for meter in TOKENS
-    }
+    listed = _prices(account)
+    found = {meter: listed.at(meter, device_kind, now) for meter in TOKENS}
     return {meter: price.amount if price else None for meter, price in found.items()}
 
 
@@ -51,21 +47,26 @@ def of(
     project: Project, endpoints: Sequence[Endpoint], ready: dict[str, int], *, now: datetime
 ) -> dict[str, Rate]:
     """The rate of each endpoint of the project, by its id; `ready` counts serving replicas."""
-    currency = project.organization.account.currency
-    hours = device_hours([one.device_kind for one in endpoints], currency=currency, now=now)
+    account = project.organization.account
+    hours = device_hours([one.device_kind for one in endpoints], account=account, now=now)
     spent = _month(project, now)
     rates = {}
     for endpoint in endpoints:
         hour = hours.get(endpoint.device_kind)
         each = None if hour is None else _part(hour, endpoint)
         rates[endpoint.id] = Rate(
-            currency=currency,
+            currency=account.currency,
             replica_hour=each,
             hour_now=None if each is None else each * ready.get(endpoint.id, 0),
             month=spent.get(endpoint.id, ("0.00", "0"))[0],
             month_exact=spent.get(endpoint.id, ("0.00", "0"))[1],
         )
     return rates
+
+
+def _prices(account: Account) -> rating.PriceTable:
+    found = prices.versions(account.currency, account.id)
+    return rating.PriceTable(found, account.currency, account.id)
 
 
 def _part(hour: Decimal, endpoint: Endpoint) -> Decimal:

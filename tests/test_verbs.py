@@ -21,8 +21,9 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
 
-from billing import budgets, counters, leases, ledger, prices
+from billing import agreements, budgets, counters, leases, ledger, prices
 from billing.models import BudgetWindow
+from billing.terms import Commitment
 from compliance import audit, exports
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent
@@ -369,6 +370,19 @@ class Walk:
             device_kind="cpu",
             amount=Decimal("0.12"),
             valid_from=NOW,
+        )
+        self.do(
+            prices.withdraw,
+            "price.withdraw",
+            meter="device_seconds",
+            device_kind="cpu",
+            at=NOW + timedelta(days=1),
+        )
+        self.do(
+            agreements.agree,
+            "term.create",
+            account_id=self.kept.organization.account_id,
+            term=Commitment("", NOW.replace(day=1, month=4, hour=0), Decimal(5)),
         )
         before = AuditEvent.objects.count()
         assert len(prices.publish_defaults(actor=WHO, now=NOW)) == 3

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from billing import budgets, counters, leases, ledger, prices
+from billing import agreements, budgets, counters, leases, ledger, prices
 from billing import services as billing
 from compliance import exports
 from controlplane.batches import files
@@ -39,7 +39,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
-    *(billing, budgets, counters, leases, prices, ledger, exports),
+    *(billing, agreements, budgets, counters, leases, prices, ledger, exports),
 )
 NO_VERBS = {
     placement_policy.check: "looks",
@@ -129,6 +129,10 @@ NO_VERBS = {
     leases.holdings: "looks",
     prices.versions: "looks",
     prices.in_force: "looks",
+    prices.idle: "looks",
+    agreements.of: "looks",
+    agreements.as_terms: "computes",
+    agreements.month_start: "computes",
     ledger.post: "is the ledger's own record",
     ledger.balance: "looks",
     exports.register: "happens as a room loads",
@@ -139,6 +143,7 @@ NO_VERBS = {
 # What is not of one region.
 EVERYWHERE = {
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
+    *("price.withdraw", "term.create"),
     "lease.write_off",
     "secret.reseal",
     *(f"engine_version.{verb}" for verb in ("add", "deprecate", "block", "support")),

@@ -73,7 +73,7 @@ SELECT budget_id, subject, subject_id, unit, amount, "window", time_zone, hard, 
 FROM gateway.budgets WHERE region = %s
 """
 _PRICES = """
-SELECT price_id, meter, amount, valid_from, device_kind, currency
+SELECT price_id, meter, amount, valid_from, device_kind, currency, valid_to
 FROM gateway.token_prices WHERE currency = 'EUR' OR %s = ''
 """
 _STOPPED_RUNS = (

@@ -44,8 +44,8 @@ def tokens(account: Account, request: str, at: datetime = NOW, **fields: Any) ->
     return seconds(account, at, quantity, **named)
 
 
-def publish(amount: str, valid_from: datetime, now: datetime = MONTH, **fields: str) -> str:
-    named = {"meter": "device_seconds", "device_kind": "cpu", **fields}
+def publish(amount: str, valid_from: datetime, now: datetime = MONTH, **fields: Any) -> str:
+    named: dict[str, Any] = {"meter": "device_seconds", "device_kind": "cpu", **fields}
     price = prices.publish(
         actor=audit.SYSTEM, amount=Decimal(amount), valid_from=valid_from, now=now, **named
     )

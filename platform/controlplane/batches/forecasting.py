@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from billing import prices
-from billing.models import Meter
+from billing.models import Account, Meter
 from controlplane.batches import forecast_facts as facts
 from controlplane.batches import spans
 from controlplane.batches.catalog import Catalog
@@ -245,7 +245,7 @@ def _cost(row: Forecast, seconds: Estimate, tokens: Sequence[float], now: dateti
     except Unforeseen:
         return None
     if endpoint.project.organization_id != row.batch.project.organization_id:
-        return _of_tokens(tokens, row.batch.project.organization.account.currency, now)
+        return _of_tokens(tokens, row.batch.project.organization.account, now)
     price = engine_speed.standing(endpoint, now).price
     if price is None:
         return None
@@ -254,9 +254,9 @@ def _cost(row: Forecast, seconds: Estimate, tokens: Sequence[float], now: dateti
     return Cost(price.currency, "device_seconds", p50, p95)
 
 
-def _of_tokens(tokens: Sequence[float], currency: str, now: datetime) -> Cost | None:
+def _of_tokens(tokens: Sequence[float], account: Account, now: datetime) -> Cost | None:
     prompt, output = (
-        prices.in_force(meter, at=now, currency=currency)
+        prices.in_force(meter, at=now, currency=account.currency, account_id=account.id)
         for meter in (Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS)
     )
     if prompt is None or output is None:

@@ -20,7 +20,6 @@ from django.db import connection
 from django.db.models import Q
 
 from billing import prices, rating
-from billing.models import Meter
 from controlplane.commits import UNFLUSHED
 from controlplane.endpoints import elasticity, starts, traffic
 from controlplane.endpoints.models import (
@@ -188,8 +187,10 @@ def _hourly(
     """What a replica of each costs in euro, of those that have a cap: by the versions that serve
     (on average, where they differ), else by that of what is on its way or comes next."""
     numbers: dict[str, list[int]] = {}
+    accounts: dict[str, str] = {}
     for endpoint in endpoints:
         if endpoint.keep_warm_cap is not None:
+            accounts[endpoint.id] = endpoint.project.organization.account_id
             there = _current(replicas.get(endpoint.id, ()))
             serving = [one.generation for one in there if one.state is State.READY]
             coming = [one.generation for one in there] or [endpoint.generation]
@@ -201,7 +202,7 @@ def _hourly(
     for one in EndpointVersion.objects.filter(
         endpoint__in=numbers, number__in={number for some in numbers.values() for number in some}
     ):
-        price = rating.price_at(listed, Meter.DEVICE_SECONDS, one.device_kind, now, "EUR")
+        price = prices.idle(listed, one.device_kind, now, accounts[one.endpoint_id])
         amount = price.amount * one.devices_each if price else Decimal(0)
         each[one.endpoint_id, one.number] = amount * one.device_share / rating.WHOLE
     return {

@@ -52,11 +52,13 @@ class Paced:
 
 def standing(endpoint: Endpoint, now: datetime) -> Standing:
     ready = Replica.objects.filter(endpoint=endpoint, state=State.READY).count()
+    account = endpoint.project.organization.account
     price = prices.in_force(
         Meter.DEVICE_SECONDS,
         endpoint.device_kind,
         at=now,
-        currency=endpoint.project.organization.account.currency,
+        currency=account.currency,
+        account_id=account.id,
     )
     replicas = max(1, ready)
     return Standing(replicas, replicas * endpoint.devices_each, price)

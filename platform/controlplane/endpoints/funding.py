@@ -49,6 +49,7 @@ def payer(endpoint: Endpoint, version: EndpointVersion) -> Payer:
         version.device_kind,
         version.devices_each,
         version.device_share,
+        endpoint.project.organization.account_id,
     )
 
 
@@ -61,7 +62,7 @@ def fund(replica_id: str, endpoint_id: str, number: int, *, now: datetime) -> da
 
     Raises Unfunded, which is remembered.
     """
-    endpoint = Endpoint.objects.select_related("project").get(id=endpoint_id)
+    endpoint = Endpoint.objects.select_related("project__organization").get(id=endpoint_id)
     who = payer(endpoint, endpoint.versions.get(number=number))
     payable = reserving.payable([who])
     until = now + timedelta(seconds=settings.RESERVE_S)
@@ -81,7 +82,7 @@ def renew(*, now: datetime) -> set[str]:
     _unbound(projects)
     replicas = list(
         Replica.objects.filter(state__in=_PAID, released_at=None, endpoint__project__in=projects)
-        .select_related("endpoint__project")
+        .select_related("endpoint__project__organization")
         .prefetch_related("version")
         .defer("log_tail", "engine_report")
         .order_by("id")

@@ -168,8 +168,10 @@ def offers(organization: Organization, now: datetime) -> list[Offer]:
     An endpoint stands in one pool, so pools are offered apart; one that has nothing which another
     does not have is left out.
     """
-    currency = organization.account.currency
-    versions = prices.versions(currency)
+    account = organization.account
+    listed = rating.PriceTable(
+        prices.versions(account.currency, account.id), account.currency, account.id
+    )
     found: list[Offer] = []
     own_first = sorted(
         there.pools(organization), key=lambda pool: (pool.organization_id is None, pool.id)
@@ -177,7 +179,7 @@ def offers(organization: Organization, now: datetime) -> list[Offer]:
     for pool in own_first:
         free = _free(pool)
         for one in there.devices([pool]):
-            price = rating.price_at(versions, Meter.DEVICE_SECONDS, one.kind, now, currency)
+            price = listed.at(Meter.DEVICE_SECONDS, one.kind, now)
             device = _device(one.kind, one.memory_bytes)
             nodes = free.get(one.kind, ())
             new = Offer(
