@@ -14,6 +14,7 @@ from billing.invoice_models import Invoice as Invoice
 from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
 from billing.invoice_models import NumberSeries as NumberSeries
+from billing.payments.stripe import models as stripe_models  # noqa: F401  (loaded with the room)
 from billing.term_models import Term as Term
 from billing.term_models import TermKind as TermKind
 from compliance.fields import IdField

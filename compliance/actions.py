@@ -164,6 +164,12 @@ ACTIONS: dict[str, Action] = {
             "lease.write_off": "what a lost gateway held of budgets was freed",
             "ledger.reverse": "a ledger transaction was reversed",
             "usage.correct": "usage was corrected by a further event",
+            "payment_method.create": "a means of payment was stored at the payment provider",
+            "payment_method.delete": "a stored means of payment is used no more",
+            "payment.ask": "the payment provider was to collect an invoice's open amount",
+            "payment.close": "a collection ended: succeeded, failed or canceled",
+            "payment.refund": "the payment provider was to give money back, or could not",
+            "payment.check": "our books and the payment provider's were compared",
         },
     ),
     **_category(

@@ -31,6 +31,7 @@ NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
+STRIPE_EVERY_S = 5.0
 ENGINES_EVERY_S = 60.0
 UPKEEP_EVERY_S = 3600.0
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -91,6 +92,7 @@ app.conf.update(
         "tend_nodes": _every("tend_nodes", NODES_EVERY_S),
         "accrue": _every("accrue", ACCRUE_EVERY_S),
         "tend_budgets": _every("tend_budgets", BUDGETS_EVERY_S),
+        "tend_stripe": _every("tend_stripe", STRIPE_EVERY_S),
         "tend_engines": _every("tend_engines", ENGINES_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),

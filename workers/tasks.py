@@ -2,6 +2,7 @@
 
 from django.utils import timezone
 
+from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from controlplane.batches import files
 from controlplane.batches import services as batches
@@ -56,6 +57,11 @@ def tend_budgets() -> None:
     now = timezone.now()
     upkeep.note_budgets(now)
     funding.close_ended(now)
+
+
+@app.task
+def tend_stripe() -> None:
+    stripe_steps.tend(timezone.now())
 
 
 @app.task

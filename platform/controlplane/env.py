@@ -57,6 +57,11 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
 
 
+def secrets(name: str) -> list[str]:
+    """A comma-separated list that NAME_FILE may hold."""
+    return [word.strip() for word in text(name, "").split(",") if word.strip()]
+
+
 def keys(name: str) -> dict[str, str]:
     """ID=KEY pairs, comma-separated, the newest first; a secret, so NAME_FILE may hold them."""
     pairs = [word.strip().partition("=") for word in text(name, "").split(",") if word.strip()]

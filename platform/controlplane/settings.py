@@ -188,6 +188,15 @@ BATCH_CANARY_S = env.seconds("STOA_BATCH_CANARY_S", 60)
 BATCH_GATEWAY_URL = env.text("STOA_BATCH_GATEWAY_URL", GATEWAY_URL)
 BATCH_REGION = env.text("STOA_BATCH_REGION", "")
 
+# --- Stripe: off without a key (docs/stripe.md) ----------------------------------------
+STRIPE_API_KEY = env.text("STOA_STRIPE_API_KEY", "")
+STRIPE_WEBHOOK_SECRETS = env.secrets("STOA_STRIPE_WEBHOOK_SECRETS")
+STRIPE_API_BASE = env.text("STOA_STRIPE_API_BASE", "")  # empty: Stripe's own
+STRIPE_TIMEOUT_S = env.seconds("STOA_STRIPE_TIMEOUT_S", 30)
+STRIPE_ENTITY = env.text("STOA_STRIPE_ENTITY", "")  # whose account it is; empty: the only one
+STRIPE_NOTICE_DAYS = env.integer("STOA_STRIPE_NOTICE_DAYS", 14)
+STRIPE_METERS = env.flag("STOA_STRIPE_METERS", default=False)
+
 # --- Where models come from ------------------------------------------------------------
 HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")
 # The operator's own: the same protocol, or file:///tree on the nodes; empty: there is none.

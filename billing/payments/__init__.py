@@ -1,0 +1,1 @@
+"""Payments of our invoices, by whichever way they come."""
