@@ -14,4 +14,6 @@ class BillingConfig(AppConfig):
             "billing_ledgeraccount",
             "billing_ledgertransaction",
             "billing_ledgerentry",
+            "billing_credituse",
+            "billing_reconciliation",
         )

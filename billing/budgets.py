@@ -21,9 +21,9 @@ from billing.models import Budget, Period, Subject, Unit
 from compliance import audit
 
 # A gateway's record of a request has room for so many: four budgets of each subject, two for its
-# run and for each of the three runs above it, and the root's. A deeper run is refused where it
-# asks.
-COUNTERS_MAX = 25
+# run and for each of the three runs above it, the root's, and what billing sets. A deeper run is
+# refused where it asks.
+COUNTERS_MAX = 26
 PER_SUBJECT_MAX = 4
 PER_RUN_MAX = 2
 AMOUNT_MAX = 10**18  # sums of two stay far within 64 bits
@@ -62,7 +62,7 @@ def create(
     _check_zone(time_zone)
     _check_amounts(amount, allowance, hard)
     name = _reference(owner, agent)
-    with _alone(owner.subject, owner.subject_id):
+    with alone(owner.subject, owner.subject_id):
         _check_room(owner, name, unit, window)
         budget = Budget.objects.create(
             organization_id=owner.organization_id,
@@ -151,7 +151,7 @@ def limit_calls(*, actor: audit.Actor, owner: Owner, calls: int | None, now: dat
 
 
 @contextmanager
-def _alone(subject: str, subject_id: str) -> Iterator[None]:
+def alone(subject: str, subject_id: str) -> Iterator[None]:
     """Budgets of one subject are made one after the other, so that they are counted right."""
     with transaction.atomic():
         with connection.cursor() as cursor:
@@ -164,6 +164,9 @@ def _live(budget: Budget) -> Budget:
     found = Budget.objects.select_for_update(no_key=True).filter(pk=budget.pk, deleted_at=None)
     if (live := found.first()) is None:
         raise errors.BudgetConflict("the budget is deleted", code="budget_deleted")
+    if live.by_billing:
+        message = "it is what the account can pay: credit or the credit limit changes it"
+        raise errors.BudgetConflict(message, code="budget_of_billing")
     return live
 
 
@@ -202,7 +205,7 @@ def _reference(owner: Owner, agent: str) -> str:
 def _check_room(owner: Owner, name: str, unit: str, window: str) -> None:
     live = list(
         Budget.objects.filter(
-            subject=owner.subject, subject_id=owner.subject_id, deleted_at=None
+            subject=owner.subject, subject_id=owner.subject_id, deleted_at=None, by_billing=False
         ).values_list("name", "unit", "window")
     )
     if (name, unit, window) in live:

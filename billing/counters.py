@@ -108,6 +108,7 @@ def crossed(now: datetime) -> list[tuple[BudgetWindow, int]]:
             last_at__gte=now - _RECENT,
             noted__lt=percent,
             budget__deleted_at=None,
+            budget__by_billing=False,  # told in a notice, with the days that are left
             budget__amount__gt=0,
             budget__subject__in=_TOLD,
         ).annotate(bound=_WIDE_AMOUNT * percent, hundredfold=_WIDE_SPENT * 100)

@@ -61,3 +61,23 @@ class BudgetConflict(BillingError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or self.code
+
+
+class BooksRefused(BillingError):
+    """The books of a month cannot be closed, or opened again; `code` says why."""
+
+    code = "books_refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class CreditRefused(BillingError):
+    """Credit is not given, taken or paid back; `code` says why."""
+
+    code = "credit_refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code

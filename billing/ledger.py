@@ -6,17 +6,21 @@ is positive, credit negative. A mistake is corrected by its reversal, never by a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from django.db import connection, transaction
+import psycopg
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
 
 from billing import errors
 from billing.models import LedgerAccount, LedgerEntry, LedgerTransaction
 from compliance import audit, ids
+
+_OPEN_BOOKS = "ledgertransaction_open_books"  # as the trigger of migration 0015 says
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ def post(
 ) -> LedgerTransaction:
     """Writes a balanced transaction, once for each `idempotency_key`; opens accounts as needed.
 
-    A replay returns the transaction of the first call. Raises `errors.Unbalanced`, and
-    `errors.IdempotencyConflict` when the key was used for something else.
+    A replay returns the transaction of the first call, also once its month is closed. Raises
+    `errors.Unbalanced`, `errors.IdempotencyConflict` when the key was used for something else,
+    and `errors.BooksRefused` for a month whose books are closed.
     """
     posted, _ = _post(idempotency_key, kind, effective_at, entries, None)
     return posted
@@ -139,7 +144,7 @@ def _insert(
 ) -> LedgerTransaction | None:
     """The new transaction, or None where the key is taken (after waiting for who takes it)."""
     new_id = ids.new("ltx")
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, _closed_books():
         cursor.execute(
             "INSERT INTO billing_ledgertransaction"
             " (id, idempotency_key, kind, effective_at, reverses_id)"
@@ -149,6 +154,17 @@ def _insert(
         if cursor.rowcount == 0:
             return None
     return LedgerTransaction.objects.get(pk=new_id)
+
+
+@contextmanager
+def _closed_books() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        cause = error.__cause__
+        if isinstance(cause, psycopg.Error) and cause.diag.constraint_name == _OPEN_BOOKS:
+            raise errors.BooksRefused(str(cause.diag.message_primary), code="closed") from error
+        raise
 
 
 def _replayed(

@@ -8,6 +8,11 @@ from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 
+from billing.credit_models import BooksClosing as BooksClosing
+from billing.credit_models import CreditGrant as CreditGrant
+from billing.credit_models import CreditUse as CreditUse
+from billing.credit_models import Reconciliation as Reconciliation
+from billing.credit_models import Voucher as Voucher
 from billing.invoice_models import Customer as Customer
 from billing.invoice_models import Entity as Entity
 from billing.invoice_models import Invoice as Invoice
@@ -268,6 +273,8 @@ class Budget(models.Model):
     window = models.CharField(max_length=8, choices=Period)
     time_zone = models.CharField(max_length=64, default="UTC")
     hard = models.BooleanField(default=True)
+    # Set by billing alone: what an account can pay. Its people see it and cannot change it.
+    by_billing = models.BooleanField(default=False, db_default=False)
     created_at = models.DateTimeField()
     deleted_at = models.DateTimeField(null=True)
 
@@ -277,7 +284,7 @@ class Budget(models.Model):
                 condition=Q(amount__gte=0) & Q(allowance__gte=0), name="budget_not_negative"
             ),
             models.UniqueConstraint(
-                fields=("subject", "subject_id", "name", "unit", "window"),
+                fields=("subject", "subject_id", "name", "unit", "window", "by_billing"),
                 condition=Q(deleted_at=None),
                 name="budget_once",
             ),

@@ -10,7 +10,7 @@ from decimal import Decimal
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from billing import costs, errors, ledger, prices, rating
+from billing import closing, costs, errors, ledger, prices, rating
 from billing.models import Account, Basis, LedgerEntry, LedgerTransaction
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
     """Posts what the charged usage of a past hour is worth, not yet invoiced, to the ledger.
 
     Debit unbilled:<account>, credit revenue:<meter>, at scale 9. A repetition posts nothing;
-    after late usage it posts the difference, as a further transaction of that hour. Usage
+    after late usage it posts the difference, as a further transaction of that hour, effective in
+    the first month whose books are open. Usage
     without a price is reported in `unpriced` and accrued once a price for it exists. Raises
     `errors.UnknownAccount`, and ValueError for an hour that is not over.
     """
@@ -74,7 +75,7 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
             posted = ledger.post(
                 idempotency_key=f"{prefix}{number}",
                 kind=ACCRUAL,
-                effective_at=start,
+                effective_at=closing.open_at(start),
                 entries=entries,
             )
     amount = Decimal(sum(due.values())).scaleb(-SCALE)
@@ -96,7 +97,7 @@ def unaccrued(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
 def newest_accrual() -> datetime | None:
     """The hour that the newest accrual is of. Ids sort by birth: no need to scan the ledger."""
     newest = LedgerTransaction.objects.filter(kind=ACCRUAL).order_by("-id").first()
-    return newest.effective_at if newest else None
+    return _hour_of(newest.idempotency_key) if newest else None
 
 
 def hour_start(moment: datetime) -> datetime:
@@ -134,17 +135,22 @@ def _accrued_by_hour(start: datetime, end: datetime, account_id: str = "") -> _B
         LedgerEntry.objects.filter(
             transaction__idempotency_key__startswith=f"{ACCRUAL}:{account_id}",
             transaction__kind=ACCRUAL,
+            # Not before its hour: what came when the books of that were closed is effective later.
             transaction__effective_at__gte=start,
-            transaction__effective_at__lt=end,
             account__code__startswith=REVENUE,
         )
-        .values_list("transaction__idempotency_key", "transaction__effective_at", "account__code")
+        .values_list("transaction__idempotency_key", "account__code")
         .annotate(total=Sum("amount"))
     )
     accrued: defaultdict[_Pair, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for key, hour, code, total in rows:
-        accrued[key.split(":")[1], hour][code.removeprefix(REVENUE)] -= int(total)
+    for key, code, total in rows:
+        if start <= (hour := _hour_of(key)) < end:
+            accrued[key.split(":")[1], hour][code.removeprefix(REVENUE)] -= int(total)
     return {pair: dict(meters) for pair, meters in accrued.items()}
+
+
+def _hour_of(key: str) -> datetime:
+    return datetime.fromtimestamp(int(key.split(":")[2]), UTC)
 
 
 def _units(amounts: Iterable[tuple[str, Decimal]]) -> dict[str, int]:

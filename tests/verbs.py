@@ -2,7 +2,17 @@
 
 from types import ModuleType
 
-from billing import agreements, budgets, counters, leases, ledger, prices
+from billing import (
+    agreements,
+    budgets,
+    closing,
+    counters,
+    credits,
+    leases,
+    ledger,
+    prices,
+    vouchers,
+)
 from billing import services as billing
 from compliance import exports
 from controlplane.batches import files
@@ -40,6 +50,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
     *(billing, agreements, budgets, counters, leases, prices, ledger, exports),
+    *(closing, credits, vouchers),
 )
 NO_VERBS = {
     placement_policy.check: "looks",
@@ -135,6 +146,19 @@ NO_VERBS = {
     agreements.month_start: "computes",
     ledger.post: "is the ledger's own record",
     ledger.balance: "looks",
+    budgets.alone: "is part of the verbs",
+    closing.closed: "looks",
+    closing.open_at: "looks",
+    closing.balances: "looks",
+    closing.recomputed: "looks",
+    credits.alone: "is part of the verbs",
+    credits.balance: "looks",
+    credits.granted: "looks",
+    credits.left_of: "looks",
+    credits.expire: "does expire_account for each, which tells",
+    credits.use_free: "is part of invoice.finalise",
+    credits.use_bought: "is part of invoice.finalise",
+    credits.taxed: "is part of invoice.finalise, of an advance invoice",
     exports.register: "happens as a room loads",
     exports.build_waiting: "builds; each export tells of itself",
     exports.archive: "looks",
@@ -145,6 +169,9 @@ EVERYWHERE = {
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
     *("price.withdraw", "term.create"),
     "lease.write_off",
+    *(f"books.{verb}" for verb in ("close", "ask_reopen", "reopen", "reconcile")),
+    *(f"voucher.{verb}" for verb in ("create", "revoke", "redeem")),
+    *(f"credit.{verb}" for verb in ("grant", "buy", "expire", "refund")),
     "secret.reseal",
     *(f"engine_version.{verb}" for verb in ("add", "deprecate", "block", "support")),
 }

@@ -16,7 +16,7 @@ from controlplane.endpoints import (
     uploads,
 )
 from controlplane.fleet import findings
-from workers import keeping, metering, provisioning, upkeep
+from workers import funds, keeping, metering, provisioning, upkeep
 from workers.celery import HINT_EXPIRES_S, app
 
 # Batches of one meter task; the next task goes on where it stopped.
@@ -55,6 +55,7 @@ def accrue() -> None:
 @app.task
 def tend_budgets() -> None:
     now = timezone.now()
+    funds.tend(now)
     upkeep.note_budgets(now)
     funding.close_ended(now)
 

@@ -19,7 +19,7 @@ _HEAD = struct.Struct("<2sHI")
 OPEN_MAX_BYTES = 3_600
 CLOSE_MAX_BYTES = 3_820
 _CLOSE_MORE = 180  # bytes that a close record may be longer than its open one
-CHARGES_MAX = 25  # budgets that one request may count against
+CHARGES_MAX = 26  # budgets that one request may count against
 
 
 class Charge(msgspec.Struct, frozen=True, array_like=True, gc=False):

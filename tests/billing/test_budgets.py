@@ -132,6 +132,16 @@ def test_no_request_meets_more_budgets_than_its_record_holds() -> None:
         make(owner("agent"), unit="calls", agent="planner")
     for calls in (7, 9):
         budgets.limit_calls(actor=audit.SYSTEM, owner=owner("root", PROJECT), calls=calls, now=NOW)
+    Budget.objects.create(
+        organization_id=ORG,
+        subject="organization",
+        subject_id=ORG,
+        unit="nano_eur",
+        amount=1,
+        window="total",
+        by_billing=True,
+        created_at=NOW,
+    )
     with connection.cursor() as cursor:
         cursor.execute(
             'SELECT budget_id, subject, subject_id, unit, amount, "window", time_zone, hard,'
@@ -144,6 +154,29 @@ def test_no_request_meets_more_budgets_than_its_record_holds() -> None:
     }
     found = index.of(ORG, PROJECT, KEY, run, shared=True)
     assert len(found) == CHARGES_MAX == COUNTERS_MAX
+
+
+def test_what_billing_sets_nobody_else_changes() -> None:
+    own = make(owner(), window="total")
+    theirs = Budget.objects.create(
+        organization_id=ORG,
+        subject="organization",
+        subject_id=ORG,
+        unit=own.unit,
+        amount=1,
+        window="total",
+        by_billing=True,
+        created_at=NOW,
+    )
+    place: dict[str, Any] = {"budget": theirs, "region": "eu-de-1", "now": NOW}
+    place["actor"] = audit.SYSTEM
+    with pytest.raises(errors.BudgetConflict) as refused:
+        budgets.update(**place, amount=10**12)
+    assert refused.value.code == "budget_of_billing"
+    with pytest.raises(errors.BudgetConflict):
+        budgets.delete(**place)
+    theirs.refresh_from_db()
+    assert (theirs.amount, theirs.deleted_at) == (1, None)
 
 
 def test_named_agents_share_the_room_of_every_agent() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,9 +11,16 @@ from django.db import connection
 from django.db.models import Sum
 from django.utils import timezone
 
-from billing import budgets, prices
+from billing import budgets, credits, prices
 from billing.budgets import Owner
-from billing.models import Budget, BudgetWindow, Lease, UsageEvent
+from billing.models import (
+    Account,
+    Budget,
+    BudgetWindow,
+    Customer,
+    Lease,
+    UsageEvent,
+)
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import funding, services
@@ -21,8 +29,10 @@ from controlplane.endpoints.models import Endpoint, Replica, Scaling, ServingInt
 from controlplane.endpoints.states import LIVE, Reason, State
 from controlplane.fleet import wire
 from controlplane.fleet.models import Node
+from controlplane.tenancy.models import Notice
+from tests.billing import invoices
 from tests.endpoints.world import ACTOR, START, World, said
-from workers import metering, provisioning, upkeep
+from workers import funds, metering, provisioning, upkeep
 
 HOUR = 120_000_000  # nanoeuro of a CPU at list price
 PER_S = HOUR / 3600
@@ -323,3 +333,65 @@ def test_whatever_happens_spending_stays_within_and_nothing_leaks(
     assert not ServingInterval.objects.filter(funding.UNMETERED).exists()
     assert owed() <= spent(small) <= owed() + UsageEvent.objects.count()
     assert spent(small) <= small.amount + small.allowance
+
+
+def test_prepaid_credit_is_a_hard_stop_and_more_of_it_starts_again(world: World) -> None:
+    """A cent is 300 s of a CPU. What is used up drains, within the credit; a top-up serves on."""
+    node = world.node()
+    organization = world.project.organization
+    prepaid(organization.account)
+    give(organization.account_id, 4, "first", world)
+    endpoint = world.endpoint()
+    ready: dict[str, float] = {}
+    for _ in range(5):
+        funds.tend(world.now)
+        sweep(world)
+        serve(world, node, 300, ready)
+    assert live(endpoint) == []
+    assert condition(endpoint) == ("False", "budget_exhausted")
+    most = 4 * 10**7
+    assert most * 0.85 <= owed() <= most
+    (bound,) = Budget.objects.filter(by_billing=True)
+    assert (bound.organization_id, bound.hard, bound.window) == (organization.id, True, "total")
+    # Whether an hour was accrued or not, the same is available.
+    before = bound.amount
+    metering.accrue_hours(world.now + timedelta(hours=1))
+    funds.tend(world.now)
+    bound.refresh_from_db()
+    assert abs(bound.amount - before) <= 10**7
+    assert spent(bound) <= bound.amount <= most + 10**7
+    told = {key.split(":")[1] for key in Notice.objects.values_list("key", flat=True)}
+    assert {"80"} <= told <= {"80", "95", "100"}
+    give(organization.account_id, 100, "second", world)
+    funds.tend(world.now)
+    assert not Notice.objects.filter(closed_at=None, key__endswith=":104").exists()
+    world.later(funding.RETRY_S)
+    world.heartbeat(node)
+    sweep(world)
+    assert [replica.state for replica in live(endpoint)] == [State.PLACED]
+
+
+def test_a_limit_bounds_open_invoices_and_usage_and_no_customer_is_unbounded(
+    world: World,
+) -> None:
+    account = world.project.organization.account
+    funds.tend(world.now)
+    assert not Budget.objects.exists()
+    customer = prepaid(account, mode="postpaid", credit_limit=119_00)
+    funds.tend(world.now)
+    (bound,) = Budget.objects.filter(by_billing=True)
+    assert bound.amount == 100 * 10**9  # of which 19 % go to the VAT
+    customer.credit_limit = None
+    customer.save()
+    funds.tend(world.now)
+    bound.refresh_from_db()
+    assert bound.deleted_at == world.now
+
+
+def give(account_id: str, cents: int, key: str, world: World) -> None:
+    credits.give(account_id, cents, key=key, actor=audit.SYSTEM, now=world.now)
+
+
+def prepaid(account: Account, **facts: Any) -> Customer:
+    wanted: dict[str, Any] = {"mode": "prepaid", **facts}
+    return invoices.customer(account, invoices.entity(), **wanted)
