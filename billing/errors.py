@@ -25,6 +25,12 @@ class TermRefused(BillingError):
     code = "term_refused"
 
 
+class NoEvidence(BillingError):
+    """No usage stands behind this document."""
+
+    code = "no_evidence"
+
+
 class Unbalanced(BillingError):
     code = "ledger_unbalanced"
 

@@ -189,6 +189,8 @@ class Invoice(models.Model):
     vat = models.BigIntegerField(default=0)
     gross = models.BigIntegerField(default=0)
     prepaid = models.BigIntegerField(default=0)
+    # The highest number of usage that it knew when it was drawn (`billing.cutoff`).
+    usage_upto = models.BigIntegerField(null=True)
     due = models.BigIntegerField(default=0)
     settled = models.BigIntegerField(default=0)
     decision = models.JSONField(default=dict)

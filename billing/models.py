@@ -181,6 +181,8 @@ class UsageEvent(models.Model):
     # Pseudonyms of who asked: an agent, and the path of a run, the root first.
     agent = models.CharField(max_length=31, blank=True, default="")
     run = models.CharField(max_length=255, blank=True, default="")
+    # In the order in which it came, by the database.
+    number = models.BigIntegerField(editable=False)
 
     class Meta:
         managed = False  # made in SQL: Django cannot declare a partitioned table

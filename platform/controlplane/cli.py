@@ -1,6 +1,7 @@
 """`stoa …`: the command line of an installed wheel; the same commands as manage.py.
 
-Two of them need no part in the house, and so no settings: models upload, predict.
+Three of them need no part in the house, and so no settings: models upload, predict, and billing
+recompute with --export.
 """
 
 import os
@@ -16,7 +17,15 @@ def main() -> None:
         from controlplane.endpoints import predict_client
 
         sys.exit(predict_client.main(sys.argv[2:]))
+    if sys.argv[1:3] == ["billing", "recompute"] and _offline(sys.argv[3:]):
+        from billing import recompute
+
+        sys.exit(recompute.main(sys.argv[3:]))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)
+
+
+def _offline(arguments: list[str]) -> bool:
+    return any(each.split("=")[0] == "--export" for each in arguments)

@@ -1,0 +1,57 @@
+"""manage.py billing: an invoice computed again from raw usage, and the evidence of it.
+
+    billing recompute INVOICE [--json]                    from the database
+    billing recompute INVOICE --export FILE.zip [--json]  from its evidence alone, anywhere
+    billing evidence INVOICE FILE.zip                     write that evidence
+
+INVOICE is an id or a number as printed. Exit code 1: it differs by a cent or more.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Q
+
+from billing import bundle, errors, evidence, recompute
+from billing.models import Invoice
+
+
+class Command(BaseCommand):
+    help = "Compute an invoice again from raw usage, or write its evidence."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        again = verbs.add_parser("recompute", help="to the cent, or exit code 1")
+        again.add_argument("invoice")
+        again.add_argument("--export", metavar="FILE.zip", help="from this file alone")
+        again.add_argument("--json", action="store_true")
+        write = verbs.add_parser("evidence", help="for its customer, to compute it again alone")
+        write.add_argument("invoice")
+        write.add_argument("file", type=Path)
+
+    def handle(self, *, verb: str, invoice: str, **options: Any) -> None:
+        if options.get("export"):
+            given = [invoice, "--export", options["export"], *["--json"] * options["json"]]
+            sys.exit(recompute.main(given))
+        try:
+            source = evidence.Stored(_invoice(invoice))
+            if verb == "recompute":
+                code = recompute.show(recompute.recompute(source), as_text=not options["json"])
+                if code:
+                    sys.exit(code)
+            else:
+                with options["file"].open("xb") as file:
+                    bundle.write(source, file)
+                self.stdout.write(f"wrote {options['file']}")
+        except (errors.BillingError, OSError) as error:
+            raise CommandError(str(error)) from error
+
+
+def _invoice(name: str) -> Invoice:
+    found = Invoice.objects.filter(Q(id=name) | (Q(label=name) & ~Q(label=""))).first()
+    if found is None:
+        raise errors.NoEvidence(f"there is no invoice {name}")
+    return found
