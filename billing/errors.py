@@ -87,3 +87,31 @@ class CreditRefused(BillingError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or self.code
+
+
+class UnknownInvoice(BillingError):
+    code = "invoice_not_found"
+
+
+class NotIssuable(BillingError):
+    """The document cannot be issued as it stands; `code` says which way it fails."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvoiceRefused(BillingError):
+    """What was asked for does not go with the state of the invoice."""
+
+    code = "invoice_refused"
+
+
+class ProfileRefused(BillingError):
+    """The input in `field` of a billing profile or an entity cannot be accepted."""
+
+    code = "invalid_profile"
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field

@@ -194,6 +194,8 @@ class Invoice(models.Model):
     due = models.BigIntegerField(default=0)
     settled = models.BigIntegerField(default=0)
     decision = models.JSONField(default=dict)
+    # Units of 10^-9 that it took of the accruals of each month, "2026-03".
+    accrued = models.JSONField(default=dict)
     drafted_at = models.DateTimeField()
     final_at = models.DateTimeField(null=True)
     paid_at = models.DateTimeField(null=True)
@@ -297,7 +299,7 @@ class InvoiceLine(models.Model):
     device_kind = models.CharField(max_length=64, blank=True)
     share = models.SmallIntegerField(default=1000)
     price_id = models.CharField(max_length=31, blank=True)
-    unit_amount = models.DecimalField(max_digits=30, decimal_places=15)
+    unit_amount = models.DecimalField(max_digits=36, decimal_places=18)
     unit_size = models.BigIntegerField()
     quantity = models.BigIntegerField()
     exact = models.CharField(max_length=120)  # of the currency, as a fraction: "7/3"

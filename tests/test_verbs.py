@@ -69,6 +69,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
+from tests.billing import invoice_verbs
 from tests.fleet.machine import Machine, inventory, report
 from tests.placement.test_models import LLAMA
 from tests.test_layout import ROOT
@@ -484,6 +485,7 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     walk.endpoints()
     walk.batches()
     walk.billing()
+    invoice_verbs.walk(walk.do, walk.kept.organization.account_id, NOW)
     walk.budgets()
     walk.credit()
     walk.compliance()

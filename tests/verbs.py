@@ -7,10 +7,13 @@ from billing import (
     budgets,
     closing,
     counters,
+    crediting,
     credits,
+    invoicing,
     leases,
     ledger,
     prices,
+    profiles,
     vouchers,
 )
 from billing import services as billing
@@ -49,10 +52,18 @@ VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
+    *(invoicing, crediting, profiles),
     *(billing, agreements, budgets, counters, leases, prices, ledger, exports),
     *(closing, credits, vouchers),
 )
 NO_VERBS = {
+    invoicing.period: "computes",
+    invoicing.grace_over: "computes",
+    invoicing.parties: "looks",
+    invoicing.taxes: "computes",
+    invoicing.row: "keeps an empty draft",
+    invoicing.draft: "draws what may still change; finalise and hold tell",
+    profiles.entity: "looks, or keeps who is nobody yet",
     placement_policy.check: "looks",
     limits.checked: "looks",
     budgets.limit_calls: "is part of project.update; what it makes is told as a budget",
@@ -167,7 +178,7 @@ NO_VERBS = {
 # What is not of one region.
 EVERYWHERE = {
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
-    *("price.withdraw", "term.create"),
+    *("price.withdraw", "term.create", "entity.update"),
     "lease.write_off",
     *(f"books.{verb}" for verb in ("close", "ask_reopen", "reopen", "reconcile")),
     *(f"voucher.{verb}" for verb in ("create", "revoke", "redeem")),

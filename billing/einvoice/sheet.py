@@ -215,3 +215,12 @@ class Table:
         sheet.set_line_width(rule)
         sheet.line(self.x, bottom + below, self.x + self.width, bottom + below)
         sheet.set_y(bottom + below)
+
+
+def must_be_settable(words: str) -> None:
+    """Raises Unsettable if the font lacks a letter of `words`."""
+    page = Sheet((), "")
+    try:
+        page.must_set(words)
+    finally:
+        page.close()

@@ -1,48 +1,51 @@
 """Entities, customers and invoices for tests of billing, past every verb."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
 from django.db import transaction
 
-from billing import numbering
+from billing import numbering, services, usage
 from billing.models import Account, Customer, Entity, Invoice, InvoiceFile, InvoiceLine
-from tests.billing.events import MONTH
+from billing.vat.numbers import VatNumber
+from billing.vat.vies_answer import ViesAnswer, ViesOutcome
+from tests.billing.events import MONTH, seconds
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
 NEXT = datetime(2026, 4, 4, 6, 0, tzinfo=UTC)  # the grace time is over
 ISSUED = NEXT.date()
 
+ISSUER = {
+    "name": "Stoa Compute GmbH",
+    "street": "Beispielstraße 1",
+    "postcode": "10115",
+    "city": "Berlin",
+    "country": "DE",
+    "vat_id": "DE136695976",
+    "registration": "HRB 1234 B",
+    "iban": "DE89370400440532013000",
+    "contact": "Billing",
+    "email": "billing@stoa.example",
+    "phone": "+49 30 1234567",
+}
+BUYER = {
+    "legal_name": "Ada's agents GmbH",
+    "street": "Hauptstraße 5",
+    "postcode": "20095",
+    "city": "Hamburg",
+    "country": "DE",
+}
+
 
 def entity(**fields: Any) -> Entity:
-    named: dict[str, Any] = {
-        "name": "Stoa Compute GmbH",
-        "street": "Beispielstraße 1",
-        "postcode": "10115",
-        "city": "Berlin",
-        "country": "DE",
-        "vat_id": "DE136695976",
-        "registration": "HRB 1234 B",
-        "iban": "DE89370400440532013000",
-        "contact": "Billing",
-        "email": "billing@stoa.example",
-        "phone": "+49 30 1234567",
-        "created_at": MONTH,
-    }
+    named: dict[str, Any] = {**ISSUER, "created_at": MONTH}
     return Entity.objects.create(**named | fields)
 
 
 def customer(account: Account, of: Entity, **fields: Any) -> Customer:
-    named: dict[str, Any] = {
-        "legal_name": "Ada's agents GmbH",
-        "street": "Hauptstraße 5",
-        "postcode": "20095",
-        "city": "Hamburg",
-        "country": "DE",
-        "created_at": MONTH,
-        "updated_at": MONTH,
-    }
+    named: dict[str, Any] = {**BUYER, "created_at": MONTH, "updated_at": MONTH}
     return Customer.objects.create(account=account, entity=of, **named | fields)
 
 
@@ -99,3 +102,25 @@ def freeze(invoice: Invoice, *, issued: date = ISSUED, number: int = 0) -> Invoi
                 created_at=NEXT,
             )
     return invoice
+
+
+def answers(outcome: str = "valid", **fields: Any) -> Callable[..., ViesAnswer]:
+    """A VIES that says the same of each number, now."""
+
+    def ask(number: VatNumber, requester: VatNumber, name: str) -> ViesAnswer:
+        named = {"consultation_number": "WAPIAAAA1" if outcome == "valid" else ""} | fields
+        at = named.pop("checked_at", NEXT)
+        return ViesAnswer(ViesOutcome(outcome), str(number), str(requester), at, **named)
+
+    return ask
+
+
+def served(account: Account, start: datetime = MONTH, seconds_: int = 3600, **fields: Any) -> None:
+    """So many CPU-seconds from `start` on, accrued."""
+    usage.record([seconds(account, start, seconds_, **fields)])
+    accrue(account, start)
+
+
+def accrue(account: Account, at: datetime) -> None:
+    hour = services.hour_start(at)
+    services.accrue(account.id, hour, now=hour + services.HOUR)

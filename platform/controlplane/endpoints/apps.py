@@ -11,9 +11,10 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.endpoints import places
+        from controlplane.endpoints import billed, places
 
         places.register()
+        billed.register()
         checks.register(_recipes)
 
 

@@ -6,8 +6,9 @@ class TenancyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.tenancy import datasets, places, sign_in
+        from controlplane.tenancy import billed, datasets, places, sign_in
 
         sign_in.connect()
         datasets.register()
         places.register()
+        billed.register()

@@ -1,0 +1,26 @@
+"""The verbs of invoices, one after the other, as `tests/test_verbs.py` walks them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from billing import crediting, invoicing, profiles, usage
+from billing.models import Account
+from tests.billing import invoices
+from tests.billing.events import seconds
+
+
+def walk(do: Callable[..., Any], account_id: str, now: datetime) -> None:
+    do(profiles.set_entity, "entity.update", invoices.ISSUER)
+    do(profiles.set_profile, "billing_profile.update", account_id, invoices.BUYER)
+    usage.record([seconds(Account.objects.get(pk=account_id), now, 36_000)])
+    later = now.replace(month=now.month + 2)
+    drafted = invoicing.draft(account_id, now, later)
+    assert drafted is not None
+    do(invoicing.hold, "invoice.hold", drafted, reason="waits", because="it waits")
+    made = do(invoicing.finalise, "invoice.finalise", drafted.id, now=later)
+    do(crediting.credit, "invoice.credit", made.id, "A gift", now=later)
+    again = invoicing.draft(account_id, now, later, again=True)
+    assert again is not None
+    made = do(invoicing.finalise, "invoice.finalise", again.id, now=later)
+    do(crediting.write_off, "invoice.write_off", made.id, "Gone", now=later)
