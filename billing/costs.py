@@ -1,9 +1,11 @@
-"""What usage costs: by project, key, endpoint or hour, for an account and a period.
+"""What usage costs: by project, key, endpoint, agent, run or hour, for an account and a period.
 
-PostgreSQL sums the quantities, cut wherever a price changes; rating prices the sums. What is
-owed (charge) and what only says where an owed cost came from (attribution) are never added up.
+The sums that the database keeps (`rollup`) are cut wherever a price changes; rating prices them.
+What is owed (charge, less what was given back: credit) and what only says where an owed cost came
+from (attribution) are never added up.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,21 +13,21 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Literal
 
-from django.db import connection
-
-from billing import errors, prices, rating
+from billing import errors, prices, rating, rollup
 from billing.models import Account, Basis
 
-Grouping = Literal["project", "key", "endpoint", "hour"]
+Grouping = Literal["organization", "project", "key", "endpoint", "agent", "run", "hour"]
 
-_DIMENSIONS: dict[str, str] = {
+# `run`: of a topmost run, with all that is below it.
+_DIMENSIONS: dict[Grouping, str] = {
+    "organization": "''",
     "project": "project_id",
     "key": "key_id",
     "endpoint": "endpoint_id",
-    "hour": "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:00:00\"Z\"')",
+    "agent": "agent",
+    "run": "run",
+    "hour": "to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:00:00\"Z\"')",
 }
-# Cuts a sum wherever some price changes; its parameter is `price_changes(...)`.
-PRICE_SEGMENT = "width_bucket(at, ARRAY['-infinity'::timestamptz] || %s::timestamptz[])"
 # Exact amounts are shown to nine decimals: a single request costs less than a cent.
 _SHOWN_PLACES = 9
 
@@ -43,8 +45,9 @@ class Running:
 
 @dataclass(frozen=True)
 class Row:
-    """What one project, key, endpoint or hour cost on one basis. `quantities`: by meter, parts of
-    devices counted for what they are of a whole one.
+    """What one project, key, endpoint, agent, run or hour cost on one basis: what was charged less
+    what was given back, or attributed. `quantities`: by meter, parts of devices counted for what
+    they are of a whole one.
 
     `exact` has nine decimals and `amount` two. Rows are rounded each for itself, so only `exact`
     adds up.
@@ -59,7 +62,8 @@ class Row:
 
 @dataclass(frozen=True)
 class CostLine:
-    """What an invoice for the period would say: one meter under one price, rounded once.
+    """What an invoice for the period would say: one meter under one price, rounded once. What was
+    given back (basis `credit`) stands in lines of its own, quantity and amount below zero.
 
     `share`: thousandths of a device that each unit is; lines of parts of devices stand apart.
     """
@@ -88,7 +92,8 @@ class UnpricedUsage:
 
 @dataclass(frozen=True)
 class Costs:
-    """Money is text, times are RFC 3339; `charge` and `attribution` are sums of `lines`."""
+    """Money is text, times are RFC 3339; `charge` (with credits) and `attribution` are sums of
+    `lines`."""
 
     account_id: str
     currency: str
@@ -168,10 +173,6 @@ def so_far(
     )
 
 
-def price_changes(versions: Iterable[rating.PriceVersion]) -> list[datetime]:
-    return rating.changes(versions)
-
-
 def month_start(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
@@ -184,32 +185,36 @@ def _sums(
     versions: Iterable[rating.PriceVersion],
     filters: dict[str, str],
 ) -> list[_Used]:
-    narrowed = "".join(f" AND {column} = %s" for column in filters)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {_DIMENSIONS[grouping]}, basis, meter, device_kind,"
-            " share, sum(quantity)::bigint, min(at) FROM billing_usageevent"
-            f" WHERE account_id = %s AND at >= %s AND at < %s{narrowed}"
-            f" GROUP BY 1, 2, 3, 4, 5, {PRICE_SEGMENT}",
-            [account_id, start, end, *filters.values(), price_changes(versions)],
+    found = rollup.sums(
+        _DIMENSIONS[grouping],
+        account_id,
+        start,
+        end,
+        turns=rating.changes(versions),
+        only=filters,
+        runs=grouping == "run",
+    )
+    return [
+        _Used(
+            one.key,
+            one.basis,
+            rating.Quantity(one.meter, one.quantity, one.at, one.device_kind, one.share),
         )
-        return [
-            _Used(key, basis, rating.Quantity(meter, quantity, at, device_kind, share))
-            for key, basis, meter, device_kind, share, quantity, at in cursor
-        ]
+        for one in found
+    ]
 
 
 def _running(grouping: Grouping, item: Running, at: datetime) -> _Used:
     keys = {
         "project": item.project_id,
-        "key": "",
         "endpoint": item.endpoint_id,
         "hour": at.astimezone(UTC).strftime("%Y-%m-%dT%H:00:00Z"),
     }
+    key = keys.get(grouping, "")
     quantity = rating.Quantity(
         "device_seconds", item.device_seconds, at, item.device_kind, item.share
     )
-    return _Used(keys[grouping], Basis.CHARGE.value, quantity)
+    return _Used(key, Basis.CHARGE.value, quantity)
 
 
 def _costs(
@@ -220,23 +225,24 @@ def _costs(
     used: Iterable[_Used],
     versions: Sequence[rating.PriceVersion],
 ) -> Costs:
-    groups: defaultdict[tuple[str, str], list[rating.Quantity]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str], list[_Used]] = defaultdict(list)
     totals: defaultdict[str, list[rating.Quantity]] = defaultdict(list)
     for item in used:
-        groups[item.key, item.basis].append(item.quantity)
+        owed = Basis.CHARGE.value if item.basis == Basis.CREDIT else item.basis
+        groups[item.key, owed].append(item)
         totals[item.basis].append(item.quantity)
     rows, unpriced = [], []
-    for (key, basis), quantities in sorted(groups.items()):
-        row, without = _row(key, basis, quantities, versions, account)
+    for (key, basis), of in sorted(groups.items()):
+        row, without = _row(key, basis, of, versions, account)
         rows.append(row)
         unpriced += without
-    lines = {
-        basis: rating.split(quantities, versions, account.currency, account.id)[0]
+    lines = [
+        (basis, line)
         for basis, quantities in sorted(totals.items())
-    }
-    charge, attribution = (
-        lines.get(basis.value, []) for basis in (Basis.CHARGE, Basis.ATTRIBUTION)
-    )
+        for line in rating.split(quantities, versions, account.currency, account.id)[0]
+    ]
+    charge = [one for one in lines if one[0] != Basis.ATTRIBUTION]
+    attribution = [one for one in lines if one[0] == Basis.ATTRIBUTION]
     return Costs(
         account_id=account.id,
         currency=account.currency,
@@ -244,54 +250,74 @@ def _costs(
         end=_stamp(end),
         grouping=grouping,
         rows=tuple(rows),
-        lines=tuple(_line(basis, line) for basis, of in lines.items() for line in of),
+        lines=tuple(itertools.starmap(_line, lines)),
         unpriced=tuple(unpriced),
-        charge=str(sum((line.amount for line in charge), start=rating.rounded(Fraction(0)))),
-        charge_exact=_exact(charge),
-        attribution=str(sum((line.amount for line in attribution), rating.rounded(Fraction(0)))),
-        attribution_exact=_exact(attribution),
+        charge=_sum(charge),
+        charge_exact=_exact(sum((_signed(*one) for one in charge), Fraction(0))),
+        attribution=_sum(attribution),
+        attribution_exact=_exact(sum((_signed(*one) for one in attribution), Fraction(0))),
     )
 
 
 def _row(
     key: str,
     basis: str,
-    quantities: Sequence[rating.Quantity],
+    used: Iterable[_Used],
     versions: Sequence[rating.PriceVersion],
     account: Account,
 ) -> tuple[Row, list[UnpricedUsage]]:
-    lines, without = rating.split(quantities, versions, account.currency, account.id)
+    """What was charged less what was given back."""
+    total = Fraction(0)
     milli: defaultdict[str, int] = defaultdict(int)
-    for quantity in quantities:
-        milli[quantity.meter] += quantity.quantity * quantity.share
+    parts: defaultdict[str, list[rating.Quantity]] = defaultdict(list)
+    unpriced = []
+    for one in used:
+        parts[one.basis].append(one.quantity)
+        milli[one.quantity.meter] += _sign(one.basis) * one.quantity.quantity * one.quantity.share
+    for part, quantities in sorted(parts.items()):
+        lines, without = rating.split(quantities, versions, account.currency, account.id)
+        total += _sign(part) * sum((line.exact for line in lines), Fraction(0))
+        unpriced += [
+            UnpricedUsage(key, part, lost.meter, lost.device_kind, lost.quantity, lost.share)
+            for lost in without
+        ]
     sums = {meter: int(rating.rounded(Fraction(n, rating.WHOLE), 0)) for meter, n in milli.items()}
-    total = sum((line.exact for line in lines), Fraction(0))
-    row = Row(key, basis, dict(sorted(sums.items())), str(rating.rounded(total)), _exact(lines))
-    unpriced = [
-        UnpricedUsage(key, basis, one.meter, one.device_kind, one.quantity, one.share)
-        for one in without
-    ]
-    return row, unpriced
+    shown = str(rating.rounded(total))
+    return Row(key, basis, dict(sorted(sums.items())), shown, _exact(total)), unpriced
+
+
+def _sign(basis: str) -> int:
+    return -1 if basis == Basis.CREDIT else 1
 
 
 def _line(basis: str, line: rating.Line) -> CostLine:
+    sign = _sign(basis)
     return CostLine(
         basis=basis,
         meter=line.meter,
         device_kind=line.device_kind,
-        quantity=line.quantity,
+        quantity=sign * line.quantity,
         unit_amount=str(line.price.amount),
         unit_size=rating.UNITS_PER_PRICE[line.meter],
         price_id=line.price.id,
-        amount=str(line.amount),
-        exact=_exact([line]),
+        amount=str(rating.rounded(_signed(basis, line))),
+        exact=_exact(_signed(basis, line)),
         share=line.share,
     )
 
 
-def _exact(lines: Iterable[rating.Line]) -> str:
-    total = sum((line.exact for line in lines), Fraction(0))
-    return f"{rating.rounded(total, _SHOWN_PLACES):f}"
+def _exact(amount: Fraction) -> str:
+    return f"{rating.rounded(amount, _SHOWN_PLACES):f}"
+
+
+def _signed(basis: str, line: rating.Line) -> Fraction:
+    return _sign(basis) * line.exact
+
+
+def _sum(lines: Iterable[tuple[str, rating.Line]]) -> str:
+    """Each rounded for itself, as on an invoice."""
+    amounts = (rating.rounded(_signed(*one)) for one in lines)
+    return str(sum(amounts, rating.rounded(Fraction(0))))
 
 
 def _stamp(moment: datetime) -> str:

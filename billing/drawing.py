@@ -5,7 +5,7 @@ already, as a dated adjustment of that month. Months whose draft still waits are
 instead, and what was credited is not billed again by itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,8 +13,8 @@ from fractions import Fraction
 
 from django.db import connection
 
-from billing import agreements, charges, chart, prices, services
-from billing.charges import Charge, Terms, Used
+from billing import agreements, charges, chart, prices, rating, rollup, services
+from billing.charges import Charge, Terms
 from billing.invoice_models import InvoiceKind, InvoiceState
 from billing.models import Account, Invoice, InvoiceLine
 from billing.rating import PriceVersion
@@ -120,7 +120,7 @@ def _of_month(
     month = charges.Month(
         price_list, account_id=account.id, currency=account.currency, start=start, end=end
     )
-    for used in _used(account.id, start, end, price_list):
+    for used in rollup.used(account.id, start, end, rating.changes(price_list)):
         month.add(used)
     return month.lines(terms)
 
@@ -197,24 +197,6 @@ def _billed(account: Account, start: datetime, end: datetime) -> list[Charge] | 
     ).exclude(invoice__state=InvoiceState.DRAFT)
     found = lines.exclude(invoice_id__in=replaced).order_by("invoice_id", "position")
     return [as_charge(line) for line in found if _charged(line)]
-
-
-def _used(
-    account_id: str, start: datetime, end: datetime, price_list: Sequence[PriceVersion]
-) -> Iterator[Used]:
-    from billing import costs
-
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT project_id, endpoint_id, meter, device_kind, share, basis, min(at),"
-            " sum(quantity)::bigint FROM billing_usageevent"
-            " WHERE account_id = %s AND at >= %s AND at < %s AND basis IN ('charge', 'credit')"
-            f" GROUP BY 1, 2, 3, 4, 5, 6, {costs.PRICE_SEGMENT}",
-            [account_id, start, end, costs.price_changes(price_list)],
-        )
-        for *what, at, quantity in cursor:
-            project, endpoint, meter, kind, share, basis = what
-            yield Used(project, endpoint, meter, kind, share, basis, at, quantity)
 
 
 def prices_now() -> list[PriceVersion]:

@@ -17,6 +17,16 @@ class UsageConflict(BillingError):
         super().__init__(f"usage already recorded with other content: {', '.join(self.ids)}")
 
 
+class UsageRefused(BillingError):
+    """Quantities that cannot be, of the events with these ids."""
+
+    code = "usage_refused"
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = sorted(ids)
+        super().__init__(f"no such quantities: {', '.join(self.ids[:5])}")
+
+
 class PriceRefused(BillingError):
     code = "price_refused"
 

@@ -33,6 +33,16 @@ class Entry:
     scale: int = 2
 
 
+@dataclass(frozen=True)
+class Posting:
+    """What `post` is given."""
+
+    idempotency_key: str
+    kind: str
+    effective_at: datetime
+    entries: Sequence[Entry]
+
+
 def post(
     *, idempotency_key: str, kind: str, effective_at: datetime, entries: Sequence[Entry]
 ) -> LedgerTransaction:
@@ -44,6 +54,32 @@ def post(
     """
     posted, _ = _post(idempotency_key, kind, effective_at, entries, None)
     return posted
+
+
+def post_new(postings: Sequence[Posting]) -> list[LedgerTransaction]:
+    """Writes many at once, of keys that nobody has used; all or none.
+
+    Raises `errors.Unbalanced`, `errors.BooksRefused` as `post`, and IntegrityError for a key that
+    is taken.
+    """
+    for posting in postings:
+        _check(posting.entries)
+    with transaction.atomic(), _closed_books():
+        accounts = _accounts([entry for posting in postings for entry in posting.entries])
+        made = LedgerTransaction.objects.bulk_create(
+            LedgerTransaction(
+                idempotency_key=posting.idempotency_key,
+                kind=posting.kind,
+                effective_at=posting.effective_at,
+            )
+            for posting in postings
+        )
+        LedgerEntry.objects.bulk_create(
+            LedgerEntry(transaction=one, account=accounts[e.code], amount=e.amount)
+            for one, posting in zip(made, postings, strict=True)
+            for e in posting.entries
+        )
+    return made
 
 
 def reverse(

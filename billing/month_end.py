@@ -69,7 +69,8 @@ def close_month(
         raise ValueError(f"{start:%B %Y} is not over")
     over = now >= invoicing.grace_over(end)
     closing = Closing(f"{start:%Y-%m}", over, Account.objects.count())
-    _accrue(start, end, now)
+    # Every hour of the month stands in the ledger before an invoice takes it from there.
+    services.accrue_due(now, start=start, end=end)
     versions = drawing.prices_now()
     busy: list[str] = []
     for account_id in _accounts(part):
@@ -100,15 +101,6 @@ def state(month: datetime, now: datetime) -> Closing:
             found.outcomes["draft"] += 1
     found.seen = sum(found.outcomes.values())
     return found
-
-
-def _accrue(start: datetime, end: datetime, now: datetime) -> None:
-    """Every hour of the month stands in the ledger before an invoice takes it from there."""
-    for account_id, hour in services.unaccrued(start, end):
-        try:
-            services.accrue(account_id, hour, now=now)
-        except errors.BillingError as error:
-            log.error("%s: the hour of %s cannot be accrued: %s", account_id, hour, error)
 
 
 def _accounts(part: tuple[int, int]) -> Iterator[str]:

@@ -1,17 +1,17 @@
-"""The verbs of billing: open an account, accrue an hour of its usage."""
+"""The verbs of billing: open an account, accrue hours of usage."""
 
+import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from django.db import connection, transaction
-from django.db.models import Sum
+from django.db import DatabaseError, connection, transaction
 
-from billing import closing, costs, errors, ledger, prices, rating
-from billing.models import Account, Basis, LedgerEntry, LedgerTransaction
+from billing import closing, costs, errors, ledger, prices, rating, rollup
+from billing.models import Account, Basis, LedgerTransaction
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +19,10 @@ HOUR = timedelta(hours=1)
 ACCRUAL = "accrual"
 SCALE = 9
 REVENUE = "revenue:"
+AT_ONCE = 500  # hours of accounts of one transaction
 
 _Pair = tuple[str, datetime]  # an account and an hour
-_ByHour = dict[_Pair, dict[str, int]]  # units of 10^-9 by meter
+_Units = dict[str, int]  # units of 10^-9 by meter
 
 
 @dataclass(frozen=True)
@@ -41,127 +42,210 @@ def open_account(*, name: str, now: datetime) -> Account:
 
 
 def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
-    """Posts what the charged usage of a past hour is worth, not yet invoiced, to the ledger.
+    """Posts what the usage of a past hour is worth, not yet invoiced, to the ledger.
 
-    Debit unbilled:<account>, credit revenue:<meter>, at scale 9. A repetition posts nothing;
-    after late usage it posts the difference, as a further transaction of that hour, effective in
-    the first month whose books are open. Usage
-    without a price is reported in `unpriced` and accrued once a price for it exists. Raises
+    Debit unbilled:<account>, credit revenue:<meter>, at scale 9; what was given back counts
+    against it. A repetition posts nothing; after late usage it posts the difference, as a further
+    transaction of that hour, effective in the first month whose books are open. Usage without a
+    price is reported in `unpriced` and accrued once a price for it exists. Raises
     `errors.UnknownAccount`, and ValueError for an hour that is not over.
     """
     start = hour_start(hour)
     if start + HOUR > now:
         raise ValueError(f"the hour of {start.isoformat()} is not over")
     with transaction.atomic():
+        _alone()
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"accrue:{account_id}"]
-            )
-        account = Account.objects.filter(pk=account_id).first()
-        if account is None:
-            raise errors.UnknownAccount(account_id)
-        hourly = costs.by("hour", account_id, start=start, end=start + HOUR)
-        charged = [line for line in hourly.lines if line.basis == Basis.CHARGE]
-        due = _units((line.meter, Decimal(line.exact)) for line in charged)
-        unpriced = tuple(one for one in hourly.unpriced if one.basis == Basis.CHARGE)
-        if unpriced:
-            log.error("%s: usage of %s has no price: %s", account_id, start, unpriced)
-        prefix = f"{ACCRUAL}:{account_id}:{int(start.timestamp())}:"
-        accrued = _accrued_by_hour(start, start + HOUR, account_id).get((account_id, start), {})
-        posted = None
-        entries = _entries(account, due, accrued)
-        if entries:
-            number = LedgerTransaction.objects.filter(idempotency_key__startswith=prefix).count()
-            posted = ledger.post(
-                idempotency_key=f"{prefix}{number}",
-                kind=ACCRUAL,
-                effective_at=closing.open_at(start),
-                entries=entries,
-            )
-    amount = Decimal(sum(due.values())).scaleb(-SCALE)
-    return Accrual(account_id, start, amount, posted, unpriced)
+            cursor.execute(_TAKE_ONE, [start, account_id])
+        (accrual,) = _accrue([(account_id, start)])
+    _report([accrual])
+    return accrual
+
+
+def accrue_due(now: datetime, *, start: datetime | None = None, end: datetime | None = None) -> int:
+    """Accrues every hour that is over and whose usage has changed since, however old it is (or
+    with start <= hour < end); how many hours of accounts were posted.
+
+    In many transactions, oldest first, with little memory; what was interrupted goes on at the next
+    call. An hour that cannot be accrued is told in the log and tried again then.
+    """
+    posted, past = 0, (datetime.min.replace(tzinfo=UTC) if start is None else start, "")
+    before = min(hour_start(now), end or now)
+    while True:
+        taken: list[_Pair] = []
+        try:
+            with transaction.atomic():
+                _alone()
+                taken = _take(past, before)
+                accruals = _accrue(taken) if taken else []
+        except (errors.BillingError, DatabaseError) as error:
+            if not taken:
+                raise
+            log.error("some of %s hours cannot be accrued together: %s", len(taken), error)
+            accruals = [one for pair in taken if (one := _try(pair, now))]
+        if not taken:
+            return posted
+        _report(accruals)
+        posted += sum(one.posted is not None for one in accruals)
+        past = (taken[-1][1], taken[-1][0])
 
 
 def unaccrued(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
-    """The (account, hour) pairs in start <= hour < end whose ledger does not say what they owe.
+    """The (account, hour) pairs in start <= hour < end whose ledger may not say what they owe.
 
-    Two queries for all accounts, so that a run that finds nothing to do is cheap. Hours with
-    usage that has no price are among them: `accrue` reports it.
+    Hours with usage that has no price are among them: `accrue` reports it.
     """
-    due, unpriced = _due_by_hour(start, end)
-    accrued = _accrued_by_hour(start, end)
-    changed = {pair for pair in due | accrued if due.get(pair) != accrued.get(pair)}
-    return sorted(changed | unpriced, key=lambda pair: (pair[1], pair[0]))
-
-
-def newest_accrual() -> datetime | None:
-    """The hour that the newest accrual is of. Ids sort by birth: no need to scan the ledger."""
-    newest = LedgerTransaction.objects.filter(kind=ACCRUAL).order_by("-id").first()
-    return _hour_of(newest.idempotency_key) if newest else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT account_id, hour FROM billing_usagedue WHERE hour >= %s AND hour < %s"
+            " ORDER BY hour, account_id",
+            [start, end],
+        )
+        return list(cursor)
 
 
 def hour_start(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return rollup.hour_start(moment)
 
 
-def _due_by_hour(start: datetime, end: datetime) -> tuple[_ByHour, set[_Pair]]:
-    versions = prices.versions()
-    quantities: defaultdict[_Pair, list[rating.Quantity]] = defaultdict(list)
+# Marks are taken away before sums are read: who adds usage then waits, and marks the hour anew.
+# What is being added at this moment is left for the next run.
+_TAKE = """
+WITH due AS (
+    SELECT hour, account_id FROM billing_usagedue
+    WHERE (hour, account_id) > (%s, %s) AND hour < %s
+    ORDER BY hour, account_id LIMIT %s FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM billing_usagedue d USING due
+    WHERE (d.hour, d.account_id) = (due.hour, due.account_id)
+    RETURNING d.account_id, d.hour
+) SELECT * FROM taken ORDER BY hour, account_id
+"""
+_TAKE_ONE = "DELETE FROM billing_usagedue WHERE hour = %s AND account_id = %s"
+_MARK = """
+INSERT INTO billing_usagedue (hour, account_id) SELECT * FROM unnest(%s::timestamptz[], %s::text[])
+ON CONFLICT DO NOTHING
+"""
+# By keys, which name the hour: one look-up by the index for patterns for each.
+_ACCRUED = f"""
+SELECT p.account_id, p.hour, t.id, a.code, e.amount
+FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::text[]) p(account_id, hour, first, last)
+CROSS JOIN LATERAL (
+    SELECT id FROM billing_ledgertransaction
+    WHERE idempotency_key ~>=~ p.first AND idempotency_key ~<~ p.last OFFSET 0
+) t
+JOIN billing_ledgerentry e ON e.transaction_id = t.id
+JOIN billing_ledgeraccount a ON a.id = e.account_id AND starts_with(a.code, '{REVENUE}')
+"""
+
+
+def _alone() -> None:
+    """Nobody else accrues until this transaction ends: what an hour owes is posted once."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT account_id, date_trunc('hour', at, 'UTC'), meter, device_kind,"
-            " share, sum(quantity)::bigint, min(at) FROM billing_usageevent"
-            " WHERE at >= %s AND at < %s AND basis = %s GROUP BY 1, 2, 3, 4, 5, "
-            + costs.PRICE_SEGMENT,
-            [start, end, Basis.CHARGE, costs.price_changes(versions)],
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('accrue', 0))")
+
+
+def _take(past: tuple[datetime, str], before: datetime) -> list[_Pair]:
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE, [*past, before, AT_ONCE])
+        return list(cursor)
+
+
+def _try(pair: _Pair, now: datetime) -> Accrual | None:
+    try:
+        return accrue(*pair, now=now)
+    except (errors.BillingError, DatabaseError) as error:
+        log.error("%s: the hour of %s cannot be accrued: %s", *pair, error)
+        return None
+
+
+def _accrue(pairs: Sequence[_Pair]) -> list[Accrual]:
+    """Of hours whose marks this transaction has taken."""
+    accounts = Account.objects.in_bulk({account for account, _ in pairs})
+    if missing := {account for account, _ in pairs} - accounts.keys():
+        raise errors.UnknownAccount(", ".join(sorted(missing)))
+    used: defaultdict[_Pair, list[rollup.HourSum]] = defaultdict(list)
+    for one in rollup.of_hours(pairs):
+        used[one.account_id, one.hour].append(one)
+    accrued, numbers = _accrued(pairs)
+    versions = prices.versions()
+    opened = {month: closing.open_at(month) for month in {_month(hour) for _, hour in pairs}}
+    due, unpriced = {}, {}
+    for pair in pairs:
+        due[pair], unpriced[pair] = _due(used[pair], versions, accounts[pair[0]])
+    postings = {}
+    for pair in pairs:
+        if entries := _entries(accounts[pair[0]], due[pair], accrued[pair]):
+            key = f"{_prefix(pair)}{len(numbers[pair])}"
+            at = max(pair[1], opened[_month(pair[1])])
+            postings[pair] = ledger.Posting(key, ACCRUAL, at, entries)
+    posted = dict(zip(postings, ledger.post_new(list(postings.values())), strict=True))
+    if again := [pair for pair in pairs if unpriced[pair]]:
+        with connection.cursor() as cursor:
+            cursor.execute(_MARK, [[hour for _, hour in again], [account for account, _ in again]])
+    return [
+        Accrual(
+            *pair,
+            amount=Decimal(sum(due[pair].values())).scaleb(-SCALE),
+            posted=posted.get(pair),
+            unpriced=unpriced[pair],
         )
-        for account_id, hour, meter, device_kind, share, quantity, at in cursor:
-            used = rating.Quantity(meter, quantity, at, device_kind, share)
-            quantities[account_id, hour].append(used)
-    currencies = dict(Account.objects.values_list("id", "currency"))
-    due: _ByHour = {}
-    unpriced = set()
-    for pair, used_then in quantities.items():
-        lines, without = rating.split(used_then, versions, currencies.get(pair[0], "EUR"), pair[0])
-        due[pair] = _units((line.meter, rating.rounded(line.exact, SCALE)) for line in lines)
-        if without:
-            unpriced.add(pair)
-    return due, unpriced
+        for pair in pairs
+    ]
 
 
-def _accrued_by_hour(start: datetime, end: datetime, account_id: str = "") -> _ByHour:
-    """Units credited to revenue, by meter, for each hour of the account, or of all accounts."""
-    rows = (
-        LedgerEntry.objects.filter(
-            transaction__idempotency_key__startswith=f"{ACCRUAL}:{account_id}",
-            transaction__kind=ACCRUAL,
-            # Not before its hour: what came when the books of that were closed is effective later.
-            transaction__effective_at__gte=start,
-            account__code__startswith=REVENUE,
-        )
-        .values_list("transaction__idempotency_key", "account__code")
-        .annotate(total=Sum("amount"))
-    )
-    accrued: defaultdict[_Pair, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for key, code, total in rows:
-        if start <= (hour := _hour_of(key)) < end:
-            accrued[key.split(":")[1], hour][code.removeprefix(REVENUE)] -= int(total)
-    return {pair: dict(meters) for pair, meters in accrued.items()}
-
-
-def _hour_of(key: str) -> datetime:
-    return datetime.fromtimestamp(int(key.split(":")[2]), UTC)
-
-
-def _units(amounts: Iterable[tuple[str, Decimal]]) -> dict[str, int]:
+def _due(
+    used: Iterable[rollup.HourSum], versions: Sequence[rating.PriceVersion], account: Account
+) -> tuple[_Units, tuple[costs.UnpricedUsage, ...]]:
     """Units of 10^-9 by meter; a meter that comes to nothing is left out."""
     units: defaultdict[str, int] = defaultdict(int)
-    for meter, amount in amounts:
-        units[meter] += int(amount.scaleb(SCALE))
-    return {meter: amount for meter, amount in units.items() if amount}
+    unpriced: list[costs.UnpricedUsage] = []
+    parts: defaultdict[str, list[rating.Quantity]] = defaultdict(list)
+    hour = ""
+    for one in used:
+        hour = f"{one.hour:%Y-%m-%dT%H:00:00Z}"
+        quantity = rating.Quantity(one.meter, one.quantity, one.at, one.device_kind, one.share)
+        parts[one.basis].append(quantity)
+    for basis, quantities in parts.items():
+        sign = -1 if basis == Basis.CREDIT else 1
+        lines, without = rating.split(quantities, versions, account.currency, account.id)
+        for line in lines:
+            units[line.meter] += sign * int(rating.rounded(line.exact, SCALE).scaleb(SCALE))
+        unpriced += [
+            costs.UnpricedUsage(hour, basis, q.meter, q.device_kind, q.quantity, q.share)
+            for q in without
+        ]
+    return {meter: amount for meter, amount in units.items() if amount}, tuple(unpriced)
 
 
-def _entries(account: Account, due: dict[str, int], accrued: dict[str, int]) -> list[ledger.Entry]:
+def _month(hour: datetime) -> datetime:
+    return hour.replace(day=1, hour=0)
+
+
+def _prefix(pair: _Pair) -> str:
+    account_id, hour = pair
+    return f"{ACCRUAL}:{account_id}:{int(hour.timestamp())}:"
+
+
+def _accrued(
+    pairs: Sequence[_Pair],
+) -> tuple[defaultdict[_Pair, _Units], defaultdict[_Pair, set[str]]]:
+    """Units credited to revenue, by meter, and the transactions that did."""
+    prefixes = [_prefix(pair) for pair in pairs]
+    last = [f"{prefix[:-1]};" for prefix in prefixes]  # the character after the colon
+    accrued: defaultdict[_Pair, _Units] = defaultdict(dict)
+    numbers: defaultdict[_Pair, set[str]] = defaultdict(set)
+    with connection.cursor() as cursor:
+        accounts, hours = [account for account, _ in pairs], [hour for _, hour in pairs]
+        cursor.execute(_ACCRUED, [accounts, hours, prefixes, last])
+        for account, hour, posted, code, amount in cursor:
+            meter, pair = code.removeprefix(REVENUE), (account, hour)
+            accrued[pair][meter] = accrued[pair].get(meter, 0) - amount
+            numbers[pair].add(posted)
+    return accrued, numbers
+
+
+def _entries(account: Account, due: _Units, accrued: _Units) -> list[ledger.Entry]:
     changes = {
         meter: due.get(meter, 0) - accrued.get(meter, 0) for meter in sorted({*due, *accrued})
     }
@@ -173,3 +257,18 @@ def _entries(account: Account, due: dict[str, int], accrued: dict[str, int]) -> 
     if total := sum(changes.values()):
         entries.append(ledger.Entry(f"unbilled:{account.id}", total, account.currency, SCALE))
     return entries
+
+
+def _report(accruals: Iterable[Accrual]) -> None:
+    """Usage without a price: once for each account, with the first and the last hour."""
+    lost = sorted((one for one in accruals if one.unpriced), key=lambda one: one.account_id)
+    for account_id, of in itertools.groupby(lost, key=lambda one: one.account_id):
+        hours = list(of)
+        log.error(
+            "%s: usage of %d hours from %s to %s has no price: %s",
+            account_id,
+            len(hours),
+            min(one.hour for one in hours).isoformat(),
+            max(one.hour for one in hours).isoformat(),
+            sorted({(q.meter, q.device_kind) for one in hours for q in one.unpriced}),
+        )

@@ -63,45 +63,86 @@ _COLUMNS = {
 _NAMES = ", ".join(_COLUMNS)
 # What an export shows of an event, in this order.
 EXPORTED = tuple(_COLUMNS)
-_INSERT = (
-    f"INSERT INTO {TABLE} ({_NAMES}) SELECT * FROM unnest("
-    + ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
-    + ") ON CONFLICT (id, at) DO NOTHING"
+# More of a meter at once than there is in the world: a counter gone wrong. The table agrees.
+MOST = 10**12
+# Adds the events of a relation `given` that are not there yet, in the order of their ids, so that
+# two writers of the same events cannot lock crosswise.
+ADD = (
+    f"INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM given ORDER BY id"
+    " ON CONFLICT (id, at) DO NOTHING"
 )
-_SAME_IDS = f"SELECT {_NAMES} FROM {TABLE} WHERE id = ANY(%s) AND at >= %s AND at < %s"
+# What is known of the ids in `given` within %(since)s and %(until)s, and whether it differs: one
+# look-up by the key for each, whatever the planner thinks of the table's size.
+KNOWN = f"""
+SELECT given.id, ({", ".join(f"known.{name}" for name in _COLUMNS)})
+    IS DISTINCT FROM ({", ".join(f"given.{name}" for name in _COLUMNS)}) AS differs
+FROM given CROSS JOIN LATERAL (
+    SELECT {_NAMES} FROM {TABLE} e
+    WHERE e.id = given.id AND e.at >= %(since)s AND e.at < %(until)s OFFSET 0
+) AS known
+"""
+_GIVEN = (
+    f"WITH given ({_NAMES}) AS (SELECT * FROM unnest("
+    + ", ".join(f"%({name})s::{kind}[]" for name, kind in _COLUMNS.items())
+    + "))"
+)
+_TWICE = f"""
+SELECT given.id FROM unnest(%(id)s::text[]) AS given(id) CROSS JOIN LATERAL (
+    SELECT FROM {TABLE} e
+    WHERE e.id = given.id AND e.at >= %(since)s AND e.at < %(until)s OFFSET 1
+) AS known
+"""
 
 
 def record(events: Iterable[Event]) -> int:
     """Writes the events that are not there yet and returns how many; all or none, idempotent.
 
-    Raises `errors.UsageConflict`, naming the ids, when an id is known with other content; then
-    nothing of the batch is kept; ValueError for a time without a zone. Joins the caller's
-    transaction where there is one.
+    Raises `errors.UsageConflict`, naming the ids, when an id is known with other content, and
+    `errors.UsageRefused` for a quantity that cannot be; then nothing of the batch is kept;
+    ValueError for a time without a zone. Joins the caller's transaction where there is one.
     """
     batch: dict[str, Event] = {}
-    clashing = set()
+    clashing, absurd = set(), set()
     for event in events:
         if event.at.tzinfo is None:
             raise ValueError(f"{event.id}: a time without a zone")
+        if type(event.quantity) is not int or not 0 < event.quantity <= MOST:
+            absurd.add(event.id)
         if batch.setdefault(event.id, event) != event:
             clashing.add(event.id)
+    if absurd:
+        raise errors.UsageRefused(absurd)
     if clashing:
         raise errors.UsageConflict(clashing)
     if not batch:
         return 0
     times = [event.at.astimezone(UTC) for event in batch.values()]
-    first, last = min(times), max(times)
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic():
         for month in {(at.year, at.month): at for at in times}.values():
             partitions.provide(TABLE, month)
-        # In the order of their ids, so that two writers of the same events cannot lock crosswise.
-        cursor.execute(_INSERT, _arrays(sorted(batch.values(), key=lambda event: event.id)))
-        inserted: int = cursor.rowcount
-        cursor.execute(_SAME_IDS, [list(batch), first - _RETIMED, last + _RETIMED])
-        clashing = {row[0] for row in cursor if _event(row) != batch[row[0]]}
+        given = _arrays(batch.values()) | around(min(times), max(times))
+        added, clashing = _enter(given, len(batch))
         if clashing:
             raise errors.UsageConflict(clashing)
-    return inserted
+    return added
+
+
+def around(first: datetime, last: datetime) -> dict[str, datetime]:
+    """Where the same ids are looked for: the parameters of KNOWN."""
+    return {"since": first - _RETIMED, "until": last + _RETIMED}
+
+
+def _enter(given: dict[str, Any], count: int) -> tuple[int, set[str]]:
+    """How many events were added, and the ids that are known with other content."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_GIVEN} {ADD}", given)
+        added: int = cursor.rowcount
+        # What was added may only be there twice, at another time; what was not must be the same.
+        if added == count:
+            cursor.execute(_TWICE, given)
+        else:
+            cursor.execute(f"{_GIVEN} SELECT id FROM ({KNOWN}) AS known WHERE differs", given)
+        return added, {id for (id,) in cursor}
 
 
 def request_event_id(request_id: str, meter: str) -> str:
@@ -149,15 +190,11 @@ def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any,
         yield tuple({**row, "flags": " ".join(event.flags)}.values())
 
 
-def _arrays(events: Iterable[Event]) -> list[list[Any]]:
-    rows = [
-        [getattr(event, name) if name != "flags" else json.dumps(event.flags) for name in _COLUMNS]
-        for event in events
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    fields = dict(zip(_COLUMNS, row, strict=True))
-    flags = fields.pop("flags")
-    return Event(**fields, flags=tuple(json.loads(flags) if isinstance(flags, str) else flags))
+def _arrays(events: Iterable[Event]) -> dict[str, list[Any]]:
+    """Column by column."""
+    rows = list(events)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows] for name in _COLUMNS
+    }
+    columns["flags"] = [json.dumps(flags) for flags in columns["flags"]]
+    return columns

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
+from django.utils import timezone
 
 from billing import budgets
 from billing.budgets import Owner
-from billing.models import BudgetWindow, UsageInbox
+from billing.models import BudgetWindow, UsageEvent, UsageInbox
 from compliance import audit
 from controlplane.batches.models import Batch, File, Line
 from controlplane.tenancy.models import ApiKey
@@ -176,5 +177,6 @@ def paid_once(place: Place, request_ids: dict[str, str]) -> None:
     assert spent > 0
     batch = Batch.objects.get()
     assert (batch.completed, batch.failed) == (len(request_ids), 0)
-    flags = {metering._flags(one) for one in inbox.filter(output_tokens__gt=0)}
-    assert flags == {("batch",)}
+    metering.book_requests(timezone.now())
+    booked = UsageEvent.objects.filter(request_id__in=charged)
+    assert {tuple(one.flags) for one in booked} == {("batch",)}

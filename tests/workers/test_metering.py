@@ -12,7 +12,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 
-from billing import costs, ledger, rating, reserving, usage
+from billing import booking, costs, ledger, rating, reserving, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
 from controlplane.endpoints import running
 from controlplane.endpoints.models import ServingInterval
@@ -192,7 +192,8 @@ def _dies(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
-    ("owner", "name"), [(usage, "record"), (metering, "_request_events"), (QuerySet, "update")]
+    ("owner", "name"),
+    [(metering, "_places"), (booking, "_take"), (booking, "_enter"), (booking, "_mark")],
 )
 def test_booking_that_is_killed_anywhere_and_repeated_books_once(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str
