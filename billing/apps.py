@@ -7,6 +7,10 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
+        # Models are importable only now.
+        from billing import tombstones
+
+        tombstones.register()
         grants.append_only(
             "billing_usageevent",
             "billing_price",

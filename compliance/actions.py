@@ -199,6 +199,11 @@ ACTIONS: dict[str, Action] = {
             "export.download": "an export was handed out",
             "event.disclose": "the personal values of an event were read",
             "event.redact": "the personal values of an event were deleted",
+            "backup.create": "a backup was made",
+            "backup.verify": "a backup was read whole; outcome and reason say what came of it",
+            "backup.drill": "a backup was restored for trial, with what that took",
+            "backup.restore": "this database was restored from a backup",
+            "backup.delete": "a backup's time was over, and it was deleted",
         },
     ),
 }

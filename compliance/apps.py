@@ -1,3 +1,5 @@
+from datetime import datetime
+
 from django.apps import AppConfig
 
 
@@ -6,7 +8,12 @@ class ComplianceConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from compliance import datasets, grants
+        from compliance import datasets, grants, tombstones
+        from compliance.models import EventSecret, Tombstone
+
+        def redact(stone: Tombstone, now: datetime) -> bool:
+            return EventSecret.objects.filter(event_id=stone.target_id).delete()[0] > 0
 
         grants.append_only("compliance_auditevent")
         datasets.register()
+        tombstones.register("event.redact", redact)

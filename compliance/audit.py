@@ -22,7 +22,7 @@ from typing import Any
 import rfc8785
 from django.db import transaction
 
-from compliance import context, ids, partitions, sealing
+from compliance import context, ids, partitions, sealing, tombstones
 from compliance.actions import ACTIONS
 from compliance.context import RequestContext
 from compliance.models import AuditEvent, EventSecret
@@ -114,7 +114,8 @@ def record(
         "target": [{"type": target.type, "id": target.id}],
         "d": sorted(commitment(salt, path, value) for path, salt, value in openings),
     }
-    optional = {"source": _region(region), "request": _request(request), "change": _changes(change)}
+    changes = _changes(change)
+    optional = {"source": _region(region), "request": _request(request), "change": changes}
     canonical = _canonical(body | {name: value for name, value in optional.items() if value})
     event = AuditEvent(
         id=event_id,
@@ -134,6 +135,7 @@ def record(
         partitions.provide(TABLE, now)
         AuditEvent.objects.bulk_create([event])
         EventSecret.objects.bulk_create(_sealed(event_id, *one) for one in openings)
+        tombstones.note(event, changes)
     return event_id
 
 

@@ -1,6 +1,7 @@
 """What the foundation keeps: audit events and the deletable openings of their personal values."""
 
 from django.db import models
+from django.db.models import Q
 
 from compliance.fields import IdField
 
@@ -73,3 +74,28 @@ class Export(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Tombstone(models.Model):
+    """Something that ended for good and that no older backup may bring back (`tombstones`).
+
+    `facts` are an event's changes, path to new value: never personal. `journaled_at` is null until
+    it stands in the journal outside of this database.
+    """
+
+    id = IdField("tmb")
+    event_id = models.CharField(max_length=31, blank=True)
+    action = models.CharField(max_length=64)
+    target_type = models.CharField(max_length=32)
+    target_id = models.CharField(max_length=200)
+    facts = models.JSONField(default=dict)
+    at = models.DateTimeField()
+    journaled_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=("id",), condition=Q(journaled_at=None), name="tombstone_waiting"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.target_id}"

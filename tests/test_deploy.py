@@ -14,7 +14,7 @@ from workers.agent import cli, join_script
 DEPLOY = ROOT / "deploy"
 SETTING = re.compile(r"\b(STOA_[A-Z_]+|DATABASE_URL|BROKER_URL)=")
 # Of PostgreSQL's own container, in roles.sh.
-ROLE_PASSWORDS = {f"STOA_{role}_PASSWORD" for role in ("OWNER", "APP", "GATEWAY")}
+ROLE_PASSWORDS = {f"STOA_{role}_PASSWORD" for role in ("OWNER", "APP", "GATEWAY", "BACKUP")}
 
 
 def programs() -> set[str]:

@@ -34,6 +34,8 @@ BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
 ENGINES_EVERY_S = 60.0
 UPKEEP_EVERY_S = 3600.0
+JOURNAL_EVERY_S = 5.0
+BACKUP_EVERY_S = 60.0
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -62,6 +64,16 @@ def _every(task: str, seconds: float) -> dict[str, object]:
         "task": f"workers.tasks.{task}",
         "schedule": seconds,
         "options": {"expires": max(1.0, seconds)},
+    }
+
+
+def _backups() -> dict[str, dict[str, object]]:
+    """Looks for what is due; nothing where backups are off."""
+    if not os.environ.get("STOA_BACKUP_DIR"):
+        return {}
+    return {
+        "keep_journal": _every("keep_journal", JOURNAL_EVERY_S),
+        "begin_backup": _every("begin_backup", BACKUP_EVERY_S),
     }
 
 
@@ -97,6 +109,7 @@ app.conf.update(
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
+        **_backups(),
     },
 )
 

@@ -23,6 +23,7 @@ from controlplane.endpoints.models import Pulse
 from controlplane.fleet import issuance
 from controlplane.fleet.models import Device, Node, Region
 from workers.agent.checks.finding import Finding
+from workers.backup import health as backup_health
 
 AUTHORITY_LEFT = timedelta(days=30)
 CLOCK_OFF_S = 1.0
@@ -38,6 +39,8 @@ def findings(now: datetime) -> list[Finding]:
     found += database
     if any(one.ok for one in database if one.check == "migrations"):
         found += [*_pulses(now), *_regions(now), *_nodes(now)]
+        local = not set(settings.ALLOWED_HOSTS) - _LOCAL
+        found += backup_health.findings(now, local=local)
     return found
 
 

@@ -17,6 +17,8 @@ from controlplane.endpoints import (
 )
 from controlplane.fleet import findings
 from workers import funds, keeping, metering, provisioning, upkeep
+from workers.backup import running, schedule
+from workers.backup.config import Config
 from workers.celery import HINT_EXPIRES_S, app
 
 # Batches of one meter task; the next task goes on where it stopped.
@@ -99,3 +101,13 @@ def hourly_upkeep() -> None:
     served_days.prune(now)
     quote_keeping.prune(now)
     corrections_kept.prune(now)
+
+
+@app.task
+def keep_journal() -> None:
+    running.ship(Config.from_env(), now=timezone.now())
+
+
+@app.task
+def begin_backup() -> None:
+    schedule.begin(Config.from_env(), timezone.now())

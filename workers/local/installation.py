@@ -120,7 +120,18 @@ class Installation:
             "STOA_MASTER_KEY": self._secret("master_key"),
             "STOA_VAR_DIR": str(self.var),
             "STOA_AGENTS_PORT": str(self.agents_port),
+            **self._backups(),
         }
+
+    def _backups(self) -> dict[str, str]:
+        """Who reads the database for backups, and which gateways' spools are on this machine."""
+        gateways = os.environ.get("STOA_BACKUP_GATEWAYS") or str(self.var / "gateway")
+        url = os.environ.get("STOA_BACKUP_DATABASE_URL", "")
+        if self.postgres:
+            url = self.postgres.url("stoa_backup")
+        return {"STOA_BACKUP_GATEWAYS": gateways} | (
+            {"STOA_BACKUP_DATABASE_URL": url} if url else {}
+        )
 
     def gateway_environment(self) -> dict[str, str]:
         return {
@@ -177,6 +188,7 @@ _SECRETS = (
     "STOA_MASTER_KEY",
     "STOA_OWNER_DATABASE_URL",
     "STOA_GATEWAY_DATABASE_URL",
+    "STOA_BACKUP_DATABASE_URL",
     "STOA_AGENT_TOKEN",
 )
 _PASSED_WHOLE = ("PATH", "HOME", "LANG", "USER", "TERM", "TMPDIR", "TZ", "VIRTUAL_ENV")

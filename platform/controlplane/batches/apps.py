@@ -6,6 +6,7 @@ class BatchesConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.batches import places
+        from controlplane.batches import places, tombstones
 
         places.register()
+        tombstones.register()

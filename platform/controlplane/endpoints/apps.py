@@ -11,10 +11,11 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.endpoints import billed, places
+        from controlplane.endpoints import billed, places, tombstones
 
         places.register()
         billed.register()
+        tombstones.register()
         checks.register(_recipes)
 
 

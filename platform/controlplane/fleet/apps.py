@@ -6,6 +6,7 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.fleet import node_events
+        from controlplane.fleet import node_events, tombstones
 
         node_events.register()
+        tombstones.register()

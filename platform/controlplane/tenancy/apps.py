@@ -6,9 +6,10 @@ class TenancyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.tenancy import billed, datasets, places, sign_in
+        from controlplane.tenancy import billed, datasets, places, sign_in, tombstones
 
         sign_in.connect()
         datasets.register()
         places.register()
         billed.register()
+        tombstones.register()

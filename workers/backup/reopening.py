@@ -1,0 +1,95 @@
+"""What a restored database goes through before anybody may use it.
+
+Run as the tables' owner, in one transaction but for the migrations before it and the grants after
+it: until the grants the running roles can read nothing. It may be repeated. After a restore that
+somebody else's tools made (a point in time, a snapshot of a disk) it is what is left to do.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.db.models import F
+
+from compliance import audit, grants, tombstones
+from compliance.models import Tombstone
+from controlplane.fleet.models import EnrollmentToken, Node
+from workers.backup import journal
+
+# Further than a lost stretch of time can have drawn: gateways refuse what is older than they saw.
+GENERATIONS = 1_000_000_000
+VERSIONS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """How much was ended again, by action, and what else was done away with."""
+
+    ended: dict[str, int] = field(default_factory=dict)
+    tombstones: int = 0
+    sessions: int = 0
+    enrollment_tokens: int = 0
+
+
+def reopen(
+    *,
+    backup_id: str,
+    snapshot_at: datetime,
+    stones: list[Tombstone],
+    now: datetime,
+    facts: dict[str, Any] | None = None,
+) -> Reopened:
+    """Raises tombstones.UnknownEnd, and then nothing is opened."""
+    call_command("migrate", interactive=False, verbosity=0)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            _begin_anew(cursor)
+        done = Reopened(
+            ended=tombstones.replay(stones, now),
+            tombstones=len(stones),
+            # Who had signed out since would be signed in again.
+            sessions=Session.objects.all().delete()[0],
+            # One that has been used since would let in another.
+            enrollment_tokens=EnrollmentToken.objects.filter(
+                used_at=None, expires_at__gt=now
+            ).update(expires_at=now),
+        )
+        # An agent that heard a later list takes this one at once.
+        Node.objects.update(desired_version=F("desired_version") + VERSIONS)
+        audit.record(
+            actor=audit.SYSTEM,
+            action="backup.restore",
+            target=audit.Target("backup", backup_id),
+            log=audit.PLATFORM,
+            now=now,
+            change=[
+                audit.Change("recovery_point", None, audit.stamp(snapshot_at)),
+                audit.Change("tombstones", None, done.tombstones),
+                audit.Change("ended", None, dict(done.ended)),
+                *(audit.Change(name, None, value) for name, value in (facts or {}).items()),
+            ],
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS stoa_restoring")
+    grants.apply(settings.APP_ROLE, settings.GATEWAY_ROLE)
+    return done
+
+
+def stones(folder: Path | None) -> list[Tombstone]:
+    """Raises journal.JournalBroken, OSError."""
+    return journal.missing(folder) if folder is not None else []
+
+
+def _begin_anew(cursor: Any) -> None:
+    """What counts in this cluster's own transactions, or was seen further on elsewhere."""
+    cursor.execute("DELETE FROM gateway.changes")
+    cursor.execute(
+        "SELECT setval('gateway.directory_generation',"
+        " (SELECT last_value FROM gateway.directory_generation) + %s)",
+        [GENERATIONS],
+    )
