@@ -71,6 +71,12 @@ def test_the_start_is_reported_as_vllm_printed_it(engine: engines.Running) -> No
     assert report.max_concurrency == 32.0
 
 
+def test_what_it_writes_for_itself_lies_in_its_own_folder(engine: engines.Running) -> None:
+    """The standby's idea of a folder for temporary files is not its engines'."""
+    log = Path(engine.log).read_text()
+    assert f"distributed_init_method=file://{engine.directory}/" in log
+
+
 def test_running_survives_being_written_down(engine: engines.Running) -> None:
     copy = msgspec.json.decode(msgspec.json.encode(engine), type=engines.Running)
     assert copy == engine

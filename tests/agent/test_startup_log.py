@@ -16,12 +16,20 @@ stoa 06:41:40 the engine starts
 (EngineCore pid=25497) INFO 11-23 06:41:42 [kv_cache_utils.py:2327] CPU KV cache size: 524,288 tokens, Maximum concurrency for 4,096 tokens per request: 128.00x
 """  # noqa: E501
 
-# The formats of the same version's GPU worker, from its source.
+# As the same version printed them on an H100 (80 GB HBM3, driver 580.159.04), Llama 3.1 8B.
 GPU = """\
-(APIServer pid=1) INFO 01-01 00:00:00 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0
-(EngineCore pid=2) INFO 01-01 00:00:09 [gpu_model_runner.py:5150] Model loading took 14.99 GiB memory and 3.204113 seconds
-(EngineCore pid=2) INFO 01-01 00:00:20 [gpu_worker.py:760] Available KV cache memory: 104.38 GiB
-(EngineCore pid=2) INFO 01-01 00:00:20 [kv_cache_utils.py:2327] GPU KV cache size: 855,072 tokens, Maximum concurrency for 131,072 tokens per request: 6.52x
+(APIServer pid=1139) INFO 11-26 20:26:52 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0
+(APIServer pid=1139) INFO 11-26 20:26:52 [model.py:2152] Using max model len 131072
+(EngineCore pid=1146) INFO 11-26 20:26:53 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', max_seq_len=131072
+(EngineCore pid=1146) INFO 11-26 20:26:53 [gpu_worker.py:518] Using V2 Model Runner
+(EngineCore pid=1146) INFO 11-26 20:26:54 [flash_attn.py:1117] Using FlashAttention version 3
+(EngineCore pid=1146) INFO 11-26 20:26:55 [weight_utils.py:1108] Filesystem type for checkpoints: EXT4. Checkpoint size: 14.96 GiB. Available RAM: 121.94 GiB.
+(EngineCore pid=1146) INFO 11-26 20:26:58 [model_runner.py:424] Model loading took 15.0 GiB memory and 3.859069 seconds
+(EngineCore pid=1146) INFO 11-26 20:27:11 [model_runner.py:1127] Graph capturing finished in 6 secs, took 0.61 GiB
+(EngineCore pid=1146) INFO 11-26 20:27:12 [gpu_worker.py:759] Available KV cache memory: 55.28 GiB
+(EngineCore pid=1146) INFO 11-26 20:27:12 [kv_cache_utils.py:2327] GPU KV cache size: 452,848 tokens, Maximum concurrency for 131,072 tokens per request: 3.45x
+(EngineCore pid=1146) INFO 11-26 20:27:22 [model_runner.py:1127] Graph capturing finished in 9 secs, took 0.45 GiB
+(EngineCore pid=1146) INFO 11-26 20:27:22 [gpu_worker.py:1034] Free memory on device (78.66/79.18 GiB) on startup. Desired GPU memory utilization is (0.92, 72.84 GiB). Actual usage is 15.8 GiB for consumed memory (weights + non-torch), 1.76 GiB for peak activation, and 0.45 GiB for CUDAGraph memory. Replace gpu_memory_utilization config with `--kv-cache-memory=58718850888` (54.69 GiB) to fit into requested memory, or `--kv-cache-memory=64967847424` (60.51 GiB) to fully utilize gpu memory. Current kv cache memory in use is 55.28 GiB.
 """  # noqa: E501
 
 
@@ -40,11 +48,14 @@ def test_reads_a_start_on_a_cpu() -> None:
 def test_reads_a_start_on_a_gpu() -> None:
     assert startup_log.parse(GPU.splitlines()) == wire.EngineReport(
         version="0.32.0",
-        weights_bytes=round(14.99 * (1 << 30)),
-        kv_cache_bytes=round(104.38 * (1 << 30)),
-        kv_cache_tokens=855_072,
-        max_concurrency=6.52,
+        weights_bytes=15 << 30,
+        kv_cache_bytes=round(55.28 * (1 << 30)),
+        kv_cache_tokens=452_848,
+        max_concurrency=3.45,
         max_model_len=131_072,
+        activations_bytes=round(1.76 * (1 << 30)),
+        graphs_bytes=round(0.61 * (1 << 30)),
+        consumed_bytes=round(15.8 * (1 << 30)),
     )
 
 

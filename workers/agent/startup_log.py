@@ -15,7 +15,8 @@ from workers.agent.launcher.engine import STARTS
 
 GIB = 1 << 30
 
-_VERSION = re.compile(r"\bversion (\d\S*)\s*$|LLM engine \(v([^)\s]+)\)")
+# With a point: "Using FlashAttention version 3" is not the engine's.
+_VERSION = re.compile(r"\bversion (\d+\.\S+)\s*$|LLM engine \(v([^)\s]+)\)")
 _CHECKPOINT = re.compile(r"Checkpoint size: ([\d.]+) GiB")
 _KV_BYTES_SET = re.compile(r"(?:set|Auto set) \(([\d.]+)/[\d.]+\) GiB for KV cache")
 _SEQUENCES = re.compile(r"non-default args: .*'max_num_seqs': (\d+)")
@@ -48,7 +49,7 @@ def parse(lines: Iterable[str]) -> wire.EngineReport:
     report = wire.EngineReport()
     for line in newest:
         if found := _VERSION.search(line):
-            report.version = found[1] or found[2]
+            report.version = report.version or found[1] or found[2]
         elif found := _CHECKPOINT.search(line):
             report.weights_bytes = _bytes(float(found[1]))
         elif found := _KV_BYTES_SET.search(line):

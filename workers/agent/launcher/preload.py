@@ -26,9 +26,6 @@ CORE = (
 OPTIONAL = (
     "vllm.model_executor.models.llama",
     "vllm.model_executor.model_loader.default_loader",
-    "vllm.v1.worker.cpu_worker",
-    "vllm.v1.worker.cpu_model_runner",
-    "vllm.v1.attention.backends.cpu_attn",
     "vllm.tokenizers.hf",
     "vllm.renderers.hf",
     "vllm.v1.metrics.loggers",
@@ -48,6 +45,18 @@ OPTIONAL = (
     "vllm.lora.worker_manager",
     "torch._dynamo",
     "torch._inductor.compile_fx",
+)
+# What runs the model. Never the other platform's: vLLM's CPU worker, once imported, puts
+# stand-ins in place of CUDA's streams and buffers, and no engine starts on a GPU after that.
+CPU = (
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.v1.attention.backends.cpu_attn",
+)
+CUDA = (
+    "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.gpu.model_runner",
+    "vllm.v1.attention.backends.flash_attn",
 )
 
 
@@ -70,8 +79,16 @@ def gpu_touched() -> bool:
 
 def optional() -> Iterator[Callable[[], None]]:
     """One step per module, so that the standby can look at its socket in between."""
-    for name in OPTIONAL:
+    for name in (*_of_platform(), *OPTIONAL):
         yield lambda name=name: _attempt(name)  # type: ignore[misc]
+
+
+def _of_platform() -> tuple[str, ...]:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return CPU
+    return CUDA if current_platform.is_cuda() else ()
 
 
 def _attempt(name: str) -> None:

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -175,6 +176,7 @@ def _become_engine(request: dict[str, Any], inherited: tuple[socket.socket, ...]
         engine.prepare(request)
         gc.enable()
         random.seed()
+        tempfile.tempdir = None  # the standby's, if any import asked for it
         quiet.install()
         quiet.keep_uploads()
         _serve_stock(request["argv"])
