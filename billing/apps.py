@@ -20,4 +20,8 @@ class BillingConfig(AppConfig):
             "billing_ledgerentry",
             "billing_credituse",
             "billing_reconciliation",
+            "billing_allocation",
+            "billing_givenback",
+            "billing_bankstatement",
+            "billing_collectionfile",
         )

@@ -8,6 +8,7 @@ were rounded by stands in `rounding`: no part of a cent is lost.
     unbilled:<acc>  9  served and not invoiced yet       unmatched:<ent>   money of nobody known
     bank:<ent>, clearing:<provider>:<ent>                vat:<country>:<rate>
     revenue:<what>  9, discount  9, rounding  9          fees:<provider>, bad_debt
+    claims:<acc>       money that went back though used  transfers:<ent>, opening:<ent>
     bridge:s2, bridge:s9  9                              accrual_difference  9: a finding, if not 0
 """
 
@@ -52,6 +53,18 @@ def clearing(provider: str, entity_id: str) -> str:
 
 def unmatched(entity_id: str) -> str:
     return f"unmatched:{entity_id}"
+
+
+def claims(account_id: str) -> str:
+    return f"claims:{account_id}"
+
+
+def transfers(entity_id: str) -> str:
+    return f"transfers:{entity_id}"
+
+
+def opening(entity_id: str) -> str:
+    return f"opening:{entity_id}"
 
 
 def fees(provider: str) -> str:

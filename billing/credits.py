@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from billing import chart, errors, ledger
 from billing.credit_models import CreditKind, Treatment, UseKind
@@ -44,6 +44,7 @@ class Used:
 
     amount: int
     vat: tuple[chart.Vat, ...] = ()
+    advances: tuple[str, ...] = ()  # ids of those invoices
 
 
 def give(
@@ -137,7 +138,11 @@ def use_bought(
     """
     with alone(account_id):
         uses = _use(account_id, (CreditKind.BOUGHT,), invoice_id, gross, now)
-        used = Used(sum(each.amount for each in uses), _taxes(uses))
+        used = Used(
+            sum(each.amount for each in uses),
+            _taxes(uses),
+            tuple(dict.fromkeys(each.grant.invoice_id for each in uses if each.grant.invoice_id)),
+        )
         if used.amount:
             chart.post_apply_credit(
                 invoice_id=invoice_id,
@@ -231,10 +236,7 @@ def left_of(payment_id: str) -> int:
 def alone(account_id: str) -> Iterator[None]:
     """One at a time for each account; inside another transaction it holds until that one ends."""
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"credits:{account_id}"]
-            )
+        ledger.alone(f"credits:{account_id}")
         yield
 
 

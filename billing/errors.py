@@ -125,3 +125,13 @@ class ProfileRefused(BillingError):
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
         self.field = field
+
+
+class PaymentRefused(BillingError):
+    """A payment is not booked, assigned or given back; `code` says why."""
+
+    code = "payment_refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code

@@ -1,7 +1,7 @@
 """What an account can still pay, held as a hard budget of its organization that billing alone sets.
 
-Prepaid: its credit, less what it used and has no invoice yet. Post-paid with a limit: the limit
-and its credit, less open invoices and what is not invoiced. Gateways' leases and the reservations
+Prepaid: its credit, less open invoices and what it used and has no invoice yet. Post-paid with a
+limit: the limit and its credit, less the same. Gateways' leases and the reservations
 of device-seconds are bounded by that budget as by any other, so what cannot be paid does not scale
 or stay warm, and what runs drains. Its amount is spending so far and what is still available;
 `tend` sets it anew wherever that has changed by a cent.
@@ -17,8 +17,9 @@ from django.db import connection, transaction
 from django.db.models import F, Q, Sum
 
 from billing import budgets, chart, costs, credits
-from billing.invoice_models import Customer, Invoice, InvoiceState, Mode
+from billing.invoice_models import Customer, Invoice, InvoiceKind, InvoiceState, Mode
 from billing.models import Basis, Budget, BudgetWindow, Period, Subject, Unit
+from billing.payments.allotting import claims
 from billing.vat.countries import standard_rate
 from billing.vat.tables import UnknownRule
 from compliance import audit
@@ -82,8 +83,9 @@ def of(customer: Customer, now: datetime, pending: int = 0) -> Funds:
     there = credit.free * chart.NANO_PER_CENT + _net(credit.bought, vat)
     granted = credits.granted(account_id, now)
     whole = granted.free * chart.NANO_PER_CENT + _net(granted.bought, vat)
+    there -= _net(owed, vat)
     if customer.mode == Mode.POSTPAID:
-        there += _net((customer.credit_limit or 0) - owed, vat)
+        there += _net(customer.credit_limit or 0, vat)
         whole += _net(customer.credit_limit or 0, vat)
     return Funds(
         account_id,
@@ -176,9 +178,10 @@ def _tell(
 
 
 def _open(account_id: str) -> int:
-    """Cents of invoices that are not paid."""
+    """Cents of invoices that are not paid, and of claims."""
     found = Invoice.objects.filter(account_id=account_id, state=InvoiceState.FINAL)
-    return int(found.aggregate(owed=Sum(F("due") - F("settled")))["owed"] or 0)
+    mine = found.exclude(kind=InvoiceKind.CREDIT_NOTE)
+    return int(mine.aggregate(owed=Sum(F("due") - F("settled")))["owed"] or 0) + claims(account_id)
 
 
 def _rate(customer: Customer, now: datetime) -> Decimal:

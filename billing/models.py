@@ -19,6 +19,14 @@ from billing.invoice_models import Invoice as Invoice
 from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
 from billing.invoice_models import NumberSeries as NumberSeries
+from billing.payment_models import Allocation as Allocation
+from billing.payment_models import BankEntry as BankEntry
+from billing.payment_models import BankStatement as BankStatement
+from billing.payment_models import CollectionFile as CollectionFile
+from billing.payment_models import Debit as Debit
+from billing.payment_models import DebitMandate as DebitMandate
+from billing.payment_models import GivenBack as GivenBack
+from billing.payment_models import Payment as Payment
 from billing.payments.stripe import models as stripe_models  # noqa: F401  (loaded with the room)
 from billing.term_models import Term as Term
 from billing.term_models import TermKind as TermKind

@@ -24,15 +24,12 @@ from django.test import override_settings
 from billing import (
     agreements,
     budgets,
-    closing,
     counters,
-    credits,
     leases,
     ledger,
     prices,
-    vouchers,
 )
-from billing.models import BooksClosing, BudgetWindow, Reconciliation
+from billing.models import BudgetWindow
 from billing.terms import Commitment
 from compliance import audit, exports
 from compliance.actions import ACTIONS
@@ -69,6 +66,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
+from tests import money_verbs
 from tests.billing import invoice_verbs
 from tests.fleet.machine import Machine, inventory, report
 from tests.placement.test_models import LLAMA
@@ -407,25 +405,6 @@ class Walk:
         )
         self.do(ledger.reverse, "ledger.reverse", posted, effective_at=NOW)
 
-    def credit(self) -> None:
-        account = self.kept.organization.account_id
-        _, code = self.do(vouchers.create, "voucher.create", amount=500)
-        self.do(vouchers.redeem, "voucher.redeem", account_id=account, code=code)
-        other, _ = vouchers.create(500, actor=WHO, now=NOW)
-        self.do(vouchers.revoke, "voucher.revoke", voucher=other)
-        day = NOW + timedelta(days=1)
-        given = {"account_id": account, "amount": 100}
-        self.do(credits.give, "credit.grant", **given, key="given", expires_at=day)
-        self.do(credits.buy, "credit.buy", **given, key="bought", payment_id="pay_1")
-        self.do(credits.refund, "credit.refund", **given, key="back", payment_id="pay_1")
-        self.do(credits.expire_account, "credit.expire", account_id=account, now=day)
-        month, later = NOW.date().replace(day=1), NOW + timedelta(days=40)
-        Reconciliation.objects.create(at=later, findings=[], checked={})
-        self.do(closing.close, "books.close", month=month, now=later)
-        self.do(closing.ask_reopen, "books.ask_reopen", month=month, reason="late", now=later)
-        BooksClosing.objects.update(asked_by="usr_other")
-        self.do(closing.reopen, "books.reopen", month=month, now=later)
-
     def budgets(self) -> None:
         organization = self.kept.organization.id
         budget = self.do(
@@ -487,7 +466,8 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     walk.billing()
     invoice_verbs.walk(walk.do, walk.kept.organization.account_id, NOW)
     walk.budgets()
-    walk.credit()
+    money_verbs.credit(walk)
+    money_verbs.payments(walk)
     walk.compliance()
     everything = {function for module in VERBS for function in public(module)}
     silent = {f"{one.__module__}.{one.__name__}" for one in everything - walk.walked - {*NO_VERBS}}

@@ -17,6 +17,7 @@ from billing import (
     vouchers,
 )
 from billing import services as billing
+from billing.payments import debits, receipts, statements
 from compliance import exports
 from controlplane.batches import files
 from controlplane.batches import services as batches
@@ -54,7 +55,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
     *(invoicing, crediting, profiles),
     *(billing, agreements, budgets, counters, leases, prices, ledger, exports),
-    *(closing, credits, vouchers),
+    *(closing, credits, vouchers, receipts, statements, debits),
 )
 NO_VERBS = {
     invoicing.period: "computes",
@@ -170,6 +171,15 @@ NO_VERBS = {
     credits.expire: "does expire_account for each, which tells",
     credits.use_free: "is part of invoice.finalise",
     credits.use_bought: "is part of invoice.finalise",
+    ledger.alone: "is part of the verbs",
+    receipts.unmake: "is part of bank_entry.decide",
+    receipts.payout: "books what a provider's own record says",
+    receipts.keep_as_credit: "buys credit, which is told",
+    statements.undecided: "looks",
+    statements.balance: "looks",
+    statements.euro: "computes",
+    debits.as_signed: "computes",
+    debits.again: "announces, as announce does",
     credits.taxed: "is part of invoice.finalise, of an advance invoice",
     exports.register: "happens as a room loads",
     exports.build_waiting: "builds; each export tells of itself",
@@ -183,6 +193,9 @@ EVERYWHERE = {
     "lease.write_off",
     *(f"books.{verb}" for verb in ("close", "ask_reopen", "reopen", "reconcile")),
     *(f"voucher.{verb}" for verb in ("create", "revoke", "redeem")),
+    *(f"payment.{verb}" for verb in ("receive", "assign", "give_back")),
+    *("statement.import", "bank_entry.decide", "mandate.create", "mandate.revoke"),
+    *("debit.announce", "debit.collect"),
     *(f"credit.{verb}" for verb in ("grant", "buy", "expire", "refund")),
     "secret.reseal",
     *(f"engine_version.{verb}" for verb in ("add", "deprecate", "block", "support")),
