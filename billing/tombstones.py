@@ -7,7 +7,7 @@ tombstones (migration 0018): one for each holder and epoch, as they end together
 
 from datetime import datetime
 
-from billing import leases
+from billing import leases, numbering
 from billing.credit_models import Voucher
 from billing.payments.stripe.models import StripeMethod
 from compliance import tombstones
@@ -20,6 +20,8 @@ def register() -> None:
     tombstones.register(CLOSED, _close)
     tombstones.register("payment_method.delete", _detach)
     tombstones.register("voucher.revoke", _revoke_voucher)
+    for action in ("invoice.finalise", "invoice.credit", "invoice.advance"):
+        tombstones.register(action, _leave_series_off)
 
 
 def _close(stone: Tombstone, now: datetime) -> bool:
@@ -36,3 +38,9 @@ def _detach(stone: Tombstone, now: datetime) -> bool:
 def _revoke_voucher(stone: Tombstone, now: datetime) -> bool:
     usable = Voucher.objects.filter(id=stone.target_id, revoked_at=None, redeemed_at=None)
     return usable.update(revoked_at=now) > 0
+
+
+def _leave_series_off(stone: Tombstone, now: datetime) -> bool:
+    """Somebody has a document of that number, which this database does not know any more."""
+    numbering.leave_off(stone.facts["number"])
+    return True

@@ -453,3 +453,20 @@ def test_a_number_that_another_took_is_set_anew(account: Account, customer: Cust
     assert made is not None and made.label == "INV-2026-000002"
     document = canonical.loads(freezing.content(made, Form.JSON))
     assert document.number == "INV-2026-000002"
+
+
+def test_a_number_that_was_issued_and_lost_is_nobody_elses(
+    account: Account, customer: Customer
+) -> None:
+    """As after a restore from a backup that is older than the last invoice."""
+    served(account)
+    lost = numbering.label("INV", NEXT.year, 2)
+    for _ in range(2):
+        numbering.leave_off(lost)
+    made = final(account)
+    assert made.label == f"INVA-{NEXT.year}-000001"
+    assert numbering.current(customer.entity_id, "INV", NEXT.year) == "INVA"
+    assert numbering.current(customer.entity_id, "INV", NEXT.year + 1) == "INV"
+    assert numbering.current(customer.entity_id, "CRN", NEXT.year) == "CRN"
+    numbering.leave_off(made.label)
+    assert numbering.current(customer.entity_id, "INV", NEXT.year) == "INVB"
