@@ -18,7 +18,6 @@ from django.db import transaction
 from billing import (
     chart,
     credits,
-    cutoff,
     drawing,
     errors,
     invoice_document,
@@ -201,14 +200,8 @@ def _decide(
 
 
 def _drawn(invoice: Invoice, price_list: Sequence[PriceVersion] | None) -> Drawn:
-    """What is owed; `invoice` notes which usage that was. In a savepoint, so that the lock is
-    given back whatever the database says."""
     versions = drawing.prices_now() if price_list is None else price_list
-    start, end = invoice.period_start, invoice.period_end
-    with cutoff.taken() as upto, transaction.atomic():
-        drawn = drawing.draw(invoice.account, start, end, versions)
-    invoice.usage_upto = upto
-    return drawn
+    return drawing.draw(invoice.account, invoice.period_start, invoice.period_end, versions)
 
 
 def _came_to_nothing(invoice: Invoice, price_list: Sequence[PriceVersion] | None) -> bool:

@@ -67,7 +67,8 @@ def accrue_due(now: datetime, *, start: datetime | None = None, end: datetime | 
     with start <= hour < end); how many hours of accounts were posted.
 
     In many transactions, oldest first, with little memory; what was interrupted goes on at the next
-    call. An hour that cannot be accrued is told in the log and tried again then.
+    call. An hour that cannot be accrued is told in the log and tried again then; one without a
+    price, when that is published.
     """
     posted, past = 0, (datetime.min.replace(tzinfo=UTC) if start is None else start, "")
     before = min(hour_start(now), end or now)
@@ -93,7 +94,8 @@ def accrue_due(now: datetime, *, start: datetime | None = None, end: datetime | 
 def unaccrued(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
     """The (account, hour) pairs in start <= hour < end whose ledger may not say what they owe.
 
-    Hours with usage that has no price are among them: `accrue` reports it.
+    Hours with usage that has no price are among them: `accrue_due` reports it once, and looks at
+    them again when a price is published or more is used.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -113,7 +115,7 @@ def hour_start(moment: datetime) -> datetime:
 _TAKE = """
 WITH due AS (
     SELECT hour, account_id FROM billing_usagedue
-    WHERE (hour, account_id) > (%s, %s) AND hour < %s
+    WHERE (hour, account_id) > (%s, %s) AND hour < %s AND changed_at < 'infinity'
     ORDER BY hour, account_id LIMIT %s FOR UPDATE SKIP LOCKED
 ), taken AS (
     DELETE FROM billing_usagedue d USING due
@@ -122,8 +124,10 @@ WITH due AS (
 ) SELECT * FROM taken ORDER BY hour, account_id
 """
 _TAKE_ONE = "DELETE FROM billing_usagedue WHERE hour = %s AND account_id = %s"
-_MARK = """
-INSERT INTO billing_usagedue (hour, account_id) SELECT * FROM unnest(%s::timestamptz[], %s::text[])
+# What has no price waits, until one is published or more is used: both set the time anew.
+_WAIT = """
+INSERT INTO billing_usagedue (hour, account_id, changed_at)
+SELECT hour, account_id, 'infinity' FROM unnest(%s::timestamptz[], %s::text[]) _(hour, account_id)
 ON CONFLICT DO NOTHING
 """
 # By keys, which name the hour: one look-up by the index for patterns for each.
@@ -182,7 +186,7 @@ def _accrue(pairs: Sequence[_Pair]) -> list[Accrual]:
     posted = dict(zip(postings, ledger.post_new(list(postings.values())), strict=True))
     if again := [pair for pair in pairs if unpriced[pair]]:
         with connection.cursor() as cursor:
-            cursor.execute(_MARK, [[hour for _, hour in again], [account for account, _ in again]])
+            cursor.execute(_WAIT, [[hour for _, hour in again], [account for account, _ in again]])
     return [
         Accrual(
             *pair,

@@ -71,26 +71,21 @@ ADD = (
     f"INSERT INTO {TABLE} ({_NAMES}) SELECT {_NAMES} FROM given ORDER BY id"
     " ON CONFLICT (id, at) DO NOTHING"
 )
-# What is known of the ids in `given` within %(since)s and %(until)s, and whether it differs: one
-# look-up by the key for each, whatever the planner thinks of the table's size.
+# What is known of the ids in `given` from %(since)s to %(until)s, and whether it differs.
 KNOWN = f"""
 SELECT given.id, ({", ".join(f"known.{name}" for name in _COLUMNS)})
     IS DISTINCT FROM ({", ".join(f"given.{name}" for name in _COLUMNS)}) AS differs
-FROM given CROSS JOIN LATERAL (
-    SELECT {_NAMES} FROM {TABLE} e
-    WHERE e.id = given.id AND e.at >= %(since)s AND e.at < %(until)s OFFSET 0
-) AS known
+FROM given JOIN billing_known_usage(ARRAY(SELECT id::text FROM given), %(since)s, %(until)s) known
+    ON known.id = given.id
 """
 _GIVEN = (
     f"WITH given ({_NAMES}) AS (SELECT * FROM unnest("
     + ", ".join(f"%({name})s::{kind}[]" for name, kind in _COLUMNS.items())
     + "))"
 )
-_TWICE = f"""
-SELECT given.id FROM unnest(%(id)s::text[]) AS given(id) CROSS JOIN LATERAL (
-    SELECT FROM {TABLE} e
-    WHERE e.id = given.id AND e.at >= %(since)s AND e.at < %(until)s OFFSET 1
-) AS known
+_TWICE = """
+SELECT id FROM billing_known_usage(%(id)s::text[], %(since)s, %(until)s)
+GROUP BY id HAVING count(*) > 1
 """
 
 
@@ -190,11 +185,17 @@ def rows(account_id: str, start: datetime, end: datetime) -> Iterator[tuple[Any,
         yield tuple({**row, "flags": " ".join(event.flags)}.values())
 
 
-def _arrays(events: Iterable[Event]) -> dict[str, list[Any]]:
-    """Column by column."""
+def _arrays(events: Iterable[Event]) -> dict[str, Any]:
+    """Column by column, as PostgreSQL writes arrays: to adapt each value by itself would take as
+    long as all that the database does with it."""
     rows = list(events)
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Iterable[Any]] = {
         name: [getattr(row, name) for row in rows] for name in _COLUMNS
     }
-    columns["flags"] = [json.dumps(flags) for flags in columns["flags"]]
-    return columns
+    columns["flags"] = map(json.dumps, columns["flags"])
+    return {name: _array(map(str, values)) for name, values in columns.items()}
+
+
+def _array(values: Iterable[str]) -> str:
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return '{"' + '","'.join(escaped) + '"}'

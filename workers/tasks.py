@@ -1,10 +1,7 @@
 """What Celery runs. Thin: take the time, call the room that knows how. Arguments are ids alone."""
 
-import time
-
 from django.utils import timezone
 
-from billing import month_end
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from controlplane.batches import files
@@ -24,10 +21,9 @@ from workers.backup import running, schedule
 from workers.backup.config import Config
 from workers.celery import HINT_EXPIRES_S, app
 
-# Batches of one meter task; the next task goes on where it stopped.
-_BATCH = 2000
-_BATCHES = 20
-_MONTH_S = 30.0  # of one task; the next one goes on where it stopped
+# Of one meter task; the next goes on where it stopped.
+_REQUESTS, _BATCHES = 10_000, 5
+_INTERVALS = 2000
 
 
 @app.task(expires=HINT_EXPIRES_S)
@@ -48,9 +44,9 @@ def tend_nodes() -> None:
 @app.task
 def meter() -> None:
     for _ in range(_BATCHES):
-        if metering.book_requests(timezone.now(), limit=_BATCH) < _BATCH:
+        if metering.book_requests(timezone.now(), limit=_REQUESTS) < _REQUESTS:
             break
-    metering.meter_replicas(timezone.now(), limit=_BATCH)
+    metering.meter_replicas(timezone.now(), limit=_INTERVALS)
 
 
 @app.task
@@ -76,12 +72,6 @@ def tend_engines() -> None:
     now = timezone.now()
     engine_blocking.tend(now=now)
     speed_lessons.teach(now)
-
-
-@app.task
-def close_month() -> None:
-    ends = time.monotonic() + _MONTH_S
-    month_end.tend(timezone.now(), enough=lambda: time.monotonic() > ends)
 
 
 @app.task

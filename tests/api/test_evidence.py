@@ -92,6 +92,11 @@ def test_usage_and_costs_of_a_project(alice: House, mallory: House) -> None:
     assert costs["unpriced"] or costs["rows"]
     assert isinstance(costs["charge"], str)
     assert client.get("/api/v1/costs", {"by": "weather"}).status_code == 422
+    leap = client.get("/api/v1/costs", {**query, "from": "2016-12-31T23:59:60Z"}).json()
+    assert leap["start"] == "2017-01-01T00:00:00Z"
+    for by in ("organization", "agent", "run"):
+        (row,) = client.get("/api/v1/costs", {**query, "by": by}).json()["rows"]
+        assert (row["key"], row["exact"]) == ("", costs["charge_exact"])
     assert client.get("/api/v1/usage", {"from": "yesterday"}).status_code == 422
 
 

@@ -2,8 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -18,6 +17,7 @@ from billing import charges, costs, errors, ledger, prices, rating, rollup, serv
 from billing.models import Account, UsageEvent
 from compliance import audit
 from tests.billing.conftest import Sql
+from tests.billing.dying import Killed, dying
 from tests.billing.events import MONTH, NOW, minutes, publish, seconds, tokens
 
 pytestmark = pytest.mark.django_db
@@ -211,6 +211,39 @@ def test_late_usage_of_any_age_is_accrued_and_nothing_else_is_looked_at(account:
     assert ledger.balance(f"unbilled:{account.id}") == Decimal("3.66")
 
 
+def test_what_has_no_price_is_told_once_and_waits_for_one(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage.record([*minutes(account, NOW, 60), seconds(account, NOW + HOUR)])
+    assert [services.accrue_due(NOW + 2 * HOUR) for _ in range(3)] == [0, 0, 0]
+    assert caplog.text.count("has no price") == 1
+    assert len(services.unaccrued(MONTH, END)) == 2
+    usage.record([seconds(account, NOW, id="more")])
+    assert services.accrue_due(NOW + 2 * HOUR) == 0
+    assert caplog.text.count("has no price") == 2
+    publish("3.60", MONTH, now=NOW + 2 * HOUR)
+    assert services.accrue_due(NOW + 2 * HOUR) == 2
+    assert ledger.balance(f"unbilled:{account.id}") == Decimal("3.72")
+    assert services.unaccrued(MONTH, END) == []
+
+
+def test_usage_is_never_charged_in_another_currency(account: Account) -> None:
+    """An account in dollars and a list in euro: unpriced, said, and posted nowhere."""
+    abroad = Account.objects.create(name="abroad", currency="USD", created_at=MONTH)
+    publish("3.60", MONTH)
+    usage.record([seconds(account), seconds(abroad, id="x")])
+    found = costs.by("hour", abroad.id, start=MONTH, end=END)
+    assert (found.currency, found.charge, len(found.unpriced)) == ("USD", "0.00", 1)
+    assert services.accrue_due(NOW + HOUR) == 1
+    assert services.unaccrued(MONTH, END) == [(abroad.id, NOW)]
+    publish("7.20", MONTH, now=NOW + HOUR, currency="USD")
+    assert costs.by("hour", abroad.id, start=MONTH, end=END).charge == "0.12"
+    with pytest.raises(errors.LedgerRefused, match="is kept in EUR"):
+        services.accrue(abroad.id, NOW, now=NOW + HOUR)
+    assert services.accrue_due(NOW + HOUR) == 0
+    assert services.unaccrued(MONTH, END) == [(abroad.id, NOW)]
+
+
 def test_an_account_that_nobody_knows_holds_up_no_other(
     account: Account, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,30 +264,6 @@ def test_damage_is_found_and_cured(sql: Sql, account: Account) -> None:
     for bad in (rollup.verify, rollup.rebuild):
         with pytest.raises(ValueError, match="within an hour"):
             bad(NOW, NOW + timedelta(minutes=5))
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nobody catches it."""
-
-
-@contextmanager
-def dying(after: int) -> Iterator[None]:
-    """The process ends before this statement, or after it: `after` counts both."""
-    left = after
-
-    def execute(run: Callable[..., Any], *args: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Killed
-        done = run(*args)
-        left -= 1
-        if left == 0:
-            raise Killed
-        return done
-
-    with connection.execute_wrapper(execute):
-        yield
 
 
 moments = st.integers(-3 * 24 * 60, 3 * 60).map(lambda m: NOW + timedelta(minutes=m, seconds=m % 7))

@@ -91,6 +91,25 @@ def test_a_time_without_a_zone_is_refused(account: Account) -> None:
         usage.record([seconds(account, NOW.replace(tzinfo=None))])
 
 
+@pytest.mark.parametrize("quantity", [0, -1, 10**12 + 1, 1.5, True, "60"])
+def test_a_quantity_that_cannot_be_is_refused_with_all_of_its_batch(
+    account: Account, quantity: Any
+) -> None:
+    good, bad, other = minutes(account, NOW, 3)
+    with pytest.raises(errors.UsageRefused) as caught:
+        usage.record([good, replace(bad, quantity=quantity), other])
+    assert caught.value.ids == [bad.id]
+    assert total() == 0
+
+
+def test_what_stands_in_a_text_cannot_end_it(account: Account) -> None:
+    odd = "a\"b\\c,{d}'e\n\t"
+    event = seconds(account, id=odd, key_id="NULL", device_kind="", flags=(odd,))
+    assert [usage.record([event]) for _ in range(2)] == [1, 0]
+    kept = UsageEvent.objects.get()
+    assert (kept.id, kept.key_id, kept.device_kind, kept.flags) == (odd, "NULL", "", [odd])
+
+
 def test_joins_the_callers_transaction(account: Account) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         usage.record([seconds(account)])

@@ -1,5 +1,6 @@
 """Metering: each request and each served second becomes usage once, whatever breaks in between."""
 
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 
-from billing import booking, costs, ledger, rating, reserving, usage
+from billing import costs, ledger, rating, reserving, rollup, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
 from controlplane.endpoints import running
 from controlplane.endpoints.models import ServingInterval
+from tests.billing.dying import Killed, dying
 from tests.workers import served
 from tests.workers.served import MONTH, NOON
 from workers import metering
@@ -27,10 +29,6 @@ TOKENS = {"input_tokens": 70, "cached_tokens": 30, "output_tokens": 50}
 
 def times(number: int) -> dict[str, int]:
     return {meter: count * number for meter, count in TOKENS.items()}
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nobody catches it."""
 
 
 def test_a_request_becomes_three_events_that_only_attribute() -> None:
@@ -190,24 +188,30 @@ def _dies(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
     monkeypatch.setattr(owner, name, last)
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [(metering, "_places"), (booking, "_take"), (booking, "_enter"), (booking, "_mark")],
-)
-def test_booking_that_is_killed_anywhere_and_repeated_books_once(
-    monkeypatch: pytest.MonkeyPatch, owner: object, name: str
-) -> None:
+def test_booking_that_is_killed_between_any_two_statements_books_once() -> None:
+    """Among its requests one cannot be booked, and one clashes with what is recorded."""
     endpoint = served.endpoint()
-    for number in range(3):
-        served.request(endpoint, number)
-    with monkeypatch.context() as patch:
-        _dies(patch, owner, name)
-        with pytest.raises(Killed):
-            metering.book_requests(LATER)
-    assert served.totals() == {}
-    assert metering.book_requests(LATER) == 3
+    served.request(endpoint, 0)
+    metering.book_requests(LATER)
+    metering.prune(LATER + timedelta(days=31))
+    served.request(endpoint, 0, output_tokens=51)
+    served.request(endpoint, 1)
+    served.request(endpoint, 2, project_id="prj_other")
+    served.request(endpoint, 3)
+    deaths = 0
+    for deaths in itertools.count():
+        try:
+            with transaction.atomic(), dying(deaths + 1):
+                metering.book_requests(LATER)
+            break
+        except Killed:
+            assert served.totals() == times(1)
+            assert UsageInbox.objects.filter(booked_at=None, problem="").count() == 4
+    assert deaths > 20
     assert served.totals() == times(3)
+    problems = UsageInbox.objects.exclude(problem="").values_list("request_id", flat=True)
+    assert sorted(problems) == ["req_0", "req_2"]
+    assert rollup.verify(MONTH, MONTH + timedelta(days=31)) == []
 
 
 @pytest.mark.django_db(transaction=True)

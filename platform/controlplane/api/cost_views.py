@@ -1,10 +1,9 @@
 """What was used, and what it costs."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from django.utils.dateparse import parse_datetime
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -13,6 +12,7 @@ from rest_framework.response import Response
 
 from billing import costs, usage
 from billing.models import UsageEvent
+from compliance import moments
 from controlplane.api.pagination import envelope
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
@@ -21,7 +21,10 @@ from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.models import Organization, Project
 
-_GROUPINGS: tuple[costs.Grouping, ...] = ("project", "key", "endpoint", "hour")
+_GROUPINGS: tuple[costs.Grouping, ...] = (
+    *("organization", "project", "key", "endpoint"),
+    *("agent", "run", "hour"),
+)
 USAGE_LIMIT = 1000
 
 
@@ -172,9 +175,8 @@ def moment(request: Request, name: str, default: datetime) -> datetime:
     if not value:
         return default
     try:
-        moment = parse_datetime(value.replace(" ", "+"))
-        if moment is not None and moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):  # no such day, or one before the first in UTC
-        pass
-    raise ValidationError({name: "A time with its zone, such as 2026-11-01T00:00:00Z."})
+        return moments.parse(value.replace(" ", "+"))
+    except ValueError:
+        raise ValidationError(
+            {name: "A time with its zone, such as 2026-11-01T00:00:00Z."}
+        ) from None

@@ -42,6 +42,7 @@ class World:
 
     def __init__(self, organizations: int, start: datetime) -> None:
         self.start = start
+        self.requests = 0
         born = start - timedelta(days=1)
         prices.publish_defaults(actor=audit.SYSTEM, now=start)
         region = Region.objects.get()
@@ -85,6 +86,7 @@ class World:
 
     def deliver(self, requests: int) -> None:
         """As gateways ship them, but all at once."""
+        self.requests += requests
         with connection.cursor() as cursor:
             cursor.execute(
                 _REQUESTS,
