@@ -341,3 +341,27 @@ class InvoiceFile(models.Model):
 
     def __str__(self) -> str:
         return f"{self.invoice_id} {self.form}"
+
+
+class MonthRun(models.Model):
+    """How far the workers are with a month: one run makes drafts, a second one invoices.
+
+    `cursor`: the account that was done last, in the order of ids.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    month = models.DateField()
+    final = models.BooleanField()
+    cursor = models.CharField(max_length=31, blank=True)
+    outcomes = models.JSONField(default=dict)
+    begun_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("month", "final"), name="monthrun_once"),
+            models.CheckConstraint(condition=Q(month__day=1), name="monthrun_month"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m} {'final' if self.final else 'draft'}"

@@ -18,6 +18,7 @@ from django.db import transaction
 from billing import (
     chart,
     credits,
+    cutoff,
     drawing,
     errors,
     invoice_document,
@@ -200,8 +201,14 @@ def _decide(
 
 
 def _drawn(invoice: Invoice, price_list: Sequence[PriceVersion] | None) -> Drawn:
+    """What is owed; `invoice` notes which usage that was. In a savepoint, so that the lock is
+    given back whatever the database says."""
     versions = drawing.prices_now() if price_list is None else price_list
-    return drawing.draw(invoice.account, invoice.period_start, invoice.period_end, versions)
+    start, end = invoice.period_start, invoice.period_end
+    with cutoff.taken() as upto, transaction.atomic():
+        drawn = drawing.draw(invoice.account, start, end, versions)
+    invoice.usage_upto = upto
+    return drawn
 
 
 def _came_to_nothing(invoice: Invoice, price_list: Sequence[PriceVersion] | None) -> bool:

@@ -20,7 +20,8 @@ def number_and_render(invoice: Invoice, build: Build, now: datetime) -> Frozen:
     done with the number to be expected, and again only where another one was quicker.
     """
     year = now.astimezone(UTC).year
-    series, entity_id = invoice.series, invoice.entity_id
+    entity_id = invoice.entity_id
+    invoice.series = series = numbering.current(entity_id, invoice.series, year)
     expected = numbering.expected(entity_id, series, year)
     frozen = freezing.render(build(numbering.label(series, year, expected)), now)
     freezing.judge(frozen.contents[Form.CII])

@@ -18,6 +18,7 @@ from billing.invoice_models import Entity as Entity
 from billing.invoice_models import Invoice as Invoice
 from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
+from billing.invoice_models import MonthRun as MonthRun
 from billing.invoice_models import NumberSeries as NumberSeries
 from billing.payment_models import Allocation as Allocation
 from billing.payment_models import BankEntry as BankEntry

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import connection
 
 from billing import drawing, errors, invoicing, services, treatment
 from billing.invoice_models import InvoiceKind, InvoiceState
-from billing.models import Account, Invoice
+from billing.models import Account, Invoice, MonthRun
 from billing.rating import PriceVersion, Unpriced
 from billing.terms import CurrencyMismatch
 from compliance import audit
@@ -25,6 +26,8 @@ from compliance import audit
 log = logging.getLogger(__name__)
 
 PAGE = 500  # accounts whose ids are read at once
+DRAFTS_EVERY = timedelta(days=1)
+HELD_EVERY = timedelta(hours=1)
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Closing:
     accounts: int = 0
     seen: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    cursor: str = ""  # the account that was done last; "" when all are
     held: Counter[str] = field(default_factory=Counter)  # by reason
 
     def as_json(self) -> dict[str, object]:
@@ -58,11 +62,14 @@ def close_month(
     ask: treatment.Ask = treatment.ask_vies,
     progress: Callable[[Closing], None] | None = None,
     part: tuple[int, int] = (0, 1),
+    after: str = "",
+    enough: Callable[[], bool] = lambda: False,
 ) -> Closing:
     """Draft, and when its time has come finalise, the invoice of every account for that month.
 
-    `part` (k, n): the accounts of the k-th of n that work side by side. Repeating it does only
-    what is left. Raises ValueError for a month that is not over.
+    `part` (k, n): the accounts of the k-th of n that work side by side. `after`: begin behind that
+    account; `enough` ends it early, and `cursor` says where. Repeating it does only what is left.
+    Raises ValueError for a month that is not over.
     """
     start, end = invoicing.period(month)
     if end > now:
@@ -73,16 +80,69 @@ def close_month(
     services.accrue_due(now, start=start, end=end)
     versions = drawing.prices_now()
     busy: list[str] = []
-    for account_id in _accounts(part):
+    for account_id in _accounts(part, after):
+        if enough():
+            break
+        closing.cursor = account_id
         outcome = _one(account_id, start, now, actor, ask, versions, closing)
         if outcome == "busy":
             busy.append(account_id)
             continue
         _count(closing, outcome, progress)
+    else:
+        closing.cursor = ""
     for account_id in busy:  # whoever held them has most likely ended
         outcome = _one(account_id, start, now, actor, ask, versions, closing)
         _count(closing, outcome, progress)
     return closing
+
+
+def tend(
+    now: datetime, *, enough: Callable[[], bool], ask: treatment.Ask = treatment.ask_vies
+) -> bool:
+    """A worker's share: the month before this one a piece further; False if nothing is to do.
+
+    Drafts are drawn anew each day until their time is over. What is held is tried again each
+    hour, of every month, for VIES answers some day.
+    """
+    start = invoicing.period(invoicing.period(now)[0] - timedelta(days=1))[0]
+    final = now >= invoicing.grace_over(drawing.month_after(start))
+    run, _ = MonthRun.objects.get_or_create(
+        month=start.date(), final=final, defaults={"begun_at": now}
+    )
+    if run.ended_at is None:
+        _further(run, start, now, enough, ask)
+        return True
+    if now - run.ended_at < (HELD_EVERY if final else DRAFTS_EVERY):
+        return False
+    if final:
+        MonthRun.objects.filter(pk=run.pk).update(ended_at=now)
+        _try_held(now, enough, ask)
+    else:
+        MonthRun.objects.filter(pk=run.pk).update(ended_at=None, cursor="", outcomes={})
+    return True
+
+
+def _further(
+    run: MonthRun, start: datetime, now: datetime, enough: Callable[[], bool], ask: treatment.Ask
+) -> None:
+    closing = close_month(start, now, ask=ask, after=run.cursor, enough=enough)
+    outcomes = Counter(run.outcomes) + closing.outcomes
+    MonthRun.objects.filter(pk=run.pk, cursor=run.cursor, ended_at=None).update(
+        cursor=closing.cursor, outcomes=outcomes, ended_at=None if closing.cursor else now
+    )
+
+
+def _try_held(now: datetime, enough: Callable[[], bool], ask: treatment.Ask) -> None:
+    held = Invoice.objects.filter(state=InvoiceState.DRAFT, kind=InvoiceKind.INVOICE)
+    over = held.filter(period_end__lte=now - timedelta(hours=settings.BILLING_GRACE_H))
+    for invoice_id in list(over.order_by("id").values_list("id", flat=True)):
+        if enough():
+            return
+        try:
+            invoicing.finalise(invoice_id, audit.SYSTEM, now, ask=ask)
+        except Exception:
+            log.exception("invoice %s cannot be made final", invoice_id)
 
 
 def state(month: datetime, now: datetime) -> Closing:
@@ -103,10 +163,10 @@ def state(month: datetime, now: datetime) -> Closing:
     return found
 
 
-def _accounts(part: tuple[int, int]) -> Iterator[str]:
+def _accounts(part: tuple[int, int], after: str) -> Iterator[str]:
     """All ids in their order, a page at a time. Accounts opened meanwhile come last."""
     index, of = part
-    last, number = "", 0
+    last, number = after, 0
     while True:
         page = list(
             Account.objects.filter(id__gt=last).order_by("id").values_list("id", flat=True)[:PAGE]

@@ -32,6 +32,7 @@ ACCRUE_EVERY_S = 60.0
 EXPORTS_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
+MONTH_EVERY_S = 60.0
 ENGINES_EVERY_S = 60.0
 UPKEEP_EVERY_S = 3600.0
 JOURNAL_EVERY_S = 5.0
@@ -105,6 +106,7 @@ app.conf.update(
         "accrue": _every("accrue", ACCRUE_EVERY_S),
         "tend_budgets": _every("tend_budgets", BUDGETS_EVERY_S),
         "tend_stripe": _every("tend_stripe", STRIPE_EVERY_S),
+        "close_month": _every("close_month", MONTH_EVERY_S),
         "tend_engines": _every("tend_engines", ENGINES_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),

@@ -1,7 +1,10 @@
 """What Celery runs. Thin: take the time, call the room that knows how. Arguments are ids alone."""
 
+import time
+
 from django.utils import timezone
 
+from billing import month_end
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from controlplane.batches import files
@@ -24,6 +27,7 @@ from workers.celery import HINT_EXPIRES_S, app
 # Of one meter task; the next goes on where it stopped.
 _REQUESTS, _BATCHES = 10_000, 5
 _INTERVALS = 2000
+_MONTH_S = 30.0  # of one task; the next one goes on where it stopped
 
 
 @app.task(expires=HINT_EXPIRES_S)
@@ -72,6 +76,12 @@ def tend_engines() -> None:
     now = timezone.now()
     engine_blocking.tend(now=now)
     speed_lessons.teach(now)
+
+
+@app.task
+def close_month() -> None:
+    ends = time.monotonic() + _MONTH_S
+    month_end.tend(timezone.now(), enough=lambda: time.monotonic() > ends)
 
 
 @app.task

@@ -1,18 +1,23 @@
 """The close of a month: all accounts, once each, however often it is begun, ended and doubled."""
 
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connections
+from django.utils import timezone
 
-from billing import invoicing, month_end, services
+from billing import invoicing, month_end, services, usage
 from billing.einvoice import validate
-from billing.models import Account, Entity, Invoice, InvoiceLine, LedgerTransaction
+from billing.models import Account, Entity, Invoice, InvoiceLine, LedgerTransaction, MonthRun
 from billing.vat.vies_answer import ViesAnswer
 from tests.billing import invoices
-from tests.billing.events import MONTH, NOW
+from tests.billing.events import MONTH, NOW, seconds
 from tests.billing.invoices import END, NEXT, answers
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("price_list")]
@@ -85,9 +90,6 @@ def test_usage_without_a_price_holds_its_account_alone(entity: Entity) -> None:
 
 
 def test_accruals_that_are_missing_are_made_first(entity: Entity, account: Account) -> None:
-    from billing import usage
-    from tests.billing.events import seconds
-
     invoices.customer(account, entity)
     usage.record([seconds(account, NOW, 36_000)])
     assert month_end.close_month(MONTH, NEXT, ask=answers()).outcomes == {"final": 1}
@@ -126,3 +128,43 @@ def test_interrupted_anywhere_and_run_twice_at_once_there_is_one_invoice_each() 
     assert InvoiceLine.objects.filter(kind="usage").count() == count
     assert LedgerTransaction.objects.filter(kind="invoice").count() == count
     assert invoicing.period(MONTH)[1] == END
+
+
+def test_workers_take_the_month_further_a_piece_at_a_time(entity: Entity) -> None:
+    opened(entity, 2)
+    opened(entity, 1, **AUSTRIAN)
+    early, never = END + timedelta(hours=1), (lambda: False)
+
+    def one_account() -> Callable[[], bool]:
+        looks = iter((False, True, True, True))
+        return lambda: next(looks)
+
+    for _ in range(3):
+        assert month_end.tend(early, enough=one_account(), ask=answers())
+    assert not month_end.tend(early, enough=never, ask=answers())
+    run = MonthRun.objects.get(final=False)
+    assert run.outcomes == {"draft": 3} and run.ended_at == early
+    assert month_end.tend(early + timedelta(days=1), enough=never, ask=answers())  # drawn anew
+
+    assert month_end.tend(NEXT, enough=never, ask=answers("unavailable"))
+    assert MonthRun.objects.get(final=True).outcomes == {"final": 2, "held": 1}
+    assert not month_end.tend(NEXT, enough=never, ask=answers())
+    later = NEXT + timedelta(hours=1)
+    assert month_end.tend(later, enough=never, ask=answers(checked_at=later))
+    assert not Invoice.objects.filter(state="draft").exists()
+
+
+def test_the_command_closes_a_month_and_says_how_far_it_is(
+    entity: Entity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(entity, 2)
+    monkeypatch.setattr(timezone, "now", lambda: NEXT)
+    out = StringIO()
+    call_command("billing", "close", "2026-03", "--json", stdout=out)
+    assert json.loads(out.getvalue())["outcomes"] == {"final": 2}
+    out = StringIO()
+    call_command("billing", "close", "2026-03", "--show", stdout=out)
+    assert "2026-03: invoices; 2 of 2 accounts" in out.getvalue()
+    for wrong, words in (("2026-13", "is no month"), ("2026-04", "is not over")):
+        with pytest.raises(CommandError, match=words):
+            call_command("billing", "close", wrong)

@@ -24,6 +24,7 @@ from workers.backup import journal
 # Further than a lost stretch of time can have drawn: gateways refuse what is older than they saw.
 GENERATIONS = 1_000_000_000
 VERSIONS = 1_000_000
+ISSUED = frozenset({"invoice.finalise", "invoice.credit", "invoice.advance"})
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Reopened:
     tombstones: int = 0
     sessions: int = 0
     enrollment_tokens: int = 0
+    lost_invoices: list[str] = field(default_factory=list)  # issued since; for people to look at
 
 
 def reopen(
@@ -52,6 +54,9 @@ def reopen(
         done = Reopened(
             ended=tombstones.replay(stones, now),
             tombstones=len(stones),
+            lost_invoices=sorted(
+                str(one.facts["number"]) for one in stones if one.action in ISSUED
+            ),
             # Who had signed out since would be signed in again.
             sessions=Session.objects.all().delete()[0],
             # One that has been used since would let in another.
@@ -71,6 +76,7 @@ def reopen(
                 audit.Change("recovery_point", None, audit.stamp(snapshot_at)),
                 audit.Change("tombstones", None, done.tombstones),
                 audit.Change("ended", None, dict(done.ended)),
+                audit.Change("lost_invoices", None, list(done.lost_invoices)),
                 *(audit.Change(name, None, value) for name, value in (facts or {}).items()),
             ],
         )

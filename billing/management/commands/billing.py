@@ -1,4 +1,6 @@
-"""manage.py billing: an invoice computed again from raw usage, and the evidence of it.
+"""manage.py billing: a month closed; an invoice computed again from raw usage, and its evidence.
+
+    billing close 2026-10 [--show] [--json]               drafts, and invoices after the grace time
 
     billing recompute INVOICE [--json]                    from the database
     billing recompute INVOICE --export FILE.zip [--json]  from its evidence alone, anywhere
@@ -16,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
 from billing import bundle, errors, evidence, recompute
+from billing.management import closing
 from billing.models import Invoice
 
 
@@ -24,6 +27,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
+        close = verbs.add_parser("close", help="draft a month, and finalise it when its time came")
+        close.add_argument("month", metavar="YYYY-MM")
+        close.add_argument("--show", action="store_true", help="only say how far it is")
+        close.add_argument("--json", action="store_true")
         again = verbs.add_parser("recompute", help="to the cent, or exit code 1")
         again.add_argument("invoice")
         again.add_argument("--export", metavar="FILE.zip", help="from this file alone")
@@ -32,7 +39,10 @@ class Command(BaseCommand):
         write.add_argument("invoice")
         write.add_argument("file", type=Path)
 
-    def handle(self, *, verb: str, invoice: str, **options: Any) -> None:
+    def handle(self, *, verb: str, invoice: str = "", **options: Any) -> None:
+        if verb == "close":
+            closing.close(self, options["month"], show=options["show"], as_json=options["json"])
+            return
         if options.get("export"):
             given = [invoice, "--export", options["export"], *["--json"] * options["json"]]
             sys.exit(recompute.main(given))

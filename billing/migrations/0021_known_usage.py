@@ -20,5 +20,5 @@ BACKWARD = "DROP FUNCTION billing_known_usage(text[], timestamptz, timestamptz)"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0019_payments")]
+    dependencies = [("billing", "0020_month_runs")]
     operations = [migrations.RunSQL(FORWARD, BACKWARD)]
