@@ -12,7 +12,7 @@ import pytest
 from tests.agent.fake_nvml import FakeGpus
 from workers.agent import cli, doctor, inventory, records
 from workers.agent.__main__ import main
-from workers.agent.checks import disk_speed, driver, reach
+from workers.agent.checks import compiler, disk_speed, driver, reach
 from workers.agent.health import nvml
 from workers.agent.health.cards import Card, Link, Reading
 from workers.agent.settings import Settings, read
@@ -104,6 +104,20 @@ def test_the_fabric_of_several_gpus(tmp_path: Path) -> None:
     assert found(machine(True, True)) == {"fabric": True, "fabric manager": False}
     # The kernel keeps 15 characters of a name.
     assert found(machine(True, True), "nv-fabricmanage")["fabric manager"] is True
+
+
+def test_a_node_with_gpus_needs_what_kernels_are_compiled_with(tmp_path: Path) -> None:
+    node = Reading(driver="580", cuda=13000, cards=[Card(index=0)])
+    assert compiler.findings(None) == compiler.findings(Reading()) == []
+    (bare,) = compiler.findings(node, path=str(tmp_path), include=tmp_path)
+    assert not bare.ok and not bare.refuses and "apt-get install gcc python3" in bare.cure
+    assert "no C compiler" in bare.text and "Python.h" in bare.text
+    (tmp_path / "clang").touch(mode=0o755)
+    (half,) = compiler.findings(node, path=str(tmp_path), include=tmp_path)
+    assert not half.ok and "no C compiler" not in half.text
+    (tmp_path / "Python.h").touch()
+    (whole,) = compiler.findings(node, path=str(tmp_path), include=tmp_path)
+    assert whole.ok and "clang" in whole.text
 
 
 # --- disk, clock, reach, ports ------------------------------------------------------------

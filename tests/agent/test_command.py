@@ -131,7 +131,9 @@ def test_the_environment_holds_nothing_of_the_agents(monkeypatch: pytest.MonkeyP
 
 
 def test_gpus_are_given_by_their_indexes() -> None:
-    assert environment("nvidia-h200", [1, 3])["CUDA_VISIBLE_DEVICES"] == "1,3"
+    env = environment("nvidia-h200", [1, 3])
+    assert env["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"  # it would want nvcc
 
 
 def test_compiling_is_off_where_eager_was_chosen() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.endpoints import questions
 from controlplane.fleet import wire
 from controlplane.fleet.wire import Finding, Severity
 from tests.agent.fake_nvml import GIB, FakeGpus
@@ -62,6 +63,39 @@ def test_the_driver_says_what_the_gpus_are(fake: FakeGpus) -> None:
     assert (first.memory_used_bytes, first.temperature_c, first.slowdown_c) == (3 * GIB, 41, 90)
     assert first.ecc_uncorrected is None and first.ecc_uncorrected_ever == 4
     assert second.holders == [] and second.rows_remapped == 0 and second.links == []
+
+
+def test_an_h100_as_its_driver_described_it(
+    fake: FakeGpus, settings: Settings, examination: Examination
+) -> None:
+    """What driver 580.159.04 said of an idle H100 SXM alone in a virtual machine (2026-11-26), the
+    names of the card apart; NVLinks and retired pages it does not know."""
+    fake.state = {"gpus": "1", "driver": "580.159.04", "cuda": "13000"}
+    fake.card(
+        0,
+        **{"ecc.corrected.now": 0, "ecc.uncorrected.now": 0, "ecc.uncorrected.ever": 0},
+        uuid="GPU-3d",
+        serial="16",
+        name="NVIDIA H100 80GB HBM3",
+        pci="00000000:00:06.0",
+        memory=85_520_809_984,
+        used=503_316_480,
+        temperature=41,
+        slowdown=89,
+        slowed=1,  # it idles
+        remapped=0,
+    )
+    (card,) = cards(nvml.read())
+    assert (card.links, card.holders, card.pages_retired) == ([], [], None)
+    assert card.ecc_uncorrected_ever == 0 and card.slowed_by == 1
+    assert of_gpus(examination.findings()) == {}
+    (device,) = inventory.collect(settings).devices
+    assert (device.kind, device.healthy) == ("nvidia-h100-80gb-hbm3", True)
+    # The driver keeps 480 MiB for itself; what is left is what engines call the device's memory.
+    known = questions.device(device.kind, device.memory_bytes)
+    assert known.name == "h100"
+    assert abs(known.memory_bytes - (card.memory_bytes - card.memory_used_bytes)) < 8 << 20
+    assert card.memory_used_bytes < settings.residue_bytes
 
 
 def test_the_inventory_has_them_with_their_serial_numbers(

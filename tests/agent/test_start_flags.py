@@ -1,5 +1,6 @@
 """Flags that cut a start: chosen by data, never against what an endpoint says, and recorded."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,29 @@ def test_by_device_shape_and_what_the_node_has(tmp_path: Path) -> None:
     }
     # A share says how much memory there is; what another start found was of another time.
     assert chosen(tmp_path, learned=Learned(kv_cache_bytes=5), device_share=400).told == {}
-    (tmp_path / "runai_model_streamer").mkdir()
-    assert chosen(tmp_path).arguments == {"load_format": "runai_streamer"}
-    (tmp_path / "fastsafetensors").mkdir()
-    assert chosen(tmp_path).arguments == {"load_format": "fastsafetensors"}
     assert chosen(tmp_path, learned=Learned(kv_cache_bytes=5, failed=True)) == Chosen()
+
+
+def test_weights_are_loaded_past_the_host_only_where_the_driver_does_and_nobody_sleeps(
+    tmp_path: Path,
+) -> None:
+    """Without GPUDirect storage it was three times as slow as vLLM's own; with sleep mode the
+    engine ran out of memory (H100)."""
+    (tmp_path / "fastsafetensors").mkdir()
+    disk = tmp_path / "nvidia-fs0"
+    policy = tuple(replace(one, needs=str(disk) if one.needs else "") for one in POLICY)
+
+    def loader(**facts: Any) -> object:
+        found = choose(
+            spec(**facts), device_kind=H100, packages=tmp_path, learned=Learned(), policy=policy
+        )
+        return found.arguments.get("load_format")
+
+    assert loader() is None
+    disk.touch()
+    assert loader() == "fastsafetensors"
+    assert loader(may_sleep=True) is None
+    assert loader(engine_args={"quantization": "fp8"}) is None
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from tests.endpoints.test_images import RUNS_IMAGES, TAGGED
 from tests.endpoints.test_preflight import EIGHT, EIGHT_BYTES, GIB, outlook
 from tests.endpoints.world import START, World, organization, said
 
-H100 = "nvidia-h100-80gb-hbm3"
-MEMORY = 81_559 << 20  # as NVML counts it
+H200 = "nvidia-h200"  # of which no start of this version is published
+MEMORY = 143_771 << 20  # as NVML counts it
 ARGUMENTS = {"max_model_len": 8192}
 
 
@@ -37,11 +37,11 @@ def world(db: None) -> World:
 
 @pytest.fixture
 def node(world: World) -> Node:
-    return world.node(kind=H100, devices=8, memory=MEMORY, inventory=RUNS_IMAGES)
+    return world.node(kind=H200, devices=8, memory=MEMORY, inventory=RUNS_IMAGES)
 
 
 def endpoint(world: World, name: str = "chat", **more: Any) -> Endpoint:
-    return world.endpoint(name=name, **{"device_kind": H100, "engine_args": ARGUMENTS, **more})
+    return world.endpoint(name=name, **{"device_kind": H200, "engine_args": ARGUMENTS, **more})
 
 
 def predicted(endpoint: Endpoint) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def predicted(endpoint: Endpoint) -> dict[str, Any]:
 def printed(endpoint: Endpoint, residual_gib: float, **changed: Any) -> wire.EngineReport:
     """Of a start that takes so much beyond the formulas."""
     told = predicted(endpoint)
-    left = told["budget_bytes"] - EIGHT_BYTES - told["activations_bytes"]["p50"]
+    formulas = told["activations_bytes"]["p50"] + told["graphs_bytes"]["p50"]
+    left = told["budget_bytes"] - EIGHT_BYTES - formulas
     plain: dict[str, Any] = {
         "version": "0.32.0",
         "weights_bytes": EIGHT_BYTES,
@@ -80,7 +81,7 @@ def test_a_start_corrects_what_is_predicted_for_everybody(world: World, node: No
     replica = start(world, node, first, printed(first, 3.0))
     row = MeasuredStart.objects.get()
     assert (row.replica_id, row.shared, row.engine_version) == (replica.id, True, "0.32.0")
-    assert (row.architecture, row.device, row.ranks) == ("LlamaForCausalLM", "h100", 1)
+    assert (row.architecture, row.device, row.ranks) == ("LlamaForCausalLM", "h200", 1)
     assert row.arguments == ARGUMENTS and row.printed["kv_cache_tokens"] == 400_000
     assert row.residual_bytes == pytest.approx(3.0 * GIB, abs=1 << 20)
     assert row.weights_ratio == pytest.approx(1.0, abs=0.01)
@@ -138,13 +139,13 @@ def test_what_a_tenant_could_print_itself_teaches_nothing(
 def test_nodes_of_one_organization_teach_it_alone(world: World) -> None:
     world.pool.organization = world.project.organization
     world.pool.save()
-    node = world.node(kind=H100, memory=MEMORY)
+    node = world.node(kind=H200, memory=MEMORY)
     first = endpoint(world)
     start(world, node, first, printed(first, 3.0))
     assert not MeasuredStart.objects.get().shared
 
     def learnt(project: Project) -> int:
-        return len(measured_starts.starts(project.organization, "h100")) - len(published())
+        return len(measured_starts.starts(project.organization, "h200")) - len(published())
 
     assert (learnt(world.project), learnt(organization("stranger"))) == (1, 0)
 
@@ -155,7 +156,7 @@ def test_starting_often_makes_nobody_the_median(world: World, node: Node) -> Non
     for _ in range(measured_starts.EACH + 2):
         start(world, node, first, engine)
     assert MeasuredStart.objects.count() == measured_starts.EACH + 2
-    found = measured_starts.starts(world.project.organization, "h100")
+    found = measured_starts.starts(world.project.organization, "h200")
     assert len(found) == measured_starts.EACH + len(published())
 
 

@@ -19,7 +19,7 @@ def start(gib: float, **changed: Any) -> Start:
 
 def test_without_any_start_the_formula_stands_with_a_wide_p95() -> None:
     found = learning.residual([], KEY, NOW)
-    assert found == learning.cold(NOW, 1, eager=False)
+    assert found == learning.cold(NOW, 1)
     assert found.p95 - found.p50 >= 0.5 * GIB
 
 
@@ -46,9 +46,9 @@ def test_a_start_beside_a_neighbour_does_not_spoil_the_rest() -> None:
 
 def test_versions_that_account_differently_are_not_mixed() -> None:
     foreign = [start(2.0, engine_version="0.8.5"), start(2.0, engine_version="0.26.0")]
-    assert learning.residual(foreign, KEY, NOW) == learning.cold(NOW, 1, eager=False)
+    assert learning.residual(foreign, KEY, NOW) == learning.cold(NOW, 1)
     several = [start(2.0, ranks=8)]
-    assert learning.residual(several, KEY, NOW) == learning.cold(NOW, 1, eager=False)
+    assert learning.residual(several, KEY, NOW) == learning.cold(NOW, 1)
 
 
 def test_a_kernels_own_layout_of_weights_is_learned() -> None:

@@ -100,6 +100,23 @@ def test_what_a_start_printed_makes_the_next_prediction_right() -> None:
         learned(asked, startup_log.Printed(weights_gib=15.0))
 
 
+def test_starts_with_graphs_and_without_teach_the_same() -> None:
+    """The engine sets memory aside for each size that it captures: 51 by default on an H100."""
+    asked = replace(question(), device=known()["h100"], engine_version="0.32.0", starts=())
+    eager = replace(asked, arguments=Arguments(enforce_eager=True))
+    few = replace(asked, arguments=Arguments(max_num_seqs=16))
+    sizes = {}
+    for one in (asked, eager, few):
+        found = predict(one)
+        printed = startup_log.Printed(weights_gib=15.0, kv_gib=found.kv_bytes.p50 / GIB)
+        start = learned(one, printed)
+        held = found.weights.p50 - 15.0 * GIB
+        assert abs(start.residual_bytes - held - learning.COLD_BYTES) < 1 << 20
+        sizes[found.arguments.captured] = found.graphs.p50
+    assert set(sizes) == {51, 0, 7} and sizes[0] == 0
+    assert abs(sizes[51] / GIB - 0.92) < 0.01
+
+
 def test_what_does_not_fit_is_advised_of_what_does() -> None:
     asked = question(max_model_len=131072)
     assert predict(asked).verdict is Verdict.DOES_NOT_FIT

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from controlplane.fleet import wire
 from workers.agent import credential
-from workers.agent.checks import disk_speed, driver, reach
+from workers.agent.checks import compiler, disk_speed, driver, reach
 from workers.agent.checks.finding import Finding as Finding
 from workers.agent.health import disk, memory, nvml
 from workers.agent.settings import Settings
@@ -68,6 +68,7 @@ def findings(
     found = [
         _devices(inventory),
         *driver.findings(reading),
+        *compiler.findings(reading),
         *_walls(inventory),
         _containers(inventory),
         _engines(inventory),

@@ -252,9 +252,13 @@ class Vllm(Engine):
             if spec.engine_args.get("enforce_eager", True):
                 # The sampler would still compile itself, 5 to 15 s into the first `logprobs`.
                 env["TORCHDYNAMO_DISABLE"] = "1"
-        elif place.gpu and spec.may_sleep:
-            # Its routes to sleep and wake, and others, which only the agent can reach.
-            env["VLLM_SERVER_DEV_MODE"] = "1"
+        elif place.gpu:
+            # FlashInfer's sampler compiles itself with nvcc, which a node with a driver alone has
+            # not, into a home that ends with its engine; vLLM's own Triton kernels stay cached.
+            env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+            if spec.may_sleep:
+                # Its routes to sleep and wake, and others, which only the agent can reach.
+                env["VLLM_SERVER_DEV_MODE"] = "1"
         return env
 
     def busy(self, ask: Ask, connected: Callable[[], int | None]) -> bool | None:

@@ -1,5 +1,6 @@
 """The peak of the engine's profiling run: the larger of a full batch's forward pass and of the
-sampler over as many rows as there may be sequences, beside what the towers' run leaves behind.
+sampler over as many rows as there may be sequences, beside what the towers' run leaves behind and
+what the sampler keeps.
 """
 
 import math
@@ -13,7 +14,10 @@ from controlplane.placement.models.model import Model, Tower
 # Bytes for each logit alive at the sampler's peak. Sorting: the model's own logits (2), those in
 # single precision (4), sorted values (4) and their places (8), the places before (8), and the
 # segmented sort's second buffer of both (12). Without: logits (2 + 4), probabilities, noise (8).
-SORTED_BYTES, UNSORTED_BYTES = 38, 14
+# The second runner draws within a kernel: logits alone.
+SORTED_BYTES, UNSORTED_BYTES, SECOND_RUNNER_BYTES = 38, 14, 6
+# Of each logit of each sequence that there may be, for ever: a count, and a bit of the prompt's.
+COUNTED_BYTES = 4 + 1 / 8
 CHUNK_TOKENS = 32768  # that fused experts take at once
 EXPERTS_DOUBT_BYTES = int(0.4 * GIB)  # of workspaces that differ between kernels of experts
 TOWER_DOUBT = 3  # times what is kept, that more of it may be
@@ -28,6 +32,7 @@ def estimate(model: Model, arguments: Arguments, behaviour: Behaviour) -> Estima
     kept = sum(_kept(tower, model, arguments) for tower in seen)
     inside = sum(_tower(tower, arguments) for tower in seen)
     peak = max(max(forward, sampler) + kept, inside + kept)
+    peak += _counts(model, arguments, behaviour)
     # A tower's profile depends on its processor's limits, which config.json does not have.
     doubt = max(0.1 * peak, TOWER_DOUBT * kept + inside)
     return Estimate(peak, peak + doubt + (EXPERTS_DOUBT_BYTES if model.sparse else 0))
@@ -82,8 +87,17 @@ def _sampler(model: Model, arguments: Arguments, behaviour: Behaviour) -> int:
     batch = arguments.max_num_batched_tokens or 2048
     rows = min(arguments.max_num_seqs or 256, batch)
     each = SORTED_BYTES if behaviour.sorts_vocabulary or rows < 8 else UNSORTED_BYTES
+    if behaviour.second_runner:
+        each = SECOND_RUNNER_BYTES
     held = 2 * batch * model.hidden * 2  # the forward pass's result, and a copy of it
     return rows * model.vocabulary * each + held
+
+
+def _counts(model: Model, arguments: Arguments, behaviour: Behaviour) -> int:
+    """For penalties: the second runner has them for each sequence, whether asked for or not."""
+    if not (behaviour.second_runner and model.generates) or arguments.runner == "pooling":
+        return 0
+    return math.ceil((arguments.max_num_seqs or 256) * model.vocabulary * COUNTED_BYTES)
 
 
 def _tower(tower: Tower, arguments: Arguments) -> int:

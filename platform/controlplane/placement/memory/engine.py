@@ -1,7 +1,7 @@
 """What a version of vLLM does with memory, and the arguments that change it, by vLLM's own names.
 
 Each bound was read in vLLM's source of the versions around it (0.6.4, 0.8.5, 0.9.2, 0.10.2, 0.11.0,
-0.13.0, 0.16.0, 0.17.1, 0.19.0, 0.20.0, 0.21.0, 0.25.1, 0.32.0).
+0.13.0, 0.16.0, 0.17.1, 0.19.0, 0.20.0, 0.21.0, 0.25.1, 0.27.1, 0.29.0, 0.32.0).
 """
 
 import re
@@ -13,6 +13,7 @@ from controlplane.placement.refusals import Refusal
 
 Version = tuple[int, int, int]
 LATEST: Version = (0, 32, 0)
+LARGEST_GRAPH = 512  # sequences; larger batches run without a graph
 
 
 def version(text: str) -> Version:
@@ -49,6 +50,12 @@ class Behaviour:
     def estimates_graphs(self) -> bool:
         """Whether memory for CUDA graphs is measured beforehand and taken from the budget."""
         return self.version >= (0, 20, 0)
+
+    @property
+    def second_runner(self) -> bool:
+        """Whether every model runs on the second model runner, which samples in one kernel and
+        keeps counts of each sequence's tokens; before 0.29 some did, by their architecture."""
+        return self.version >= (0, 29, 0)
 
     @property
     def utilization(self) -> float:
@@ -111,6 +118,15 @@ class Arguments:
     def ranks(self) -> int:
         """Devices that one copy of the model takes."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def captured(self) -> int:
+        """Sizes of batches that graphs are captured for; of resolved arguments."""
+        if self.enforce_eager:
+            return 0
+        most = min(2 * (self.max_num_seqs or 256), LARGEST_GRAPH)
+        sizes = (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16))
+        return sum(1 for size in sizes if size <= most)
 
     def resolved(self, device: Device, behaviour: Behaviour, max_position: int) -> "Arguments":
         """With vLLM's defaults for this device in place of what is None."""

@@ -1,8 +1,8 @@
 """What engines printed corrects what is predicted next.
 
 The formulas leave out what no configuration says: the CUDA context, libraries' workspaces,
-communication buffers, captured graphs. What they leave is the *residual*: bytes that a start took
-beyond weights and activations by the formula. It is the median of the residuals nearest in kind:
+communication buffers. What they leave is the *residual*: bytes that a start took beyond weights,
+activations and captured graphs by the formula. It is the median of the residuals nearest in kind:
 same version, architecture, device and backend; without the backend; the version and device; the
 version; any version that accounts alike. Each rung counts only with residuals of its own.
 """
@@ -16,15 +16,16 @@ from functools import cache
 from importlib.resources import files
 
 from controlplane.placement.devices import GIB
-from controlplane.placement.memory.engine import Behaviour, Version, version
+from controlplane.placement.memory.engine import Arguments, Behaviour, Version, version
 from controlplane.placement.memory.estimates import Estimate
 
 # Where nothing was ever measured: a context and a workspace; buffers of one more rank (NCCL's
-# as NVIDIA's aiconfigurator has them); a graph for each size that is captured.
+# as NVIDIA's aiconfigurator has them).
 COLD_BYTES, COLD_SPREAD_BYTES = int(0.15 * GIB), int(0.6 * GIB)
 CONTEXT_BYTES = int(0.3 * GIB)
 RANK_BYTES = 342 << 20
-GRAPH_BYTES = int(0.25 * GIB)
+# A graph of one size, as the engine reckons it: 0.92 GiB for 51 (Llama 3.1 8B, H100, 0.32.0).
+GRAPH_BYTES = int(0.018 * GIB)
 FLOOR_BYTES = int(0.12 * GIB)  # spread that is never undercut: versions of driver and libraries
 TWO_SIGMA = 2.0
 NORMAL = 1.4826  # from a median deviation to a standard one
@@ -60,24 +61,25 @@ class Key:
     ranks: int
 
 
-def cold(behaviour: Behaviour, ranks: int, *, eager: bool) -> Estimate:
+def cold(behaviour: Behaviour, ranks: int) -> Estimate:
     """Without any measurement."""
     total = COLD_BYTES
     if behaviour.profiled_context:
         total += CONTEXT_BYTES
     if ranks > 1:
         total += RANK_BYTES
-    if behaviour.estimates_graphs and not eager:
-        total += GRAPH_BYTES
     return Estimate(total, total + COLD_SPREAD_BYTES)
 
 
-def residual(
-    starts: Iterable[Start], key: Key, behaviour: Behaviour, *, eager: bool = False
-) -> Estimate:
-    """Bytes beyond weights and activations on one device."""
+def graphs(arguments: Arguments, behaviour: Behaviour) -> int:
+    """Bytes that the engine sets aside for graphs; `arguments` are resolved."""
+    return arguments.captured * GRAPH_BYTES if behaviour.estimates_graphs else 0
+
+
+def residual(starts: Iterable[Start], key: Key, behaviour: Behaviour) -> Estimate:
+    """Bytes beyond weights, activations and graphs on one device."""
     known = list(starts)
-    base = cold(behaviour, key.ranks, eager=eager)
+    base = cold(behaviour, key.ranks)
     for alike in _rungs(key, behaviour):
         nearest = [start.residual_bytes for start in known if alike(start)]
         if nearest:

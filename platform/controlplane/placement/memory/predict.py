@@ -154,7 +154,8 @@ def check(model: Model, arguments: Arguments) -> None:
 
 def _beyond(question: Question, arguments: Arguments, behaviour: Behaviour) -> Estimate:
     key = _key(question, arguments)
-    own = learning.residual(question.starts, key, behaviour, eager=arguments.enforce_eager)
+    own = learning.residual(question.starts, key, behaviour)
+    own += Estimate.exact(learning.graphs(arguments, behaviour))
     if not behaviour.profiled_context:
         return own
     return Estimate(own.p50 + question.occupied_bytes, own.p95 + question.occupied_bytes)
@@ -184,7 +185,7 @@ def _graphs(arguments: Arguments, behaviour: Behaviour) -> Estimate:
     if arguments.enforce_eager:
         return Estimate.exact(0)
     if behaviour.estimates_graphs:
-        return Estimate(learning.GRAPH_BYTES, 2 * learning.GRAPH_BYTES)
+        return Estimate.exact(learning.graphs(arguments, behaviour))
     return Estimate(0.5 * GIB, 1.0 * GIB)
 
 
@@ -234,6 +235,7 @@ def learned(question: Question, printed: Printed, source: str = "") -> Start:
     arguments = question.arguments.resolved(question.device, behaviour, model.max_position)
     budget = question.device.memory_bytes * (arguments.gpu_memory_utilization or 0)
     peak = activations.estimate(model, arguments, behaviour).p50
+    peak += learning.graphs(arguments, behaviour)
     held = question.occupied_bytes if behaviour.profiled_context else 0
     formula = weights.estimate(model, arguments, question.device, behaviour).bytes.p50
     key = _key(question, arguments)

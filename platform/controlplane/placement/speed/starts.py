@@ -18,8 +18,8 @@ CONTROL_S = 1.0  # the control plane's messages, and the smallest inference at t
 WAKE_S = 0.5  # graphs are kept; the cache is made anew
 CONTEXT_S = 0.7  # of CUDA
 RANKS_S = 1.5  # finding each other, where there are several
-BUILD_S = 6.8  # an engine's initialisation with warm caches (8B, Waroon)
-IMPORTS_S = 12.0  # 8 to 15 s: vLLM and torch
+BUILD_S = 17.5  # 8B on an H100, all cached: 7 s of compiled code, 9 of graphs (2026-11-26)
+IMPORTS_S = 19.0  # vLLM and torch, in two processes; 16 cores, the same day
 ENVIRONMENT_BYTES = 9e9  # of an engine that is not there yet
 SPREAD = {"wake": 0.5, "standby": 0.6, "warm": 0.6, "cold": 1.0}  # of the p95 beyond the p50
 
