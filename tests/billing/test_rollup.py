@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -141,6 +142,73 @@ def test_usage_and_prices_at_once_are_cut_right(transactional_db: None) -> None:
     found = costs.by("hour", account.id, start=NOW, end=NOW + HOUR)
     assert sum(line.quantity for line in found.lines) == 3600
     assert len(found.lines) == 13
+
+
+class Late(threading.Thread):
+    """Adds a second of usage to NOW's hour, and commits when it may."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__()
+        self.account = account
+        self.added, self.may_commit = threading.Event(), threading.Event()
+        self.pid = 0
+
+    def run(self) -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                ((self.pid,),) = cursor.fetchall()
+                usage.record([seconds(self.account, NOW, 1, id="late")])
+                self.added.set()
+                assert self.may_commit.wait(60)
+        finally:
+            connection.close()
+
+    def waits(self) -> bool:
+        """For somebody who holds what it needs, and not merely for us."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", [self.pid])
+            ((blocked,),) = cursor.fetchall()
+        return bool(self.pid and blocked)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_hour_is_marked_by_usage_that_is_not_committed_as_it_is_accrued(
+    transactional_db: None,
+) -> None:
+    account = services.open_account(name="any", now=MONTH)
+    publish("3.60", MONTH)
+    usage.record([seconds(account, NOW, 9, id="early")])
+    late = Late(account)
+    late.start()
+    try:
+        assert late.added.wait(60)
+        assert services.accrue_due(NOW + HOUR) == 0  # it is left for the next run
+    finally:
+        late.may_commit.set()
+        late.join()
+    assert services.accrue_due(NOW + HOUR) == 1
+    assert ledger.balance(f"unbilled:{account.id}") == Decimal("0.01")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_usage_that_comes_while_its_hour_is_accrued_marks_it_anew(transactional_db: None) -> None:
+    account = services.open_account(name="any", now=MONTH)
+    publish("3.60", MONTH)
+    usage.record([seconds(account, NOW, 9, id="early")])
+    late = Late(account)
+    late.may_commit.set()
+    with transaction.atomic():
+        services.accrue(account.id, NOW, now=NOW + HOUR)
+        late.start()
+        deadline = time.monotonic() + 60
+        while late.is_alive() and not late.waits() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert late.waits() or not late.is_alive()
+    late.join()
+    assert services.unaccrued(MONTH, END) == [(account.id, NOW)]
+    services.accrue_due(NOW + HOUR)
+    assert ledger.balance(f"unbilled:{account.id}") == Decimal("0.01")
 
 
 def test_what_is_given_back_counts_against_what_is_charged(account: Account) -> None:
