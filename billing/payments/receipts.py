@@ -25,7 +25,7 @@ from compliance import audit
 MOST = 10**13  # cents
 _AHEAD = timedelta(days=1)
 TAKEN = ("refund", "return", "dispute")
-WON = "dispute_won"
+AGAIN = ("dispute_won", "refund_failed")  # it came back to us
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def give_back(
     fee: int = 0,
     at: datetime | None = None,
 ) -> GivenBack:
-    """`amount` cents went back (refund, return, dispute), or came again (dispute_won), once for
+    """`amount` cents went back (refund, return, dispute), or came again (AGAIN), once for
     each `key`; `fee` is what the provider takes for that. Raises errors.PaymentRefused."""
-    if reason not in (*TAKEN, WON):
+    if reason not in (*TAKEN, *AGAIN):
         raise errors.PaymentRefused(f"{reason!r} is no reason", code="bad_reason")
     if type(amount) is not int or amount <= 0 or type(fee) is not int or fee < 0:
         raise errors.PaymentRefused(f"{amount!r} cents cannot go back", code="bad_amount")
@@ -146,7 +146,7 @@ def give_back(
         payment = _locked(payment_id)
         if (found := GivenBack.objects.filter(key=key).first()) is not None:
             return _same_back(found, payment, amount, reason)
-        signed = -amount if reason == WON else amount
+        signed = -amount if reason in AGAIN else amount
         if not 0 <= payment.back + signed <= payment.amount:
             raise errors.PaymentRefused(
                 f"{amount} cents cannot go back of {payment.amount - payment.back}",
@@ -160,7 +160,7 @@ def give_back(
         # A refund by bank is on its way until the statement has it; the bank takes the rest itself.
         place = chart.transfers(payment.entity_id) if _by_hand(payment, reason) else _place(payment)
         sides = [(place, -signed - fee), (chart.fees(_provider(payment)), fee)]
-        if reason == WON:
+        if reason in AGAIN:
             sides += again(payment, amount, actor, now)
         else:
             sides += undo(payment, amount, key, reason, actor, now)

@@ -26,6 +26,7 @@ from billing.payment_models import (
     Payment,
 )
 from billing.payments import receipts
+from billing.payments.stripe import bookings
 from billing.sepa import camt053, matching, reference
 from billing.sepa.matching import Match, Matcher, Outcome
 from billing.sepa.statements import Entry, Statement, StatementRefused
@@ -249,7 +250,9 @@ def _book(
         candidates=list(found.candidates),
     )
     gross = _exact(entry.gross)
-    if gross > 0:
+    if gross > 0 and _payout(kept, found, gross):
+        kept.outcome, kept.because = "payout", "Stripe sent it"
+    elif gross > 0:
         kept.payment = _incoming(found, entity, gross, actor, now)
         kept.rest = 0 if kept.payment.account_id else gross
     elif (payment := _returned(found)) is not None:
@@ -264,6 +267,16 @@ def _book(
         _post(f"charges:{entry.key}", "fee", sides, _noon(entry))
     kept.save(force_insert=True)
     return kept
+
+
+def _payout(kept: BankEntry, found: Match, gross: int) -> bool:
+    """Whether it is what Stripe collected for us, which is posted then."""
+    return found.outcome not in _INCOMING and bookings.claims(
+        amount=gross,
+        currency="EUR",
+        booked_on=kept.booked_on,
+        text=f"{kept.party} {kept.remittance}",
+    )
 
 
 def _incoming(

@@ -11,11 +11,13 @@ from django.utils import timezone
 
 from billing import budgets
 from billing.models import Budget
+from billing.payments.stripe.models import StripeMethod
 from compliance import audit
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
 from tests.api.house import NOW, House, post, signed_in, with_key
+from tests.billing import invoices
 from tests.placement.test_models import LLAMA
 
 PREFIX = "api/v1/"
@@ -125,6 +127,28 @@ def planned(house: House) -> str:
     ).id
 
 
+def stored_method(house: House) -> str:
+    """The id of a card of its organization."""
+    made, _ = StripeMethod.objects.get_or_create(
+        method_id=f"pm_{house.organization.id}",
+        defaults={
+            "account_id": house.organization.account_id,
+            "kind": "card",
+            "last4": "4242",
+            "created_at": NOW,
+        },
+    )
+    return made.id
+
+
+def invoice(house: House) -> str:
+    """The id of a final invoice of its organization, made when it is asked for first."""
+    account = house.organization.account
+    if (found := account.invoices.first()) is not None:
+        return found.id
+    return invoices.freeze(invoices.draft(account, invoices.entity())).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -148,6 +172,8 @@ def things(house: House) -> dict[str, str]:
         "model-pulls": pull(house),
         "quotes": quote(house),
         "model-uploads": upload(house),
+        "payment-methods": stored_method(house),
+        "invoices": invoice(house),
         "exports": "",
         "engine-versions": "",
     }

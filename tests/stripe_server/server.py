@@ -121,6 +121,8 @@ class FakeStripe:
                 return _refused(
                     Problem(409, "idempotency_error", message, "idempotency_key_in_use")
                 )
+            elif fault in ("cut_after", "hang_after"):
+                raise Cut
             else:
                 answer = kept.answer
                 return Answer(answer.status, answer.body, {"Idempotent-Replayed": "true"})
@@ -178,6 +180,7 @@ def serving(fake: FakeStripe) -> Iterator[FakeStripe]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one packet
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()

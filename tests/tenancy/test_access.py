@@ -14,10 +14,10 @@ from controlplane.tenancy.models import ApiKey, Membership, Project, Role, Scope
 NOW = datetime(2026, 3, 14, tzinfo=UTC)
 # The table as people would say it; the code's own is checked against it, cell by cell.
 MAY = {
-    Role.OWNER: "read endpoints keys secrets projects members owners costs export",
-    Role.ADMIN: "read endpoints keys secrets projects members costs export",
+    Role.OWNER: "read endpoints keys secrets projects members owners costs pay export",
+    Role.ADMIN: "read endpoints keys secrets projects members costs pay export",
     Role.DEVELOPER: "read endpoints keys secrets costs",
-    Role.BILLING: "read costs",
+    Role.BILLING: "read costs pay",
     Role.AUDITOR: "read costs export",
 }
 WORDS = {
@@ -29,6 +29,7 @@ WORDS = {
     "members": Permission.MANAGE_MEMBERS,
     "owners": Permission.MANAGE_OWNERS,
     "costs": Permission.VIEW_COSTS,
+    "pay": Permission.PAY,
     "export": Permission.EXPORT,
 }
 SCOPES = {

@@ -4,6 +4,7 @@ Answers are plain dictionaries. What goes wrong is said in the words of `problem
 outbox's, so that the package makes none of its own.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ class Client:
         self.configuration = configuration
         self._stripe = stripe
         stripe.enable_telemetry = False  # how long our requests took is nobody's business
+        logging.getLogger("stripe").setLevel(logging.WARNING)  # two lines for each request
         base = configuration.base
         self._client = stripe.StripeClient(
             configuration.key,

@@ -113,7 +113,15 @@ def _ask(client: Client, call: StripeCall, now: datetime) -> Obj:
                 generation=F("generation") + 1, stuck=False
             )
             call.refresh_from_db(fields=["generation", "stuck"])
-    return kind.send(client, call.body, call.key)
+    return kind.send(client, _ordered(call.body), call.key)
+
+
+def _ordered(body: Obj) -> Obj:
+    """The same bytes each time: the database keeps no order of members, and Stripe compares."""
+    return {
+        name: _ordered(value) if isinstance(value, dict) else value
+        for name, value in sorted(body.items())
+    }
 
 
 def _later(call: StripeCall, problem: Unavailable, now: datetime) -> None:

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from billing import errors as billing_errors
+from billing.payments.stripe import problems as stripe_problems
 from compliance import context
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import errors
@@ -49,6 +50,9 @@ _HOUSE: tuple[
     (errors.TooMany, 429),
     (fleet_errors.AlreadyExists, 409),
     (fleet_errors.FleetError, 422),
+    (stripe_problems.Unavailable, 503),
+    (stripe_problems.Refused, 422),
+    (stripe_problems.StripeProblem, 409),
     (billing_errors.BudgetConflict, 409),
     (billing_errors.BudgetRefused, 422),
 )

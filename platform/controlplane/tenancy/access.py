@@ -36,6 +36,7 @@ class Permission(StrEnum):
     MANAGE_MEMBERS = "manage_members"
     MANAGE_OWNERS = "manage_owners"  # make and unmake owners
     VIEW_COSTS = "view_costs"
+    PAY = "pay"  # give and use means of payment
     EXPORT = "export"
 
 
@@ -51,7 +52,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.OWNER: frozenset(Permission),
     Role.ADMIN: frozenset(Permission) - {Permission.MANAGE_OWNERS},
     Role.DEVELOPER: frozenset(_DEVELOP),
-    Role.BILLING: frozenset({Permission.READ, Permission.VIEW_COSTS}),
+    Role.BILLING: frozenset({Permission.READ, Permission.VIEW_COSTS, Permission.PAY}),
     Role.AUDITOR: frozenset({Permission.READ, Permission.VIEW_COSTS, Permission.EXPORT}),
 }
 
@@ -70,6 +71,7 @@ _NAMES = {
     Permission.MANAGE_MEMBERS: "manage members",
     Permission.MANAGE_OWNERS: "manage owners",
     Permission.VIEW_COSTS: "see costs",
+    Permission.PAY: "pay",
     Permission.EXPORT: "export evidence",
 }
 

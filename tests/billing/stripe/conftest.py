@@ -1,30 +1,16 @@
 """A Stripe of our own, a clock that tests move, and an account with somebody who pays."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from pytest_django import Settings
 
+from billing.models import Account, Entity, Invoice
 from billing.payments.stripe.client import Client, connect
+from tests.billing import invoices
+from tests.billing.stripe import payer
+from tests.billing.stripe.payer import SECRET, Clock, House
 from tests.stripe_server.server import KEY, FakeStripe, serving
-
-START = datetime(2026, 4, 20, 8, 0, tzinfo=UTC)
-SECRET = "whsec_tests"
-
-
-class Clock:
-    """The only time there is."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_by(self, **amount: float) -> datetime:
-        self.now += timedelta(**amount)
-        return self.now
 
 
 @pytest.fixture
@@ -45,3 +31,20 @@ def client(fake: FakeStripe, settings: Settings) -> Client:
     settings.STRIPE_WEBHOOK_SECRETS = [SECRET]
     settings.STRIPE_TIMEOUT_S = 20
     return connect()
+
+
+@pytest.fixture
+def entity(db: None) -> Entity:
+    return invoices.entity()
+
+
+@pytest.fixture
+def invoice(account: Account, entity: Entity) -> Invoice:
+    """€11.90, final and due, of a customer who pays by Stripe."""
+    invoices.customer(account, entity, collection="stripe")
+    return payer.final_invoice(account, entity)
+
+
+@pytest.fixture
+def house(fake: FakeStripe, client: Client, clock: Clock) -> House:
+    return House(fake, client, clock)

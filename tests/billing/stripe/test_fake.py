@@ -9,7 +9,7 @@ from stripe.params import PaymentIntentCreateParams
 
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.problems import Declined, Refused, Stuck, Unavailable
-from tests.billing.stripe.conftest import Clock
+from tests.billing.stripe.payer import Clock
 from tests.stripe_server import checkout, payments
 from tests.stripe_server.server import KEY, FakeStripe
 

@@ -12,7 +12,7 @@ from billing.payments.stripe.configuration import Configuration
 from billing.payments.stripe.models import CallState, StripeCall, StripeCustomer
 from billing.payments.stripe.problems import NotConfigured, Unavailable
 from compliance import audit
-from tests.billing.stripe.conftest import Clock
+from tests.billing.stripe.payer import Clock
 from tests.stripe_server import checkout
 from tests.stripe_server.server import FakeStripe
 

@@ -11,7 +11,7 @@ from django.test import Client as Browser
 from billing.payments.stripe import webhooks
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.models import StripeEvent
-from tests.billing.stripe.conftest import SECRET, Clock
+from tests.billing.stripe.payer import SECRET, Clock
 from tests.stripe_server.server import FakeStripe
 from tests.stripe_server.store import DAY_S, Obj
 from tests.stripe_server.webhooks import Webhooks, signature
