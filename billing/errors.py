@@ -135,3 +135,7 @@ class PaymentRefused(BillingError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or self.code
+
+
+class MeteringRefused(BillingError):
+    code = "metering_refused"

@@ -20,6 +20,11 @@ from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
 from billing.invoice_models import MonthRun as MonthRun
 from billing.invoice_models import NumberSeries as NumberSeries
+from billing.metering_models import MeterFinding as MeterFinding
+from billing.metering_models import MeteringDigest as MeteringDigest
+from billing.metering_models import NodeBatch as NodeBatch
+from billing.metering_models import NodeCertificate as NodeCertificate
+from billing.metering_models import NodeRecord as NodeRecord
 from billing.payment_models import Allocation as Allocation
 from billing.payment_models import BankEntry as BankEntry
 from billing.payment_models import BankStatement as BankStatement

@@ -18,7 +18,7 @@ from django.db.models import Q
 
 from billing import granting, prices, rating, windows
 from billing.granting import Need
-from billing.models import Budget, Lease, Meter, Subject, Unit
+from billing.models import Budget, Lease, Subject, Unit
 
 HOLDER = "rep_"
 _NANO = 10**9
@@ -122,11 +122,11 @@ def lasts(
 
 @dataclass(frozen=True)
 class Served:
-    """What one replica served: (when, device-seconds, each of the payer's share) each."""
+    """What one replica served, of the payer's share: (when, device-seconds, meter) each."""
 
     holder: str
     payer: Payer
-    pieces: Sequence[tuple[datetime, int]]
+    pieces: Sequence[tuple[datetime, int, str]]
 
 
 def settle(served: Sequence[Served]) -> None:
@@ -140,8 +140,8 @@ def settle(served: Sequence[Served]) -> None:
     versions = prices.versions("EUR")
     sums: defaultdict[tuple[str, str, str], int] = defaultdict(int)
     for one in served:
-        for at, seconds in one.pieces:
-            price = _price(versions, one.payer, at)
+        for at, seconds, meter in one.pieces:
+            price = _price(versions, one.payer, at, meter)
             cost = 0
             if price is not None:
                 exact = rating.exact_amount(seconds, price, one.payer.share)
@@ -214,11 +214,9 @@ def _window(budget: Budget, at: datetime) -> windows.Window:
 
 
 def _price(
-    versions: Sequence[rating.PriceVersion], payer: Payer, at: datetime
+    versions: Sequence[rating.PriceVersion], payer: Payer, at: datetime, meter: str
 ) -> rating.PriceVersion | None:
-    return rating.price_at(
-        versions, Meter.DEVICE_SECONDS, payer.device_kind, at, "EUR", payer.account_id
-    )
+    return rating.price_at(versions, meter, payer.device_kind, at, "EUR", payer.account_id)
 
 
 def _dearest(
@@ -236,7 +234,7 @@ def _dearest(
 
 
 def _cost(price: rating.PriceVersion, payer: Payer, seconds: Fraction) -> int:
-    """Nanoeuro, rounded up as `settle` does for each minute."""
+    """Nanoeuro, rounded up as `settle` does for each minute, and for each of its meters."""
     whole = math.ceil(seconds)
     exact = rating.exact_amount(whole * payer.devices, price, payer.share) * _NANO
-    return math.ceil(exact) + whole // 60 + 2
+    return math.ceil(exact) + 2 * (whole // 60) + 4

@@ -153,6 +153,8 @@ ACTIONS: dict[str, Action] = {
     **_category(
         "billing",
         {
+            "metering.digest": "what an hour's usage came to, chained to the digest before",
+            "metering.explain": "an operator said why node records and our clock differ",
             "account.create": "an account was opened",
             "price.create": "a new version of a price was set",
             "price.withdraw": "from some moment on a price holds no more",

@@ -29,6 +29,7 @@ ANSWER_TIMEOUT_S = 3.0  # beyond the second that a worker lets the broker wait f
 PRUNE_EVERY_S = 300.0
 NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
+PROVE_EVERY_S = 300.0
 EXPORTS_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
@@ -104,6 +105,7 @@ app.conf.update(
         "meter": _every("meter", settings.METER_EVERY_S),
         "tend_nodes": _every("tend_nodes", NODES_EVERY_S),
         "accrue": _every("accrue", ACCRUE_EVERY_S),
+        "prove": _every("prove", PROVE_EVERY_S),
         "tend_budgets": _every("tend_budgets", BUDGETS_EVERY_S),
         "tend_stripe": _every("tend_stripe", STRIPE_EVERY_S),
         "close_month": _every("close_month", MONTH_EVERY_S),

@@ -7,8 +7,9 @@ What cannot be booked is set aside with its reason, and is never dropped.
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from django.db import connection, transaction
 
@@ -17,12 +18,15 @@ from billing.models import Basis, Meter, UsageInbox
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import Endpoint, ServingInterval
 from controlplane.tenancy.models import Project
+from workers import warmth
 
 log = logging.getLogger(__name__)
 
 # Booked requests stay this long, for whoever compares them with a gateway's spool.
 INBOX_KEPT = timedelta(days=30)
 AT_ONCE = 500  # serving intervals of one transaction
+UNPROVED = "unproved"  # a flag
+Part: TypeAlias = tuple[serving.Slice, list[warmth.Piece]]
 
 
 def book_requests(now: datetime, limit: int = 2000) -> int:
@@ -116,10 +120,13 @@ def _meter(interval_ids: Sequence[str], now: datetime) -> int:
         due = [(one, pieces) for one in intervals if (pieces := _slices(one, now))]
         if not due:
             return 0
+        parts = warmth.parts(due)
         written = usage.record(
-            event for one, pieces in due for event in _replica_events(one, pieces)
+            event
+            for (one, _), of in zip(due, parts, strict=True)
+            for event in _replica_events(one, of)
         )
-        reserving.settle([_served(one, pieces) for one, pieces in due])
+        reserving.settle([_served(one, of) for (one, _), of in zip(due, parts, strict=True)])
         for one, pieces in due:
             one.metered_s += sum(piece.seconds for piece in pieces)
         with connection.cursor() as cursor:
@@ -127,16 +134,24 @@ def _meter(interval_ids: Sequence[str], now: datetime) -> int:
     return written
 
 
-def _served(interval: ServingInterval, due: Iterable[serving.Slice]) -> reserving.Served:
+def _served(interval: ServingInterval, due: Iterable[Part]) -> reserving.Served:
     version = interval.replica.version
-    pieces = [(piece.at, piece.seconds * version.devices_each) for piece in due]
+    pieces = [
+        (piece.at, piece.seconds * version.devices_each, piece.meter.value)
+        for _, pieces in due
+        for piece in pieces
+    ]
     payer = funding.payer(interval.replica.endpoint, version)
     return reserving.Served(interval.replica_id, payer, pieces)
 
 
 # As `serving.slices` finds something due, or a little more: a minute is over, or the stretch is.
 _DUE = """
-SELECT i.id FROM endpoints_servinginterval i
+SELECT i.id FROM (
+    SELECT id, started_at, ended_at, metered_s,
+           LEAST(served_s, COALESCE(proved_us / 1e6, served_s)) AS served_s
+    FROM endpoints_servinginterval
+) i
 WHERE (i.ended_at IS NULL
        AND floor(floor((EXTRACT(EPOCH FROM i.started_at) + 0.001
                         + LEAST(i.served_s, EXTRACT(EPOCH FROM %(now)s - i.started_at))) / 60) * 60
@@ -160,29 +175,34 @@ def _slices(interval: ServingInterval, now: datetime) -> list[serving.Slice]:
     return serving.slices(
         started_at=interval.started_at,
         ended_at=interval.ended_at,
-        served_s=interval.served_s,
+        served_s=serving.agreed_s(interval.served_s, interval.proved_us),
         metered_s=interval.metered_s,
         now=now,
     )
 
 
-def _replica_events(
-    interval: ServingInterval, due: Iterable[serving.Slice]
-) -> Iterable[usage.Event]:
+def _replica_events(interval: ServingInterval, due: Iterable[Part]) -> Iterator[usage.Event]:
+    """`unproved`: its node's agent signs no records yet, and its count alone is billed."""
     replica = interval.replica
     endpoint = replica.endpoint
-    for piece in due:
-        yield usage.Event(
-            id=f"{replica.id}:{interval.id}:{piece.name}",
-            at=piece.at,
-            account_id=endpoint.project.organization.account_id,
-            project_id=endpoint.project_id,
-            endpoint_id=endpoint.id,
-            replica_id=replica.id,
-            region=endpoint.region_code,
-            device_kind=replica.version.device_kind,
-            meter=Meter.DEVICE_SECONDS.value,
-            basis=Basis.CHARGE.value,
-            quantity=piece.seconds * replica.version.devices_each,
-            share=replica.version.device_share,
-        )
+    for one, pieces in due:
+        for piece in pieces:
+            yield usage.Event(
+                id=f"{replica.id}:{interval.id}:{one.name}{_SUFFIX.get(piece.meter, '')}",
+                at=piece.at,
+                account_id=endpoint.project.organization.account_id,
+                project_id=endpoint.project_id,
+                endpoint_id=endpoint.id,
+                replica_id=replica.id,
+                region=endpoint.region_code,
+                device_kind=replica.version.device_kind,
+                meter=piece.meter.value,
+                basis=Basis.CHARGE.value,
+                quantity=piece.seconds * replica.version.devices_each,
+                share=replica.version.device_share,
+                flags=(UNPROVED,) if interval.proved_us is None else (),
+            )
+
+
+# The pieces of one slice are told apart by it.
+_SUFFIX = {Meter.WARM_SECONDS: "w"}

@@ -19,7 +19,17 @@ from controlplane.endpoints import (
     uploads,
 )
 from controlplane.fleet import findings
-from workers import funds, keeping, metering, provisioning, upkeep
+from workers import (
+    digesting,
+    funds,
+    keeping,
+    metering,
+    provisioning,
+    reconciling,
+    settling,
+    sleeping,
+    upkeep,
+)
 from workers.backup import running, schedule
 from workers.backup.config import Config
 from workers.celery import HINT_EXPIRES_S, app
@@ -51,11 +61,20 @@ def meter() -> None:
         if metering.book_requests(timezone.now(), limit=_REQUESTS) < _REQUESTS:
             break
     metering.meter_replicas(timezone.now(), limit=_INTERVALS)
+    sleeping.meter(timezone.now())
+    settling.give_back(timezone.now())
 
 
 @app.task
 def accrue() -> None:
     metering.accrue_hours(timezone.now())
+
+
+@app.task
+def prove() -> None:
+    now = timezone.now()
+    digesting.digest(now)
+    reconciling.reconcile(now)
 
 
 @app.task

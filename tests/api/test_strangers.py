@@ -165,6 +165,7 @@ def things(house: House) -> dict[str, str]:
         "pools": house.pool.id,
         "maintenances": planned(house),
         "decommissions": "",
+        "meter-findings": "",
         "agent-rollouts": "",
         "budgets": budget(house),
         "secrets": secret(house),

@@ -131,7 +131,7 @@ def test_two_thousand_cost_as_many_statements_as_two() -> None:
         counts.append(len(statements))
     assert max(counts) == counts[0] <= 9, statements
     assert Lease.objects.filter(budget=whole).count() == 600
-    assert out(whole) == out(part) == 600 * (62 * SECOND // 2 + 3)
+    assert out(whole) == out(part) == 600 * (62 * SECOND // 2 + 6)
 
 
 class counted:
@@ -159,7 +159,7 @@ def test_some_are_paid_and_some_not_and_those_hold_nothing() -> None:
     refused = reserve(asks(["rep_3", "rep_1", "rep_2"], 40))
     assert refused == {"rep_3"}
     assert set(Lease.objects.values_list("holder", flat=True)) == {"rep_1", "rep_2"}
-    assert out(small) == out(whole) == 2 * (40 * SECOND // 2 + 2)
+    assert out(small) == out(whole) == 2 * (40 * SECOND // 2 + 4)
     assert reserve(asks(["rep_1", "rep_2", "rep_3"], 60, 30)) == {"rep_3"}  # as far as it goes
     assert int(small.amount) - 10 <= out(small) <= int(small.amount)
 
@@ -265,6 +265,6 @@ def settle(dice: random.Random, of: dict[str, Payer]) -> None:
         mine = found[payer.organization_id, payer.project_id]
         held = reserving.covered([name], mine)
         if len(held) == len(mine) and min(held.values(), default=0) >= 2 * SECOND:
-            served.append(reserving.Served(name, payer, [(NOW, payer.devices)]))
+            served.append(reserving.Served(name, payer, [(NOW, payer.devices, "device_seconds")]))
     with transaction.atomic():
         reserving.settle(served)

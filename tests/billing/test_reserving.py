@@ -49,7 +49,8 @@ def held(budget: Budget) -> float:
 
 
 def settle(holder: str, payer: reserving.Payer, pieces: list[tuple[datetime, int]]) -> None:
-    reserving.settle([reserving.Served(holder, payer, pieces)])
+    counted = [(at, seconds, "device_seconds") for at, seconds in pieces]
+    reserving.settle([reserving.Served(holder, payer, counted)])
 
 
 @pytest.mark.usefixtures("price")

@@ -208,9 +208,8 @@ class Partition:
         wrong = [got for got in gots if books.lacks(got) or books.exceeds(got)]
         assert not wrong, wrong
 
-    def seconds(self) -> Counter[str]:
-        """Device seconds by replica, as billed so far."""
-        return Books.of(self.stoa.api, self.endpoint_id).seconds
+    def books(self) -> Books:
+        return Books.of(self.stoa.api, self.endpoint_id)
 
     def reachable_s(self) -> dict[str, float]:
         """By replica: how long it was ready while its node could be heard."""
@@ -234,11 +233,14 @@ class Partition:
 
     def overbilled_s(self) -> float:
         """Seconds that were billed beyond what was reachable; of all replicas together."""
-        billed, reachable = self.seconds(), self.reachable_s()
+        billed, reachable = self.books().seconds, self.reachable_s()
         return sum(max(0.0, count - reachable.get(id, 0.0)) for id, count in billed.items())
 
     def await_billed(self, replica_id: str) -> int:
-        """Its seconds once they are all booked: its interval is closed, so none is missing."""
+        """Its seconds once they are all booked: its interval is closed, so none is missing.
+
+        Once its node was heard again: before, nobody could prove its last minute.
+        """
         reachable_s = self.reachable_s()[replica_id]
         stretches = sum(
             (row["replica"], row["to_state"]) == (replica_id, "ready") for row in self.transitions()
@@ -246,7 +248,7 @@ class Partition:
         # Of each stretch: what lay between the last report and the silence, and a begun second.
         least = reachable_s - stretches * (self.lease_s + 1)
         return until(
-            lambda: seconds if (seconds := self.seconds()[replica_id]) >= max(1, least) else 0,
+            lambda: count if (count := self.books().charged[replica_id]) >= max(1, least) else 0,
             every_s=0.5,
             what=f"{reachable_s:.1f} s of {replica_id} are billed",
         )

@@ -302,6 +302,8 @@ def test_the_costs_to_the_cent(chat: Chat, kept: Made) -> None:
     )
     used = quantities()
     assert used["device_seconds"] <= served_s
+    rows = api.usage(endpoint=endpoint_id)  # each second was proved by the node's own records
+    assert [row["flags"] for row in rows if row["meter"] == "device_seconds" and row["flags"]] == []
     costs = api.get("/costs", endpoint=endpoint_id, to=datetime.now(UTC).isoformat())
     lines = {line["meter"]: line for line in costs["lines"]}
     assert lines.keys() == used.keys()

@@ -50,7 +50,6 @@ def test_a_silence_within_the_grace(partition: Partition) -> None:
         assert refused.error.keys() == {"message", "type", "param", "code"}
         assert int(refused.retry_after) > 0
         waiting = partition.held()
-        partition.await_billed(replica_id)
         partition.linger(METERED_S)
         assert [(r["id"], r["state"]) for r in partition.live()] == [(replica_id, "unreachable")]
         assert partition.overbilled_s() == 0  # a late meter may still add what was heard of it

@@ -186,14 +186,17 @@ class Books:
     """What an endpoint's usage says: tokens by request, device seconds by replica."""
 
     tokens: dict[str, Counter[str]]
-    seconds: Counter[str]
+    seconds: Counter[str]  # what is owed of them: charged, and not given back
+    charged: Counter[str]
 
     @classmethod
     def of(cls, api: Api, endpoint_id: str) -> "Books":
-        books = cls({}, Counter())
+        books = cls({}, Counter(), Counter())
         for row in api.pages("/usage", endpoint=endpoint_id):
             if row["meter"] == "device_seconds":
-                books.seconds[row["replica"]] += row["quantity"]
+                given_back = row["basis"] == "credit"
+                books.seconds[row["replica"]] += -row["quantity"] if given_back else row["quantity"]
+                books.charged[row["replica"]] += 0 if given_back else row["quantity"]
             else:
                 meters = books.tokens.setdefault(row["request"], Counter())
                 meters[row["meter"]] += row["quantity"]

@@ -65,6 +65,7 @@ def move(replica: Replica, state: State, reason: Reason = Reason.NODE_REPORT, **
         expected=None,
         released=state is State.STOPPED,
         ready_s=0.0,
+        meters=False,
         **facts,
     )
 

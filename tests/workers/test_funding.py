@@ -278,7 +278,7 @@ def test_an_outage_of_ours_overruns_no_hard_budget(world: World, node: Node) -> 
     # What was reserved when it began is owed; what was served beyond is the platform's loss.
     assert 300 + settings.RESERVE_S * 0.4 <= owed() / PER_S <= 300 + settings.RESERVE_S
     assert held(small) == 0
-    assert not ServingInterval.objects.filter(funding.UNMETERED).exists()
+    assert not ServingInterval.objects.filter(funding.unmetered(world.now)).exists()
 
 
 @pytest.mark.parametrize("bound", ["pays", "gone", "none"])
@@ -330,7 +330,7 @@ def test_whatever_happens_spending_stays_within_and_nothing_leaks(
     serve(world, node, 120, ready)
     assert live(endpoint) == []
     assert held(small) == 0
-    assert not ServingInterval.objects.filter(funding.UNMETERED).exists()
+    assert not ServingInterval.objects.filter(funding.unmetered(world.now)).exists()
     assert owed() <= spent(small) <= owed() + UsageEvent.objects.count()
     assert spent(small) <= small.amount + small.allowance
 

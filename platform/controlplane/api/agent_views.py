@@ -31,6 +31,7 @@ from controlplane.endpoints import (
     hearing,
     image_secrets,
     model_facts,
+    node_records,
     preflight,
     reports,
     source_grants,
@@ -270,6 +271,7 @@ def _report(call: credentials.Call) -> wire.ReportReply:
         expires_at = heard.certificate_expires_at
     else:
         expires_at = _heard_at_length(call, message, now).certificate_expires_at
+    node_records.note(caller.node_id, message.meter, now)
     return wire.ReportReply(
         lease_s=settings.NODE_LEASE_S,
         renew=services.renewal_due(expires_at, now),

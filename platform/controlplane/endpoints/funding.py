@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection
 from django.db.models import F, FloatField, Q
-from django.db.models.functions import Extract, Floor, Least
+from django.db.models.functions import Coalesce, Extract, Floor, Least
 
 from billing import prices, reserving
 from billing.models import Budget, Subject, Unit
 from billing.reserving import Ask, Payer
 from controlplane.endpoints import notify
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica, ServingInterval
+from controlplane.endpoints.node_records import PROOF_WAIT
 from controlplane.endpoints.states import LIVE, State
 from controlplane.tenancy.models import Project
 
@@ -28,7 +29,7 @@ from controlplane.tenancy.models import Project
 RETRY_S = 30.0
 _PAID = LIVE - {State.DRAINING, State.ASLEEP}
 _ELAPSED_S = Extract(F("ended_at") - F("started_at"), "epoch", output_field=FloatField())
-UNMETERED = Q(ended_at=None) | Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S)))
+_PROVED_S = Coalesce(F("proved_us") / 1e6, F("served_s"), output_field=FloatField())
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def payer(endpoint: Endpoint, version: EndpointVersion) -> Payer:
         version.device_share,
         endpoint.project.organization.account_id,
     )
+
+
+def unmetered(now: datetime) -> Q:
+    """Of serving intervals those that may be billed further: what is proved later is not."""
+    due = Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S, _PROVED_S)))
+    proving = Q(ended_at__gt=now - PROOF_WAIT, proved_us__isnull=False)
+    return Q(ended_at=None) | due | proving & Q(metered_s__lt=Floor(Least("served_s", _ELAPSED_S)))
 
 
 class Unfunded(Exception):
@@ -129,7 +137,7 @@ def close_ended(now: datetime) -> int:
         Replica.objects.filter(id__in=holders, state__in=LIVE).values_list("id", flat=True)
     )
     owing = set(
-        ServingInterval.objects.filter(UNMETERED, replica__in=holders).values_list(
+        ServingInterval.objects.filter(unmetered(now), replica__in=holders).values_list(
             "replica_id", flat=True
         )
     )
@@ -194,9 +202,12 @@ def _unbound(bounded: Collection[str]) -> None:
 def _unsettled(replica_ids: Iterable[str], now: datetime) -> dict[str, datetime]:
     """Since when each has served what is not metered."""
     found: dict[str, datetime] = {}
-    rows = ServingInterval.objects.filter(UNMETERED, replica__in=list(replica_ids))
+    rows = ServingInterval.objects.filter(unmetered(now), replica__in=list(replica_ids))
     for row in rows:
         start = row.started_at + timedelta(seconds=row.metered_s)
+        if row.proved_us is not None:
+            # What is missing before the newest record is not billed any more.
+            start += timedelta(microseconds=max(0, row.reached_us - row.proved_us))
         found[row.replica_id] = min(start, found.get(row.replica_id, now))
     return found
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import DateTimeField, F, Max, Value
+from django.db.models.functions import Greatest
 
 from compliance import audit
-from controlplane.endpoints import members, notify, rollout_rows, signals, starts
+from controlplane.endpoints import faults, members, notify, rollout_rows, signals, starts
 from controlplane.endpoints.backoff import counts, delay_s
 from controlplane.endpoints.errors import IllegalArc
 from controlplane.endpoints.models import (
+    AsleepInterval,
     DeviceClaim,
     Endpoint,
     PlacementNote,
@@ -71,6 +73,7 @@ def advance(
     expected: State | Collection[State] | None = None,
     released: bool = False,
     ready_s: float = 0.0,
+    meters: bool = False,
     **facts: Any,
 ) -> bool:
     """Take a replica to `to`; True if this call did it.
@@ -78,8 +81,8 @@ def advance(
     False where there is nothing to do any more: the replica is there already, is over, is not
     in one of the `expected` states, or somebody else moved it first. IllegalArc where no such
     arc exists. `facts` are columns to set with it (`node_id`, `address`, …); `ready_s` is the
-    node's count of seconds in ready at this moment; `released` says that with this arc the node
-    has confirmed that no engine runs. One transaction, joined if there is one.
+    node's count of seconds in ready at this moment, `meters` that it proves them by records;
+    `released`: the node has confirmed that no engine runs. One transaction, joined if there is one.
     """
     if unknown := facts.keys() - _FACTS:
         raise TypeError(f"advance() does not set {sorted(unknown)}")
@@ -101,10 +104,9 @@ def advance(
         facts |= {"state": to, "reason": reason, "state_at": now, "detail": detail}
         if to is State.DRAINING or (to is State.STOPPED and was.state is not State.DRAINING):
             facts["stop_requested_at"] = now
-        mine = Replica.objects.filter(id=replica_id, state=was.state).update(**facts)
-        if not mine:
+        if not Replica.objects.filter(id=replica_id, state=was.state).update(**facts):
             return False
-        _keep_time(replica_id, was, to, reason, now, ready_s)
+        _keep_time(replica_id, was, to, reason, now, ready_s, meters=meters)
         _note(replica_id, was, to, reason, detail, now)
         if was.gang and wish_changes:
             members.change_wish(replica_id)
@@ -192,15 +194,26 @@ def _note(
 
 
 def _keep_time(
-    replica_id: str, was: _Was, to: State, reason: Reason, now: datetime, ready_s: float
+    replica_id: str,
+    was: _Was,
+    to: State,
+    reason: Reason,
+    now: datetime,
+    ready_s: float,
+    *,
+    meters: bool,
 ) -> None:
     """Open the serving interval on the way into ready; close it on the way out."""
+    _keep_sleep(replica_id, was, to, now)
     newest = ServingInterval.objects.filter(replica_id=replica_id).order_by("-started_at").first()
     if to is State.READY:
         # Two hosts' clocks differ a little; two intervals of a replica must not overlap.
         start = max(now, newest.ended_at) if newest and newest.ended_at else now
         ServingInterval.objects.create(
-            replica_id=replica_id, started_at=start, node_offset_s=max(0.0, ready_s)
+            replica_id=replica_id,
+            started_at=start,
+            node_offset_s=max(0.0, ready_s),
+            proved_us=0 if meters else None,
         )
     elif was.state is State.READY and newest is not None and newest.ended_at is None:
         end = now
@@ -213,6 +226,18 @@ def _keep_time(
         end = min(end, funded or end)
         newest.ended_at = max(newest.started_at, end)
         newest.save(update_fields=["ended_at"])
+    if newest is not None and faults.gives_back(was.state, to, reason):
+        ServingInterval.objects.filter(id=newest.id).update(fault=reason)
+
+
+def _keep_sleep(replica_id: str, was: _Was, to: State, now: datetime) -> None:
+    if to is State.ASLEEP:
+        ends = AsleepInterval.objects.filter(replica_id=replica_id).aggregate(last=Max("ended_at"))
+        start = max(now, ends["last"] or now)
+        AsleepInterval.objects.create(replica_id=replica_id, started_at=start)
+    elif was.state is State.ASLEEP:
+        slept = AsleepInterval.objects.filter(replica_id=replica_id, ended_at=None)
+        slept.update(ended_at=Greatest("started_at", Value(now, DateTimeField())))
 
 
 def _change_wish(replica_id: str, node_id: str) -> None:

@@ -297,6 +297,38 @@ class ServingInterval(models.Model):
     node_offset_s = models.FloatField(default=0)  # the node's count when the interval began
     served_s = models.FloatField(default=0)
     metered_s = models.IntegerField(default=0)  # whole seconds already turned into usage events
+    # Microseconds that signed records of its node prove. Null: its agent keeps none.
+    proved_us = models.BigIntegerField(null=True)
+    reached_us = models.BigIntegerField(db_default=0)  # up to where the newest of them goes
+    # What has to be given back of its last minute, and up to which metered second that was done.
+    fault = models.CharField(max_length=32, blank=True, db_default="", choices=_REASONS)
+    settled_s = models.IntegerField(db_default=0)
+    returned_s = models.IntegerField(db_default=0)  # metered beyond what was agreed, and credited
+    reconciled_at = models.DateTimeField(null=True)  # held against node records and usage
+
+    class Meta:
+        indexes = (
+            models.Index(
+                fields=("ended_at",), condition=Q(reconciled_at=None), name="servinginterval_due"
+            ),
+            models.Index(
+                fields=("ended_at",), condition=~Q(fault=""), name="servinginterval_fault"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.replica_id} {self.started_at}"
+
+
+class AsleepInterval(models.Model):
+    """A stretch in which a replica slept: billed only where asleep seconds have a price."""
+
+    id = IdField("aiv")
+    replica = models.ForeignKey(Replica, on_delete=models.PROTECT, related_name="asleep")
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    proved_us = models.BigIntegerField(default=0)
+    metered_s = models.IntegerField(default=0)
 
     def __str__(self) -> str:
         return f"{self.replica_id} {self.started_at}"

@@ -189,6 +189,7 @@ def move(replica: Held, verdict: Verdict, said: wire.ReplicaReport | None, now: 
         expected=replica.state,
         released=verdict.released,
         ready_s=said.ready_s if said else 0.0,
+        meters=said is not None and said.meters,
         **(facts(verdict.to, said) if said else {}),
     )
     if verdict.to is State.READY and said is not None:

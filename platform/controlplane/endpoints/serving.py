@@ -33,8 +33,15 @@ class Slice:
         return _EPOCH + timedelta(seconds=self.minute_epoch)
 
 
+def agreed_s(served_s: float, proved_us: int | None) -> float | Fraction:
+    """What the control plane counted and signed records prove; None: its agent keeps none."""
+    if proved_us is None or not math.isfinite(served_s):
+        return served_s
+    return min(Fraction(served_s), Fraction(proved_us, 1_000_000))
+
+
 def bounded_s(
-    started_at: datetime, ended_at: datetime | None, served_s: float, now: datetime
+    started_at: datetime, ended_at: datetime | None, served_s: float | Fraction, now: datetime
 ) -> Fraction:
     """Seconds served: the node's count, but never more than the clock here has seen."""
     elapsed = (now if ended_at is None else min(ended_at, now)) - started_at
@@ -47,7 +54,7 @@ def slices(
     *,
     started_at: datetime,
     ended_at: datetime | None,
-    served_s: float,
+    served_s: float | Fraction,
     metered_s: int,
     now: datetime,
 ) -> list[Slice]:
@@ -81,7 +88,7 @@ def unmetered_s(
     *,
     started_at: datetime,
     ended_at: datetime | None,
-    served_s: float,
+    served_s: float | Fraction,
     metered_s: int,
     now: datetime,
 ) -> int:

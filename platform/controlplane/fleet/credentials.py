@@ -100,19 +100,42 @@ def signer(call: Call, *, now: datetime) -> tuple[Caller, datetime]:
     encoded = call.headers.get(wire.CERTIFICATE_HEADER, "")
     if not encoded or not call.headers.get(wire.SIGNATURE_HEADER):
         raise errors.MissingCredential("The request carries no node certificate or no signature.")
-    who = _known.get(encoded) or _issued(encoded)
+    who = _named(encoded)
     if call.shown is not None and call.shown != who.certificate_sha256:
         raise errors.CredentialError(
             "The request is signed for another certificate than the connection shows."
         )
     signed_at = _signed_at(call, who)
     _check_times(who, signed_at, now)
+    _remember(encoded, who)
+    return who, signed_at
+
+
+def signed(certificate: bytes, signature: bytes, said: bytes) -> Caller:
+    """Whose certificate (DER) it is whose key signed `said`, at whatever time that was.
+
+    Raises CredentialError for another signature, or what no authority of ours has issued.
+    """
+    encoded = base64.b64encode(certificate).decode()
+    who = _named(encoded)
+    try:
+        _check(who, signature, said)
+    except InvalidSignature as error:
+        raise errors.CredentialError("The signature does not match what was said.") from error
+    _remember(encoded, who)
+    return who
+
+
+def _named(encoded: str) -> Caller:
+    return _known.get(encoded) or _issued(encoded)
+
+
+def _remember(encoded: str, who: Caller) -> None:
     _known[encoded] = who
     with contextlib.suppress(KeyError):  # two threads may make room at once
         _known.move_to_end(encoded)
         if len(_known) > _KNOWN:
             _known.popitem(last=False)
-    return who, signed_at
 
 
 def _issued(encoded: str) -> Caller:
@@ -145,16 +168,21 @@ def _signed_at(call: Call, who: Caller) -> datetime:
     signed = wire.signed_bytes(call.method, call.path, timestamp, call.body)
     try:
         signature = _decoded(call.headers[wire.SIGNATURE_HEADER])
-        if isinstance(who.key, ed25519.Ed25519PublicKey):
-            who.key.verify(signature, signed)
-        else:
-            who.key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+        _check(who, signature, signed)
         seconds = float(timestamp)
         if not math.isfinite(seconds):
             raise ValueError(timestamp)
         return datetime.fromtimestamp(seconds, UTC)
     except (InvalidSignature, ValueError, OverflowError, OSError) as error:
         raise errors.CredentialError("The signature does not match the request.") from error
+
+
+def _check(who: Caller, signature: bytes, signed: bytes) -> None:
+    """Raises InvalidSignature."""
+    if isinstance(who.key, ed25519.Ed25519PublicKey):
+        who.key.verify(signature, signed)
+    else:
+        who.key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
 
 
 def _check_times(who: Caller, signed_at: datetime, now: datetime) -> None:
