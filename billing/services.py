@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,6 +19,7 @@ HOUR = timedelta(hours=1)
 ACCRUAL = "accrual"
 SCALE = 9
 REVENUE = "revenue:"
+_SOON = timedelta(hours=6)
 AT_ONCE = 500  # hours of accounts of one transaction
 
 _Pair = tuple[str, datetime]  # an account and an hour
@@ -106,6 +107,40 @@ def unaccrued(start: datetime, end: datetime) -> list[tuple[str, datetime]]:
         return list(cursor)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """An hour's accruals beside its usage at its prices, in units of 10^-9."""
+
+    account_id: str
+    hour: datetime
+    accrued: int
+    due: int
+    unpriced: tuple[costs.UnpricedUsage, ...]
+
+
+def compare(start: datetime, end: datetime) -> Iterator[Compared]:
+    """Every hour of an account in start <= hour < end that has usage or was accrued.
+
+    But those of the last hours that wait for their accrual.
+    """
+    waiting = set(unaccrued(end - _SOON, end))
+    with connection.cursor() as cursor:
+        cursor.execute(_USED_OR_ACCRUED, {"start": start, "end": end})
+        pairs = [pair for pair in cursor.fetchall() if pair not in waiting]
+    versions = prices.versions()
+    for at in range(0, len(pairs), AT_ONCE):
+        some = pairs[at : at + AT_ONCE]
+        accounts = Account.objects.in_bulk({account for account, _ in some})
+        used: defaultdict[_Pair, list[rollup.HourSum]] = defaultdict(list)
+        for one in rollup.of_hours(some):
+            used[one.account_id, one.hour].append(one)
+        accrued, _ = _accrued(some)
+        for pair in some:
+            due, unpriced = _due(used[pair], versions, accounts[pair[0]])
+            posted = sum(accrued[pair].values())
+            yield Compared(pair[0], pair[1], posted, sum(due.values()), unpriced)
+
+
 def hour_start(moment: datetime) -> datetime:
     return rollup.hour_start(moment)
 
@@ -122,6 +157,18 @@ WITH due AS (
     WHERE (d.hour, d.account_id) = (due.hour, due.account_id)
     RETURNING d.account_id, d.hour
 ) SELECT * FROM taken ORDER BY hour, account_id
+"""
+# An accrual's hour is in its key; it is effective then, or later where books are closed.
+_USED_OR_ACCRUED = """
+SELECT DISTINCT account_id, date_trunc('hour', bucket, 'UTC') FROM billing_usagehour
+WHERE bucket >= %(start)s AND bucket < %(end)s AND basis IN ('charge', 'credit')
+UNION
+SELECT account_id, hour FROM (
+    SELECT split_part(idempotency_key, ':', 2) AS account_id,
+        to_timestamp(split_part(idempotency_key, ':', 3)::bigint) AS hour
+    FROM billing_ledgertransaction WHERE kind = 'accrual' AND effective_at >= %(start)s
+) accrued WHERE hour >= %(start)s AND hour < %(end)s
+ORDER BY 2, 1
 """
 _TAKE_ONE = "DELETE FROM billing_usagedue WHERE hour = %s AND account_id = %s"
 # What has no price waits, until one is published or more is used: both set the time anew.

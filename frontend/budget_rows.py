@@ -38,6 +38,8 @@ def budget_row(budget: Budget, keys: Mapping[str, str], status: counters.Status 
     whose = WHOSE[budget.subject]
     if budget.subject == Subject.KEY:
         whose = f"key {keys.get(budget.subject_id, budget.subject_id)}"
+    if budget.by_billing:
+        whose = "what the account can pay"
     if budget.name:
         whose = f"agent {budget.name}"
     spent, held = (status.spent, status.outstanding) if status else (0, 0)

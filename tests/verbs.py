@@ -141,6 +141,7 @@ NO_VERBS = {
     billing.unaccrued: "looks",
     billing.accrue_due: "books what the clock makes due; the ledger is its own record",
     billing.hour_start: "computes",
+    billing.compare: "looks",
     counters.current: "looks",
     counters.single: "looks",
     counters.of: "looks",

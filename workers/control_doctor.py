@@ -17,6 +17,7 @@ from django.utils import timezone
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from billing import closing, reconciliation
 from compliance import sealing
 from controlplane.endpoints import observe
 from controlplane.endpoints.models import Pulse
@@ -38,7 +39,7 @@ def findings(now: datetime) -> list[Finding]:
     database = _database()
     found += database
     if any(one.ok for one in database if one.check == "migrations"):
-        found += [*_pulses(now), *_regions(now), *_nodes(now)]
+        found += [*_pulses(now), *_regions(now), *_nodes(now), _books(now)]
         local = not set(settings.ALLOWED_HOSTS) - _LOCAL
         found += backup_health.findings(now, local=local)
     return found
@@ -158,6 +159,19 @@ def _regions(now: datetime) -> list[Finding]:
             cure = "put back the master key that this database was sealed under"
         found.append(Finding(f"authority {region.code}", fit, text, cure))
     return found or [Finding("regions", False, "there is none", "run `stoa create_region`")]
+
+
+def _books(now: datetime) -> Finding:
+    """What the newest reconciliation of the ledger found."""
+    last = reconciliation.newest()
+    if last is None:
+        return Finding("books", True, "not reconciled yet")
+    old = now - last.at > closing.FRESH
+    text = f"reconciled on {last.at:%Y-%m-%d %H:%M}, {len(last.findings)} differences"
+    if last.findings:
+        text += f"; first: {last.findings[0]['text']}"
+    cure = "see `stoa billing reconcile` and docs/ledger.md; is the beat running?"
+    return Finding("books", not old and not last.findings, text, cure)
 
 
 def _nodes(now: datetime) -> list[Finding]:

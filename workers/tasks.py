@@ -24,6 +24,7 @@ from workers import (
     funds,
     keeping,
     metering,
+    nightly,
     provisioning,
     reconciling,
     settling,
@@ -88,6 +89,11 @@ def tend_budgets() -> None:
 @app.task
 def tend_stripe() -> None:
     stripe_steps.tend(timezone.now())
+
+
+@app.task
+def tend_books() -> None:
+    nightly.run(timezone.now())
 
 
 @app.task

@@ -5,6 +5,7 @@
     billing recompute INVOICE [--json]                    from the database
     billing recompute INVOICE --export FILE.zip [--json]  from its evidence alone, anywhere
     billing evidence INVOICE FILE.zip                     write that evidence
+    billing import-statement FILE, collect, reconcile, …  a bank alone (docs/ledger.md)
 
 INVOICE is an id or a number as printed. Exit code 1: it differs by a cent or more.
 """
@@ -18,7 +19,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
 from billing import bundle, errors, evidence, recompute
-from billing.management import closing
+from billing.management import closing, paying
 from billing.models import Invoice
 
 
@@ -38,10 +39,13 @@ class Command(BaseCommand):
         write = verbs.add_parser("evidence", help="for its customer, to compute it again alone")
         write.add_argument("invoice")
         write.add_argument("file", type=Path)
+        paying.add(verbs)
 
     def handle(self, *, verb: str, invoice: str = "", **options: Any) -> None:
         if verb == "close":
             closing.close(self, options["month"], show=options["show"], as_json=options["json"])
+            return
+        if paying.run(self, verb, options | {"invoice": invoice}):
             return
         if options.get("export"):
             given = [invoice, "--export", options["export"], *["--json"] * options["json"]]

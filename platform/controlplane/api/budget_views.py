@@ -69,6 +69,9 @@ class BudgetView(serializers.Serializer[Any]):
     window = serializers.ChoiceField(choices=Period.values)
     time_zone = serializers.CharField()
     hard = serializers.BooleanField(help_text="Whether it refuses, or only warns.")
+    managed = serializers.BooleanField(
+        help_text="Set by billing: what the account can pay. Nobody changes it by hand."
+    )
     created_at = serializers.DateTimeField()
     status = StatusView(
         allow_null=True, help_text="Of the current window; null where every agent or run has one."
@@ -240,6 +243,7 @@ def _view(budget: Budget, current: counters.Status | None) -> dict[str, Any]:
         "window": budget.window,
         "time_zone": budget.time_zone,
         "hard": budget.hard,
+        "managed": budget.by_billing,
         "created_at": budget.created_at,
         "status": _status(budget, current) if current else None,
     }
