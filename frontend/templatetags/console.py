@@ -80,6 +80,12 @@ def spent(amount: str, exact: str, currency: str) -> str:
 
 
 @register.filter
+def cents(count: int) -> str:
+    """Whole cents as what `money` takes."""
+    return format(Decimal(count).scaleb(-2), "f")
+
+
+@register.filter
 def budgeted(amount: int, unit: str) -> str:
     """An amount of a budget: nanoeuro as euro to the cent, the rest as whole units."""
     if unit != "nano_eur":

@@ -176,6 +176,8 @@ def things(house: House) -> dict[str, str]:
         "payment-methods": stored_method(house),
         "invoices": invoice(house),
         "exports": "",
+        "bank-entries": "",
+        "collection-files": "",
         "engine-versions": "",
     }
 

@@ -29,6 +29,10 @@ OPERATORS = {
     "engines",
     "engine-add",
     "engine-act",
+    "billing-bank",
+    "billing-bank-decide",
+    "billing-collect",
+    "billing-collection",
 }
 OPEN = {"sign-in", "sign-out", "home"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
@@ -82,6 +86,7 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
     asked += [
         (operator, "/engines"),
         (operator, "/nodes"),
+        (operator, "/billing/bank"),
         (operator, f"/pools/{alice.pool.id}/health"),
         (operator, f"/pools/{alice.pool.id}/placement"),
         (operator, "/endpoints"),
