@@ -28,4 +28,5 @@ class BillingConfig(AppConfig):
             "billing_givenback",
             "billing_bankstatement",
             "billing_collectionfile",
+            "billing_ownedcost",
         )

@@ -20,6 +20,7 @@ from billing.invoice_models import InvoiceFile as InvoiceFile
 from billing.invoice_models import InvoiceLine as InvoiceLine
 from billing.invoice_models import MonthRun as MonthRun
 from billing.invoice_models import NumberSeries as NumberSeries
+from billing.margin_models import OwnedCost as OwnedCost
 from billing.metering_models import MeterFinding as MeterFinding
 from billing.metering_models import MeteringDigest as MeteringDigest
 from billing.metering_models import NodeBatch as NodeBatch

@@ -221,13 +221,18 @@ def idle(
 def _check(meter: str, amount: Decimal, currency: str) -> None:
     if meter not in Meter.values:
         raise errors.PriceRefused(f"no such meter: {meter!r}")
+    check_amount(amount)
+    if len(currency) != 3 or not currency.isascii() or not currency.isupper():
+        raise errors.PriceRefused(f"no currency: {currency!r}")
+
+
+def check_amount(amount: Decimal) -> None:
+    """Raises `errors.PriceRefused` unless it can stand in a price."""
     if type(amount) is not Decimal or not amount.is_finite() or not 0 <= amount < LIMIT:
         raise errors.PriceRefused(f"an amount is a Decimal from 0 to under {LIMIT}, not {amount!r}")
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -PLACES:
         raise errors.PriceRefused(f"an amount has at most {PLACES} decimals, not {amount}")
-    if len(currency) != 3 or not currency.isascii() or not currency.isupper():
-        raise errors.PriceRefused(f"no currency: {currency!r}")
 
 
 def _check_times(valid_from: datetime, valid_to: datetime | None) -> None:

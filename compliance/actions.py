@@ -159,6 +159,7 @@ ACTIONS: dict[str, Action] = {
             "price.create": "a new version of a price was set",
             "price.withdraw": "from some moment on a price holds no more",
             "term.create": "an allowance, a monthly minimum or a tier was agreed",
+            "owned_cost.create": "what an hour of a device costs its owner was set",
             "budget.create": "a bound was set on what somebody may spend",
             "budget.update": "a budget's amount, allowance or strictness changed",
             "budget.delete": "a budget bounds nothing any more; its counts stay",

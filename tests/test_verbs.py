@@ -27,6 +27,7 @@ from billing import (
     counters,
     leases,
     ledger,
+    margin,
     prices,
 )
 from billing.models import BudgetWindow
@@ -392,6 +393,13 @@ class Walk:
             "term.create",
             account_id=self.kept.organization.account_id,
             term=Commitment("", NOW.replace(day=1, month=4, hour=0), Decimal(5)),
+        )
+        self.do(
+            margin.set_cost,
+            "owned_cost.create",
+            device_kind="cpu",
+            amount=Decimal("0.03"),
+            valid_from=NOW,
         )
         before = AuditEvent.objects.count()
         assert len(prices.publish_defaults(actor=WHO, now=NOW)) == 3

@@ -12,6 +12,7 @@ from billing import (
     invoicing,
     leases,
     ledger,
+    margin,
     prices,
     profiles,
     vouchers,
@@ -54,7 +55,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
     *(invoicing, crediting, profiles),
-    *(billing, agreements, budgets, counters, leases, prices, ledger, exports),
+    *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, credits, vouchers, receipts, statements, debits),
 )
 NO_VERBS = {
@@ -152,6 +153,10 @@ NO_VERBS = {
     leases.open_leases: "looks",
     leases.holdings: "looks",
     prices.versions: "looks",
+    prices.check_amount: "looks",
+    margin.of: "computes",
+    margin.cuts: "computes",
+    margin.as_json: "computes",
     prices.in_force: "looks",
     prices.idle: "looks",
     agreements.of: "looks",
@@ -190,7 +195,7 @@ NO_VERBS = {
 # What is not of one region.
 EVERYWHERE = {
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
-    *("price.withdraw", "term.create", "entity.update"),
+    *("price.withdraw", "term.create", "entity.update", "owned_cost.create"),
     "lease.write_off",
     *(f"books.{verb}" for verb in ("close", "ask_reopen", "reopen", "reconcile")),
     *(f"voucher.{verb}" for verb in ("create", "revoke", "redeem")),

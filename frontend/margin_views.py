@@ -1,0 +1,86 @@
+"""What devices cost their owner and what they brought in; a page for operators alone."""
+
+from datetime import datetime, timedelta
+
+from django import forms
+from django.contrib import messages
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST, require_safe
+
+from billing import costs, margin, sales
+from billing.errors import PriceRefused
+from billing.models import OwnedCost
+from controlplane.endpoints import capacity
+from controlplane.tenancy import access
+from frontend.visits import Request, Visit, page, show
+
+_MONTHS = 12
+
+
+class CostForm(forms.Form):
+    device_kind = forms.CharField(max_length=64)
+    amount = forms.DecimalField(max_digits=24, decimal_places=12)
+
+
+@require_safe
+@page
+def index(request: Request, visit: Visit) -> HttpResponseBase:
+    access.operator(visit.principal)
+    months = _months(visit.now)
+    wanted = request.GET.get("month", "")
+    start = next((one for one in months if f"{one:%Y-%m}" == wanted), months[0])
+    end = _following(start)
+    spent = list(OwnedCost.objects.order_by("device_kind", "-valid_from"))
+    there = capacity.of(margin.cuts(spent, start, end), visit.now)
+    context = {
+        "rows": margin.of(there, sales.of(start, end), spent),
+        "months": months,
+        "month": start,
+        "spent": spent,
+    }
+    return show(request, visit, "margin.html", context)
+
+
+@require_POST
+@page
+def set_cost(request: Request, visit: Visit) -> HttpResponseBase:
+    access.operator(visit.principal)
+    form = CostForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Name a kind of device, and what an hour of one costs in euro.")
+        return redirect("frontend:margin")
+    try:
+        made = margin.set_cost(
+            actor=visit.principal.actor,
+            device_kind=form.cleaned_data["device_kind"],
+            amount=form.cleaned_data["amount"],
+            # What is owned was owned all month: a first cost covers it.
+            valid_from=costs.month_start(visit.now)
+            if _first(form.cleaned_data["device_kind"])
+            else visit.now,
+            now=visit.now,
+        )
+    except PriceRefused as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(
+            request, f"An hour of {made.device_kind} costs {made.amount.normalize():f} EUR."
+        )
+    return redirect("frontend:margin")
+
+
+def _first(device_kind: str) -> bool:
+    return not OwnedCost.objects.filter(device_kind=device_kind).exists()
+
+
+def _months(now: datetime) -> list[datetime]:
+    """This one and those before it, newest first."""
+    found = [costs.month_start(now)]
+    while len(found) < _MONTHS:
+        found.append(costs.month_start(found[-1] - timedelta(days=1)))
+    return found
+
+
+def _following(start: datetime) -> datetime:
+    return costs.month_start(start + timedelta(days=32))
