@@ -18,6 +18,9 @@ from django.db.models import F
 
 from compliance import audit, grants, tombstones
 from compliance.models import Tombstone
+from controlplane.endpoints import lifecycle
+from controlplane.endpoints.models import Replica
+from controlplane.endpoints.states import Reason, State
 from controlplane.fleet.models import EnrollmentToken, Node
 from workers.backup import journal
 
@@ -64,6 +67,7 @@ def reopen(
                 used_at=None, expires_at__gt=now
             ).update(expires_at=now),
         )
+        _await_nodes(now)
         # An agent that heard a later list takes this one at once.
         Node.objects.update(desired_version=F("desired_version") + VERSIONS)
         audit.record(
@@ -84,6 +88,20 @@ def reopen(
             cursor.execute("DROP TABLE IF EXISTS stoa_restoring")
     grants.apply(settings.APP_ROLE, settings.GATEWAY_ROLE)
     return done
+
+
+def _await_nodes(now: datetime) -> None:
+    """Nothing is routed to, or charged for, that no node has vouched for since. A node that still
+    serves is adopted by its next report, one that lost its engines starts them."""
+    ready = Replica.objects.filter(state=State.READY).order_by("id")
+    for replica_id in ready.values_list("id", flat=True):
+        lifecycle.advance(
+            replica_id,
+            State.UNREACHABLE,
+            reason=Reason.NODE_UNREACHABLE,
+            detail="restored from a backup: its node was not heard since",
+            now=now,
+        )
 
 
 def stones(folder: Path | None) -> list[Tombstone]:
