@@ -59,6 +59,11 @@ def period(month: datetime) -> tuple[datetime, datetime]:
     return start, drawing.month_after(start)
 
 
+def before(start: datetime) -> datetime:
+    """The start of the month before the one that begins then."""
+    return period(start - timedelta(days=1))[0]
+
+
 def grace_over(end: datetime) -> datetime:
     """Until when a draft of the period that ended then is drawn anew."""
     return end + timedelta(hours=settings.BILLING_GRACE_H)

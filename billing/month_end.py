@@ -105,7 +105,7 @@ def tend(
     Drafts are drawn anew each day until their time is over. What is held is tried again each
     hour, of every month, for VIES answers some day.
     """
-    start = invoicing.period(invoicing.period(now)[0] - timedelta(days=1))[0]
+    start = invoicing.before(invoicing.period(now)[0])
     final = now >= invoicing.grace_over(drawing.month_after(start))
     run, _ = MonthRun.objects.get_or_create(
         month=start.date(), final=final, defaults={"begun_at": now}

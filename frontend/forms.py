@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 
-from billing.errors import BudgetConflict, BudgetRefused
+from billing.errors import BudgetConflict, BudgetRefused, ProfileRefused
 from controlplane.tenancy import limits
 from controlplane.tenancy.errors import Conflict, Invalid
 
@@ -45,7 +45,7 @@ def blaming(form: forms.Form, otherwise: str = "") -> Iterator[None]:
     form is not valid any more. `otherwise`: the field where the form has none of that name."""
     try:
         yield
-    except (Conflict, Invalid, BudgetRefused, BudgetConflict) as error:
+    except (Conflict, Invalid, BudgetRefused, BudgetConflict, ProfileRefused) as error:
         field = "" if isinstance(error, BudgetConflict) else error.field
         field = field if field in form.fields else field.partition(".")[0]
         form.add_error(field if field in form.fields else otherwise or None, str(error))

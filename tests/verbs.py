@@ -60,6 +60,7 @@ VERBS: tuple[ModuleType, ...] = (
 )
 NO_VERBS = {
     invoicing.period: "computes",
+    invoicing.before: "computes",
     invoicing.grace_over: "computes",
     invoicing.parties: "looks",
     invoicing.taxes: "computes",

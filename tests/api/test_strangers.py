@@ -24,7 +24,7 @@ PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
 OPERATOR = {
     *("regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"),
-    "agent-rollouts",
+    *("agent-rollouts", "entity"),
 }
 
 

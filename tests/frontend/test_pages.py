@@ -12,10 +12,12 @@ from controlplane.tenancy.models import Role
 from frontend.urls import urlpatterns
 from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import invoice as house_invoice
 from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
 from tests.api.test_strangers import quote as house_quote
 from tests.api.test_strangers import secret as house_secret
+from tests.api.test_strangers import stored_method as house_method
 from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
 
@@ -33,6 +35,8 @@ OPERATORS = {
     "billing-bank-decide",
     "billing-collect",
     "billing-collection",
+    "billing-operator",
+    "billing-act",
 }
 OPEN = {"sign-in", "sign-out", "home"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
@@ -47,10 +51,12 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "batches": house.batch_id,
         "budgets": budget,
         "endpoints": house.endpoint.id,
+        "invoices": house_invoice(house),
         "keys": house.key_id,
         "nodes": house.node.id,
         "notices": house_notice(house),
         "pools": house.pool.id,
+        "payment-methods": house_method(house),
         "projects": house.project.id,
         "pulls": house_pull(house),
         "quotes": house_quote(house),
@@ -58,7 +64,13 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "uploads": house_upload(house),
     }
     thing = ids.get(route.split("/")[0], "")
-    named = {"<str:id>": thing, "<str:verb>": verb, "<str:ref>": RUN, "<int:index>": "0"}
+    named = {
+        "<str:id>": thing,
+        "<str:verb>": verb,
+        "<str:ref>": RUN,
+        "<str:form>": "pdf",
+        "<int:index>": "0",
+    }
     for name, value in named.items():
         route = route.replace(name, value)
     return f"/{route}"

@@ -55,6 +55,11 @@ _HOUSE: tuple[
     (stripe_problems.StripeProblem, 409),
     (billing_errors.BudgetConflict, 409),
     (billing_errors.BudgetRefused, 422),
+    (billing_errors.UnknownInvoice, 404),
+    (billing_errors.NoEvidence, 409),
+    (billing_errors.InvoiceRefused, 409),
+    (billing_errors.NotIssuable, 409),
+    (billing_errors.ProfileRefused, 422),
 )
 
 

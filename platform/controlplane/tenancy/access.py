@@ -37,6 +37,7 @@ class Permission(StrEnum):
     MANAGE_OWNERS = "manage_owners"  # make and unmake owners
     VIEW_COSTS = "view_costs"
     PAY = "pay"  # give and use means of payment
+    MANAGE_BILLING = "manage_billing"  # say who owes the invoices, and how they are paid
     EXPORT = "export"
 
 
@@ -52,7 +53,9 @@ ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
     Role.OWNER: frozenset(Permission),
     Role.ADMIN: frozenset(Permission) - {Permission.MANAGE_OWNERS},
     Role.DEVELOPER: frozenset(_DEVELOP),
-    Role.BILLING: frozenset({Permission.READ, Permission.VIEW_COSTS, Permission.PAY}),
+    Role.BILLING: frozenset(
+        {Permission.READ, Permission.VIEW_COSTS, Permission.MANAGE_BILLING, Permission.PAY}
+    ),
     Role.AUDITOR: frozenset({Permission.READ, Permission.VIEW_COSTS, Permission.EXPORT}),
 }
 
@@ -72,6 +75,7 @@ _NAMES = {
     Permission.MANAGE_OWNERS: "manage owners",
     Permission.VIEW_COSTS: "see costs",
     Permission.PAY: "pay",
+    Permission.MANAGE_BILLING: "manage billing",
     Permission.EXPORT: "export evidence",
 }
 
