@@ -23,6 +23,7 @@ from billing import (
     errors,
     invoice_document,
     issuing,
+    metering,
     numbering,
     tenants,
     treatment,
@@ -136,6 +137,10 @@ def finalise(
         raise errors.InvoiceRefused(
             f"{invoice.id} is drawn anew until {grace_over(invoice.period_end):%d %b %Y %H:%M} UTC"
         )
+    differs = metering.unexplained(invoice.account_id, invoice.period_start, invoice.period_end)
+    if differs:
+        because = f"{len(differs)} findings of its metering, such as: {differs[0].detail}"
+        return hold(invoice, "metering_unexplained", because, now)
     try:
         return _finalise(invoice, actor, now, ask, price_list)
     except errors.NotIssuable as error:

@@ -18,6 +18,7 @@ from billing import (
     freezing,
     invoicing,
     ledger,
+    metering,
     numbering,
     profiles,
     treatment,
@@ -25,6 +26,7 @@ from billing import (
 )
 from billing.einvoice import canonical, validate
 from billing.invoice_models import Form
+from billing.metering_models import FindingKind
 from billing.models import Account, Customer, Entity, Invoice, InvoiceFile, LedgerEntry
 from billing.vat.vies import ViesClient
 from compliance import audit
@@ -254,6 +256,21 @@ def test_usage_without_a_price_holds_it(account: Account, customer: Customer) ->
     usage.record([seconds(account, MONTH, 60, id="x", device_kind="h100")])
     held = invoicing.finalise(drafted.id, OPS, NEXT)
     assert held is not None and held.held_reason == "unpriced"
+
+
+def test_metering_that_nobody_can_explain_holds_it(account: Account, customer: Customer) -> None:
+    served(account)
+    whose = metering.Whose(account.id)
+    hole = metering.Found(
+        "unproved:1", FindingKind.UNPROVED, MONTH, "90 s", whose=whose, seconds=90, blocks=True
+    )
+    [found] = metering.find([hole], NEXT)
+    held = final(account)
+    assert (held.state, held.held_reason) == ("draft", "metering_unexplained")
+    metering.explain(
+        found.id, actor=OPS, reason="a disk was replaced", log=audit.PLATFORM, region="", now=NEXT
+    )
+    assert final(account).state == "final"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from django.db import IntegrityError, transaction
 
 from billing import metering as evidence
 from billing.models import MeterFinding, NodeBatch, NodeRecord, UsageEvent
-from controlplane.endpoints import node_records
-from controlplane.endpoints.models import ServingInterval
+from controlplane.endpoints import funding, node_records
+from controlplane.endpoints.models import Replica, ServingInterval
 from tests.endpoints.world import World
 from tests.workers.node_stand import Signer, Stand, founded, record
 from workers import metering, reconciling
@@ -152,6 +152,31 @@ def test_what_no_record_proves_is_not_billed_and_keeps_the_invoice_back(stand: S
     stand.meter()
     assert stand.charged(interval, "credit") == 90
     assert evidence.unexplained("acc_other", *month) == []
+
+
+def test_under_a_hard_budget_a_hole_is_not_filled_later(world: World, signer: Signer) -> None:
+    """What would have paid for it has gone back, and nothing more is reserved for it."""
+    id = placed(world, signer)
+    Replica.objects.filter(id=id).update(funded_until=world.now + timedelta(hours=1))
+    interval = ServingInterval.objects.create(replica_id=id, started_at=world.now, proved_us=0)
+
+    def said(*numbers: int) -> tuple[int, int]:
+        batches = [signer.batch(record(id, n, 60 * n - 60, 60 * n)) for n in numbers]
+        node_records.note(signer.node_id, batches, world.now)
+        interval.refresh_from_db()
+        return (interval.proved_us or 0) // 60_000_000, interval.reached_us // 60_000_000
+
+    assert said(1) == (1, 1)
+    assert said(3) == (2, 3)
+    world.later(200)
+    assert said(2) == (2, 3)
+    assert funding.unsettled([id], world.now) == {id: interval.started_at + timedelta(seconds=60)}
+    ended = interval.started_at + timedelta(seconds=300)
+    ServingInterval.objects.filter(id=interval.id).update(ended_at=ended, served_s=300)
+    world.later(200)
+    assert said(4) == (3, 4)
+    world.later(30)
+    assert said(5) == (3, 4)  # too long after its end
 
 
 def test_the_last_minute_of_a_node_that_fell_silent_is_our_loss(stand: Stand) -> None:

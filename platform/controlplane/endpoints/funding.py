@@ -100,7 +100,7 @@ def renew(*, now: datetime) -> set[str]:
     who = [payer(replica.endpoint, replica.version) for replica in replicas]
     budgets = reserving.payable(who)
     bounded = list(zip(replicas, who, strict=True))
-    since = _unsettled([replica.id for replica, _ in bounded], now)
+    since = unsettled([replica.id for replica, _ in bounded], now)
     every = {budget for some in budgets.values() for budget in some}
     held = reserving.covered([replica.id for replica, _ in bounded], every)
     versions = prices.versions("EUR")
@@ -199,7 +199,7 @@ def _unbound(bounded: Collection[str]) -> None:
         Replica.objects.filter(id__in=ids).update(funded_until=None)
 
 
-def _unsettled(replica_ids: Iterable[str], now: datetime) -> dict[str, datetime]:
+def unsettled(replica_ids: Iterable[str], now: datetime) -> dict[str, datetime]:
     """Since when each has served what is not metered."""
     found: dict[str, datetime] = {}
     rows = ServingInterval.objects.filter(unmetered(now), replica__in=list(replica_ids))
