@@ -43,6 +43,10 @@ bench: dev ## Run one benchmark: make bench NAME=coldstart ARGS="…"
 	@test -n "$(NAME)" || { echo "NAME= one of: $$(cd tests/benchmarks && ls *.py | sed 's/\.py//' | xargs)"; exit 2; }
 	@$(BIN)/python -P tests/benchmarks/$(NAME).py $(ARGS)
 
+.PHONY: stripe-test-mode
+stripe-test-mode: dev ## Try the Stripe adapter in Stripe's test mode (STRIPE_TEST_KEY=sk_test_…)
+	@$(BIN)/python -m tests.stripe_server.flow
+
 .PHONY: lock
 lock: dev ## Draw the locks anew (requirements/README.md)
 	@$(BIN)/python requirements/lock.py

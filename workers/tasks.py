@@ -97,6 +97,11 @@ def tend_books() -> None:
 
 
 @app.task
+def tend_stripe_slowly() -> None:
+    stripe_steps.tend_slowly(timezone.now())
+
+
+@app.task
 def tend_engines() -> None:
     now = timezone.now()
     engine_blocking.tend(now=now)

@@ -116,7 +116,13 @@ def list_methods(store: Store, params: Obj, customer: str) -> Obj:
     return store.page("payment_method", params, url, customer=customer, type=params.get("type"))
 
 
+# Names of Stripe's own for cards that behave in a certain way.
+_TOKENS = {"pm_card_visa": "ok", "pm_card_chargeCustomerFail": "declined"}
+
+
 def attach(store: Store, params: Obj, id: str) -> Obj:
+    if id in _TOKENS:
+        id = make_method(store, "card", None, _TOKENS[id])["id"]
     method = store.get("payment_method", id)
     if method["customer"]:
         raise invalid("The payment method is already attached to a customer.")

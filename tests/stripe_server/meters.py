@@ -14,10 +14,11 @@ def create(store: Store, params: Obj) -> Obj:
         "billing.meter",
         "mtr",
         status="active",
-        value_settings=params.get("value_settings") or {"event_payload_key": "value"},
-        customer_mapping=params.get("customer_mapping")
-        or {"event_payload_key": "stripe_customer_id", "type": "by_id"},
-        **params,
+        **{
+            "value_settings": {"event_payload_key": "value"},
+            "customer_mapping": {"event_payload_key": "stripe_customer_id", "type": "by_id"},
+        }
+        | params,
     )
 
 

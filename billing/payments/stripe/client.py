@@ -60,6 +60,9 @@ class Client:
     def detach_method(self, id: str, key: str) -> Obj:
         return self._ask(self._v1.payment_methods.detach, id, {}, key=key)
 
+    def create_meter(self, params: Obj, key: str) -> Obj:
+        return self._ask(self._v1.billing.meters.create, params, key=key)
+
     def create_meter_event(self, params: Obj, key: str) -> Obj:
         return self._ask(self._v1.billing.meter_events.create, params, key=key)
 

@@ -61,6 +61,22 @@ def name(meter: str) -> str:
     return f"stoa_{meter}"
 
 
+def make(client: Client) -> list[str]:
+    """Makes the meters that Stripe does not have yet; their names."""
+    there = {meter["event_name"] for meter in client.meters()}
+    made = [name(meter) for meter in METERS if name(meter) not in there]
+    for each in made:
+        params = {
+            "event_name": each,
+            "display_name": each.replace("_", " "),
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+        client.create_meter(params, f"stoa-meter-{each}")
+    return made
+
+
 def tell(now: datetime) -> int:
     """Writes what Stripe's meters have yet to be told of hours that are over; how many events."""
     used, told = _used(now), _told(now)
@@ -132,11 +148,11 @@ def _told(now: datetime) -> dict[_Key, int]:
 
 
 def _identifier(key: _Key, before: int, change: int) -> str:
-    """At most 100 characters, and the same for the same step from `before` by `change`."""
+    """At most 64 characters (Stripe takes 100): the same for the same step from `before`."""
     account, meter, hour = key
     generation = StripeMeterEvent.objects.filter(account_id=account, meter=meter, hour=hour).count()
     text = f"{hour.astimezone(UTC).isoformat()}|{generation}|{before}|{change}"
-    return f"{account}:{meter}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"{account}:{meter}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _add(key: _Key, before: int, change: int, now: datetime) -> bool:

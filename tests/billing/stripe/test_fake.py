@@ -10,7 +10,7 @@ from stripe.params import PaymentIntentCreateParams
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.problems import Declined, Refused, Stuck, Unavailable
 from tests.billing.stripe.payer import Clock
-from tests.stripe_server import checkout, payments
+from tests.stripe_server import checkout, flow, payments
 from tests.stripe_server.server import KEY, FakeStripe
 
 
@@ -174,3 +174,14 @@ def test_a_declined_card_says_so_with_its_intent(fake: FakeStripe, client: Clien
     assert declined.value.reason == "card_declined"
     assert client.payment(declined.value.intent["id"])["status"] == "requires_payment_method"
     assert fake.store.balance() == 0
+
+
+def test_the_flow_for_stripes_test_mode_fits_the_fake(
+    fake: FakeStripe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuple(flow.run(KEY, fake.url)) == flow.EXPECTED
+    monkeypatch.delenv("STRIPE_TEST_KEY", raising=False)
+    assert flow.main() == 0
+    assert capsys.readouterr().out.startswith("skipped: set STRIPE_TEST_KEY")
+    monkeypatch.setenv("STRIPE_TEST_KEY", "sk_live_1")
+    assert flow.main() == 2
