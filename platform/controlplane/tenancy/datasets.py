@@ -1,15 +1,38 @@
 """The tenants' part of an export that no lower room can make: it knows whose account it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from billing import usage
-from compliance import exports
+from billing import invoice_datasets, usage
+from compliance import audit, exports
 from controlplane.tenancy.models import Organization
+
+_Row = tuple[exports.Value, ...]
 
 
 def register() -> None:
     exports.register("usage", usage.EXPORTED, usage_events)
+    exports.register("invoices", invoice_datasets.INVOICES, _of(invoice_datasets.invoices))
+    exports.register("invoice_lines", invoice_datasets.LINES, _of(invoice_datasets.lines))
+    exports.register(
+        "recapitulative_statement",
+        invoice_datasets.STATEMENT,
+        _of(invoice_datasets.statement),
+    )
+
+
+def _of(rows: Callable[[str | None, datetime, datetime], Iterable[_Row]]) -> exports.Rows:
+    """Of an organization its own; of the platform's log those of all."""
+
+    def found(log: str, start: datetime, end: datetime) -> Iterator[_Row]:
+        if log == audit.PLATFORM:
+            yield from rows(None, start, end)
+            return
+        organization = Organization.objects.filter(id=log).only("account_id").first()
+        if organization is not None:
+            yield from rows(organization.account_id, start, end)
+
+    return found
 
 
 def usage_events(log: str, start: datetime, end: datetime) -> Iterator[tuple[exports.Value, ...]]:

@@ -1,0 +1,69 @@
+"""What auditors take away of invoices: rows for an export, of one account or (None) of all."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+
+from django.db.models import QuerySet
+
+from billing.invoice_models import InvoiceKind, InvoiceState
+from billing.models import Invoice, InvoiceLine
+from compliance import exports
+
+Row = tuple[exports.Value, ...]
+INVOICES = (
+    *("id", "number", "kind", "state", "issued_on", "period_start", "period_end", "currency"),
+    *("net", "vat", "gross", "prepaid", "due", "settled", "category", "rate", "customer_number"),
+    *("vies_consultation", "corrects", "json_sha256", "xml_sha256", "pdf_sha256"),
+)
+LINES = (
+    *("invoice", "position", "kind", "project", "endpoint", "meter", "device_kind", "share"),
+    *("price_id", "unit_amount", "unit_size", "quantity", "amount", "start", "end", "note"),
+)
+STATEMENT = ("period", "customer_number", "invoice", "value")
+
+
+def invoices(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
+    for one in _issued(account_id, start, end).iterator(chunk_size=500):
+        decision = one.decision
+        vies = (decision.get("inputs") or {}).get("evidence", {}).get("vies") or {}
+        yield (
+            *(one.id, one.label, one.kind, one.state, f"{one.issued_on}"),
+            *(one.period_start, one.period_end, one.currency),
+            *map(_euro, (one.net, one.vat, one.gross, one.prepaid, one.due, one.settled)),
+            *(decision.get("category"), decision.get("rate"), decision.get("customer_number")),
+            *(vies.get("consultation_number"), one.corrects_id),
+            *(one.json_sha256, one.xml_sha256, one.pdf_sha256),
+        )
+
+
+def lines(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
+    found = InvoiceLine.objects.filter(invoice__in=_issued(account_id, start, end).order_by())
+    for one in found.order_by("invoice_id", "position").iterator(chunk_size=2000):
+        yield (
+            *(one.invoice_id, one.position, one.kind, one.project_id, one.endpoint_id),
+            *(one.meter, one.device_kind, one.share, one.price_id, one.unit_amount),
+            *(one.unit_size, one.quantity, _euro(one.amount), one.start, one.end, one.note),
+        )
+
+
+def statement(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
+    """Services under reverse charge by month and customer (Art. 262); credit notes take away."""
+    for one in _issued(account_id, start, end).iterator(chunk_size=500):
+        if one.decision.get("listed") and one.kind != InvoiceKind.ADVANCE:
+            credit = one.kind == InvoiceKind.CREDIT_NOTE
+            # A credit note counts in the month in which the customer was told (Art. 264(2)).
+            month = f"{one.issued_on:%Y-%m}" if credit else f"{one.period_start:%Y-%m}"
+            value = _euro(-one.net if credit else one.net)
+            yield (month, one.decision["customer_number"], one.label, value)
+
+
+def _issued(account_id: str | None, start: datetime, end: datetime) -> QuerySet[Invoice]:
+    """Final ones of an account, or of all, by when they became final."""
+    found = Invoice.objects.exclude(state=InvoiceState.DRAFT).order_by("final_at", "id")
+    found = found.filter(final_at__gte=start, final_at__lt=end)
+    return found if account_id is None else found.filter(account_id=account_id)
+
+
+def _euro(cents: int) -> Decimal:
+    return Decimal(cents).scaleb(-2)
