@@ -15,7 +15,7 @@ _SAY_EVERY_S = 1.0
 
 def close(command: BaseCommand, month: str, *, show: bool, as_json: bool) -> None:
     """Exit code 1 when an account failed; what is held is said and is no failure."""
-    now, start = timezone.now(), _month(month)
+    now, start = timezone.now(), month_of(month)
     said = [time.monotonic()]
 
     def progress(closing: Closing) -> None:
@@ -36,7 +36,7 @@ def close(command: BaseCommand, month: str, *, show: bool, as_json: bool) -> Non
         raise CommandError(f"{found.outcomes['failed']} accounts failed: the log says why")
 
 
-def _month(text: str) -> datetime:
+def month_of(text: str) -> datetime:
     try:
         return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
     except ValueError as error:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -329,6 +332,12 @@ def test_damage_is_found_and_cured(sql: Sql, account: Account) -> None:
     assert (found.kept, found.counted) == ((3601, 60), (3600, 60))
     rollup.rebuild(NOW, NOW + HOUR)
     assert verified()
+    sql("DELETE FROM billing_usagehour")
+    with pytest.raises(CommandError, match="not those of their events"):
+        call_command("billing", "sums", "2026-03")
+    said = StringIO()
+    call_command("billing", "sums", "2026-03", "--rebuild", stdout=said)
+    assert "every sum is that of its events" in said.getvalue()
     for bad in (rollup.verify, rollup.rebuild):
         with pytest.raises(ValueError, match="within an hour"):
             bad(NOW, NOW + timedelta(minutes=5))

@@ -1,6 +1,7 @@
 """manage.py billing: a month closed; an invoice computed again from raw usage, and its evidence.
 
     billing close 2026-10 [--show] [--json]               drafts, and invoices after the grace time
+    billing sums 2026-10 [--rebuild]                      the sums of usage beside its events
 
     billing recompute INVOICE [--json]                    from the database
     billing recompute INVOICE --export FILE.zip [--json]  from its evidence alone, anywhere
@@ -19,7 +20,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
 from billing import bundle, errors, evidence, recompute
-from billing.management import closing, paying
+from billing.management import closing, paying, summing
 from billing.models import Invoice
 
 
@@ -32,6 +33,9 @@ class Command(BaseCommand):
         close.add_argument("month", metavar="YYYY-MM")
         close.add_argument("--show", action="store_true", help="only say how far it is")
         close.add_argument("--json", action="store_true")
+        sums = verbs.add_parser("sums", help="the sums of a month's usage are those of its events")
+        sums.add_argument("month", metavar="YYYY-MM")
+        sums.add_argument("--rebuild", action="store_true", help="make them anew first")
         again = verbs.add_parser("recompute", help="to the cent, or exit code 1")
         again.add_argument("invoice")
         again.add_argument("--export", metavar="FILE.zip", help="from this file alone")
@@ -44,6 +48,10 @@ class Command(BaseCommand):
     def handle(self, *, verb: str, invoice: str = "", **options: Any) -> None:
         if verb == "close":
             closing.close(self, options["month"], show=options["show"], as_json=options["json"])
+            return
+        if verb == "sums":
+            month = closing.month_of(options["month"])
+            summing.compare(self, month, rebuild=options["rebuild"])
             return
         if paying.run(self, verb, options | {"invoice": invoice}):
             return
