@@ -66,27 +66,43 @@ def run(key: str, base: str = "") -> list[tuple[str, str]]:
         f"{mark}-s",
     )
     said.append(("a page that stores a means of payment", page["status"]))
+    return [*said, *_paid(client, mark, customer["id"])]
+
+
+def _paid(client: Client, mark: str, customer: str) -> list[tuple[str, str]]:
+    """A payment that goes well and is given back in part, and one that does not."""
+    said = []
     charge: dict[str, Any] = {
         "amount": 1190,
         "currency": "eur",
-        "customer": customer["id"],
+        "customer": customer,
         "confirm": True,
         "off_session": True,
         "metadata": {"stoa_call": mark},
     }
-    card = _attach(client, "pm_card_visa", customer["id"])
+    card = _attach(client, "pm_card_visa", customer)
     paid = client.create_payment(charge | {"payment_method": card}, f"{mark}-p")
     shown = f"{paid['status']} {paid['amount_received']} {paid['currency']}"
     said.append(("payment by card", shown))
     found = [
         one
-        for one in client.payments(customer=customer["id"])
+        for one in client.payments(customer=customer)
         if one["metadata"].get("stoa_call") == mark
     ]
     said.append(("found by its mark", str(len(found))))
     refund = client.create_refund({"payment_intent": paid["id"], "amount": 190}, f"{mark}-r")
     said.append(("refund", f"{refund['status']} {refund['amount']}"))
-    bad = _attach(client, "pm_card_chargeCustomerFail", customer["id"])
+    said += _declined(client, mark, charge)
+    kinds = {one["type"] for one in client.balance_transactions(source=paid["latest_charge"])}
+    kinds |= {one["type"] for one in client.balance_transactions(source=refund["id"])}
+    complete = kinds & {"charge", "payment"} and kinds & {"refund", "payment_refund"}
+    said.append(("movements of the balance", "payment and refund" if complete else str(kinds)))
+    return said
+
+
+def _declined(client: Client, mark: str, charge: dict[str, Any]) -> list[tuple[str, str]]:
+    said = []
+    bad = _attach(client, "pm_card_chargeCustomerFail", charge["customer"])
     try:
         client.create_payment(charge | {"payment_method": bad}, f"{mark}-d")
     except Declined as declined:
@@ -94,10 +110,6 @@ def run(key: str, base: str = "") -> list[tuple[str, str]]:
         said.append(("what it left", client.payment(declined.intent["id"])["status"]))
         left = client.cancel_payment(declined.intent["id"], f"{mark}-k")
         said.append(("canceled", left["status"]))
-    kinds = {one["type"] for one in client.balance_transactions(source=paid["latest_charge"])}
-    kinds |= {one["type"] for one in client.balance_transactions(source=refund["id"])}
-    complete = kinds & {"charge", "payment"} and kinds & {"refund", "payment_refund"}
-    said.append(("movements of the balance", "payment and refund" if complete else str(kinds)))
     return said
 
 
