@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from django.db import transaction
 
-from billing import chart, errors, ledger
+from billing import chart, errors, ledger, tenants
 from billing.credit_models import CreditKind, Treatment, UseKind
 from billing.models import Account, CreditGrant, CreditUse
 from compliance import audit
@@ -390,11 +390,13 @@ def _tell(
     actor: audit.Actor,
     now: datetime,
 ) -> None:
+    where = tenants.home(account_id)
     audit.record(
         actor=actor,
         action=action,
         target=audit.Target("credit_grant", grant.id),
-        log=audit.PLATFORM,
+        log=where.log,
+        region=where.region,
         now=now,
         change=[
             audit.Change("account", None, account_id),

@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
-from billing import credits, errors
+from billing import credits, errors, tenants
 from billing.credit_models import CreditGrant, CreditKind, Voucher
 from billing.models import Account
 from compliance import audit
 
 _ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # no 0, 1, I, O
 _GROUPS, _GROUP = 5, 5  # 125 bits
+_OURS = tenants.Home(audit.PLATFORM, "")
 
 
 def create(
@@ -103,7 +104,8 @@ def redeem(account_id: str, code: str, *, actor: audit.Actor, now: datetime) -> 
         )
         voucher.redeemed_at = now
         voucher.save(update_fields=["redeemed_at"])
-        _tell(voucher, "voucher.redeem", actor, now, audit.Change("grant", None, made.id))
+        change = audit.Change("grant", None, made.id)
+        _tell(voucher, "voucher.redeem", actor, now, change, where=tenants.home(account_id))
     return made
 
 
@@ -119,13 +121,19 @@ def _hash(code: str) -> str:
 
 
 def _tell(
-    voucher: Voucher, action: str, actor: audit.Actor, now: datetime, *change: audit.Change
+    voucher: Voucher,
+    action: str,
+    actor: audit.Actor,
+    now: datetime,
+    *change: audit.Change,
+    where: tenants.Home = _OURS,
 ) -> None:
     audit.record(
         actor=actor,
         action=action,
         target=audit.Target("voucher", voucher.id),
-        log=audit.PLATFORM,
+        log=where.log,
+        region=where.region,
         now=now,
         change=change,
     )

@@ -34,6 +34,10 @@ def add(verbs: Any) -> None:
     )
     collect = verbs.add_parser("collect", help="write the files of direct debits that are due")
     collect.add_argument("folder", type=Path, nargs="?", default=Path("."))
+    mandate = verbs.add_parser("mandate", help="enter what a customer signed for direct debits")
+    for name in ("account", "reference", "signed_on", "name", "iban"):
+        mandate.add_argument(name)
+    mandate.add_argument("--scheme", choices=("CORE", "B2B"), default="CORE")
     verbs.add_parser("overdue", help="invoices that are due and open, the oldest first")
     again = verbs.add_parser("reconcile", help="compare the books with all that they must agree to")
     again.add_argument("--since", metavar="YYYY-MM-DD", help="usage and accruals from then on")
@@ -97,6 +101,20 @@ def _collect(command: BaseCommand, options: dict[str, Any], now: datetime) -> No
         command.stdout.write(f"{path}: {file.debits} debits, {file.amount / 100:.2f} EUR")
 
 
+def _mandate(command: BaseCommand, options: dict[str, Any], now: datetime) -> None:
+    made = debits.create_mandate(
+        options["account"],
+        reference=options["reference"],
+        signed_on=_day(options["signed_on"]),
+        debtor_name=options["name"],
+        debtor_iban=options["iban"],
+        scheme=options["scheme"],
+        actor=audit.SYSTEM,
+        now=now,
+    )
+    command.stdout.write(f"{made.id}: {made.reference}")
+
+
 def _overdue(command: BaseCommand, options: dict[str, Any], now: datetime) -> None:
     for one in overdue(now):
         command.stdout.write(
@@ -146,6 +164,7 @@ _VERBS = {
     "undecided": _undecided,
     "decide": _decide,
     "collect": _collect,
+    "mandate": _mandate,
     "overdue": _overdue,
     "reconcile": _reconcile,
     "close-books": _close,

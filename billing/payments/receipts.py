@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from billing import chart, closing, credits, errors, ledger
+from billing import chart, closing, credits, errors, ledger, tenants
 from billing.invoice_models import Entity, Invoice, InvoiceKind, InvoiceState
 from billing.models import Account
 from billing.payment_models import GivenBack, Method, Payment, Purpose
@@ -309,11 +309,13 @@ def _post(key: str, kind: str, sides: Sequence[tuple[str, int]], at: datetime) -
 def _tell(
     payment: Payment, action: str, actor: audit.Actor, now: datetime, *change: audit.Change
 ) -> None:
+    where = tenants.home(payment.account_id) if payment.account_id else None
     audit.record(
         actor=actor,
         action=action,
         target=audit.Target("payment", payment.id),
-        log=audit.PLATFORM,
+        log=where.log if where else audit.PLATFORM,
+        region=where.region if where else "",
         now=now,
         change=change,
     )
