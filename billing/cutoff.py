@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection
+from django.db import connection, transaction
 
 # Who adds usage shares it, before the usage is numbered and until it is committed.
-LOCK = "hashtextextended('billing_usagehour', 0)"
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('billing_usagehour', 0))"
 
 
 @contextmanager
 def taken() -> Iterator[int]:
     """The highest number of any usage. While this is open none is added, so what is read has
-    exactly what is numbered up to it. Keep it short."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT pg_advisory_lock({LOCK})")
-        try:
+    exactly what is numbered up to it. Keep it short, and only read: at its end all is rolled back
+    to where it began, which is what lets the lock go before the transaction around it ends."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(_LOCK)
             cursor.execute("SELECT last_value FROM billing_usageevent_number")
             row = cursor.fetchone()
             assert row is not None
-            yield int(row[0])
-        finally:
-            cursor.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        yield int(row[0])
+        transaction.set_rollback(True)

@@ -340,7 +340,8 @@ def _write(
     if invoice is None or invoice.state != InvoiceState.DRAFT:
         return invoice
     _still(customer)
-    drawn = _drawn(invoice, price_list)
+    with cutoff.taken() as invoice.usage_upto:
+        drawn = _drawn(invoice, price_list)
     if drawn.empty:
         _discard(invoice)
         return None

@@ -2,20 +2,26 @@
 
 from typing import Any
 
+from django.core.cache import cache
 from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from billing import costs
+from billing import costs, outlook
+from billing.forecast import Forecast
 from billing.models import Basis
+from billing.terms import CurrencyMismatch
 from compliance.models import Export
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import running
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
+from controlplane.tenancy.models import Organization
 from frontend.visits import Request, Visit, page, show
 
 GROUPINGS: tuple[costs.Grouping, ...] = ("endpoint", "key", "project", "hour")
+# A month is summed for it.
+KEEP_S = 300
 _NOBODY = {"key": "no key: replicas' time", "endpoint": "no endpoint", "project": "no project"}
 
 
@@ -48,9 +54,23 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         "attributed": _named(found, Basis.ATTRIBUTION, names),
         "unpriced": [(names.get(one.key, one.key), one) for one in found.unpriced],
         "month": visit.now,
+        "forecast": _forecast(organization, visit),
         "export": _export(visit),
     }
     return show(request, visit, "costs.html", context)
+
+
+def _forecast(organization: Organization, visit: Visit) -> Forecast | None:
+    """Of the whole organization, at most KEEP_S old; None where terms cannot be applied."""
+    name = f"frontend.forecast.{organization.id}"
+    found: Forecast | None = cache.get(name)
+    if found is None:
+        try:
+            found = outlook.to_month_end(organization.account_id, now=visit.now)
+        except CurrencyMismatch:
+            return None
+        cache.set(name, found, KEEP_S)
+    return found
 
 
 def _names(visit: Visit, found: costs.Costs) -> dict[str, str]:

@@ -22,7 +22,13 @@ DAY = timedelta(days=1)
 def ahead(
     history: list[Used], prices: list[PriceVersion], terms: Terms | None = None, **fields: Any
 ) -> Forecast:
-    named = {"account_id": ACCOUNT, "currency": "EUR", "start": START, "end": END, "now": NOON}
+    named: dict[str, Any] = {
+        "account_id": ACCOUNT,
+        "currency": "EUR",
+        "start": START,
+        "end": END,
+        "now": NOON,
+    }
     return forecast.to_month_end(history, prices, terms or Terms(), **named | fields)
 
 
@@ -35,7 +41,7 @@ def test_what_goes_on_evenly_is_known_well() -> None:
     found = ahead(steady(7 * 24), [hourly("1.00")])
     assert found.so_far == Decimal("168.00")
     # 16.5 days of 24 euro are to come: 564.00.
-    assert (found.low, found.expected, found.high) == (564, 564, 564)
+    assert found.low == found.expected == found.high == 564
     assert found.days == 7
 
 
@@ -47,7 +53,7 @@ def test_days_that_differ_make_a_range_and_few_days_a_wide_one() -> None:
     # Two digits: nobody knows the third.
     assert all(str(one).rstrip("0.").strip("0")[2:] == "" for one in (found.low, found.high))
     one_day = ahead(steady(20), [hourly("1.00")])
-    assert (one_day.low, one_day.so_far) == (20, 20)
+    assert one_day.low == one_day.so_far == 20
     assert one_day.high > one_day.expected > 400
 
 
@@ -61,9 +67,11 @@ def test_what_has_ended_does_not_go_on_but_may() -> None:
 def test_the_minimum_and_prices_to_come_are_in_it() -> None:
     least = Terms(commitments=(Commitment("cmt_1", START, Decimal("999.99")),))
     found = ahead(steady(7 * 24), [hourly("1.00")], least)
-    assert (found.low, found.high, found.so_far) == (Decimal("999.99"), Decimal("999.99"), 168)
+    assert found.low == found.high == Decimal("999.99")
+    assert found.so_far == 168
     nothing = ahead([], [hourly("1.00")], least)
-    assert (nothing.expected, nothing.days, nothing.so_far) == (Decimal("999.99"), 0, 0)
+    assert nothing.expected == Decimal("999.99")
+    assert nothing.days == nothing.so_far == 0
     doubled = [hourly("1.00"), hourly("2.00", END - DAY)]
     assert ahead(steady(7 * 24), doubled).expected == 564 + 24
     over = ahead(steady(7 * 24), [hourly("1.00")], now=END - timedelta(hours=1))
@@ -73,7 +81,8 @@ def test_the_minimum_and_prices_to_come_are_in_it() -> None:
 def test_what_goes_on_without_a_price_is_said_and_not_guessed() -> None:
     ending = [hourly("1.00", valid_to=END - DAY)]
     found = ahead(steady(7 * 24), ending)
-    assert (found.expected, found.unpriced) == (564 - 24, ("device_seconds gpu",))
+    assert found.expected == 564 - 24
+    assert found.unpriced == ("device_seconds gpu",)
     assert ahead(steady(5, meter="warm_seconds"), ending).unpriced == ("warm_seconds gpu",)
 
 

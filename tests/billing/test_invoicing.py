@@ -21,10 +21,12 @@ from billing import (
     metering,
     numbering,
     profiles,
+    recompute,
     treatment,
     usage,
 )
 from billing.einvoice import canonical, validate
+from billing.evidence import Stored
 from billing.invoice_models import Form
 from billing.metering_models import FindingKind
 from billing.models import Account, Customer, Entity, Invoice, InvoiceFile, LedgerEntry
@@ -316,6 +318,10 @@ def test_late_usage_is_a_dated_adjustment_of_the_next_invoice(
     assert first.net == 12 and second.net == 144
     found = balances()
     assert "unbilled:acc_X" not in found and "accrual_difference" not in found
+    # Each comes out of what it knew when it was drawn.
+    for invoice in (first, second):
+        again = recompute.recompute(Stored(invoice))
+        assert again.agrees, recompute.text(again)
     # Once: the month after has nothing of it.
     served(account, may, 36_000)
     assert final(account, now=may + timedelta(days=31)).net == 120

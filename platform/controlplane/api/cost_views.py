@@ -6,11 +6,12 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
+from rest_framework.decorators import action
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs, usage
+from billing import costs, outlook, usage
 from billing.models import UsageEvent
 from compliance import moments
 from controlplane.api.pagination import envelope
@@ -76,6 +77,19 @@ class CostsView(serializers.Serializer[Any]):
     attribution_exact = serializers.CharField()
 
 
+class CostForecastView(serializers.Serializer[Any]):
+    """billing.forecast.Forecast as JSON: money is text; what nobody knows has two digits."""
+
+    object = serializers.CharField()
+    currency = serializers.CharField()
+    so_far = serializers.CharField()
+    low = serializers.CharField()
+    expected = serializers.CharField()
+    high = serializers.CharField(help_text="Four months of five end between low and high.")
+    days = serializers.IntegerField(help_text="Of usage, that it was made of.")
+    unpriced = serializers.ListField(child=serializers.CharField())
+
+
 _WHERE = [
     OpenApiParameter("project", str, description="A project; a key's own if left out."),
     OpenApiParameter("endpoint", str),
@@ -113,6 +127,15 @@ class Costs(HouseViewSet):
             else running.running(organization.account_id, now=now),
         )
         return Response(found.as_json())
+
+    @extend_schema(parameters=[OpenApiParameter("organization", str)], responses=CostForecastView)
+    @action(detail=False)
+    def forecast(self, request: Request) -> Response:
+        """What the organization's month will come to: a range, before VAT."""
+        id = request.query_params.get("organization", "")
+        organization = access.organization(self.principal, id, Permission.VIEW_COSTS)
+        found = outlook.to_month_end(organization.account_id, now=self.now)
+        return Response(outlook.as_json(found, organization.account.currency))
 
     def _place(self, request: Request) -> tuple[Organization, str | None, str | None]:
         """Whose costs: of an endpoint, a project, or a whole organization."""

@@ -60,6 +60,8 @@ _HOUSE: tuple[
     (billing_errors.InvoiceRefused, 409),
     (billing_errors.NotIssuable, 409),
     (billing_errors.ProfileRefused, 422),
+    (billing_errors.PriceRefused, 422),
+    (billing_errors.TermRefused, 422),
 )
 
 
