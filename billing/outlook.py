@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection
 
-from billing import agreements, costs, errors, forecast, prices, rating
+from billing import agreements, costs, errors, forecast, prices
 from billing.bundle import month_after
 from billing.charges import Used
 from billing.models import Account
@@ -21,7 +21,7 @@ def to_month_end(account_id: str, *, now: datetime) -> forecast.Forecast:
     versions = prices.versions(account.currency, account.id)
     since = min(start, now - forecast.LOOK_BACK)
     return forecast.to_month_end(
-        _hourly(account_id, since, now, versions),
+        _hourly(account_id, since, now),
         versions,
         agreements.of(account_id),
         account_id=account_id,
@@ -41,15 +41,14 @@ def as_json(found: forecast.Forecast, currency: str) -> dict[str, Any]:
     return {"object": "cost_forecast", "currency": currency, **shown}
 
 
-def _hourly(
-    account_id: str, start: datetime, end: datetime, versions: list[rating.PriceVersion]
-) -> list[Used]:
+def _hourly(account_id: str, start: datetime, end: datetime) -> list[Used]:
+    """Sums of each hour, cut where a price changes."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT project_id, endpoint_id, meter, device_kind, share, basis, min(at),"
-            " sum(quantity)::bigint FROM billing_usageevent"
-            " WHERE account_id = %s AND at >= %s AND at < %s AND basis <> 'attribution'"
-            f" GROUP BY 1, 2, 3, 4, 5, 6, date_trunc('hour', at, 'UTC'), {costs.PRICE_SEGMENT}",
-            [account_id, start, end, costs.price_changes(versions)],
+            "SELECT project_id, endpoint_id, meter, device_kind, share, basis, bucket,"
+            " sum(quantity)::bigint FROM billing_usagehour"
+            " WHERE account_id = %s AND bucket >= %s AND bucket < %s AND basis <> 'attribution'"
+            " GROUP BY 1, 2, 3, 4, 5, 6, 7",
+            [account_id, start, end],
         )
         return [Used(*row) for row in cursor]
