@@ -211,11 +211,10 @@ def _decide(
 
 
 def _drawn(invoice: Invoice, price_list: Sequence[PriceVersion] | None) -> Drawn:
-    """What is owed; `invoice` notes which usage that was. In a savepoint, so that the lock is
-    given back whatever the database says."""
+    """What is owed; `invoice` notes which usage that was."""
     versions = drawing.prices_now() if price_list is None else price_list
     start, end = invoice.period_start, invoice.period_end
-    with cutoff.taken() as upto, transaction.atomic():
+    with cutoff.taken() as upto:
         drawn = drawing.draw(invoice.account, start, end, versions)
     invoice.usage_upto = upto
     return drawn
@@ -340,8 +339,7 @@ def _write(
     if invoice is None or invoice.state != InvoiceState.DRAFT:
         return invoice
     _still(customer)
-    with cutoff.taken() as invoice.usage_upto:
-        drawn = _drawn(invoice, price_list)
+    drawn = _drawn(invoice, price_list)
     if drawn.empty:
         _discard(invoice)
         return None
