@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import cast
 
+from billing import skus
 from billing.charges import Charge
 from billing.drawing import EGRESS, FREE_CREDIT, plain
 from billing.einvoice import document, rules
@@ -135,7 +136,7 @@ def line(number: str, charge: Charge, category: Category, rate: Decimal, names: 
         category=category,
         rate=rate,
         period=period(charge.start, charge.end),
-        sku=charge.price_id,
+        sku=sku(charge),
         project=names.projects.get(charge.project_id, charge.project_id),
         endpoint=names.endpoints.get(charge.endpoint_id, charge.endpoint_id),
         description=charge.note,
@@ -156,6 +157,11 @@ def title(charge: Charge) -> str:
     if charge.kind == "adjustment":
         return "Adjustment"
     return _FIXED.get(charge.kind, charge.kind)
+
+
+def sku(charge: Charge) -> str:
+    """The stable name of what is sold; of what is no usage, its kind."""
+    return skus.code(charge.meter, charge.device_kind) if charge.meter else charge.kind
 
 
 def unit(charge: Charge) -> str:
