@@ -14,10 +14,10 @@ from controlplane.tenancy.models import ApiKey, Membership, Project, Role, Scope
 NOW = datetime(2026, 3, 14, tzinfo=UTC)
 # The table as people would say it; the code's own is checked against it, cell by cell.
 MAY = {
-    Role.OWNER: "read endpoints keys secrets projects members owners costs pay export",
-    Role.ADMIN: "read endpoints keys secrets projects members costs pay export",
+    Role.OWNER: "read endpoints keys secrets projects members owners costs billing pay export",
+    Role.ADMIN: "read endpoints keys secrets projects members costs billing pay export",
     Role.DEVELOPER: "read endpoints keys secrets costs",
-    Role.BILLING: "read costs pay",
+    Role.BILLING: "read costs billing pay",
     Role.AUDITOR: "read costs export",
 }
 WORDS = {
@@ -30,6 +30,7 @@ WORDS = {
     "owners": Permission.MANAGE_OWNERS,
     "costs": Permission.VIEW_COSTS,
     "pay": Permission.PAY,
+    "billing": Permission.MANAGE_BILLING,
     "export": Permission.EXPORT,
 }
 SCOPES = {

@@ -89,7 +89,8 @@ def create(
             filename=filename,
             purpose=purpose,
             now=now,
-            expires_at=now + timedelta(seconds=life_s),
+            # Its anchor is `created_at`, however long it took to come.
+            expires_at=upload.file.created_at + timedelta(seconds=life_s),
         )
 
 
