@@ -1,6 +1,6 @@
 """Replicas are made and kept only while budgets pay for their devices.
 
-Scaling reserves some minutes ahead, at list price, and asks again when half of that is used. What
+Scaling reserves some minutes ahead, at its payer's dearest price, and asks again at half. What
 cannot be paid for is not made, and what serves is drained while its last reservation still pays
 for that. Draining is not billed, so nothing is served beyond a hard budget. In an outage nobody
 can ask: `Replica.funded_until` says up to when serving is billed.
