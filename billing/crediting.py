@@ -11,6 +11,7 @@ from billing import chart, drawing, errors, freezing, issuing, numbering
 from billing.einvoice import canonical
 from billing.einvoice import credit as einvoice_credit
 from billing.einvoice.document import Invoice as Document
+from billing.freezing import Frozen
 from billing.invoice_models import Form, InvoiceKind, InvoiceState
 from billing.models import Invoice, InvoiceLine
 from compliance import audit
@@ -33,24 +34,37 @@ def credit(invoice_id: str, reason: str, actor: audit.Actor, now: datetime) -> I
         made = Invoice.objects.filter(corrects=original).first()
         if made is not None:
             return made
+        if original.kind == InvoiceKind.ADVANCE:
+            raise errors.InvoiceRefused(
+                f"{original} is credited when its payment is given back, whole and unused"
+            )
         if original.kind != InvoiceKind.INVOICE:
             raise errors.InvoiceRefused(f"{original} is no invoice: only invoices are credited")
         if original.state not in (InvoiceState.FINAL, InvoiceState.PAID):
             raise errors.InvoiceRefused(f"{original} is {original.state}: it cannot be credited")
-        note = _mirror(original, reason, now)
-        before = canonical.loads(freezing.content(original, Form.JSON))
-        issued = now.astimezone(UTC).date()
-
-        def build(label: str) -> Document:
-            return einvoice_credit.whole(before, label, issued, reason)
-
-        frozen = issuing.number_and_render(note, build, now)
+        note, frozen = _rendered(original, reason, now)
         sale = _sale(note)
         chart.post_credit_note(sale, at=now, by=_revenue(original, sale.net))
         note.settled = _open(original)
         issuing.freeze(note, frozen, original.entity, actor, now, "invoice.credit")
         original.state = InvoiceState.CREDITED
         original.save(update_fields=["state"])
+    return note
+
+
+def credit_advance(invoice_id: str, actor: audit.Actor, now: datetime) -> Invoice:
+    """The credit note for an advance invoice whose payment goes back, whole and unused.
+
+    In the transaction of whoever gives it back, who posts it: the note asks for nothing.
+    """
+    original = _locked(invoice_id)
+    if (made := Invoice.objects.filter(corrects=original).first()) is not None:
+        return made
+    note, frozen = _rendered(original, "The payment on account was given back", now)
+    note.settled = note.due
+    issuing.freeze(note, frozen, original.entity, actor, now, "invoice.credit")
+    original.state = InvoiceState.CREDITED
+    original.save(update_fields=["state"])
     return note
 
 
@@ -98,6 +112,18 @@ def _locked(invoice_id: str) -> Invoice:
     if found is None:
         raise errors.UnknownInvoice(invoice_id)
     return found
+
+
+def _rendered(original: Invoice, reason: str, now: datetime) -> tuple[Invoice, Frozen]:
+    """The credit note's row with its number, and its forms."""
+    note = _mirror(original, reason, now)
+    before = canonical.loads(freezing.content(original, Form.JSON))
+    issued = now.astimezone(UTC).date()
+
+    def build(label: str) -> Document:
+        return einvoice_credit.whole(before, label, issued, reason)
+
+    return note, issuing.number_and_render(note, build, now)
 
 
 def _mirror(original: Invoice, reason: str, now: datetime) -> Invoice:

@@ -21,6 +21,7 @@ from billing.models import Account, CreditGrant, CreditUse
 from compliance import audit
 
 MOST = 10**12  # cents; beyond it somebody mistyped
+TAXED_WHOLE = "an advance invoice has taxed it: it goes back whole and unused, or not at all"
 _GIVEN = (CreditKind.FREE, CreditKind.VOUCHER)
 
 
@@ -212,24 +213,43 @@ def refund(
     account_id: str, amount: int, *, key: str, actor: audit.Actor, now: datetime, payment_id: str
 ) -> Used:
     """Takes `amount` cents of credit that `payment_id` bought, to be paid back; whoever pays
-    posts it. Raises errors.CreditRefused where less is left; a repetition takes nothing more."""
+    posts it. Raises errors.CreditRefused where less can go back (`returnable`); a repetition takes
+    nothing more."""
     _check(amount)
     with alone(account_id):
         done = list(CreditUse.objects.filter(key__startswith=f"refund:{key}:"))
         if not done:
-            grants = [one for one in _left(account_id) if one.payment_id == payment_id]
-            if sum(one.left for one in grants) < amount:
+            if left_of(payment_id) < amount:
                 raise errors.CreditRefused("so much is not left of it", code="credit_used")
-            done = list(_spread(grants, amount, UseKind.REFUND, now, f"refund:{key}"))
-            for use in done:
-                _tell("credit.refund", account_id, use.grant, use.amount, actor, now)
-    return Used(sum(each.amount for each in done), _taxes(done))
+            if returnable(payment_id, amount) < amount:
+                raise errors.CreditRefused(TAXED_WHOLE, code="advance_invoiced")
+            for grant, part in _returned(payment_id, amount):
+                use = _take(grant, UseKind.REFUND, part, now, f"refund:{key}:{grant.id}")
+                _tell("credit.refund", account_id, grant, part, actor, now)
+                done.append(use)
+    advances = [each.grant.invoice_id for each in done if each.grant.invoice_id]
+    return Used(sum(each.amount for each in done), _taxes(done), tuple(advances))
 
 
 def left_of(payment_id: str) -> int:
     """What is left of the credit that a payment bought, in cents."""
     grants = CreditGrant.objects.filter(payment_id=payment_id, left__gt=0)
     return sum(grants.values_list("left", flat=True))
+
+
+def returnable(payment_id: str, amount: int) -> int:
+    """How many of `amount` cents can go back out of the credit that a payment bought: what an
+    advance invoice has taxed goes back whole and unused, or not at all."""
+    return sum(part for _, part in _returned(payment_id, amount))
+
+
+def _returned(payment_id: str, amount: int) -> Iterator[tuple[CreditGrant, int]]:
+    grants = CreditGrant.objects.filter(payment_id=payment_id, left__gt=0)
+    for grant in sorted(grants, key=_turn):
+        part = min(grant.left, amount)
+        if part > 0 and (not grant.invoice_id or part == grant.amount):
+            amount -= part
+            yield grant, part
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def draw(
                 # Late usage need not cost what it accrued: the rest is the terms' doing.
                 exact = sum((line.exact for line in lines), Fraction(0))
                 discount += open_[month] - units(exact)
-    return Drawn((*own, *late, _egress(start, end)), accrued, discount, extra)
+    return Drawn((*own, *late, egress(start, end)), accrued, discount, extra)
 
 
 def cents(amount: Decimal) -> int:
@@ -204,7 +204,7 @@ def prices_now() -> list[PriceVersion]:
     return prices.versions()
 
 
-def _egress(start: datetime, end: datetime) -> Charge:
+def egress(start: datetime, end: datetime) -> Charge:
     """Traffic is on every invoice and costs nothing (Regulation (EU) 2023/2854, Art. 29)."""
     nothing = Decimal("0.00")
     return Charge(

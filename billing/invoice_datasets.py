@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet, Sum
 
+from billing.credit_models import UseKind
 from billing.invoice_models import InvoiceKind, InvoiceState
-from billing.models import Invoice, InvoiceLine
+from billing.models import CreditUse, Invoice, InvoiceLine
 from compliance import exports
 
 Row = tuple[exports.Value, ...]
@@ -48,14 +49,26 @@ def lines(account_id: str | None, start: datetime, end: datetime) -> Iterator[Ro
 
 
 def statement(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
-    """Services under reverse charge by month and customer (Art. 262); credit notes take away."""
+    """Services under reverse charge by month and customer (Art. 262); credit notes take away.
+
+    A payment on account counts when it came; the invoice that deducts it counts the rest.
+    """
     for one in _issued(account_id, start, end).iterator(chunk_size=500):
-        if one.decision.get("listed") and one.kind != InvoiceKind.ADVANCE:
+        if one.decision.get("listed"):
             credit = one.kind == InvoiceKind.CREDIT_NOTE
             # A credit note counts in the month in which the customer was told (Art. 264(2)).
             month = f"{one.issued_on:%Y-%m}" if credit else f"{one.period_start:%Y-%m}"
-            value = _euro(-one.net if credit else one.net)
+            value = _euro(-one.net if credit else one.net - _counted(one))
             yield (month, one.decision["customer_number"], one.label, value)
+
+
+def _counted(invoice: Invoice) -> int:
+    """Net cents of it that advance invoices have stated."""
+    if not invoice.advances:
+        return 0
+    uses = CreditUse.objects.filter(invoice_id=invoice.id, kind=UseKind.APPLY)
+    found = uses.exclude(grant__invoice_id="").aggregate(net=Sum(F("amount") - F("tax")))
+    return int(found["net"] or 0)
 
 
 def _issued(account_id: str | None, start: datetime, end: datetime) -> QuerySet[Invoice]:

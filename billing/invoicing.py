@@ -50,7 +50,7 @@ class Parties:
     customer: Customer | None
 
 
-class _ProfileChangedMeanwhile(Exception):
+class ProfileChanged(Exception):
     """The decision was made for another profile: decide anew."""
 
 
@@ -110,7 +110,7 @@ def draft(
         if drawn.empty:
             _discard(locked)
             return None
-        _keep_lines(locked, drawn.lines)
+        keep_lines(locked, drawn.lines)
         _keep_draft(locked, found, drawn, kept, now)
     return locked
 
@@ -237,7 +237,7 @@ def _discard(invoice: Invoice) -> None:
     invoice.delete()
 
 
-def _keep_lines(invoice: Invoice, charges: Sequence[Charge]) -> tenants.Names:
+def keep_lines(invoice: Invoice, charges: Sequence[Charge]) -> tenants.Names:
     names = tenants.names(*invoice_document.ids(charges))
     invoice.lines.all().delete()
     InvoiceLine.objects.bulk_create(
@@ -293,18 +293,18 @@ def _finalise(
 ) -> Invoice | None:
     while True:
         found = parties(invoice.account)
-        customer = _ready(invoice, found, now)
+        customer = ready(invoice.currency, found)
         decision = _decide(invoice, found.entity, customer, now, ask)
         if decision.outcome is not Outcome.DECIDED:
             raise errors.NotIssuable(decision.reason, decision.because)
         try:
             with transaction.atomic():
                 return _write(invoice.pk, customer, decision, actor, now, price_list)
-        except _ProfileChangedMeanwhile:
+        except ProfileChanged:
             continue
 
 
-def _ready(invoice: Invoice, found: Parties, now: datetime) -> Customer:
+def ready(currency: str, found: Parties) -> Customer:
     """The customer, if nothing stands in the way. Raises `errors.NotIssuable` with the cure."""
     entity, customer = found.entity, found.customer
     if entity.placeholder:
@@ -313,10 +313,10 @@ def _ready(invoice: Invoice, found: Parties, now: datetime) -> Customer:
         raise errors.NotIssuable("other_issuer", f"{entity.invoice_issuer} issues the invoices")
     if customer is None:
         raise errors.NotIssuable("profile_missing", "the organization has no billing profile")
-    if invoice.currency != entity.currency:
+    if currency != entity.currency:
         raise errors.NotIssuable(
             "currency_mismatch",
-            f"the account is in {invoice.currency}, {entity.name} invoices in {entity.currency}",
+            f"the account is in {currency}, {entity.name} invoices in {entity.currency}",
         )
     return customer
 
@@ -338,7 +338,7 @@ def _write(
     )
     if invoice is None or invoice.state != InvoiceState.DRAFT:
         return invoice
-    _still(customer)
+    still(customer)
     drawn = _drawn(invoice, price_list)
     if drawn.empty:
         _discard(invoice)
@@ -348,7 +348,7 @@ def _write(
             "negative_total", "more is given back than is owed: credit an earlier invoice"
         )
     lines, free = _with_free_credit(invoice, drawn, now)
-    names = _keep_lines(invoice, lines)
+    names = keep_lines(invoice, lines)
     invoice.entity, invoice.drafted_at = customer.entity, now
     invoice.decision, invoice.accrued = treatment.as_kept(decision), drawn.accrued
     heading = _heading(invoice, customer.entity, now)
@@ -362,16 +362,16 @@ def _write(
         return invoice_document.build(customer.entity, customer, lines, decision, names, numbered)
 
     frozen = issuing.number_and_render(invoice, build, now)
-    _settle_sums(invoice, frozen.document)
+    settle_sums(invoice, frozen.document)
     issuing.freeze(invoice, frozen, customer.entity, actor, now, "invoice.finalise")
     return invoice
 
 
-def _still(customer: Customer) -> None:
-    """The profile that was decided on, locked against a change."""
+def still(customer: Customer) -> None:
+    """Locks the profile that was decided on. Raises `ProfileChanged`: decide anew."""
     now = Customer.objects.select_for_update(of=("self",)).get(pk=customer.pk)
     if now.updated_at != customer.updated_at or now.entity_id != customer.entity_id:
-        raise _ProfileChangedMeanwhile
+        raise ProfileChanged
 
 
 def _with_free_credit(
@@ -451,7 +451,7 @@ def _replaces(invoice: Invoice) -> bool:
     return mine.filter(period_start=invoice.period_start, state=InvoiceState.CREDITED).exists()
 
 
-def _settle_sums(invoice: Invoice, document: Document) -> None:
+def settle_sums(invoice: Invoice, document: Document) -> None:
     totals = document.totals
     invoice.net, invoice.vat = drawing.cents(totals.net), drawing.cents(totals.vat)
     invoice.gross, invoice.due = drawing.cents(totals.gross), drawing.cents(totals.due)

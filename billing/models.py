@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 
+from billing.advance_models import TopUpDecision as TopUpDecision
 from billing.credit_models import BooksClosing as BooksClosing
 from billing.credit_models import CreditGrant as CreditGrant
 from billing.credit_models import CreditUse as CreditUse

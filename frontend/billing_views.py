@@ -8,10 +8,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import crediting, errors, freezing, invoicing, month_end, profiles
+from billing import archive, crediting, errors, freezing, invoicing, month_end, profiles
 from billing.einvoice.ubl import Profile
 from billing.invoice_models import Form, InvoiceKind, InvoiceState
-from billing.models import Customer, Invoice, InvoiceLine, MonthRun
+from billing.models import Customer, Invoice, InvoiceLine, MonthRun, TopUpDecision
 from controlplane.api.invoice_views import download
 from controlplane.tenancy import access, invoice_access
 from controlplane.tenancy.access import Permission
@@ -130,6 +130,11 @@ def operator(request: Request, visit: Visit) -> HttpResponseBase:
         "form": form,
         "entity": entity,
         "held": [(one, cure(one)) for one in held],
+        "top_ups": TopUpDecision.objects.filter(decided_at=None)
+        .select_related("grant__account__organization")
+        .order_by("due_on", "id")[:SHOWN],
+        "today": visit.now.date(),
+        "archive": archive.due(visit.now, limit=SHOWN),
         "runs": MonthRun.objects.order_by("-month", "-final")[:6],
         "state": state,
         "outcomes": sorted(state.outcomes.items()),

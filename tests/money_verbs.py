@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing import closing, credits, services, vouchers
-from billing.models import BooksClosing, Reconciliation
+from billing import advances, closing, credits, services, vouchers
+from billing.models import BooksClosing, Reconciliation, TopUpDecision
 from billing.payments import debits, receipts, statements
 from compliance import audit
 from tests.billing import invoices
@@ -26,6 +26,11 @@ def credit(walk: Any) -> None:
     walk.do(credits.buy, "credit.buy", **given, key="bought", payment_id="pay_1")
     walk.do(credits.refund, "credit.refund", **given, key="back", payment_id="pay_1")
     walk.do(credits.expire_account, "credit.expire", account_id=account, now=day)
+    bought = credits.buy(account, 100, key="top-up", payment_id="pay_2", actor=WHO, now=NOW)
+    waits = TopUpDecision.objects.create(grant=bought, received_on=NOW.date(), due_on=NOW.date())
+    walk.do(advances.hold, "credit.hold", waits, "waits", "it waits", actor=WHO)
+    advances.decide(bought.id, NOW, actor=WHO)
+    walk.walked.add(advances.decide)  # credit.decide beside invoice.advance
     month, later = NOW.date().replace(day=1), NOW + timedelta(days=40)
     Reconciliation.objects.create(at=later, findings=[], checked={})
     walk.do(closing.close, "books.close", month=month, now=later)

@@ -3,7 +3,9 @@
 from types import ModuleType
 
 from billing import (
+    advances,
     agreements,
+    archive,
     budgets,
     closing,
     counters,
@@ -54,7 +56,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
-    *(invoicing, crediting, profiles),
+    *(invoicing, crediting, profiles, advances, archive),
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, credits, vouchers, receipts, statements, debits),
 )
@@ -65,6 +67,15 @@ NO_VERBS = {
     invoicing.parties: "looks",
     invoicing.taxes: "computes",
     invoicing.row: "keeps an empty draft",
+    invoicing.ready: "looks",
+    invoicing.still: "is part of the verbs",
+    invoicing.keep_lines: "is part of invoice.finalise and invoice.advance",
+    invoicing.settle_sums: "is part of invoice.finalise and invoice.advance",
+    crediting.credit_advance: "is part of payment.give_back, and tells invoice.credit",
+    advances.tend: "decides each, which tells",
+    advances.waiting: "looks",
+    advances.net_of: "computes",
+    archive.due: "looks",
     invoicing.draft: "draws what may still change; finalise and hold tell",
     profiles.entity: "looks, or keeps who is nobody yet",
     placement_policy.check: "looks",
@@ -175,6 +186,7 @@ NO_VERBS = {
     credits.balance: "looks",
     credits.granted: "looks",
     credits.left_of: "looks",
+    credits.returnable: "looks",
     credits.expire: "does expire_account for each, which tells",
     credits.use_free: "is part of invoice.finalise",
     credits.use_bought: "is part of invoice.finalise",
@@ -203,7 +215,7 @@ EVERYWHERE = {
     *(f"payment.{verb}" for verb in ("receive", "assign", "give_back")),
     *("statement.import", "bank_entry.decide", "mandate.create", "mandate.revoke"),
     *("debit.announce", "debit.collect"),
-    *(f"credit.{verb}" for verb in ("grant", "buy", "expire", "refund")),
+    *(f"credit.{verb}" for verb in ("grant", "buy", "expire", "refund", "decide", "hold")),
     "secret.reseal",
     *(f"engine_version.{verb}" for verb in ("add", "deprecate", "block", "support")),
 }

@@ -35,6 +35,7 @@ BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
 STRIPE_SLOWLY_EVERY_S = 300.0
 MONTH_EVERY_S = 60.0
+TOP_UPS_EVERY_S = 60.0
 ENGINES_EVERY_S = 60.0
 BOOKS_EVERY_S = 900.0  # looks whether the day's work on the books is done
 UPKEEP_EVERY_S = 3600.0
@@ -112,6 +113,7 @@ app.conf.update(
         "tend_stripe": _every("tend_stripe", STRIPE_EVERY_S),
         "tend_stripe_slowly": _every("tend_stripe_slowly", STRIPE_SLOWLY_EVERY_S),
         "close_month": _every("close_month", MONTH_EVERY_S),
+        "tend_top_ups": _every("tend_top_ups", TOP_UPS_EVERY_S),
         "tend_books": _every("tend_books", BOOKS_EVERY_S),
         "tend_engines": _every("tend_engines", ENGINES_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),

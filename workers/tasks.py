@@ -4,7 +4,7 @@ import time
 
 from django.utils import timezone
 
-from billing import month_end
+from billing import advances, month_end
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from controlplane.batches import files
@@ -112,6 +112,12 @@ def tend_engines() -> None:
 def close_month() -> None:
     ends = time.monotonic() + _MONTH_S
     month_end.tend(timezone.now(), enough=lambda: time.monotonic() > ends)
+
+
+@app.task
+def tend_top_ups() -> None:
+    ends = time.monotonic() + _MONTH_S
+    advances.tend(timezone.now(), enough=lambda: time.monotonic() > ends)
 
 
 @app.task

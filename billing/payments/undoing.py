@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from billing import chart, credits, errors
+from billing import chart, crediting, credits, errors
 from billing.invoice_models import Invoice, InvoiceState
 from billing.payment_models import Payment, Purpose
 from billing.payments.allotting import Sides, allot, settle, spread, standing
@@ -18,6 +18,8 @@ def undo(
     a return and a dispute the invoices before the credit, since they say that they were not paid.
     """
     with credits.alone(payment.account_id or ""):
+        if reason == "refund":
+            _refuse_a_part(payment, amount)
         turn = [_from_credit, _from_unmatched, _from_invoices]
         if reason != "refund":
             turn.reverse()
@@ -38,18 +40,33 @@ def undo(
 
 
 def _from_credit(payment: Payment, rest: int, key: str, actor: audit.Actor, now: datetime) -> _Step:
-    part = min(rest, credits.left_of(payment.id), standing(payment).get((Purpose.CREDIT, None), 0))
+    part = credits.returnable(payment.id, _of_credit(payment, rest))
     if part <= 0 or payment.account_id is None:
         return 0, []
     used = credits.refund(
         payment.account_id, part, key=key, payment_id=payment.id, actor=actor, now=now
     )
+    for advance in used.advances:
+        crediting.credit_advance(advance, actor, now)
     allot(payment, Purpose.CREDIT, -part, now)
     tax = sum(each.amount for each in used.vat)
     return part, [
         (chart.prepaid(payment.account_id), part - tax),
         *((each.code, each.amount) for each in used.vat),
     ]
+
+
+def _of_credit(payment: Payment, amount: int) -> int:
+    """So many of `amount` cents are credit that is left."""
+    there = standing(payment).get((Purpose.CREDIT, None), 0)
+    return max(0, min(amount, credits.left_of(payment.id), there))
+
+
+def _refuse_a_part(payment: Payment, amount: int) -> None:
+    """Nobody is asked to open an invoice again because taxed credit cannot go back in parts."""
+    wanted = _of_credit(payment, amount)
+    if credits.returnable(payment.id, wanted) < wanted:
+        raise errors.PaymentRefused(credits.TAXED_WHOLE, code="advance_invoiced")
 
 
 def _from_unmatched(

@@ -78,6 +78,10 @@ def test_an_invoice_and_its_files(alice: House, issuer: None, operator: Client) 
     assert (note["kind"], note["corrects"], note["gross"]) == ("credit_note", made.id, "1.43")
     twice = post(operator, f"/invoices/{note['id']}/write-off", {"reason": "x"})
     assert twice.status_code == 409
+    listed = client.get("/api/v1/invoices?kind=credit_note").json()["data"]
+    assert [one["id"] for one in listed] == [note["id"]]
+    assert client.get("/api/v1/archive/due").status_code in (403, 404)
+    assert operator.get("/api/v1/archive/due").json() == {"data": []}
 
 
 def test_who_may_see_and_who_may_set(alice: House, mallory: House, issuer: None) -> None:

@@ -1,11 +1,12 @@
 """The verbs of invoices, one after the other, as `tests/test_verbs.py` walks them."""
 
+import hashlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from billing import crediting, invoicing, profiles, usage
-from billing.models import Account
+from billing import archive, crediting, invoicing, profiles, usage
+from billing.models import Account, InvoiceFile
 from tests.billing import invoices
 from tests.billing.events import seconds
 
@@ -24,3 +25,12 @@ def walk(do: Callable[..., Any], account_id: str, now: datetime) -> None:
     assert again is not None
     made = do(invoicing.finalise, "invoice.finalise", again.id, now=later)
     do(crediting.write_off, "invoice.write_off", made.id, "Gone", now=later)
+    InvoiceFile.objects.create(
+        invoice=made,
+        form="ubl",
+        content=b"old",
+        sha256=hashlib.sha256(b"old").hexdigest(),
+        keep_until=date(2020, 12, 31),
+        created_at=now,
+    )
+    do(archive.destroy, "archive.destroy", made.id)

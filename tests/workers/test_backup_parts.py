@@ -188,6 +188,7 @@ MAY_RETURN = {
     "event.disclose": "nothing ended",
     "backup.delete": "the folder is the truth",
     "credit.expire": "the next look at it expires it again",
+    "archive.destroy": "its time is over still: the list has it again",
     "books.close": "a person closes them again",
     "payment.close": "the provider and the bank say again what became of it",
 }

@@ -1,6 +1,8 @@
 """manage.py billing: a month closed; an invoice computed again from raw usage, and its evidence.
 
     billing close 2026-10 [--show] [--json]               drafts, and invoices after the grace time
+    billing advances [--show]                             decide top-ups, and say which wait
+    billing archive --due [--destroy] [--json]            files whose retention is over
     billing sums 2026-10 [--rebuild]                      the sums of usage beside its events
 
     billing recompute INVOICE [--json]                    from the database
@@ -20,7 +22,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
 from billing import bundle, errors, evidence, recompute
-from billing.management import closing, paying, summing
+from billing.management import archiving, closing, paying, summing
 from billing.models import Invoice
 
 
@@ -33,6 +35,12 @@ class Command(BaseCommand):
         close.add_argument("month", metavar="YYYY-MM")
         close.add_argument("--show", action="store_true", help="only say how far it is")
         close.add_argument("--json", action="store_true")
+        top_ups = verbs.add_parser("advances", help="decide top-ups, with their advance invoices")
+        top_ups.add_argument("--show", action="store_true", help="only say which wait, and why")
+        kept = verbs.add_parser("archive", help="files of invoices whose retention is over")
+        kept.add_argument("--due", action="store_true", required=True, help="those that are")
+        kept.add_argument("--destroy", action="store_true", help="delete them; an event tells it")
+        kept.add_argument("--json", action="store_true")
         sums = verbs.add_parser("sums", help="the sums of a month's usage are those of its events")
         sums.add_argument("month", metavar="YYYY-MM")
         sums.add_argument("--rebuild", action="store_true", help="make them anew first")
@@ -48,6 +56,12 @@ class Command(BaseCommand):
     def handle(self, *, verb: str, invoice: str = "", **options: Any) -> None:
         if verb == "close":
             closing.close(self, options["month"], show=options["show"], as_json=options["json"])
+            return
+        if verb == "advances":
+            archiving.advanced(self, show=options["show"])
+            return
+        if verb == "archive":
+            archiving.archived(self, destroy=options["destroy"], as_json=options["json"])
             return
         if verb == "sums":
             month = closing.month_of(options["month"])

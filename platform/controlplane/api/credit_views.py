@@ -11,7 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing import credits, errors, funds, vouchers
-from billing.models import CreditGrant, Customer, Payment
+from billing.credit_models import CreditKind
+from billing.models import CreditGrant, Customer, Payment, TopUpDecision
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access
@@ -34,13 +35,35 @@ class GrantView(serializers.ModelSerializer[CreditGrant]):
     left = CentsField(read_only=True)
     tax = CentsField(read_only=True, help_text="Of the amount, what an advance invoice taxed.")
     payment = serializers.CharField(source="payment_id")
+    invoice = serializers.CharField(source="invoice_id", help_text="The advance invoice.")
+    treatment = serializers.SerializerMethodField(
+        help_text="Of its VAT: no_consideration (it was given), advance_invoice,"
+        " multi_purpose_credit (taxed when it is used); waiting: `because` says for what."
+    )
+    because = serializers.SerializerMethodField()
 
     class Meta:
         model = CreditGrant
         fields = (
             *("id", "object", "kind", "amount", "left", "currency", "granted_at", "expires_at"),
-            *("note", "payment", "tax"),
+            *("note", "payment", "tax", "treatment", "because", "invoice"),
         )
+
+    def get_treatment(self, grant: CreditGrant) -> str:
+        if grant.kind != CreditKind.BOUGHT:
+            return "no_consideration"
+        return getattr(decided(grant), "treatment", "") or "waiting"
+
+    def get_because(self, grant: CreditGrant) -> str:
+        return getattr(decided(grant), "because", "")
+
+
+def decided(grant: CreditGrant) -> TopUpDecision | None:
+    """How its VAT is treated, or what that waits for; None for what nobody has looked at yet."""
+    try:
+        return grant.top_up
+    except TopUpDecision.DoesNotExist:
+        return None
 
 
 class FundsView(serializers.Serializer[Any]):
@@ -104,7 +127,8 @@ class Credits(_OfOrganization):
     @extend_schema(parameters=[_PLACE], responses=GrantView(many=True))
     def list(self, request: Request) -> Response:
         of = self.organization(request.query_params.get("organization", ""))
-        return self.page(CreditGrant.objects.filter(account_id=of.account_id), GrantView)
+        found = CreditGrant.objects.filter(account_id=of.account_id)
+        return self.page(found.select_related("top_up"), GrantView)
 
     @extend_schema(parameters=[_PLACE], responses=FundsView)
     @action(detail=False, methods=["get"])

@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import bundle, crediting, evidence, freezing, invoicing, profiles
+from billing import archive, bundle, crediting, evidence, freezing, invoicing, profiles
 from billing.drawing import plain
 from billing.einvoice.ubl import Profile
 from billing.invoice_models import Form
@@ -134,7 +134,7 @@ class Invoices(HouseViewSet):
     queryset = Invoice.objects.none()
 
     @extend_schema(
-        parameters=[OpenApiParameter("organization", str), OpenApiParameter("state", str)],
+        parameters=[OpenApiParameter(name, str) for name in ("organization", "state", "kind")],
         responses=InvoiceView(many=True),
     )
     def list(self, request: Request) -> Response:
@@ -144,6 +144,8 @@ class Invoices(HouseViewSet):
             found = found.filter(account_id=organization.account_id)
         if state := request.query_params.get("state"):
             found = found.filter(state=state)
+        if kind := request.query_params.get("kind"):
+            found = found.filter(kind=kind)
         return self.page(found, InvoiceView)
 
     @extend_schema(responses=InvoiceDetail)
@@ -222,6 +224,29 @@ class Invoices(HouseViewSet):
         invoice = invoice_access.invoice(self.principal, pk)
         content = freezing.content(invoice, form)
         return download(content, _TYPES[form], f"{invoice.label}.{ending}")
+
+
+class DueView(serializers.Serializer[archive.Due]):
+    invoice = serializers.CharField(source="invoice_id")
+    number = serializers.CharField(source="label")
+    account = serializers.CharField(source="account_id")
+    forms = serializers.ListField(child=serializers.CharField())
+    size = serializers.IntegerField(help_text="Bytes.")
+    kept_until = serializers.DateField()
+
+
+class Archive(HouseViewSet):
+    """Files whose retention is over; the operator's alone. `stoa billing archive` destroys them."""
+
+    serializer_class = DueView
+    queryset = Invoice.objects.none()
+
+    @extend_schema(responses=DueView(many=True))
+    def list(self, request: Request) -> Response:
+        """The oldest 1,000."""
+        access.operator(self.principal)
+        found = archive.due(self.now, limit=1000)
+        return Response({"data": DueView(found, many=True).data})
 
 
 def download(content: bytes, kind: str, name: str) -> HttpResponse:

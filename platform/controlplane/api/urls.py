@@ -129,6 +129,7 @@ urlpatterns = [
         invoice_views.BillingProfiles.as_view({"get": "retrieve", "put": "update"}),
         name="billing-profile",
     ),
+    path("archive/due", invoice_views.Archive.as_view({"get": "list"}), name="archive-due"),
     path(
         "entity",
         invoice_views.EntitySettings.as_view({"get": "retrieve", "put": "update"}),
