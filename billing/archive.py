@@ -63,7 +63,7 @@ def destroy(invoice_id: str, *, actor: audit.Actor, now: datetime) -> int:
             actor,
             "archive.destroy",
             now,
-            reason="retention is over",
+            reason="retention_over",
             change=[audit.Change(f"{form}_sha256", digest, None) for _, form, digest in files],
         )
     return len(files)
