@@ -246,7 +246,7 @@ class Archive(HouseViewSet):
         """The oldest 1,000."""
         access.operator(self.principal)
         found = archive.due(self.now, limit=1000)
-        return Response({"data": DueView(found, many=True).data})
+        return Response({"data": [DueView(one).data for one in found]})
 
 
 def download(content: bytes, kind: str, name: str) -> HttpResponse:
