@@ -143,7 +143,7 @@ def test_a_wish_that_cannot_be(
 def wishes(stoa: Stoa) -> list[tuple[str, str, int]]:
     """What is wanted; what is seen of it changes by itself."""
     found = stoa.api.get("/endpoints")["data"]
-    return [(one["id"], one["name"], one["generation"]) for one in found]
+    return [(one["id"], one["name"], one["version"]) for one in found]
 
 
 def test_a_name_that_is_taken(stoa: Stoa) -> None:
