@@ -108,11 +108,11 @@ def test_an_agent_killed_at_each_step_of_a_start_leaves_nothing(
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
-    assert _left(settings)
+    # A claim without a folder is free for the taking: another agent may have been quicker.
+    assert _left(settings) or step == "claim_uid"
 
     Reaping(settings, Events(settings.directory)).first(Nobody())
     wait_until(lambda: not _left(settings))
-    # A claim without a folder is free for the taking: another agent may have been quicker.
     assert Events(settings.directory).waiting() or step == "claim_uid"
 
 

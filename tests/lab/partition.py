@@ -24,6 +24,7 @@ SHORT_CUT_S, LONG_CUT_S, APART_S = 30.0, 600.0, 60.0
 PATIENCE_S = 120.0  # for whatever a busy machine delays
 CLIENTS = 3
 TOKENS = 4
+MINUTE_S = 60.0  # a node's journal is cut and sent at least so often
 METERED_S = 3.0  # a meter's round or two: what is billed too much would show by then
 OVER = ("stopped", "failed")
 
@@ -258,8 +259,13 @@ class Play:
         self.site.api.post(f"/endpoints/{self.endpoint_id}/stop")
         until(lambda: self.live() == [], within_s=PATIENCE_S, what="no replica is left")
         answers = self.traffic.answers
-        # What lay between a host's last report and its silence is not billed, nor a begun second.
-        least = {id: s / 2 - 2 * LEASE_S * self.scale - 2 for id, s in self.ready_s().items()}
+        # What lay between a host's last report and its silence is not billed, nor a begun second;
+        # of a dead one nor the minute that its journal could not prove any more.
+        dead = self.on_the_dead()
+        least = {
+            id: s / 2 - 2 * LEASE_S * self.scale - 2 - (MINUTE_S if id in dead else 0)
+            for id, s in self.ready_s().items()
+        }
 
         def booked() -> Books | None:
             books = Books.of(self.site.api, self.endpoint_id)
@@ -276,6 +282,11 @@ class Play:
             paid_in = found["input_tokens"] + found["cached_tokens"]
             assert (paid_in, found["output_tokens"]) == (one.input_tokens, one.output_tokens), one
         return books
+
+    def on_the_dead(self) -> set[str]:
+        """Replicas of hosts that will not be heard again."""
+        gone = {node for node, some in self.silences.items() if FOR_EVER in (s[1] for s in some)}
+        return {r["id"] for r in self.site.api.replicas(self.endpoint_id) if r["node"] in gone}
 
     def ready_s(self) -> dict[str, float]:
         """By replica that was ever ready: for how long, while its host could be heard."""
