@@ -1,12 +1,12 @@
 """What is agreed with one account: its free allowances, its monthly minimum, its tiers."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from django.db import connection, transaction
 
-from billing import errors
+from billing import errors, months
 from billing.models import Account, Term, TermKind
 from billing.terms import Allowance, Commitment, Terms, Tier
 from compliance import audit
@@ -111,15 +111,11 @@ def _row(account: Account, term: Allowance | Commitment | Tier) -> Term:
 
 def _check_time(row: Term, account: Account, now: datetime) -> None:
     at = row.valid_from
-    if at.tzinfo is None or at != month_start(at):
+    if at.tzinfo is None or at != months.start_of(at):
         raise errors.TermRefused(f"terms hold for whole months (UTC), not from {at} on")
-    opened = account.created_at >= month_start(now)
-    if at < now and not (opened and at == month_start(now)):
+    opened = account.created_at >= months.start_of(now)
+    if at < now and not (opened and at == months.start_of(now)):
         raise errors.TermRefused("terms are agreed for months to come only")
-
-
-def month_start(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _says(row: Term) -> dict[str, str | int]:

@@ -227,11 +227,6 @@ class Bundle:
             raise Unreadable(f"{name} is missing") from None
 
 
-def month_after(start: datetime) -> datetime:
-    year, month = divmod(start.year * 12 + start.month, 12)
-    return start.replace(year=year, month=month + 1)
-
-
 def _rows(rows: Iterable[object]) -> Iterator[bytes]:
     block = bytearray()
     for row in rows:

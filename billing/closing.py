@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from django.db import connection, transaction
 
-from billing import errors
+from billing import errors, months
 from billing.models import BooksClosing, LedgerTransaction, Reconciliation
 from compliance import audit
 
@@ -74,12 +74,12 @@ def closed(month: date) -> BooksClosing | None:
 
 def open_at(moment: datetime) -> datetime:
     """`moment`, or the start of the first open month after it."""
-    months = set(
+    shut = set(
         BooksClosing.objects.filter(
             month__gte=moment.astimezone(UTC).date().replace(day=1), reopened_at=None
         ).values_list("month", flat=True)
     )
-    while (month := moment.astimezone(UTC).date().replace(day=1)) in months:
+    while (month := moment.astimezone(UTC).date().replace(day=1)) in shut:
         moment = _bounds(month)[1]
     return moment
 
@@ -191,4 +191,4 @@ def _bounds(month: date) -> tuple[datetime, datetime]:
     if month.day != 1:
         raise ValueError(f"{month} is not the first of a month")
     start = datetime(month.year, month.month, 1, tzinfo=UTC)
-    return start, (start + timedelta(days=32)).replace(day=1)
+    return start, months.after(start)

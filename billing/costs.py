@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Literal
 
-from billing import errors, prices, rating, rollup
+from billing import errors, months, prices, rating, rollup
 from billing.models import Account, Basis
 
 Grouping = Literal["organization", "project", "key", "endpoint", "agent", "run", "hour"]
@@ -165,16 +165,12 @@ def so_far(
     return by(
         grouping,
         account_id,
-        start=month_start(now),
+        start=months.start_of(now),
         end=now,
         project_id=project_id,
         endpoint_id=endpoint_id,
         running=running,
     )
-
-
-def month_start(now: datetime) -> datetime:
-    return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _sums(

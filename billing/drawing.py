@@ -7,13 +7,13 @@ instead, and what was credited is not billed again by itself.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 
 from django.db import connection
 
-from billing import agreements, charges, chart, prices, rating, rollup, services
+from billing import agreements, charges, chart, months, prices, rating, rollup, services
 from billing.charges import Charge, Terms
 from billing.invoice_models import InvoiceKind, InvoiceState
 from billing.models import Account, Invoice, InvoiceLine
@@ -102,10 +102,6 @@ def plain(amount: Decimal) -> Decimal:
     return short if int(short.as_tuple().exponent) <= 0 else short.quantize(Decimal(1))
 
 
-def month_after(start: datetime) -> datetime:
-    return (start + timedelta(days=32)).replace(day=1)
-
-
 def _charged(line: InvoiceLine) -> bool:
     return line.kind not in (EGRESS, FREE_CREDIT)
 
@@ -141,7 +137,7 @@ def _late(
     account: Account, month: datetime, price_list: Sequence[PriceVersion], terms: Terms
 ) -> list[Charge] | None:
     """The adjustments of a month that was billed before; None while it is still to be."""
-    end = month_after(month)
+    end = months.after(month)
     was = _billed(account, month, end)
     if was is None:
         return None

@@ -10,8 +10,8 @@ from typing import Any
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from billing import agreements, errors, prices
-from billing.bundle import Event, Head, month_after
+from billing import agreements, errors, months, prices
+from billing.bundle import Event, Head
 from billing.charges import Charge
 from billing.invoice_models import Form, InvoiceKind, InvoiceState
 from billing.models import Invoice, InvoiceFile, InvoiceLine
@@ -66,13 +66,13 @@ class Stored:
 
     def adjusted(self) -> list[datetime]:
         lines = self._invoice.lines.filter(kind="adjustment")
-        starts = {agreements.month_start(line.start) for line in lines}
+        starts = {months.start_of(line.start) for line in lines}
         return sorted(starts)
 
     def events(self, month: datetime) -> Iterator[Event]:
         upto = self._invoice.usage_upto
         with connection.chunked_cursor() as cursor:
-            span = [month, month_after(month)]
+            span = [month, months.after(month)]
             cursor.execute(_EVENTS, [self._invoice.account_id, *span, upto, upto])
             for row in cursor:
                 yield _event(row)
@@ -85,7 +85,7 @@ class Stored:
             same_time = Q(final_at=mine.final_at, id__lt=mine.id)
             before = before.filter(Q(final_at__lt=mine.final_at) | same_time)
         lines = InvoiceLine.objects.filter(
-            invoice__in=_standing(before), start__gte=month, start__lt=month_after(month)
+            invoice__in=_standing(before), start__gte=month, start__lt=months.after(month)
         ).exclude(kind__in=STATED)
         return [as_charge(line) for line in lines.order_by("invoice_id", "position")]
 

@@ -24,6 +24,7 @@ from billing import (
     invoice_document,
     issuing,
     metering,
+    months,
     numbering,
     tenants,
     treatment,
@@ -56,8 +57,8 @@ class ProfileChanged(Exception):
 
 def period(month: datetime) -> tuple[datetime, datetime]:
     """The calendar month in UTC that `month` is in: its start, and the first moment after it."""
-    start = month.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return start, drawing.month_after(start)
+    start = months.start_of(month)
+    return start, months.after(start)
 
 
 def before(start: datetime) -> datetime:

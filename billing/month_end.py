@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection
 
-from billing import drawing, errors, invoicing, services, treatment
+from billing import drawing, errors, invoicing, months, services, treatment
 from billing.invoice_models import InvoiceKind, InvoiceState
 from billing.models import Account, Invoice, MonthRun
 from billing.rating import PriceVersion, Unpriced
@@ -106,7 +106,7 @@ def tend(
     hour, of every month, for VIES answers some day.
     """
     start = invoicing.before(invoicing.period(now)[0])
-    final = now >= invoicing.grace_over(drawing.month_after(start))
+    final = now >= invoicing.grace_over(months.after(start))
     run, _ = MonthRun.objects.get_or_create(
         month=start.date(), final=final, defaults={"begun_at": now}
     )

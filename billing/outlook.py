@@ -6,8 +6,7 @@ from typing import Any
 
 from django.db import connection
 
-from billing import agreements, costs, errors, forecast, prices
-from billing.bundle import month_after
+from billing import agreements, errors, forecast, months, prices
 from billing.charges import Used
 from billing.models import Account
 
@@ -17,7 +16,7 @@ def to_month_end(account_id: str, *, now: datetime) -> forecast.Forecast:
     account = Account.objects.filter(pk=account_id).first()
     if account is None:
         raise errors.UnknownAccount(account_id)
-    start = costs.month_start(now)
+    start = months.start_of(now)
     versions = prices.versions(account.currency, account.id)
     since = min(start, now - forecast.LOOK_BACK)
     return forecast.to_month_end(
@@ -27,7 +26,7 @@ def to_month_end(account_id: str, *, now: datetime) -> forecast.Forecast:
         account_id=account_id,
         currency=account.currency,
         start=start,
-        end=month_after(start),
+        end=months.after(start),
         now=now,
     )
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from django.db import transaction
 from django.db.models import Q
 
-from billing import errors, rating
+from billing import errors, months, rating
 from billing.models import Account, Meter, Price
 from compliance import audit
 
@@ -148,7 +148,7 @@ def _refuse_unbounded(meter: str, currency: str, now: datetime) -> None:
 
 def publish_defaults(*, actor: audit.Actor, now: datetime) -> list[Price]:
     """The default list, from the start of this month on, for whatever has no price yet."""
-    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    start = months.start_of(now)
     published = []
     for meter, device_kind, amount in DEFAULTS:
         listed = Price.objects.filter(account=None, meter=meter, device_kind=device_kind)

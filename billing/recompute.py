@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from billing import charges
-from billing.bundle import Bundle, Event, Source, Unreadable, month_after
+from billing import charges, months
+from billing.bundle import Bundle, Event, Source, Unreadable
 from billing.charges import CHARGE, CREDIT, Charge, Month, Used
 from billing.einvoice import canonical
 from billing.rating import PriceVersion, Unpriced
@@ -82,7 +82,7 @@ def recompute(source: Source) -> Report:
         for month in source.adjusted():
             now = _month(report, month, prices, terms)
             was = list(source.earlier(month))
-            end = month_after(month)
+            end = months.after(month)
             expected += charges.adjustments(was, now, start=month, end=end)
     except (Unpriced, CurrencyMismatch) as error:
         report.problems.append(str(error))
@@ -102,7 +102,7 @@ def _month(
         account_id=head.account_id,
         currency=head.currency,
         start=start,
-        end=month_after(start),
+        end=months.after(start),
     )
     before = (datetime.min.replace(tzinfo=UTC), "")
     for event in report.source.events(start):

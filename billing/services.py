@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from django.db import DatabaseError, connection, transaction
 
-from billing import closing, costs, errors, ledger, prices, rating, rollup
+from billing import closing, costs, errors, ledger, months, prices, rating, rollup
 from billing.models import Account, Basis, LedgerTransaction
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,9 @@ def _accrue(pairs: Sequence[_Pair]) -> list[Accrual]:
         used[one.account_id, one.hour].append(one)
     accrued, numbers = _accrued(pairs)
     versions = prices.versions()
-    opened = {month: closing.open_at(month) for month in {_month(hour) for _, hour in pairs}}
+    opened = {
+        month: closing.open_at(month) for month in {months.start_of(hour) for _, hour in pairs}
+    }
     due, unpriced = {}, {}
     for pair in pairs:
         due[pair], unpriced[pair] = _due(used[pair], versions, accounts[pair[0]])
@@ -228,7 +230,7 @@ def _accrue(pairs: Sequence[_Pair]) -> list[Accrual]:
     for pair in pairs:
         if entries := _entries(accounts[pair[0]], due[pair], accrued[pair]):
             key = f"{_prefix(pair)}{len(numbers[pair])}"
-            at = max(pair[1], opened[_month(pair[1])])
+            at = max(pair[1], opened[months.start_of(pair[1])])
             postings[pair] = ledger.Posting(key, ACCRUAL, at, entries)
     posted = dict(zip(postings, ledger.post_new(list(postings.values())), strict=True))
     if again := [pair for pair in pairs if unpriced[pair]]:
@@ -267,10 +269,6 @@ def _due(
             for q in without
         ]
     return {meter: amount for meter, amount in units.items() if amount}, tuple(unpriced)
-
-
-def _month(hour: datetime) -> datetime:
-    return hour.replace(day=1, hour=0)
 
 
 def _prefix(pair: _Pair) -> str:

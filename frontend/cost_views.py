@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from billing import costs, outlook
+from billing import costs, months, outlook
 from billing.forecast import Forecast
 from billing.models import Basis
 from billing.terms import CurrencyMismatch
@@ -98,6 +98,6 @@ def _export(visit: Visit) -> Export | None:
     """The newest complete export that holds this month's usage, for those who may have it."""
     if visit.organization is None or not visit.can(Permission.EXPORT):
         return None
-    first = costs.month_start(visit.now)
+    first = months.start_of(visit.now)
     mine = Export.objects.filter(log_id=visit.organization.id, failure="")
     return mine.filter(completed_at__gte=first, period_end__gt=first).first()

@@ -9,7 +9,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
 
-from billing import costs
+from billing import months
 from compliance import exports, ids
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent, Export
@@ -52,7 +52,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         return show(request, visit, "nowhere.html")
     else:
         organization = _organization(visit, visit.organization.id)
-        first = costs.month_start(visit.now).date()
+        first = months.start_of(visit.now).date()
         form = ExportForm(initial={"since": first, "until": visit.now.astimezone(UTC).date()})
     context = {
         "organization": organization,

@@ -8,7 +8,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import costs, margin, sales
+from billing import margin, months, sales
 from billing.errors import PriceRefused
 from billing.models import OwnedCost
 from controlplane.endpoints import capacity
@@ -27,15 +27,15 @@ class CostForm(forms.Form):
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     access.operator(visit.principal)
-    months = _months(visit.now)
+    shown = _months(visit.now)
     wanted = request.GET.get("month", "")
-    start = next((one for one in months if f"{one:%Y-%m}" == wanted), months[0])
-    end = _following(start)
+    start = next((one for one in shown if f"{one:%Y-%m}" == wanted), shown[0])
+    end = months.after(start)
     spent = list(OwnedCost.objects.order_by("device_kind", "-valid_from"))
     there = capacity.of(margin.cuts(spent, start, end), visit.now)
     context = {
         "rows": margin.of(there, sales.of(start, end), spent),
-        "months": months,
+        "months": shown,
         "month": start,
         "spent": spent,
     }
@@ -56,7 +56,7 @@ def set_cost(request: Request, visit: Visit) -> HttpResponseBase:
             device_kind=form.cleaned_data["device_kind"],
             amount=form.cleaned_data["amount"],
             # What is owned was owned all month: a first cost covers it.
-            valid_from=costs.month_start(visit.now)
+            valid_from=months.start_of(visit.now)
             if _first(form.cleaned_data["device_kind"])
             else visit.now,
             now=visit.now,
@@ -76,11 +76,7 @@ def _first(device_kind: str) -> bool:
 
 def _months(now: datetime) -> list[datetime]:
     """This one and those before it, newest first."""
-    found = [costs.month_start(now)]
+    found = [months.start_of(now)]
     while len(found) < _MONTHS:
-        found.append(costs.month_start(found[-1] - timedelta(days=1)))
+        found.append(months.start_of(found[-1] - timedelta(days=1)))
     return found
-
-
-def _following(start: datetime) -> datetime:
-    return costs.month_start(start + timedelta(days=32))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from billing import agreements, price_list, prices, rating
+from billing import agreements, months, price_list, prices, rating
 from billing.price_list import Listed
 from billing.terms import Terms
 from controlplane.tenancy import access
@@ -27,7 +27,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         account_id=account.id,
     )
     terms = agreements.of(account.id)
-    start = agreements.month_start(visit.now)
+    start = months.start_of(visit.now)
     context = {
         "currency": account.currency,
         "devices": [one for one in listed if one.meter in rating.SECONDS],

@@ -173,7 +173,6 @@ NO_VERBS = {
     prices.idle: "looks",
     agreements.of: "looks",
     agreements.as_terms: "computes",
-    agreements.month_start: "computes",
     ledger.post: "is the ledger's own record",
     ledger.post_new: "is the ledger's own record",
     ledger.balance: "looks",

@@ -14,11 +14,11 @@ from typing import TypeAlias
 from django.db import connection, transaction
 
 from billing import booking, errors, reserving, services, usage
-from billing.models import Basis, Meter, UsageInbox
+from billing.models import Meter, UsageInbox
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import Endpoint, ServingInterval
 from controlplane.tenancy.models import Project
-from workers import warmth
+from workers import device_usage, warmth
 
 log = logging.getLogger(__name__)
 
@@ -183,24 +183,12 @@ def _slices(interval: ServingInterval, now: datetime) -> list[serving.Slice]:
 
 def _replica_events(interval: ServingInterval, due: Iterable[Part]) -> Iterator[usage.Event]:
     """`unproved`: its node's agent signs no records yet, and its count alone is billed."""
-    replica = interval.replica
-    endpoint = replica.endpoint
+    flags = (UNPROVED,) if interval.proved_us is None else ()
     for one, pieces in due:
         for piece in pieces:
-            yield usage.Event(
-                id=f"{replica.id}:{interval.id}:{one.name}{_SUFFIX.get(piece.meter, '')}",
-                at=piece.at,
-                account_id=endpoint.project.organization.account_id,
-                project_id=endpoint.project_id,
-                endpoint_id=endpoint.id,
-                replica_id=replica.id,
-                region=endpoint.region_code,
-                device_kind=replica.version.device_kind,
-                meter=piece.meter.value,
-                basis=Basis.CHARGE.value,
-                quantity=piece.seconds * replica.version.devices_each,
-                share=replica.version.device_share,
-                flags=(UNPROVED,) if interval.proved_us is None else (),
+            name = f"{interval.replica.id}:{interval.id}:{one.name}{_SUFFIX.get(piece.meter, '')}"
+            yield device_usage.event(
+                interval.replica, name, piece.at, piece.meter, piece.seconds, flags
             )
 
 

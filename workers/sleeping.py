@@ -8,10 +8,11 @@ from django.db.models import F, FloatField, Q
 from django.db.models.functions import Extract, Floor, Least
 
 from billing import reserving, usage
-from billing.models import Basis, Meter
+from billing.models import Meter
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import AsleepInterval
 from controlplane.endpoints.serving import Slice
+from workers import device_usage
 from workers.warmth import Rates
 
 AT_ONCE = 500
@@ -67,21 +68,8 @@ def _priced(interval: AsleepInterval, slices: list[Slice], rates: Rates) -> Iter
 
 
 def _event(interval: AsleepInterval, piece: Slice) -> usage.Event:
-    replica, endpoint = interval.replica, interval.replica.endpoint
-    return usage.Event(
-        id=f"{replica.id}:{interval.id}:{piece.name}",
-        at=piece.at,
-        account_id=endpoint.project.organization.account_id,
-        project_id=endpoint.project_id,
-        endpoint_id=endpoint.id,
-        replica_id=replica.id,
-        region=endpoint.region_code,
-        device_kind=replica.version.device_kind,
-        meter=Meter.ASLEEP_SECONDS.value,
-        basis=Basis.CHARGE.value,
-        quantity=piece.seconds * replica.version.devices_each,
-        share=replica.version.device_share,
-    )
+    name = f"{interval.replica.id}:{interval.id}:{piece.name}"
+    return device_usage.event(interval.replica, name, piece.at, Meter.ASLEEP_SECONDS, piece.seconds)
 
 
 def _served(interval: AsleepInterval, slices: list[Slice]) -> reserving.Served:

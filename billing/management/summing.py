@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import bundle, rollup
+from billing import months, rollup
 
 _SHOWN = 20
 
 
 def compare(command: BaseCommand, month: datetime, *, rebuild: bool) -> None:
     """Exit code 1 where they differ; with `rebuild` they are made anew from the events first."""
-    start, end = month.astimezone(UTC), bundle.month_after(month)
+    start, end = month.astimezone(UTC), months.after(month)
     if rebuild:
         rollup.rebuild(start, end)
     found = rollup.verify(start, end, limit=_SHOWN)

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import costs, focus, prices, usage
+from billing import focus, months, prices, usage
 from compliance import audit
 from tests.api.house import House, post, signed_in
 
@@ -22,7 +22,7 @@ def used(house: House, quantity: int, **fields: Any) -> usage.Event:
         "basis": "charge",
         "device_kind": "cpu",
         "id": f"{house.organization.id}:{quantity}",
-        "at": costs.month_start(timezone.now()),
+        "at": months.start_of(timezone.now()),
         **fields,
     }
     return usage.Event(
@@ -39,7 +39,7 @@ def used(house: House, quantity: int, **fields: Any) -> usage.Event:
 def month(alice: House, mallory: House) -> Client:
     """Alice used 90 minutes at 0.12 an hour, of which ten were given back; and tokens, not owed."""
     prices.publish_defaults(actor=audit.SYSTEM, now=timezone.now())
-    later = costs.month_start(timezone.now()) + timedelta(minutes=59)
+    later = months.start_of(timezone.now()) + timedelta(minutes=59)
     usage.record(
         [
             used(alice, 5400),

@@ -8,7 +8,7 @@ from typing import Any
 from django.test import Client
 from django.utils import timezone
 
-from billing import agreements, prices
+from billing import agreements, months, prices
 from billing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from controlplane.tenancy.models import Organization
@@ -61,7 +61,7 @@ def test_an_organization_sees_its_own_prices_and_terms_alone(alice: House, mallo
     publish("1.50", valid_from=now + timedelta(days=1), account_id=account.id)
     account.created_at = now
     account.save()
-    start = agreements.month_start(now)
+    start = months.start_of(now)
     agree(
         alice.organization,
         Allowance("", start, "device_seconds", "cpu", 7200, note="to begin with"),

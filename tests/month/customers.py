@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from stdnum.eu import vat
 
-from billing import agreements, costs, prices, profiles, services
+from billing import agreements, months, prices, profiles, services
 from billing.models import Account, Meter
 from billing.terms import Allowance, Commitment, Tier
 from compliance import audit
@@ -98,7 +98,7 @@ def _publish(born: datetime) -> None:
 def _agree(account: Account, number: int, born: datetime) -> None:
     """Of ten, one pays less from some minute of the month on, one has hours free, one has promised
     to spend, and one gets a tier."""
-    start = costs.month_start(born + timedelta(days=31))
+    start = months.start_of(born + timedelta(days=31))
     terms: dict[int, Allowance | Commitment | Tier] = {
         5: Allowance("", start, meter=Meter.DEVICE_SECONDS, quantity=7 * 3600),
         7: Commitment("", start, Decimal("400.00")),

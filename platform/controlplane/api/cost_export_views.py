@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
 from io import TextIOWrapper
 from typing import IO
 
@@ -17,7 +17,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from billing import cost_export, costs, focus
+from billing import cost_export, focus, months
 from billing.models import Account
 from controlplane.api.cost_views import moment
 from controlplane.api.views import HouseViewSet
@@ -84,7 +84,7 @@ class CostExports(HouseViewSet):
         if text := request.query_params.get("month"):
             return month(text)
         return (
-            moment(request, "from", costs.month_start(self.now)),
+            moment(request, "from", months.start_of(self.now)),
             moment(request, "to", self.now),
         )
 
@@ -93,7 +93,7 @@ def month(text: str) -> tuple[datetime, datetime]:
     """2026-10: its first moment and the first after it, UTC. Raises ValidationError."""
     try:
         start = datetime.strptime(f"{text}+0000", "%Y-%m%z")
-        following = (start + timedelta(days=31)).replace(day=1)
+        following = months.after(start)
     except (ValueError, OverflowError) as error:
         raise ValidationError({"month": "A month such as 2026-10."}) from error
     return start, following

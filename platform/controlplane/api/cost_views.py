@@ -11,7 +11,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs, outlook, usage
+from billing import costs, months, outlook, usage
 from billing.models import UsageEvent
 from compliance import moments
 from controlplane.api.pagination import envelope
@@ -118,7 +118,7 @@ class Costs(HouseViewSet):
         found = costs.by(
             grouping,
             organization.account_id,
-            start=moment(request, "from", costs.month_start(now)),
+            start=moment(request, "from", months.start_of(now)),
             end=moment(request, "to", now),
             project_id=project_id,
             endpoint_id=endpoint_id,
@@ -170,7 +170,7 @@ class Usage(HouseViewSet):
         found = usage.page(
             {project.organization.account_id for project in projects},
             {project.id for project in projects},
-            moment(request, "from", costs.month_start(now)),
+            moment(request, "from", months.start_of(now)),
             moment(request, "to", now),
             endpoint_id=query.get("endpoint", ""),
             request_id=query.get("request", ""),

@@ -7,7 +7,7 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs, margin, sales
+from billing import margin, months, sales
 from billing.errors import PriceRefused
 from billing.models import OwnedCost
 from controlplane.api.cost_export_views import month
@@ -56,7 +56,7 @@ class Margins(HouseViewSet):
     def list(self, request: Request) -> Response:
         """One row for each kind of device."""
         access.operator(self.principal)
-        text = request.query_params.get("month") or costs.month_start(self.now).strftime("%Y-%m")
+        text = request.query_params.get("month") or months.start_of(self.now).strftime("%Y-%m")
         start, end = month(text)
         spent = list(OwnedCost.objects.all())
         there = capacity.of(margin.cuts(spent, start, end), self.now)

@@ -8,7 +8,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs, errors, metering
+from billing import errors, metering, months
 from billing.models import MeterFinding
 from compliance import audit
 from controlplane.api.cost_views import moment
@@ -66,7 +66,7 @@ class MeterFindings(HouseViewSet):
     def list(self, request: Request) -> Response:
         query = request.query_params
         found = MeterFinding.objects.filter(
-            at__gte=moment(request, "from", costs.month_start(self.now)),
+            at__gte=moment(request, "from", months.start_of(self.now)),
             at__lt=moment(request, "to", self.now),
         )
         if organization_id := query.get("organization", ""):
