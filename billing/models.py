@@ -8,36 +8,36 @@ from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 
-from billing.advance_models import TopUpDecision as TopUpDecision
-from billing.credit_models import BooksClosing as BooksClosing
-from billing.credit_models import CreditGrant as CreditGrant
-from billing.credit_models import CreditUse as CreditUse
-from billing.credit_models import Reconciliation as Reconciliation
-from billing.credit_models import Voucher as Voucher
-from billing.invoice_models import Customer as Customer
-from billing.invoice_models import Entity as Entity
-from billing.invoice_models import Invoice as Invoice
-from billing.invoice_models import InvoiceFile as InvoiceFile
-from billing.invoice_models import InvoiceLine as InvoiceLine
-from billing.invoice_models import MonthRun as MonthRun
-from billing.invoice_models import NumberSeries as NumberSeries
-from billing.margin_models import OwnedCost as OwnedCost
-from billing.metering_models import MeterFinding as MeterFinding
-from billing.metering_models import MeteringDigest as MeteringDigest
-from billing.metering_models import NodeBatch as NodeBatch
-from billing.metering_models import NodeCertificate as NodeCertificate
-from billing.metering_models import NodeRecord as NodeRecord
-from billing.payment_models import Allocation as Allocation
-from billing.payment_models import BankEntry as BankEntry
-from billing.payment_models import BankStatement as BankStatement
-from billing.payment_models import CollectionFile as CollectionFile
-from billing.payment_models import Debit as Debit
-from billing.payment_models import DebitMandate as DebitMandate
-from billing.payment_models import GivenBack as GivenBack
-from billing.payment_models import Payment as Payment
+from billing.credit.advance_models import TopUpDecision as TopUpDecision
+from billing.credit.models import BooksClosing as BooksClosing
+from billing.credit.models import CreditGrant as CreditGrant
+from billing.credit.models import CreditUse as CreditUse
+from billing.credit.models import Reconciliation as Reconciliation
+from billing.credit.models import Voucher as Voucher
+from billing.invoices.models import Customer as Customer
+from billing.invoices.models import Entity as Entity
+from billing.invoices.models import Invoice as Invoice
+from billing.invoices.models import InvoiceFile as InvoiceFile
+from billing.invoices.models import InvoiceLine as InvoiceLine
+from billing.invoices.models import MonthRun as MonthRun
+from billing.invoices.models import NumberSeries as NumberSeries
+from billing.meters.models import MeterFinding as MeterFinding
+from billing.meters.models import MeteringDigest as MeteringDigest
+from billing.meters.models import NodeBatch as NodeBatch
+from billing.meters.models import NodeCertificate as NodeCertificate
+from billing.meters.models import NodeRecord as NodeRecord
+from billing.payments.models import Allocation as Allocation
+from billing.payments.models import BankEntry as BankEntry
+from billing.payments.models import BankStatement as BankStatement
+from billing.payments.models import CollectionFile as CollectionFile
+from billing.payments.models import Debit as Debit
+from billing.payments.models import DebitMandate as DebitMandate
+from billing.payments.models import GivenBack as GivenBack
+from billing.payments.models import Payment as Payment
 from billing.payments.stripe import models as stripe_models  # noqa: F401  (loaded with the room)
-from billing.term_models import Term as Term
-from billing.term_models import TermKind as TermKind
+from billing.pricing.models import Term as Term
+from billing.pricing.models import TermKind as TermKind
+from billing.reports.models import OwnedCost as OwnedCost
 from compliance.fields import IdField
 
 

@@ -10,8 +10,12 @@ from decimal import Decimal
 
 from django.db import DatabaseError, connection, transaction
 
-from billing import closing, costs, errors, ledger, months, prices, rating, rollup
+from billing import errors, months, rating
+from billing.books import closing, ledger
+from billing.meters import rollup
 from billing.models import Account, Basis, LedgerTransaction
+from billing.pricing import prices
+from billing.reports import costs
 
 log = logging.getLogger(__name__)
 

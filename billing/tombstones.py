@@ -7,12 +7,13 @@ tombstones (migration 0018): one for each holder and epoch, as they end together
 
 from datetime import datetime
 
-from billing import leases, numbering
-from billing.credit_models import Voucher
+from billing.credit.models import Voucher
+from billing.invoices import numbering
 from billing.models import Customer, Invoice
-from billing.payment_models import Debit, DebitMandate, DebitState
 from billing.payments import debits
+from billing.payments.models import Debit, DebitMandate, DebitState
 from billing.payments.stripe.models import StripeMethod
+from billing.spending import leases
 from compliance import audit, tombstones
 from compliance.models import Tombstone
 

@@ -9,7 +9,8 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import errors, reconciliation
+from billing import errors
+from billing.books import reconciliation
 from billing.models import BankStatement, BooksClosing, CollectionFile
 from billing.payments import debits, statements
 from billing.payments.overdue import overdue

@@ -4,8 +4,8 @@ from typing import Any
 
 from django import forms
 
-from billing import crediting, profiles
-from billing.invoice_models import Collection, CustomerKind, Issuer
+from billing.invoices import crediting, profiles
+from billing.invoices.models import Collection, CustomerKind, Issuer
 from billing.models import Customer, Entity
 
 _PROOFS = [("", "none"), *((one, one.replace("_", " ")) for one in profiles.PROOFS)]

@@ -8,9 +8,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import archive, crediting, errors, freezing, invoicing, month_end, profiles
+from billing import errors
 from billing.einvoice.ubl import Profile
-from billing.invoice_models import Form, InvoiceKind, InvoiceState
+from billing.invoices import archive, crediting, freezing, invoicing, month_end, profiles
+from billing.invoices.models import Form, InvoiceKind, InvoiceState
 from billing.models import Customer, Invoice, InvoiceLine, MonthRun, TopUpDecision
 from controlplane.api.invoice_views import download
 from controlplane.tenancy import access, invoice_access

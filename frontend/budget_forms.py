@@ -6,8 +6,8 @@ from typing import Any
 
 from django import forms
 
-from billing import budgets
 from billing.models import Unit
+from billing.spending import budgets
 from frontend.budget_rows import WHOSE
 
 UNITS = {"eur": Unit.NANO_EUR, "tokens": Unit.TOKENS, "calls": Unit.CALLS}

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from billing import counters
 from billing.models import Budget, Subject
+from billing.spending import counters
 from controlplane.tenancy.models import ApiKey
 
 WHOSE = {

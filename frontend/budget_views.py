@@ -7,8 +7,9 @@ from django.db.models import Q
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
-from billing import budgets, counters, errors
+from billing import errors
 from billing.models import Budget, Subject
+from billing.spending import budgets, counters
 from controlplane.tenancy import access, spending
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.models import ApiKey, Project

@@ -7,10 +7,11 @@ from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from billing import costs, months, outlook
-from billing.forecast import Forecast
+from billing import months
 from billing.models import Basis
-from billing.terms import CurrencyMismatch
+from billing.pricing.terms import CurrencyMismatch
+from billing.reports import costs, outlook
+from billing.reports.forecast import Forecast
 from compliance.models import Export
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import running

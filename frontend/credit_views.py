@@ -5,7 +5,8 @@ from django.contrib import messages
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 
-from billing import errors, vouchers
+from billing import errors
+from billing.credit import vouchers
 from billing.models import CreditGrant, Payment
 from billing.payments.overdue import overdue
 from controlplane.api.credit_views import shown

@@ -8,9 +8,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import margin, months, sales
+from billing import months
 from billing.errors import PriceRefused
 from billing.models import OwnedCost
+from billing.reports import margin, sales
 from controlplane.endpoints import capacity
 from controlplane.tenancy import access
 from frontend.visits import Request, Visit, page, show

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from billing import agreements, months, price_list, prices, rating
-from billing.price_list import Listed
-from billing.terms import Terms
+from billing import months, rating
+from billing.pricing import agreements, price_list, prices
+from billing.pricing.price_list import Listed
+from billing.pricing.terms import Terms
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
 from frontend.visits import Request, Visit, page, show

@@ -7,8 +7,10 @@ from decimal import Decimal
 
 from django.core.cache import cache
 
-from billing import costs, prices, rating
+from billing import rating
 from billing.models import Account, Basis
+from billing.pricing import prices
+from billing.reports import costs
 from controlplane.endpoints import running
 from controlplane.endpoints.models import Endpoint
 from controlplane.tenancy.models import Project

@@ -14,8 +14,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import counters, pseudonyms, runs
+from billing import pseudonyms
+from billing.meters import runs
 from billing.models import Subject
+from billing.spending import counters
 from controlplane.tenancy import access, running, spending
 from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import NotFound

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing import advances, closing, credits, services, vouchers
+from billing import services
+from billing.books import closing
+from billing.credit import advances, credits, vouchers
 from billing.models import BooksClosing, Reconciliation, TopUpDecision
 from billing.payments import debits, receipts, statements
 from compliance import audit

@@ -21,17 +21,12 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
 
-from billing import (
-    agreements,
-    budgets,
-    counters,
-    leases,
-    ledger,
-    margin,
-    prices,
-)
+from billing.books import ledger
 from billing.models import BudgetWindow
-from billing.terms import Commitment
+from billing.pricing import agreements, prices
+from billing.pricing.terms import Commitment
+from billing.reports import margin
+from billing.spending import budgets, counters, leases
 from compliance import audit, exports
 from compliance.actions import ACTIONS
 from compliance.models import AuditEvent

@@ -34,7 +34,7 @@ BREACHES = [
         "import controlplane.endpoints.states",
     ),
     ("Stripe has one door", "platform/controlplane/tenancy/names.py", "import stripe"),
-    ("Stripe has one door", "billing/ledger.py", "import stripe"),
+    ("Stripe has one door", "billing/books/ledger.py", "import stripe"),
     ("No Django, no Celery", "platform/gateway/usage.py", "import django.conf"),
     ("No Django, no Celery", "workers/agent/files.py", "import celery"),
     ("No Django, no Celery", "platform/controlplane/scaling/load.py", "import django.conf"),
@@ -107,7 +107,9 @@ def test_each_wall_is_tried() -> None:
 
 def test_a_new_module_of_billing_is_out_of_the_gateways_reach() -> None:
     """The linter has no way to say "all but these": the list must grow with the room."""
-    modules = {f"billing.{path.stem}" for path in (ROOT / "billing").glob("*.py")}
+    room = ROOT / "billing"
+    packages = {path.parent.name for path in room.glob("*/__init__.py")} - {"migrations"}
+    modules = {f"billing.{name}" for name in packages | {path.stem for path in room.glob("*.py")}}
     closed = set(contracts()["The gateway borrows only what is pure"]["forbidden_modules"])
     pure = {f"billing.{name}" for name in ("passes", "pseudonyms", "rating", "windows")}
     assert modules - closed == {"billing.__init__", *pure}

@@ -2,25 +2,14 @@
 
 from types import ModuleType
 
-from billing import (
-    advances,
-    agreements,
-    archive,
-    budgets,
-    closing,
-    counters,
-    crediting,
-    credits,
-    invoicing,
-    leases,
-    ledger,
-    margin,
-    prices,
-    profiles,
-    vouchers,
-)
 from billing import services as billing
+from billing.books import closing, ledger
+from billing.credit import advances, credits, vouchers
+from billing.invoices import archive, crediting, invoicing, profiles
 from billing.payments import debits, receipts, statements
+from billing.pricing import agreements, prices
+from billing.reports import margin
+from billing.spending import budgets, counters, leases
 from compliance import exports
 from controlplane.batches import files
 from controlplane.batches import services as batches

@@ -17,7 +17,7 @@ from django.utils import timezone
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from billing import closing, reconciliation
+from billing.books import closing, reconciliation
 from compliance import sealing
 from controlplane.endpoints import observe
 from controlplane.endpoints.models import Pulse

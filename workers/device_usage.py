@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from billing import usage
+from billing.meters import usage
 from billing.models import Basis, Meter
 from controlplane.endpoints.models import Replica
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from billing import digests
+from billing.meters import digests
 from controlplane.tenancy.models import Organization
 
 

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from django.db.models import Sum
 
-from billing import errors, funds
+from billing import errors
 from billing.models import UsageInbox
+from billing.spending import funds
 from compliance import audit
 from controlplane.tenancy import notices
 from controlplane.tenancy.models import Organization, Project

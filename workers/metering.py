@@ -13,8 +13,10 @@ from typing import TypeAlias
 
 from django.db import connection, transaction
 
-from billing import booking, errors, reserving, services, usage
+from billing import errors, services
+from billing.meters import booking, usage
 from billing.models import Meter, UsageInbox
+from billing.spending import reserving
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import Endpoint, ServingInterval
 from controlplane.tenancy.models import Project

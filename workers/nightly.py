@@ -3,7 +3,9 @@
 import logging
 from datetime import UTC, datetime
 
-from billing import credits, errors, reconciliation
+from billing import errors
+from billing.books import reconciliation
+from billing.credit import credits
 from billing.payments import debits
 from compliance import audit
 from controlplane.tenancy import notices

@@ -1,8 +1,8 @@
 """Our own serving intervals, node records and usage, held against each other (within a second).
 
 What differs and has no known cause is said aloud, and keeps the account's invoices back until an
-operator has explained it (`billing.metering.unexplained`). Nothing is billed by what is found
-here: the less counted already.
+operator has explained it (`billing.meters.metering.unexplained`). Nothing is billed by what is
+found here: the less counted already.
 """
 
 import math
@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q, Sum
 
-from billing import metering
-from billing.metering import Found
-from billing.metering_models import FindingKind, MeterFinding
+from billing.meters import metering
+from billing.meters.metering import Found
+from billing.meters.models import FindingKind, MeterFinding
 from billing.models import Basis, UsageEvent
 from controlplane.endpoints import node_records
 from controlplane.endpoints.models import ServingInterval, Transition

@@ -14,9 +14,9 @@ from django.db import transaction
 from django.db.models import F, FloatField
 from django.db.models.functions import Coalesce, Extract, Floor, Least
 
-from billing import metering, usage
-from billing.metering import Found
-from billing.metering_models import FindingKind, MeterFinding
+from billing.meters import metering, usage
+from billing.meters.metering import Found
+from billing.meters.models import FindingKind, MeterFinding
 from billing.models import Basis, UsageEvent
 from controlplane.endpoints import node_records
 from controlplane.endpoints.models import ServingInterval, Transition

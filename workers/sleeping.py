@@ -7,8 +7,9 @@ from django.db import transaction
 from django.db.models import F, FloatField, Q
 from django.db.models.functions import Extract, Floor, Least
 
-from billing import reserving, usage
+from billing.meters import usage
 from billing.models import Meter
+from billing.spending import reserving
 from controlplane.endpoints import funding, serving
 from controlplane.endpoints.models import AsleepInterval
 from controlplane.endpoints.serving import Slice

@@ -4,7 +4,8 @@ import time
 
 from django.utils import timezone
 
-from billing import advances, month_end
+from billing.credit import advances
+from billing.invoices import month_end
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from controlplane.batches import files

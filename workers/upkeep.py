@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from billing import counters
 from billing.models import RunStop
+from billing.spending import counters
 from controlplane.endpoints.models import Activity, LogLine
 from controlplane.tenancy.models import Organization
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from billing import prices, rating
+from billing import rating
 from billing.models import Meter
+from billing.pricing import prices
 from controlplane.endpoints.models import Activity, ServingInterval
 from controlplane.endpoints.serving import Slice
 

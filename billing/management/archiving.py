@@ -6,7 +6,8 @@ from dataclasses import asdict
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from billing import advances, archive
+from billing.credit import advances
+from billing.invoices import archive
 from billing.models import TopUpDecision
 from compliance import audit
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import month_end
-from billing.month_end import Closing
+from billing.invoices import month_end
+from billing.invoices.month_end import Closing
 
 _SAY_EVERY_S = 1.0
 

@@ -10,7 +10,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import closing, errors, reconciliation, vouchers
+from billing import errors
+from billing.books import closing, reconciliation
+from billing.credit import vouchers
 from billing.models import BankEntry
 from billing.payments import debits, statements
 from billing.payments.overdue import overdue

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import months, rollup
+from billing import months
+from billing.meters import rollup
 
 _SHOWN = 20
 

@@ -8,7 +8,7 @@ ALTER TABLE billing_usageevent
     ADD COLUMN number bigint NOT NULL DEFAULT nextval('billing_usageevent_number');
 ALTER SEQUENCE billing_usageevent_number OWNED BY billing_usageevent.number;
 
--- Before the first row of it is numbered: `billing.cutoff` says why.
+-- Before the first row of it is numbered: `billing.meters.cutoff` says why.
 CREATE FUNCTION billing_share_usage() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('billing_usagehour', 0));

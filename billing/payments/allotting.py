@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from billing import chart, credits, errors, ledger
-from billing.invoice_models import Invoice, InvoiceKind, InvoiceState
-from billing.payment_models import Allocation, Payment, Purpose
+from billing import errors
+from billing.books import chart, ledger
+from billing.credit import credits
+from billing.invoices.models import Invoice, InvoiceKind, InvoiceState
+from billing.payments.models import Allocation, Payment, Purpose
 from compliance import audit
 
 Sides = list[tuple[str, int]]  # ledger accounts and cents, debit positive

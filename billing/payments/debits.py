@@ -12,10 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 from django.db import transaction
 
 from billing import errors
-from billing.invoice_models import Collection as How
-from billing.invoice_models import Entity, Invoice, InvoiceKind, InvoiceState
+from billing.invoices.models import Collection as How
+from billing.invoices.models import Entity, Invoice, InvoiceKind, InvoiceState
 from billing.models import Account
-from billing.payment_models import CollectionFile, Debit, DebitMandate, DebitState
+from billing.payments.models import CollectionFile, Debit, DebitMandate, DebitState
 from billing.payments.statements import euro
 from billing.sepa import mandates, pain008, reference
 from billing.sepa.accounts import InvalidAccount, bic, iban

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from billing.invoice_models import Invoice, InvoiceKind, InvoiceState
+from billing.invoices.models import Invoice, InvoiceKind, InvoiceState
 
 
 @dataclass(frozen=True)

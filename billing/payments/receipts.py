@@ -14,11 +14,13 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from billing import chart, closing, credits, errors, ledger, tenants
-from billing.invoice_models import Entity, Invoice, InvoiceKind, InvoiceState
+from billing import errors, tenants
+from billing.books import chart, closing, ledger
+from billing.credit import credits
+from billing.invoices.models import Entity, Invoice, InvoiceKind, InvoiceState
 from billing.models import Account
-from billing.payment_models import GivenBack, Method, Payment, Purpose
 from billing.payments.allotting import allot, settle, spread, standing
+from billing.payments.models import GivenBack, Method, Payment, Purpose
 from billing.payments.undoing import again, undo
 from compliance import audit
 

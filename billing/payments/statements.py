@@ -14,9 +14,11 @@ from decimal import Decimal
 from django.db import transaction
 from django.db.models import Sum
 
-from billing import chart, closing, errors, ledger
-from billing.invoice_models import Customer, Entity, Invoice, InvoiceKind, InvoiceState
-from billing.payment_models import (
+from billing import errors
+from billing.books import chart, closing, ledger
+from billing.invoices.models import Customer, Entity, Invoice, InvoiceKind, InvoiceState
+from billing.payments import receipts
+from billing.payments.models import (
     BankEntry,
     BankStatement,
     Debit,
@@ -25,7 +27,6 @@ from billing.payment_models import (
     Method,
     Payment,
 )
-from billing.payments import receipts
 from billing.payments.stripe import bookings
 from billing.sepa import camt053, matching, reference
 from billing.sepa.matching import Match, Matcher, Outcome

@@ -2,10 +2,13 @@
 
 from datetime import datetime
 
-from billing import chart, crediting, credits, errors
-from billing.invoice_models import Invoice, InvoiceState
-from billing.payment_models import Payment, Purpose
+from billing import errors
+from billing.books import chart
+from billing.credit import credits
+from billing.invoices import crediting
+from billing.invoices.models import Invoice, InvoiceState
 from billing.payments.allotting import Sides, allot, settle, spread, standing
+from billing.payments.models import Payment, Purpose
 from compliance import audit
 
 _Step = tuple[int, Sides]  # cents taken, and what that posts

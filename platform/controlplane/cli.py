@@ -18,7 +18,7 @@ def main() -> None:
 
         sys.exit(predict_client.main(sys.argv[2:]))
     if sys.argv[1:3] == ["billing", "recompute"] and _offline(sys.argv[3:]):
-        from billing import recompute
+        from billing.invoices import recompute
 
         sys.exit(recompute.main(sys.argv[3:]))
     if sys.argv[1:2] == ["backup"]:

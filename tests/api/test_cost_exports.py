@@ -11,7 +11,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import focus, months, prices, usage
+from billing import months
+from billing.meters import usage
+from billing.pricing import prices
+from billing.reports import focus
 from compliance import audit
 from tests.api.house import House, post, signed_in
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.test import Client
 from django.utils import timezone
 
-from billing import credits, vouchers
+from billing.credit import credits, vouchers
 from billing.models import Budget, Payment
 from compliance import audit
 from tests.api.house import House, post, signed_in

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from billing import usage
+from billing.meters import usage
 from billing.models import Meter
 from compliance import exports
 from tests.api.house import House, post, signed_in, with_key

@@ -9,8 +9,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import invoicing, prices, usage
+from billing.invoices import invoicing
+from billing.meters import usage
 from billing.models import Account, Invoice
+from billing.pricing import prices
 from compliance import audit
 from tests.api.house import House, post, signed_in, with_key
 from tests.billing import invoices

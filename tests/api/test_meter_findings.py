@@ -3,9 +3,9 @@
 import pytest
 from django.test import Client
 
-from billing import metering
-from billing.metering import Found, Whose
-from billing.metering_models import FindingKind
+from billing.meters import metering
+from billing.meters.metering import Found, Whose
+from billing.meters.models import FindingKind
 from compliance.models import AuditEvent
 from tests.api.house import NOW, House, post, signed_in
 

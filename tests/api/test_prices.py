@@ -11,8 +11,9 @@ from django.core.management.base import CommandError
 from django.test import Client
 from django.utils import timezone
 
-from billing import prices, usage
+from billing.meters import usage
 from billing.models import Price
+from billing.pricing import prices
 from compliance import audit
 from compliance.models import AuditEvent
 from tests.api.house import House, post, signed_in, with_key

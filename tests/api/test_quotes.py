@@ -9,8 +9,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import prices
 from billing.models import Meter
+from billing.pricing import prices
 from compliance import audit, places
 from compliance.models import AuditEvent
 from controlplane.endpoints import corrections_kept, quote_keeping

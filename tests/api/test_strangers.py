@@ -9,9 +9,9 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
-from billing import budgets
 from billing.models import Budget
 from billing.payments.stripe.models import StripeMethod
+from billing.spending import budgets
 from compliance import audit
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from billing import prices
 from billing.models import Meter
+from billing.pricing import prices
 from compliance import audit
 from controlplane.batches import finishing, forecasting, lines, services
 from controlplane.batches.models import Batch, Forecast, Line, LineState, Status

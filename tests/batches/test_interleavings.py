@@ -9,9 +9,9 @@ from typing import Any
 import openai
 from django.utils import timezone
 
-from billing import budgets
-from billing.budgets import Owner
 from billing.models import BudgetWindow, UsageEvent, UsageInbox
+from billing.spending import budgets
+from billing.spending.budgets import Owner
 from compliance import audit
 from controlplane.batches.models import Batch, File, Line
 from controlplane.tenancy.models import ApiKey

@@ -66,7 +66,8 @@ def rate() -> tuple[int, Fraction]:
     """Every event at its price, one by one: how many that were, and what they owe, unrounded."""
     from django.db import connection, transaction
 
-    from billing import prices, rating
+    from billing import rating
+    from billing.pricing import prices
 
     count, owed = 0, Fraction(0)
     versions = prices.versions()
@@ -89,8 +90,8 @@ def check(world: "World", events: int, owed: Fraction, posted: int) -> None:
     """Nothing was lost or counted twice on any of the three ways."""
     from django.db import connection
 
-    from billing import rollup
-    from billing.ledger import balance
+    from billing.books.ledger import balance
+    from billing.meters import rollup
     from billing.models import Meter, UsageInbox
 
     assert events == EACH * world.requests, f"{events} events of {world.requests} requests"

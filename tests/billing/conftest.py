@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import prices, services
+from billing import services
 from billing.models import Account
+from billing.pricing import prices
 from compliance import audit
 from tests.billing.events import MONTH
 

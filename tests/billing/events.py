@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from billing import prices, usage
+from billing.meters import usage
 from billing.models import Account
+from billing.pricing import prices
 from compliance import audit
 
 MONTH = datetime(2026, 3, 1, tzinfo=UTC)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any
 
-from billing import archive, crediting, invoicing, profiles, usage
+from billing.invoices import archive, crediting, invoicing, profiles
+from billing.meters import usage
 from billing.models import Account, InvoiceFile
 from tests.billing import invoices
 from tests.billing.events import seconds

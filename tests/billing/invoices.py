@@ -7,7 +7,9 @@ from typing import Any
 
 from django.db import transaction
 
-from billing import numbering, services, usage
+from billing import services
+from billing.invoices import numbering
+from billing.meters import usage
 from billing.models import Account, Customer, Entity, Invoice, InvoiceFile, InvoiceLine
 from billing.vat.numbers import VatNumber
 from billing.vat.vies_answer import ViesAnswer, ViesOutcome

@@ -13,19 +13,12 @@ from django.db import DatabaseError, connection, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import (
-    advances,
-    archive,
-    chart,
-    crediting,
-    credits,
-    errors,
-    invoice_datasets,
-    invoicing,
-    ledger,
-    reconciliation,
-)
+from billing import errors
+from billing.books import chart, ledger, reconciliation
+from billing.credit import advances, credits
 from billing.einvoice import canonical, validate
+from billing.invoices import archive, crediting, invoicing
+from billing.invoices import datasets as invoice_datasets
 from billing.models import (
     Account,
     CreditGrant,

@@ -11,9 +11,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models import F
 
-from billing import budgets, counters, errors, leases, pseudonyms
-from billing.budgets import COUNTERS_MAX, PER_RUN_MAX, PER_SUBJECT_MAX, Owner
+from billing import errors, pseudonyms
 from billing.models import Budget, BudgetWindow, Lease, UsageInbox
+from billing.spending import budgets, counters, leases
+from billing.spending.budgets import COUNTERS_MAX, PER_RUN_MAX, PER_SUBJECT_MAX, Owner
 from compliance import audit
 from compliance.models import AuditEvent
 from gateway import budgets as gateway_budgets

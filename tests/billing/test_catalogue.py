@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from django.db import DatabaseError
 
-from billing import agreements, errors, prices, rating, services, skus, usage
+from billing import errors, rating, services
+from billing.meters import usage
 from billing.models import Account, Price, Term
-from billing.terms import Allowance, Commitment, Tier
+from billing.pricing import agreements, prices, skus
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from compliance.models import AuditEvent
 from tests.billing.events import MONTH, NOW, minutes, publish, seconds

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import charges, rating
-from billing.charges import Allowance, Charge, Commitment, Terms, Tier, Used
+from billing import rating
+from billing.pricing import charges
+from billing.pricing.charges import Allowance, Charge, Commitment, Terms, Tier, Used
+from billing.pricing.terms import NO_TERMS, CurrencyMismatch
 from billing.rating import PriceVersion
-from billing.terms import NO_TERMS, CurrencyMismatch
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)

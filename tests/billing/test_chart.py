@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import chart, ledger
-from billing.ledger import Entry
+from billing.books import chart, ledger
+from billing.books.ledger import Entry
 from billing.models import Account, LedgerTransaction
 from tests.billing.events import MONTH, NOW
 

@@ -5,7 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
-from billing import chart, closing, errors, ledger, services, usage
+from billing import errors, services
+from billing.books import chart, closing, ledger
+from billing.meters import usage
 from billing.models import Account, BooksClosing, LedgerTransaction, Reconciliation
 from compliance import audit
 from compliance.models import AuditEvent

@@ -9,8 +9,11 @@ from fractions import Fraction
 import pytest
 from django.db import connection
 
-from billing import costs, errors, ledger, rating, services, usage
+from billing import errors, rating, services
+from billing.books import ledger
+from billing.meters import usage
 from billing.models import Account, LedgerTransaction
+from billing.reports import costs
 from tests.billing.events import MONTH, NOW, minutes, publish, seconds, tokens
 
 pytestmark = pytest.mark.django_db

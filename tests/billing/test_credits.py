@@ -11,7 +11,9 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import chart, credits, errors, ledger, services, vouchers
+from billing import errors, services
+from billing.books import chart, ledger
+from billing.credit import credits, vouchers
 from billing.models import Account, CreditGrant, CreditUse, LedgerTransaction
 from compliance import audit
 from compliance.models import AuditEvent

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from billing import ledger, rating, usage
+from billing import rating
+from billing.books import ledger
+from billing.meters import usage
 from billing.models import Account, LedgerTransaction, Meter
 from compliance import grants, partitions
 from tests.billing.events import NOW, publish, seconds

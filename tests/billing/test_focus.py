@@ -8,7 +8,8 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import focus, rating
+from billing import rating
+from billing.reports import focus
 
 MARCH, APRIL = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
 BILL = focus.Bill("acc_1", "Ada's agents", "EUR", MARCH, APRIL, "Stoa GmbH", "DE-2026-000001")

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import forecast, outlook, usage
-from billing.charges import Commitment, Terms, Used
-from billing.forecast import Forecast
+from billing.meters import usage
 from billing.models import Account
+from billing.pricing.charges import Commitment, Terms, Used
 from billing.rating import PriceVersion
+from billing.reports import forecast, outlook
+from billing.reports.forecast import Forecast
 from tests.billing.events import minutes, publish
 from tests.billing.test_charges import ACCOUNT, END, HOUR, NOON, START, hourly, used
 

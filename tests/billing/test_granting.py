@@ -13,10 +13,10 @@ from django.db import connection, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import budgets, granting, reserving
-from billing.granting import Counter, Held, Need
 from billing.models import Budget, BudgetWindow, Lease
-from billing.reserving import Ask, Payer
+from billing.spending import budgets, granting, reserving
+from billing.spending.granting import Counter, Held, Need
+from billing.spending.reserving import Ask, Payer
 from compliance import audit
 from tests.billing.events import MONTH, NOW, publish
 from tests.billing.test_reserving import SECOND, make

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
 
-from billing import numbering, services
+from billing import services
+from billing.invoices import numbering
 from billing.models import Account, Entity, Invoice, NumberSeries
 from tests.billing import invoices
 from tests.billing.events import MONTH

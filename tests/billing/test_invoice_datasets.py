@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from billing import crediting, invoice_datasets
+from billing.invoices import crediting
+from billing.invoices import datasets as invoice_datasets
 from billing.models import Account
 from tests.billing import invoices
 from tests.billing.invoices import NEXT, served

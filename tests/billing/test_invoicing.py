@@ -11,24 +11,22 @@ import httpx
 import pytest
 from django.db import connection, transaction
 
-from billing import (
-    chart,
+from billing import errors
+from billing.books import chart, ledger
+from billing.einvoice import canonical, validate
+from billing.invoices import (
     crediting,
-    errors,
     freezing,
     invoicing,
-    ledger,
-    metering,
     numbering,
     profiles,
     recompute,
     treatment,
-    usage,
 )
-from billing.einvoice import canonical, validate
-from billing.evidence import Stored
-from billing.invoice_models import Form
-from billing.metering_models import FindingKind
+from billing.invoices.evidence import Stored
+from billing.invoices.models import Form
+from billing.meters import metering, usage
+from billing.meters.models import FindingKind
 from billing.models import Account, Customer, Entity, Invoice, InvoiceFile, LedgerEntry
 from billing.vat.vies import ViesClient
 from compliance import audit

@@ -9,7 +9,8 @@ from django.db import connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import errors, ledger
+from billing import errors
+from billing.books import ledger
 from billing.models import LedgerAccount, LedgerTransaction
 from compliance import audit
 from compliance.models import AuditEvent

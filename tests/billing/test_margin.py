@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from django.db import DatabaseError
 
-from billing import errors, margin
-from billing.margin_models import OwnedCost
+from billing import errors
+from billing.reports import margin
+from billing.reports.models import OwnedCost
 from compliance import audit
 from tests.billing.events import MONTH
 

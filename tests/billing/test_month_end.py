@@ -12,8 +12,10 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 
-from billing import invoicing, month_end, services, usage
+from billing import services
 from billing.einvoice import validate
+from billing.invoices import invoicing, month_end
+from billing.meters import usage
 from billing.models import Account, Entity, Invoice, InvoiceLine, LedgerTransaction, MonthRun
 from billing.vat.vies_answer import ViesAnswer
 from tests.billing import invoices

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from billing import errors, prices
+from billing import errors
 from billing.models import Price
+from billing.pricing import prices
 from compliance import audit
 from compliance.models import AuditEvent
 from tests.billing.events import MONTH, NOW, publish

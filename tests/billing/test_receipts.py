@@ -9,7 +9,9 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import chart, credits, errors, ledger, services
+from billing import errors, services
+from billing.books import chart, ledger
+from billing.credit import credits
 from billing.models import Account, Allocation, Entity, Invoice, LedgerTransaction, Payment
 from billing.payments import allotting, receipts
 from compliance import audit

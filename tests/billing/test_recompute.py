@@ -20,13 +20,15 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import transaction
 
-from billing import agreements, bundle, charges, cutoff, numbering, prices, recompute, usage
-from billing.bundle import Bundle, Unreadable
-from billing.charges import Charge
 from billing.einvoice import canonical, document
-from billing.evidence import Stored
+from billing.invoices import bundle, numbering, recompute
+from billing.invoices.bundle import Bundle, Unreadable
+from billing.invoices.evidence import Stored
+from billing.meters import cutoff, usage
 from billing.models import Account, Invoice, InvoiceFile, InvoiceLine
-from billing.terms import Allowance, Commitment, Tier
+from billing.pricing import agreements, charges, prices
+from billing.pricing.charges import Charge
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from tests.billing import invoices
 from tests.billing.einvoice import samples

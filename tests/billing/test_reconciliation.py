@@ -9,7 +9,10 @@ from datetime import date, timedelta
 
 import pytest
 
-from billing import chart, closing, credits, errors, ledger, reconciliation, services, usage
+from billing import errors, services
+from billing.books import chart, closing, ledger, reconciliation
+from billing.credit import credits
+from billing.meters import usage
 from billing.models import Account, BankStatement, Invoice, Payment
 from billing.payments import receipts, statements
 from compliance import audit
@@ -165,7 +168,7 @@ def test_every_difference_is_found_by_name_and_amount(
     tamper(month, sql)
     ghost = Payment.objects.filter(key="unposted").values_list("id", flat=True).first() or ""
     names = {"account": month.account_id, "entity": month.entity_id, "payment": ghost}
-    with caplog.at_level(logging.ERROR, "billing.reconciliation"):
+    with caplog.at_level(logging.ERROR, "billing.books.reconciliation"):
         texts = found()
     wanted = expected.format(**names)
     assert any(text.startswith(wanted) for text in texts), texts

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from billing import budgets, counters, reserving
-from billing.budgets import Owner
 from billing.models import Budget, Lease
-from billing.reserving import Ask, Payer
+from billing.spending import budgets, counters, reserving
+from billing.spending.budgets import Owner
+from billing.spending.reserving import Ask, Payer
 from compliance import audit
 from tests.billing.events import MONTH, NOW, publish
 

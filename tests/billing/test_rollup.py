@@ -17,8 +17,12 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import charges, costs, errors, ledger, prices, rating, rollup, services, usage
+from billing import errors, rating, services
+from billing.books import ledger
+from billing.meters import rollup, usage
 from billing.models import Account, UsageEvent
+from billing.pricing import charges, prices
+from billing.reports import costs
 from compliance import audit
 from tests.billing.conftest import Sql
 from tests.billing.dying import Killed, dying

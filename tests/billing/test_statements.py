@@ -6,7 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from billing import chart, credits, errors, ledger, services
+from billing import errors, services
+from billing.books import chart, ledger
+from billing.credit import credits
 from billing.models import Account, BankEntry, BankStatement, Debit, Entity, Invoice, Payment
 from billing.payments import debits, statements
 from billing.payments.overdue import overdue

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import errors, usage
+from billing import errors
+from billing.meters import usage
 from billing.models import Account, UsageEvent
 from compliance import audit
 from controlplane.tenancy import datasets

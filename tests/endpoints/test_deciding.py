@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from billing import prices
+from billing.pricing import prices
 from controlplane.endpoints import deciding, observe, services, versions
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Activity, Endpoint, Replica, Scaling, Start

@@ -7,7 +7,7 @@ from decimal import Decimal
 from django.utils import timezone
 from playwright.sync_api import Error, Route, expect
 
-from billing import prices
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints.models import Endpoint, ModelFacts
 from controlplane.fleet.models import Device, Node

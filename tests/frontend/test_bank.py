@@ -4,7 +4,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from billing import reconciliation, vouchers
+from billing.books import reconciliation
+from billing.credit import vouchers
 from billing.models import BankEntry, CollectionFile
 from compliance import audit
 from tests.api.house import House, signed_in

@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import invoicing
+from billing.invoices import invoicing
 from compliance import audit
 from tests.api.house import House, signed_in
 from tests.api.test_invoices import drafted

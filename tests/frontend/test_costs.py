@@ -7,7 +7,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import prices, usage
+from billing.meters import usage
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import services as endpoints
 from tests.api.house import House, signed_in

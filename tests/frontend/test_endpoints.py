@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing import prices
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import lifecycle
 from controlplane.endpoints.models import Endpoint, LogLine, Replica

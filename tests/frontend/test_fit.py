@@ -10,7 +10,7 @@ from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
-from billing import prices
+from billing.pricing import prices
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane import pace

@@ -9,8 +9,8 @@ from django.db import connections
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from billing import prices
 from billing.models import Budget, RunStop
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import lifecycle, logs
 from controlplane.endpoints.models import Endpoint, Replica, Transition

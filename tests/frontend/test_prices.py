@@ -8,8 +8,9 @@ from typing import Any
 from django.test import Client
 from django.utils import timezone
 
-from billing import agreements, months, prices
-from billing.terms import Allowance, Commitment, Tier
+from billing import months
+from billing.pricing import agreements, prices
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from controlplane.tenancy.models import Organization
 from tests.api.house import House, signed_in

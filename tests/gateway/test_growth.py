@@ -13,8 +13,10 @@ import msgspec
 import pytest
 from django.db import connection
 
-from billing import costs, runs, services, usage
+from billing import services
+from billing.meters import runs, usage
 from billing.models import Account, Budget, BudgetWindow, Lease, UsageEvent, UsageInbox
+from billing.reports import costs
 from controlplane.endpoints.models import Endpoint
 from gateway import shipping
 from gateway.records import Charge, CloseRecord

@@ -12,9 +12,11 @@ from decimal import Decimal
 
 from stdnum.eu import vat
 
-from billing import agreements, months, prices, profiles, services
+from billing import months, services
+from billing.invoices import profiles
 from billing.models import Account, Meter
-from billing.terms import Allowance, Commitment, Tier
+from billing.pricing import agreements, prices
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from controlplane.endpoints import version_spec
 from controlplane.endpoints.models import Endpoint, EndpointVersion

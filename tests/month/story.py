@@ -123,7 +123,7 @@ def live(count: int, told: Told) -> None:
 
 def use(sessions: "Sequence[Session]", told: Told) -> int:
     """Seconds and requests of all sessions, as metering and gateways deliver them."""
-    from billing import usage
+    from billing.meters import usage
     from billing.models import UsageInbox
     from tests.month import traffic
     from workers import metering
@@ -156,7 +156,7 @@ def accrue() -> int:
 def close(vies_url: str, told: Told) -> str:
     import httpx
 
-    from billing import month_end
+    from billing.invoices import month_end
     from billing.vat.vies import ViesClient
 
     with httpx.Client(trust_env=False) as http:
@@ -201,8 +201,8 @@ def read_documents(invoices: "Sequence[Invoice]", told: Told) -> None:
 
 def recompute(invoices: "Sequence[Invoice]", told: Told) -> None:
     """From the export alone: what was billed, to the cent."""
-    from billing import bundle, evidence
-    from billing import recompute as again
+    from billing.invoices import bundle, evidence
+    from billing.invoices import recompute as again
 
     with tempfile.TemporaryDirectory(prefix="stoa-evidence-") as folder:
         for nth, one in enumerate(told.each(invoices, "recomputed")):
@@ -244,7 +244,7 @@ def pay(invoices: "Sequence[Invoice]", told: Told) -> str:
 def reconcile(told: Told) -> str:
     from django.db import connection
 
-    from billing import reconciliation
+    from billing.books import reconciliation
 
     made = reconciliation.run(PAID + timedelta(hours=1), since=START - timedelta(days=30))
     told.must(not made.findings, f"the books differ: {made.findings[:2]}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from billing import usage
+from billing.meters import usage
 from billing.models import Basis, Meter, UsageInbox
 from tests.month.customers import KIND, Company
 

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing import prices, services
+from billing import services
 from billing.models import UsageEvent, UsageInbox
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import version_spec
 from controlplane.endpoints.models import Endpoint, Replica, ServingInterval

@@ -15,8 +15,9 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from billing import budgets, ledger
+from billing.books import ledger
 from billing.models import Lease, UsageInbox
+from billing.spending import budgets
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import services as endpoints

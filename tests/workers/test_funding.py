@@ -11,8 +11,7 @@ from django.db import connection
 from django.db.models import Sum
 from django.utils import timezone
 
-from billing import budgets, credits, prices
-from billing.budgets import Owner
+from billing.credit import credits
 from billing.models import (
     Account,
     Budget,
@@ -21,6 +20,9 @@ from billing.models import (
     Lease,
     UsageEvent,
 )
+from billing.pricing import prices
+from billing.spending import budgets
+from billing.spending.budgets import Owner
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import funding, services

@@ -13,8 +13,12 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 
-from billing import costs, ledger, rating, reserving, rollup, usage
+from billing import rating
+from billing.books import ledger
+from billing.meters import rollup, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
+from billing.reports import costs
+from billing.spending import reserving
 from controlplane.endpoints import running
 from controlplane.endpoints.models import ServingInterval
 from tests.billing.dying import Killed, dying

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from django.db import IntegrityError, transaction
 
-from billing import metering as evidence
+from billing.meters import metering as evidence
 from billing.models import MeterFinding, NodeBatch, NodeRecord, UsageEvent
 from controlplane.endpoints import funding, node_records
 from controlplane.endpoints.models import Replica, ServingInterval

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from billing import digests, prices, usage
+from billing.meters import digests, usage
 from billing.models import MeterFinding, MeteringDigest, UsageEvent
+from billing.pricing import prices
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import lifecycle

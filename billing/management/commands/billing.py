@@ -21,7 +21,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
-from billing import bundle, errors, evidence, recompute
+from billing import errors
+from billing.invoices import bundle, evidence, recompute
 from billing.management import archiving, closing, paying, summing
 from billing.models import Invoice
 

@@ -7,7 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import errors, leases
+from billing import errors
+from billing.spending import leases
 from compliance import audit
 
 _COLUMNS = ("holder", "epoch", "leases", "outstanding")

@@ -18,9 +18,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import agreements, errors, price_list, prices
+from billing import errors
 from billing.models import Account
-from billing.terms import Allowance, Commitment, Tier
+from billing.pricing import agreements, price_list, prices
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 
 

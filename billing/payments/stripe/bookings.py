@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from django.db import transaction
 
-from billing import chart, closing, errors, ledger
+from billing import errors
+from billing.books import chart, closing, ledger
 from billing.models import Entity, LedgerTransaction
 from billing.payments.stripe import movements, paying
 from billing.payments.stripe.calls import Obj

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from billing import chart, ledger
+from billing.books import chart, ledger
 from billing.payments.stripe import bookings, meters, outbox
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.models import (

@@ -12,8 +12,8 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import budgets, counters
 from billing.models import Budget, BudgetWindow, Period, Subject, Unit
+from billing.spending import budgets, counters
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import spending

@@ -17,8 +17,9 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from billing import cost_export, focus, months
+from billing import months
 from billing.models import Account
+from billing.reports import cost_export, focus
 from controlplane.api.cost_views import moment
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints.models import Endpoint

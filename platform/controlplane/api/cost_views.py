@@ -11,8 +11,10 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import costs, months, outlook, usage
+from billing import months
+from billing.meters import usage
 from billing.models import UsageEvent
+from billing.reports import costs, outlook
 from compliance import moments
 from controlplane.api.pagination import envelope
 from controlplane.api.views import HouseViewSet
@@ -61,7 +63,7 @@ class UsageView(serializers.ModelSerializer[UsageEvent]):
 
 
 class CostsView(serializers.Serializer[Any]):
-    """billing.costs.Costs as JSON: money is text."""
+    """billing.reports.costs.Costs as JSON: money is text."""
 
     account_id = serializers.CharField()
     currency = serializers.CharField()
@@ -78,7 +80,7 @@ class CostsView(serializers.Serializer[Any]):
 
 
 class CostForecastView(serializers.Serializer[Any]):
-    """billing.forecast.Forecast as JSON: money is text; what nobody knows has two digits."""
+    """`forecast.Forecast` as JSON: money is text; what nobody knows has two digits."""
 
     object = serializers.CharField()
     currency = serializers.CharField()

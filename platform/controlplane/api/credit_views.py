@@ -10,9 +10,11 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import credits, errors, funds, vouchers
-from billing.credit_models import CreditKind
+from billing import errors
+from billing.credit import credits, vouchers
+from billing.credit.models import CreditKind
 from billing.models import CreditGrant, Customer, Payment, TopUpDecision
+from billing.spending import funds
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access

@@ -12,10 +12,10 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import archive, bundle, crediting, evidence, freezing, invoicing, profiles
-from billing.drawing import plain
 from billing.einvoice.ubl import Profile
-from billing.invoice_models import Form
+from billing.invoices import archive, bundle, crediting, evidence, freezing, invoicing, profiles
+from billing.invoices.drawing import plain
+from billing.invoices.models import Form
 from billing.models import Customer, Entity, Invoice, InvoiceLine
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access, invoice_access

@@ -7,9 +7,10 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import margin, months, sales
+from billing import months
 from billing.errors import PriceRefused
 from billing.models import OwnedCost
+from billing.reports import margin, sales
 from controlplane.api.cost_export_views import month
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet

@@ -8,7 +8,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import errors, metering, months
+from billing import errors, months
+from billing.meters import metering
 from billing.models import MeterFinding
 from compliance import audit
 from controlplane.api.cost_views import moment

@@ -10,9 +10,10 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import agreements, price_list, prices, rating
+from billing import rating
 from billing.models import Account, Meter, Price, Term, TermKind
-from billing.terms import Allowance, Commitment, Tier
+from billing.pricing import agreements, price_list, prices
+from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet

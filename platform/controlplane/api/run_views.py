@@ -11,7 +11,8 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import pseudonyms, runs
+from billing import pseudonyms
+from billing.meters import runs
 from billing.models import Unit
 from controlplane.api.budget_views import shown
 from controlplane.api.cost_views import moment

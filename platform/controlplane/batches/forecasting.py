@@ -14,8 +14,8 @@ from typing import Any
 
 from django.conf import settings
 
-from billing import prices
 from billing.models import Account, Meter
+from billing.pricing import prices
 from controlplane.batches import forecast_facts as facts
 from controlplane.batches import spans
 from controlplane.batches.catalog import Catalog

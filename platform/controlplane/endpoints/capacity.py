@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import connection
 
-from billing import margin
+from billing.reports import margin
 from controlplane.endpoints.states import State
 
 # A device is there from when its node joined until the node left; it is held from when a replica

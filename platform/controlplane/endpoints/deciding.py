@@ -19,7 +19,8 @@ from typing import Any
 from django.db import connection
 from django.db.models import Q
 
-from billing import prices, rating
+from billing import rating
+from billing.pricing import prices
 from controlplane.commits import UNFLUSHED
 from controlplane.endpoints import elasticity, starts, traffic
 from controlplane.endpoints.models import (

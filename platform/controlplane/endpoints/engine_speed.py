@@ -7,8 +7,8 @@ Of a replica that runs its own word counts for what it holds, as far as its log 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing import prices
 from billing.models import Meter, UsageInbox
+from billing.pricing import prices
 from billing.rating import PriceVersion
 from controlplane.endpoints import corrections_kept, images, measured_starts, questions
 from controlplane.endpoints.model_facts import Wish

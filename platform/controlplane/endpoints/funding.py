@@ -16,9 +16,10 @@ from django.db import connection
 from django.db.models import F, FloatField, Q
 from django.db.models.functions import Coalesce, Extract, Floor, Least
 
-from billing import prices, reserving
 from billing.models import Budget, Subject, Unit
-from billing.reserving import Ask, Payer
+from billing.pricing import prices
+from billing.spending import reserving
+from billing.spending.reserving import Ask, Payer
 from controlplane.endpoints import notify
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica, ServingInterval
 from controlplane.endpoints.node_records import PROOF_WAIT

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from django.db import connection, transaction
 
-from billing import metering
-from billing.metering import NOBODY, Batch, Found, Record, Whose
-from billing.metering_models import FindingKind
+from billing.meters import metering
+from billing.meters.metering import NOBODY, Batch, Found, Record, Whose
+from billing.meters.models import FindingKind
 from controlplane.endpoints.models import Replica
 from controlplane.fleet import credentials, errors, meter_wire, revoking
 from controlplane.fleet.meter_wire import MeterBatch, MeterBody, MeterRecord, MeterState

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from billing import prices, rating
+from billing import rating
 from billing.models import Meter
+from billing.pricing import prices
 from controlplane.endpoints import (
     corrections_kept,
     engine_args,

@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from billing import costs
+from billing.reports import costs
 from controlplane.endpoints import serving
 from controlplane.endpoints.models import ServingInterval
 
 
 def running(account_id: str, *, now: datetime) -> list[costs.Running]:
-    """For `billing.costs`: one item for each open stretch of serving of the account."""
+    """For `billing.reports.costs`: one item for each open stretch of serving of the account."""
     open_now = ServingInterval.objects.filter(
         ended_at=None, replica__endpoint__project__organization__account_id=account_id
     ).select_related("replica__endpoint", "replica__version")

@@ -13,8 +13,8 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from billing import costs
 from billing.models import Basis, Meter
+from billing.reports import costs
 from controlplane.endpoints import starts
 from controlplane.endpoints.models import Endpoint, ServedDay, Start
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from billing import invoice_datasets, usage
+from billing.invoices import datasets as invoice_datasets
+from billing.meters import usage
 from compliance import audit, exports
 from controlplane.tenancy.models import Organization
 

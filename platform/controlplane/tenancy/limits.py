@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from django.db import transaction
 from django.db.models import Model, QuerySet
 
-from billing import budgets
 from billing.models import Subject
+from billing.spending import budgets
 from compliance import audit
 from controlplane.tenancy import names, run_policies
 from controlplane.tenancy.errors import Conflict, Invalid

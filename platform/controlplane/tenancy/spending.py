@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from django.db.models import Q, QuerySet
 
-from billing.budgets import OF_PROJECTS, Owner
 from billing.models import Budget, Subject
+from billing.spending.budgets import OF_PROJECTS, Owner
 from compliance import ids
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission, Principal

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from django.db import connection, transaction
 
-from billing import prices
 from billing.models import Account
+from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet.models import Pool, Region

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from billing import chart, ledger
+from billing.books import chart, ledger
 from billing.models import Account, Entity, Invoice
 from billing.payments.stripe import events, outbox, paying, setup, webhooks
 from billing.payments.stripe.client import Client

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from billing import chart, ledger
+from billing.books import chart, ledger
 from billing.models import Account, BankEntry, Entity, Invoice
 from billing.payments import statements
 from billing.payments.stripe import bookings, checking, steps

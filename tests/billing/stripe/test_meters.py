@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
-from billing import usage
+from billing.meters import usage
 from billing.models import Account, Basis, Entity, Meter
 from billing.payments.stripe import checking, customers, meters
 from billing.payments.stripe.client import Client, connect

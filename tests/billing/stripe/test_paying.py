@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from billing import chart, ledger
+from billing.books import chart, ledger
 from billing.models import Account, Entity, Invoice
-from billing.payment_models import Payment
 from billing.payments import receipts
+from billing.payments.models import Payment
 from billing.payments.stripe import configuration, events, movements, paying
 from billing.payments.stripe.models import (
     CallState,

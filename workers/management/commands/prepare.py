@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from billing import prices
+from billing.pricing import prices
 from compliance import audit
 from controlplane.fleet import joining
 from controlplane.fleet import services as fleet

@@ -1,0 +1,1 @@
+"""The double-entry ledger: its chart, its closed months, its nightly reconciliation."""

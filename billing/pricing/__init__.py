@@ -1,0 +1,1 @@
+"""What things cost: the catalogue's versions, what is agreed beyond them, and a month's lines."""

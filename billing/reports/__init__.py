@@ -1,0 +1,1 @@
+"""What it cost and what it brought in, by whatever one asks: costs, FOCUS, forecast, margin."""

@@ -1,0 +1,1 @@
+"""What may be spent: budgets, and what is granted and reserved of them ahead."""
