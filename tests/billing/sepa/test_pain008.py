@@ -254,7 +254,8 @@ def test_a_reference_is_read_again_and_a_wrong_sign_is_found(
     made = make(number)
     assert read(made) == made and made.endswith(number) and len(made) <= 25
     assert read(pretty(made)) == made
-    if at < len(made) and made[at] != sign:
+    # A letter for a digit makes the number longer: what mod 97 promises is one sign of its kind.
+    if at < len(made) and made[at] != sign and (at < 4 or made[at].isdigit() == sign.isdigit()):
         with pytest.raises(InvalidReference):
             read(made[:at] + sign + made[at + 1 :])
 
