@@ -39,7 +39,8 @@ def compose() -> dict[str, Any]:
 
 def test_units_start_what_the_wheel_installs() -> None:
     assert set(units()) == {
-        f"stoa-{n}" for n in ("web", "agents", "gateway", "worker", "beat", "batches", "agent")
+        f"stoa-{n}"
+        for n in ("web", "agents", "gateway", "worker", "beat", "batches", "agent", "signer")
     }
     for name, unit in units().items():
         program = Path(unit["Service"]["ExecStart"].split()[0]).name
@@ -60,7 +61,7 @@ def test_units_are_never_given_up() -> None:
 
 def test_compose_starts_the_same_processes() -> None:
     services = compose()["services"]
-    for name in ("web", "agents", "gateway", "worker", "beat", "batches"):
+    for name in ("web", "agents", "gateway", "worker", "beat", "batches", "signer"):
         words = services[name]["command"]
         unit = units()[f"stoa-{name}"]["Service"]["ExecStart"].split()
         assert words[0] in programs()

@@ -200,6 +200,11 @@ STRIPE_ENTITY = env.text("STOA_STRIPE_ENTITY", "")  # whose account it is; empty
 STRIPE_NOTICE_DAYS = env.integer("STOA_STRIPE_NOTICE_DAYS", 14)
 STRIPE_METERS = env.flag("STOA_STRIPE_METERS", default=False)
 
+# --- The log and its signer (docs/evidence.md) -------------------------------------------
+# Names this installation in its checkpoints: never changed, since logs are known by it.
+LOG_ORIGIN = env.text("STOA_LOG_ORIGIN", ALLOWED_HOSTS[0] if ALLOWED_HOSTS else "localhost")
+SIGNER_SOCKET = env.text("STOA_SIGNER_SOCKET", str(VAR / "signer" / "socket"))
+
 # --- Where models come from ------------------------------------------------------------
 HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")
 # The operator's own: the same protocol, or file:///tree on the nodes; empty: there is none.

@@ -174,6 +174,7 @@ class Stoa:
             "batches": (b"controlplane", b"run_batches"),
             "gateway": (b"-m", b"gateway"),
             "agent": (b"workers.agent", b"run"),
+            "signer": (b"-m", b"workers.signer"),
             "postgres": (b"-D", str(self.var / "pg").encode()),
             "valkey": (b"valkey-server",),
         }[name]

@@ -176,7 +176,7 @@ def test_the_whole_control_plane_killed_under_traffic(stoa: Stoa) -> None:
     """Everything but gateway and engine at once: no request is refused, lost or booked twice."""
     hello = stoa.api.endpoint("hello")
     served_by = hello["replicas"][0]["id"]
-    victims = [*(name for name in VICTIMS if name != "gateway"), "batches"]
+    victims = [*(name for name in VICTIMS if name != "gateway"), "batches", "signer"]
     with (
         Client(stoa.run["gateway_url"], stoa.run["api_key"]) as client,
         Crowd(lambda: client.ask("hello"), clients=2) as crowd,

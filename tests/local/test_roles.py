@@ -24,7 +24,7 @@ def user(url: str) -> str:
 
 def test_the_house_runs_as_the_app_and_the_gateway_as_itself(installation: Installation) -> None:
     services = {process.name: process.env for process in processes.services(installation)}
-    assert services.keys() == {"web", "agents", "gateway", "worker", "batches"}
+    assert services.keys() == {"web", "agents", "gateway", "worker", "batches", "signer"}
     for name in ("web", "agents", "worker", "batches"):
         assert user(services[name]["DATABASE_URL"]) == "stoa_app"
         assert services[name].keys() >= SECRETS
@@ -32,6 +32,9 @@ def test_the_house_runs_as_the_app_and_the_gateway_as_itself(installation: Insta
     assert user(gateway["STOA_GATEWAY_DATABASE_URL"]) == "stoa_gateway"
     assert SECRETS & gateway.keys() == {"STOA_KEY_PEPPER"}
     assert not {"DATABASE_URL", "BROKER_URL"} & gateway.keys()
+    assert not {"DATABASE_URL", "BROKER_URL", *SECRETS} & services["signer"].keys()
+    for name in ("STOA_LOG_ORIGIN", "STOA_SIGNER_SOCKET"):
+        assert services["signer"][name] == services["web"][name]
 
 
 def test_the_agent_holds_no_credential_but_its_own(installation: Installation) -> None:

@@ -120,8 +120,19 @@ class Installation:
             "STOA_MASTER_KEY": self._secret("master_key"),
             "STOA_VAR_DIR": str(self.var),
             "STOA_AGENTS_PORT": str(self.agents_port),
+            **self._signer(),
             **self._backups(),
         }
+
+    def _signer(self) -> dict[str, str]:
+        """What signer and control plane have to agree on."""
+        return {
+            "STOA_LOG_ORIGIN": os.environ.get("STOA_LOG_ORIGIN") or "localhost",
+            "STOA_SIGNER_SOCKET": str(self._run_dir() / "signer" / "socket"),
+        }
+
+    def signer_environment(self) -> dict[str, str]:
+        return {**_inherited(), **self._signer(), "STOA_SIGNER_DIR": str(self.var / "signer")}
 
     def _backups(self) -> dict[str, str]:
         """Who reads the database for backups, and which gateways' spools are on this machine."""

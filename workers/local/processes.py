@@ -16,7 +16,7 @@ def manage(*arguments: str) -> list[str]:
 
 
 def services(installation: Installation) -> list[Process]:
-    """Web, the agents' door, gateway, worker, runner of batches; the agent comes on its own."""
+    """Web, signer, agents' door, gateway, worker, runner of batches; the agent comes on its own."""
     log = installation.var / "log"
     django = installation.django_environment()
     web = ["uvicorn", "controlplane.asgi:application", "--host", "127.0.0.1"]
@@ -31,6 +31,12 @@ def services(installation: Installation) -> list[Process]:
             python("-m", "gateway"),
             installation.gateway_environment(),
             log / "gateway.log",
+        ),
+        Process(
+            "signer",
+            python("-m", "workers.signer"),
+            installation.signer_environment(),
+            log / "signer.log",
         ),
         Process("agents", manage("agents_door"), django, log / "agents.log"),
         Process("worker", python("-m", *worker), django, log / "worker.log"),
