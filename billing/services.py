@@ -16,6 +16,7 @@ from billing.meters import rollup
 from billing.models import Account, Basis, LedgerTransaction
 from billing.pricing import prices
 from billing.reports import costs
+from compliance import locks
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ SCALE = 9
 REVENUE = "revenue:"
 _SOON = timedelta(hours=6)
 AT_ONCE = 500  # hours of accounts of one transaction
+_ACCRUE = "accrue"  # held by who accrues, so that what an hour owes is posted once
 
 _Pair = tuple[str, datetime]  # an account and an hour
 _Units = dict[str, int]  # units of 10^-9 by meter
@@ -59,7 +61,7 @@ def accrue(account_id: str, hour: datetime, *, now: datetime) -> Accrual:
     if start + HOUR > now:
         raise ValueError(f"the hour of {start.isoformat()} is not over")
     with transaction.atomic():
-        _alone()
+        locks.hold(_ACCRUE)
         with connection.cursor() as cursor:
             cursor.execute(_TAKE_ONE, [start, account_id])
         (accrual,) = _accrue([(account_id, start)])
@@ -81,7 +83,7 @@ def accrue_due(now: datetime, *, start: datetime | None = None, end: datetime | 
         taken: list[_Pair] = []
         try:
             with transaction.atomic():
-                _alone()
+                locks.hold(_ACCRUE)
                 taken = _take(past, before)
                 accruals = _accrue(taken) if taken else []
         except (errors.BillingError, DatabaseError) as error:
@@ -192,12 +194,6 @@ CROSS JOIN LATERAL (
 JOIN billing_ledgerentry e ON e.transaction_id = t.id
 JOIN billing_ledgeraccount a ON a.id = e.account_id AND starts_with(a.code, '{REVENUE}')
 """
-
-
-def _alone() -> None:
-    """Nobody else accrues until this transaction ends: what an hour owes is posted once."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('accrue', 0))")
 
 
 def _take(past: tuple[datetime, str], before: datetime) -> list[_Pair]:

@@ -24,7 +24,7 @@ import rfc8785
 from django.conf import settings
 from django.db import connection, transaction
 
-from compliance import audit
+from compliance import audit, locks
 from compliance.models import AuditEvent, Export
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def build_waiting(now: datetime) -> int:
     """
     waiting = Export.objects.filter(completed_at=None, failure="").order_by("id")
     built = 0
-    with _alone() as alone:
+    with locks.try_hold("compliance.exports") as alone:
         for export_id in list(waiting.values_list("id", flat=True)[:_AT_ONCE]) if alone else ():
             try:
                 build(export_id, now)
@@ -200,21 +200,6 @@ def build_waiting(now: datetime) -> int:
                 words = f"could not be built: {type(error).__name__}"
                 Export.objects.filter(id=export_id, completed_at=None).update(failure=words)
     return built
-
-
-@contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether nobody else builds; the lock ends with the connection of a builder that dies."""
-    lock = "hashtextextended('compliance.exports', 0)"
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT pg_try_advisory_lock({lock})")
-        (alone,) = cursor.fetchone() or (False,)
-    try:
-        yield alone
-    finally:
-        if alone:
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT pg_advisory_unlock({lock})")
 
 
 def archive(export: Export) -> Path:

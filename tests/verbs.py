@@ -178,7 +178,6 @@ NO_VERBS = {
     credits.expire: "does expire_account for each, which tells",
     credits.use_free: "is part of invoice.finalise",
     credits.use_bought: "is part of invoice.finalise",
-    ledger.alone: "is part of the verbs",
     receipts.unmake: "is part of bank_entry.decide",
     receipts.payout: "books what a provider's own record says",
     receipts.keep_as_credit: "buys credit, which is told",

@@ -8,11 +8,11 @@ transaction of its own that changes nothing when it comes too late.
 import logging
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from compliance import ids
+from compliance import ids, locks
 from controlplane.endpoints import (
     deciding,
     funding,
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 # One after the other an endpoint takes only a few steps before it has to wait for a node.
 _STEPS = 5
 _NODES = 100  # of a pool, to choose from for one endpoint
-_SWEEP_LOCK = 0x73746F61  # "stoa": an advisory lock's key
+SWEEP = "sweep"  # the name of the lock that one sweep holds
 
 
 def reconcile(endpoint_id: str, *, now: datetime) -> int:
@@ -74,14 +74,8 @@ def sweep(*, now: datetime | None = None) -> int:
 
     One sweep at a time: a second one would only repeat what the first is doing.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [_SWEEP_LOCK])
-        if not cursor.fetchone()[0]:
-            return 0
-        try:
-            return _sweep(now or timezone.now())
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [_SWEEP_LOCK])
+    with locks.try_hold(SWEEP) as alone:
+        return _sweep(now or timezone.now()) if alone else 0
 
 
 def _sweep(now: datetime) -> int:

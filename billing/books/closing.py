@@ -14,7 +14,7 @@ from django.db import connection, transaction
 
 from billing import errors, months
 from billing.models import BooksClosing, LedgerTransaction, Reconciliation
-from compliance import audit
+from compliance import audit, locks
 
 FRESH = timedelta(hours=36)  # a reconciliation older than this says nothing about now
 AGREED_WITHIN = timedelta(days=1)
@@ -180,10 +180,7 @@ def _tell(
 def _alone(month: date) -> Iterator[None]:
     """Nobody posts in the month meanwhile: each post holds the same lock, shared."""
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"books:{month}"]
-            )
+        locks.hold(f"books:{month}")
         yield
 
 

@@ -110,12 +110,6 @@ def reverse(
     return reversal
 
 
-def alone(name: str) -> None:
-    """One at a time for each name, until the caller's transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
-
-
 def balance(code: str) -> Decimal:
     """Debits less credits of an account, in its currency, recomputed from its entries.
 

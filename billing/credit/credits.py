@@ -19,7 +19,7 @@ from billing import errors, tenants
 from billing.books import chart, ledger
 from billing.credit.models import CreditKind, Treatment, UseKind
 from billing.models import Account, CreditGrant, CreditUse
-from compliance import audit
+from compliance import audit, locks
 
 MOST = 10**12  # cents; beyond it somebody mistyped
 TAXED_WHOLE = "an advance invoice has taxed it: it goes back whole and unused, or not at all"
@@ -257,7 +257,7 @@ def _returned(payment_id: str, amount: int) -> Iterator[tuple[CreditGrant, int]]
 def alone(account_id: str) -> Iterator[None]:
     """One at a time for each account; inside another transaction it holds until that one ends."""
     with transaction.atomic():
-        ledger.alone(f"credits:{account_id}")
+        locks.hold(f"credits:{account_id}")
         yield
 
 

@@ -9,12 +9,10 @@ looked at again at the end. What is wrong with one account holds its invoice and
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import connection
 
 from billing import errors, months, services
 from billing.invoices import drawing, invoicing, treatment
@@ -22,7 +20,7 @@ from billing.invoices.models import InvoiceKind, InvoiceState
 from billing.models import Account, Invoice, MonthRun
 from billing.pricing.terms import CurrencyMismatch
 from billing.rating import PriceVersion, Unpriced
-from compliance import audit
+from compliance import audit, locks
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +189,7 @@ def _one(
     closing: Closing,
 ) -> str:
     """What became of one account; nothing that is wrong with it reaches the others."""
-    with _alone(account_id) as alone:
+    with locks.try_hold(f"close:{account_id}") as alone:
         if not alone:
             return "busy"
         try:
@@ -237,18 +235,3 @@ def _count(closing: Closing, outcome: str, progress: Callable[[Closing], None] |
     closing.outcomes[outcome] += 1
     if progress is not None:
         progress(closing)
-
-
-@contextmanager
-def _alone(account_id: str) -> Iterator[bool]:
-    """Whether nobody else closes this account; the lock ends with the connection that held it."""
-    key = f"close:{account_id}"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key])
-        (alone,) = cursor.fetchone() or (False,)
-    try:
-        yield alone
-    finally:
-        if alone:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 from django.db import connection, transaction
 
+from compliance import locks
+
 # Who adds usage shares it, before the usage is numbered and until it is committed.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('billing_usagehour', 0))"
+_LOCK = "billing_usagehour"
 
 
 @contextmanager
@@ -15,8 +17,8 @@ def taken() -> Iterator[int]:
     exactly what is numbered up to it. Keep it short, and only read: at its end all is rolled back
     to where it began, which is what lets the lock go before the transaction around it ends."""
     with transaction.atomic():
+        locks.hold(_LOCK)
         with connection.cursor() as cursor:
-            cursor.execute(_LOCK)
             cursor.execute("SELECT last_value FROM billing_usageevent_number")
             row = cursor.fetchone()
             assert row is not None

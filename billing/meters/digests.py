@@ -16,7 +16,7 @@ from django.db import connection, transaction
 
 from billing.meters import usage
 from billing.models import MeteringDigest, UsageEvent
-from compliance import audit
+from compliance import audit, locks
 
 HOUR = timedelta(hours=1)
 # What a minute's last events take to arrive: an hour is digested when it has been over for it.
@@ -53,10 +53,7 @@ def make(account_id: str, hour: datetime, *, log: Log, now: datetime) -> Meterin
     if hour + HOUR > now:
         raise ValueError(f"the hour of {hour.isoformat()} is not over")
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"digest:{account_id}"]
-            )
+        locks.hold(f"digest:{account_id}")
         mine = MeteringDigest.objects.filter(account_id=account_id)
         last = mine.order_by("-number").first()
         held = mine.filter(hour=hour).order_by("-number").first()

@@ -22,7 +22,7 @@ from billing.meters.models import (
     NodeCertificate,
     NodeRecord,
 )
-from compliance import audit, ids
+from compliance import audit, ids, locks
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,8 @@ def store(node_id: str, batches: Sequence[Batch], now: datetime) -> Stored:
     overlaps a known one, stay out; the batch that brought them is kept with its problem.
     """
     stored = Stored()
-    with connection.cursor() as cursor:
-        # One report of a node after the other, so that what is missing can be seen.
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"meter:{node_id}"]
-        )
+    # One report of a node after the other, so that what is missing can be seen.
+    locks.hold(f"meter:{node_id}")
     known = set(
         NodeBatch.objects.filter(sha256__in=[one.sha256 for one in batches]).values_list(
             "sha256", flat=True

@@ -22,7 +22,7 @@ from billing.models import Account
 from billing.payments.allotting import allot, settle, spread, standing
 from billing.payments.models import GivenBack, Method, Payment, Purpose
 from billing.payments.undoing import again, undo
-from compliance import audit
+from compliance import audit, locks
 
 MOST = 10**13  # cents
 _AHEAD = timedelta(days=1)
@@ -70,7 +70,7 @@ def receive(
     )
     entity = _checked(money, now)
     with transaction.atomic():
-        ledger.alone(f"payment:{key}")
+        locks.hold(f"payment:{key}")
         if (found := Payment.objects.filter(key=key).first()) is not None:
             return _same(found, money)
         account = _account(account_id)

@@ -31,7 +31,7 @@ from billing.payments.stripe import bookings
 from billing.sepa import camt053, matching, reference
 from billing.sepa.matching import Match, Matcher, Outcome
 from billing.sepa.statements import Entry, Statement, StatementRefused
-from compliance import audit
+from compliance import audit, locks
 
 _CENT = Decimal("0.01")
 _INCOMING = frozenset({Outcome.EXACT, Outcome.PARTIAL, Outcome.OVER})
@@ -129,7 +129,7 @@ def balance(entity_id: str) -> int | None:
 
 def _read(statement: Statement, digest: str, actor: audit.Actor, now: datetime) -> Imported:
     entity = _entity(statement)
-    ledger.alone(f"statement:{entity.id}")
+    locks.hold(f"statement:{entity.id}")
     seen = set(
         BankEntry.objects.filter(key__in=[one.key for one in statement.entries]).values_list(
             "key", flat=True

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from billing import errors, months
 from billing.models import Account, Term, TermKind
 from billing.pricing.terms import Allowance, Commitment, Terms, Tier
-from compliance import audit
+from compliance import audit, locks
 
 
 def agree(
@@ -34,7 +34,7 @@ def agree(
     _check_time(row, account, now)
     row.created_at = now
     with transaction.atomic():
-        _alone(account_id)
+        locks.hold(f"terms:{account_id}")
         same = Term.objects.filter(
             account=account,
             kind=row.kind,
@@ -130,10 +130,3 @@ def _says(row: Term) -> dict[str, str | int]:
         "currency": row.currency,
         "valid_from": row.valid_from.isoformat(),
     }
-
-
-def _alone(account_id: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"terms:{account_id}"]
-        )

@@ -14,11 +14,11 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from billing import errors, pseudonyms
 from billing.models import Budget, Period, Subject, Unit
-from compliance import audit
+from compliance import audit, locks
 
 # A gateway's record of a request has room for so many: four budgets of each subject, two for its
 # run and for each of the three runs above it, the root's, and what billing sets. A deeper run is
@@ -154,9 +154,7 @@ def limit_calls(*, actor: audit.Actor, owner: Owner, calls: int | None, now: dat
 def alone(subject: str, subject_id: str) -> Iterator[None]:
     """Budgets of one subject are made one after the other, so that they are counted right."""
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            key = f"budgets:{subject}:{subject_id}"
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
+        locks.hold(f"budgets:{subject}:{subject_id}")
         yield
 
 

@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 from django.conf import settings
-from django.db import close_old_connections, connection, connections
+from django.db import close_old_connections, connections
 
+from compliance import locks
 from compliance.models import AuditEvent
 from controlplane.endpoints import observe, pulse, services
 from controlplane.endpoints.board import Board
@@ -261,8 +262,8 @@ def test_one_sweep_at_a_time() -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [provisioning._SWEEP_LOCK])
+        with locks.try_hold(provisioning.SWEEP) as alone:
+            assert alone
             held.set()
             release.wait()
         connections.close_all()
