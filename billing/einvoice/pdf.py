@@ -6,7 +6,18 @@ from itertools import groupby
 from billing.einvoice import terms, wording
 from billing.einvoice.document import Invoice, Line, Party
 from billing.einvoice.rules import ZERO
-from billing.einvoice.sheet import GREY, LEFT, RULE, TOP, WIDTH, Column, Sheet, Table, Text
+from billing.einvoice.sheet import (
+    GREY,
+    LEFT,
+    RULE,
+    TOP,
+    WIDTH,
+    Column,
+    Sheet,
+    Table,
+    Text,
+    must_be_settable,
+)
 from billing.einvoice.wording import money, number
 
 CATEGORIES = {
@@ -25,9 +36,10 @@ def draw(document: Invoice) -> Sheet:
 
     Raises sheet.Unsettable where a party's name has letters that the font lacks.
     """
+    _names(document)
     sheet = Sheet(_footer(document.supplier), f"{title(document)} {document.number}")
     try:
-        for part in (_names, _letterhead, _lines, _totals, _vat, _payment, _notes):
+        for part in (_letterhead, _lines, _totals, _vat, _payment, _notes):
             part(sheet, document)
     except BaseException:
         sheet.close()
@@ -35,10 +47,10 @@ def draw(document: Invoice) -> Sheet:
     return sheet
 
 
-def _names(sheet: Sheet, document: Invoice) -> None:
+def _names(document: Invoice) -> None:
     for party in (document.supplier, document.customer):
         for words in (party.name, party.address.street, party.address.city):
-            sheet.must_set(words)
+            must_be_settable(words)
 
 
 def title(document: Invoice) -> str:

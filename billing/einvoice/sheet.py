@@ -7,6 +7,7 @@ of Europe's accents, Greek, Cyrillic. Lengths are millimetres, sizes are points.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 from unicodedata import normalize
 
@@ -59,13 +60,17 @@ class Sheet(FPDF):
         self.set_margins(LEFT, TOP, RIGHT)
         self.set_auto_page_break(False)
         self.c_margin = 0
-        self._glyphs = frozenset(self._files()[0].cmap)
         self.add_page()
 
     def close(self) -> None:
         """Let go of the fonts' files; nothing can be set or written after it."""
         for font in self._files():
             font.close()
+
+    @property
+    def glyphs(self) -> frozenset[int]:
+        """What its regular font has, by code point."""
+        return frozenset(self._files()[0].cmap)
 
     def _files(self) -> list[TTFFont]:
         return [font for font in self.fonts.values() if isinstance(font, TTFFont)]
@@ -74,16 +79,6 @@ class Sheet(FPDF):
     def floor(self) -> float:
         """Where the footer begins."""
         return float(self.h) - BOTTOM
-
-    def lacking(self, words: str) -> str:
-        """The letters of `words` that the font cannot set."""
-        words = normalize("NFC", words)
-        return "".join(sorted({c for c in words if c not in "\n\t" and ord(c) not in self._glyphs}))
-
-    def must_set(self, words: str) -> None:
-        """Raises Unsettable if any letter is lacking."""
-        if lacking := self.lacking(words):
-            raise Unsettable(f"the document's font has no {lacking!r} for {words!r}")
 
     def footer(self) -> None:
         self.set_draw_color(RULE)
@@ -140,7 +135,7 @@ class Sheet(FPDF):
 
     def _settable(self, words: str) -> str:
         # A glyph that is not there is no PDF/A. The XML has the words as they were.
-        lacking = self.lacking(words)
+        lacking = _lacking(words)
         composed = normalize("NFC", words).replace("\t", " ")
         return "".join("?" if c in lacking else c for c in composed)
 
@@ -219,8 +214,21 @@ class Table:
 
 def must_be_settable(words: str) -> None:
     """Raises Unsettable if the font lacks a letter of `words`."""
+    if lacking := _lacking(words):
+        raise Unsettable(f"the document's font has no {lacking!r} for {words!r}")
+
+
+def _lacking(words: str) -> str:
+    """The letters of `words` that the font cannot set."""
+    glyphs, words = _glyphs(), normalize("NFC", words)
+    return "".join(sorted({c for c in words if c not in "\n\t" and ord(c) not in glyphs}))
+
+
+@lru_cache
+def _glyphs() -> frozenset[int]:
+    """Read once: to open a font takes as long as to set a page."""
     page = Sheet((), "")
     try:
-        page.must_set(words)
+        return page.glyphs
     finally:
         page.close()

@@ -9,22 +9,29 @@ recomputes an invoice from raw usage does; all three must come to the same money
 Peers, in the same run on the same PostgreSQL: the very same rows by COPY into a table without an
 index or a check (what no honest way can beat), and by the obvious way: a transaction, an INSERT
 and an UPDATE of a sum for each event.
+
+The end of a month is a part of its own, with a month of usage of companies in four countries: its
+hours are posted, then processes side by side make invoices, one of which is killed with SIGKILL in
+the middle and begins again. In the end each company has one invoice of all that it used, once.
 """
 
 import argparse
 import itertools
-import resource
+import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import django
 import psycopg
 
+from tests.benchmarks.books.closing import Closed
 from tests.benchmarks.books.peers import bare_copy, one_by_one
 from tests.benchmarks.books.stand import standing
-from tests.benchmarks.books.timing import timed
+from tests.benchmarks.books.timing import Timed, peak_mb, timed
 from tests.benchmarks.peers.arithmetic import number, table
 from tests.figures import figure
 
@@ -34,11 +41,6 @@ if TYPE_CHECKING:
 START = datetime(2026, 11, 3, 9, tzinfo=UTC)
 BATCH = 10_000  # requests of one transaction, as the worker books them
 EACH = 3  # events of a request
-
-
-def peak_mb() -> float:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # --- the way of the house -----------------------------------------------------------------------
@@ -150,15 +152,90 @@ def ingest(arguments: argparse.Namespace) -> None:
     figure("billing.peak_rss_mb", peak, "MiB", vs="after a fifth of the events", than=early)
 
 
-# The end of a month (`billing.month_end_s`) is a part of its own.
-PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"ingest": ingest}
+def month_end(arguments: argparse.Namespace) -> None:
+    """A month's usage posted and made into invoices, with a kill in the middle."""
+    with standing() as postgres:
+        django.setup()
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        from django.db import connections
+
+        from billing import services
+        from tests.benchmarks.books import closing, month
+        from tests.billing.vat.fake_vies import State, serving
+        from tests.month import customers
+
+        vies, began = State(), time.monotonic()
+        companies = customers.found(arguments.month_organizations, month.BORN, 7, vies)
+        month.price_tokens()
+        born = time.monotonic()
+        events = month.fill(companies, arguments.month_events)
+        with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+            admin.execute("VACUUM ANALYZE")
+        filled = time.monotonic()
+        print(
+            f"{len(companies):,} companies in {born - began:.0f} s, {events:,} events in"
+            f" {filled - born:.0f} s",
+            flush=True,
+        )
+        with timed() as accruing:
+            hours = services.accrue_due(month.CLOSED)
+        print(f"{hours:,} hours posted in {accruing.wall:.0f} s", flush=True)
+        with serving(vies) as url:
+            done = closing.close(arguments.month_workers, len(companies), url)
+        owed = month.check(companies)
+        connections.close_all()
+    _tell_month(events, len(companies), accruing, done)
+    print(f"{owed and float(owed):,.2f} EUR billed, each second and token once", flush=True)
+
+
+def _tell_month(events: int, companies: int, accruing: Timed, done: Closed) -> None:
+    cpu = sum(one["cpu_s"] for one in done.said)
+    issued = sum(one["outcomes"].get("final", 0) for one in done.said)
+    statements = sum(one["statements"] for one in done.said)
+    rows = [
+        ["hours to the ledger", number(accruing.wall), number(accruing.here), ""],
+        ["invoices", number(done.seconds), number(cpu), number(statements / issued)],
+    ]
+    print(f"killed after {done.killed_after} accounts of its own, and begun again")
+    print(table(["", "s", "cpu s here", "statements an invoice"], rows), flush=True)
+    tell = partial(
+        figure,
+        events=str(events),
+        organizations=str(companies),
+        processes=str(len(done.said)),
+    )
+    name = "billing.month_end_s"
+    tell(name, accruing.wall + done.seconds, "s")
+    tell(name, done.seconds, "s", case="invoices alone")
+    largest = max(done.said, key=lambda one: float(one["peak_mb"]))
+    tell(
+        "billing.peak_rss_mb",
+        largest["peak_mb"],
+        "MiB",
+        vs="after a fifth of the accounts",
+        than=largest["early_mb"],
+        case="month end",
+    )
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "ingest": ingest,
+    "month_end": month_end,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=600_000)
     parser.add_argument("--organizations", type=int, default=1000)
-    parser.add_argument("--part", choices=[*PARTS], help="only this one")
+    parser.add_argument("--month-events", type=int, default=1_000_000)
+    parser.add_argument("--month-organizations", type=int, default=200)
+    parser.add_argument("--month-workers", type=int, default=2, help="processes that close it")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--part", choices=[*PARTS], help="only this one")
+    only.add_argument(
+        "--month-only", dest="part", action="store_const", const="month_end", help="as --part does"
+    )
     arguments = parser.parse_args()
     for name, part in PARTS.items():
         if arguments.part in (None, name):

@@ -38,3 +38,11 @@ def timed() -> Iterator[Timed]:
     yield found
     found.wall, found.here = time.perf_counter() - began, time.process_time() - here
     found.there = there() - cpu
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had. (That of `getrusage` begins with its parent's.)"""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return int(line.split()[1]) / 1024
