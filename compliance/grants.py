@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from psycopg import sql
 
 _append_only: set[str] = set()
+_narrow: dict[str, str] = {}
 # Names of other rooms' tables are plain words here: this room imports none of them. The columns
 # that are missing are the control plane's own: when it received and booked a row.
 _GATEWAY_INSERTS: dict[str, tuple[str, ...]] = {
@@ -45,6 +46,11 @@ class RoleMissing(Exception):
 def append_only(*tables: str) -> None:
     """The app role may add rows to these tables and read them, nothing else."""
     _append_only.update(tables)
+
+
+def narrow(table: str, rights: str) -> None:
+    """The app role has these rights on a table (`SELECT`, `SELECT, INSERT, UPDATE`), no others."""
+    _narrow[table] = rights
 
 
 def append_only_tables() -> frozenset[str]:
@@ -89,7 +95,7 @@ def _app(role: str) -> Iterator[sql.Composed]:
     who = sql.Identifier(role)
     yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who)
     for table in _tables():
-        rights = "SELECT, INSERT, UPDATE, DELETE"
+        rights = _narrow.get(table, "SELECT, INSERT, UPDATE, DELETE")
         if table in _append_only:
             rights = "SELECT, INSERT"
         elif table == "django_migrations":

@@ -4,6 +4,20 @@ from django.db import models
 from django.db.models import Q
 
 from compliance.fields import IdField
+from compliance.log.models import Log, LogAnchor, LogCheckpoint, LogLeaf, LogNode, LogPending
+
+__all__ = [
+    "AuditEvent",
+    "EventSecret",
+    "Export",
+    "Log",
+    "LogAnchor",
+    "LogCheckpoint",
+    "LogLeaf",
+    "LogNode",
+    "LogPending",
+    "Tombstone",
+]
 
 
 class AuditEvent(models.Model):

@@ -31,6 +31,8 @@ NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
 PROVE_EVERY_S = 300.0
 EXPORTS_EVERY_S = 5.0
+SEQUENCE_EVERY_S = 1.0
+HEADS_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
 STRIPE_SLOWLY_EVERY_S = 300.0
@@ -116,6 +118,8 @@ app.conf.update(
         "tend_top_ups": _every("tend_top_ups", TOP_UPS_EVERY_S),
         "tend_books": _every("tend_books", BOOKS_EVERY_S),
         "tend_engines": _every("tend_engines", ENGINES_EVERY_S),
+        "sequence": _every("sequence", SEQUENCE_EVERY_S),
+        "sign_heads": _every("sign_heads", HEADS_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),

@@ -24,6 +24,7 @@ from workers import (
     digesting,
     funds,
     keeping,
+    logkeeping,
     metering,
     nightly,
     provisioning,
@@ -39,6 +40,7 @@ from workers.celery import HINT_EXPIRES_S, app
 # Of one meter task; the next goes on where it stopped.
 _REQUESTS, _BATCHES = 10_000, 5
 _INTERVALS = 2000
+_SEQUENCE_S = 5.0  # of one task; so are these
 _MONTH_S = 30.0  # of one task; the next one goes on where it stopped
 
 
@@ -119,6 +121,19 @@ def close_month() -> None:
 def tend_top_ups() -> None:
     ends = time.monotonic() + _MONTH_S
     advances.tend(timezone.now(), enough=lambda: time.monotonic() > ends)
+
+
+@app.task
+def sequence() -> None:
+    ends = time.monotonic() + _SEQUENCE_S
+    logkeeping.sequence(timezone.now(), lambda: time.monotonic() > ends)
+
+
+@app.task
+def sign_heads() -> None:
+    now = timezone.now()
+    logkeeping.beat(now)
+    logkeeping.sign(now)
 
 
 @app.task

@@ -84,7 +84,7 @@ def test_each_partition_has_both_triggers_always_on(event: AuditEvent) -> None:
         found: dict[str, list[str]] = dict(cursor.fetchall())
     assert PARTITION in found
     for triggers in found.values():
-        assert set(triggers) == {"append_only_rowsA", "append_only_truncateA"}
+        assert set(triggers) == {"append_only_rowsA", "append_only_truncateA", "queue_leafA"}
 
 
 @pytest.mark.django_db

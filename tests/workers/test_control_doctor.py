@@ -17,6 +17,7 @@ from controlplane.endpoints import observe, pulse
 from controlplane.fleet import services
 from controlplane.fleet.models import Node
 from tests.fleet.machine import enrolled
+from tests.signers import running
 from workers import control_doctor
 from workers.agent.checks.finding import Finding
 
@@ -53,7 +54,8 @@ def test_an_installation_that_serves_is_well() -> None:
     pool = services.create_pool(region=region, name="h200", actor=audit.SYSTEM, now=now)
     node, _ = enrolled(pool, "gpu-1", now=now)
     Node.objects.filter(pk=node.pk).update(lease_until=now + timedelta(minutes=1))
-    said = found()
+    with running():
+        said = found()
     # The tests are the superuser, to make their databases.
     lacks = {check for check, one in said.items() if not one.ok} - {"uploads disk"}
     assert lacks == {"database role"}
