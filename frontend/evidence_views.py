@@ -1,7 +1,9 @@
 """Evidence: exports of an organization's records, and its newest audit events."""
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
@@ -10,8 +12,9 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
 
 from billing import months
-from compliance import exports, ids
+from compliance import audit, exports, ids
 from compliance.actions import ACTIONS
+from compliance.log import search
 from compliance.models import AuditEvent, Export
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
@@ -20,6 +23,7 @@ from frontend.visits import Request, Visit, page, show
 
 EVENTS = 50
 EXPORTS = 20
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class ExportForm(forms.Form):
@@ -111,11 +115,18 @@ def _status(export: Export) -> str:
 
 
 def _events(request: Request, visit: Visit, organization: Organization) -> dict[str, Any]:
-    """A page of the log, newest first; `before` an event, of one `action`."""
-    rows = AuditEvent.objects.filter(log_id=organization.id).order_by("-id")
-    action = request.GET.get("action", "")
-    if action in ACTIONS:
-        rows = rows.filter(action=action)
+    """A page of the log, newest first; `before` an event, and with what `search` filters by."""
+    wanted = {name: request.GET.get(name, "").strip().replace("\0", "") for name in search.NAMES}
+    filters = {name: value for name, value in wanted.items() if value}
+    if filters.get("action") not in ACTIONS:
+        filters.pop("action", None)
+    for name in search.TIMES:
+        if _DAY.fullmatch(filters.get(name, "")):
+            filters[name] += "T00:00:00Z"
+    try:
+        rows = search.find(organization.id, filters).order_by("-id")
+    except search.BadFilter:
+        rows = AuditEvent.objects.none()
     before = request.GET.get("before", "")
     if ids.valid(before, "evt"):
         rows = rows.filter(id__lt=before)
@@ -125,6 +136,8 @@ def _events(request: Request, visit: Visit, organization: Organization) -> dict[
     return {
         "events": [(one, people.get(one.actor_id, "")) for one in found[:EVENTS]],
         "older": found[EVENTS - 1].id if len(found) > EVENTS else "",
-        "action": action,
+        "wanted": wanted,
+        "filters": urlencode({name: value for name, value in wanted.items() if value}),
         "actions": sorted(ACTIONS),
+        "outcomes": sorted(audit.OUTCOMES),
     }

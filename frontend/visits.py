@@ -16,7 +16,7 @@ from django.views.decorators.cache import never_cache
 from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
-from controlplane.tenancy import access, notices
+from controlplane.tenancy import access, denials, notices
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import Forbidden, NotFound
 from controlplane.tenancy.models import Notice, Organization, Project, User
@@ -99,6 +99,8 @@ def page(
         try:
             return view(request, begin(request, request.user), *args, **kwargs)  # type: ignore[arg-type]
         except (NotFound, Forbidden) as error:
+            if isinstance(error, Forbidden):
+                denials.note(error, now=timezone.now())
             if fragment:
                 return HttpResponseClientRefresh()
             if isinstance(error, Forbidden):

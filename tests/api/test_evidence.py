@@ -3,16 +3,21 @@
 import io
 import json
 import zipfile
+from base64 import b64decode
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
+from django.test import Client
 from django.utils import timezone
 
 from billing.meters import usage
 from billing.models import Meter
 from compliance import exports
-from tests.api.house import House, post, signed_in, with_key
+from compliance.log import checkpoints, merkle, notes, sequencer
+from compliance.models import AuditEvent
+from tests.api.house import NOW, House, post, signed_in, with_key
+from tests.signers import running
 
 
 def test_an_export_from_request_to_file(alice: House) -> None:
@@ -64,6 +69,69 @@ def test_audit_events_show_bodies_and_filter(alice: House) -> None:
     events = client.get("/api/v1/audit-events", query).json()["data"]
     assert [event["target_id"] for event in events] == [alice.endpoint.id]
     assert events[0]["body"]["action"] == "endpoint.create"
+
+    client = signed_in(alice.owner)
+    at = AuditEvent.objects.get(action="endpoint.create", target_id=alice.endpoint.id).recorded_at
+    for wanted, there in (
+        ({"action": "endpoint.*", "target": alice.endpoint.id}, True),
+        ({"action": "endpoint.*", "outcome": "denied"}, False),
+        ({**query, "since": at.isoformat()}, True),
+        ({**query, "until": at.isoformat()}, False),
+        ({**query, "actor": "usr_x"}, False),
+    ):
+        said = {"organization": alice.organization.id, **wanted}
+        assert bool(client.get("/api/v1/audit-events", said).json()["data"]) is there, wanted
+    assert client.get("/api/v1/audit-events", {**query, "since": "soon"}).status_code == 422
+
+
+def test_what_the_operator_reads_of_his_own_log_is_an_event(alice: House, operator: Client) -> None:
+    read = {"log": "platform"}
+    assert signed_in(alice.owner).get("/api/v1/audit-events", read).status_code == 404
+    assert operator.get("/api/v1/audit-events", read).json()["data"]
+    assert AuditEvent.objects.filter(log_id="platform", action="log.read").count() == 1
+
+
+def test_what_a_role_does_not_allow_is_an_event_although_nothing_happened(alice: House) -> None:
+    for _ in range(3):
+        client = signed_in(alice.billing)
+        assert client.delete(f"/api/v1/endpoints/{alice.endpoint.id}").status_code == 403
+        assert client.get("/evidence", {"organization": alice.organization.id}).status_code == 403
+    denied = AuditEvent.objects.filter(action="access.deny", log_id=alice.organization.id)
+    assert {one.actor_id for one in denied} == {alice.billing.id}
+    reasons = sorted(json.loads(bytes(one.body))["outcome"]["reason_code"] for one in denied)
+    assert reasons == ["needs_export", "needs_manage_endpoints"]
+
+
+def test_an_event_is_proved_over_http_to_its_own_alone(alice: House, mallory: House) -> None:
+    client = signed_in(alice.owner)
+    ours = {"organization": alice.organization.id}
+    event = AuditEvent.objects.filter(log_id=alice.organization.id).latest("id")
+    asked = {"event": event.id}
+    assert client.get("/api/v1/audit/checkpoint", ours).status_code == 404
+    assert client.get("/api/v1/audit/inclusion", asked).json()["code"] == "not_yet"
+    with running():
+        for _ in range(2):  # heads, and then the meta log's
+            while sequencer.sequence(NOW):
+                pass
+            checkpoints.sign_due(NOW)
+        head = client.get("/api/v1/audit/checkpoint", ours).json()
+    key = notes.parse_vkey(head["vkey"])
+    signed = notes.parse_checkpoint(notes.open_note(head["note"], [key]))
+    assert (signed.origin, signed.size) == (head["origin"], head["size"])
+    assert head["meta"]["index"] < head["meta"]["size"]
+    found = client.get("/api/v1/audit/inclusion", asked).json()
+    proof = [b64decode(one) for one in found["proof"]]
+    leaf = merkle.leaf_hash(found["body"].encode())
+    assert merkle.included(leaf, found["index"], found["size"], proof, signed.root)
+    path = "/api/v1/audit/consistency"
+    assert client.get(path, {**ours, "from": head["size"]}).json()["proof"] == []
+    assert client.get(path, {**ours, "from": "-1"}).status_code == 422
+    assert client.get(path, {**ours, "from": head["size"] + 1}).status_code == 422
+    stranger = signed_in(mallory.owner)
+    for where, query in (("checkpoint", ours), ("inclusion", asked), ("consistency", ours)):
+        assert stranger.get(f"/api/v1/audit/{where}", query).status_code == 404
+    theirs = AuditEvent.objects.filter(log_id="platform").latest("id")
+    assert client.get("/api/v1/audit/inclusion", {"event": theirs.id}).status_code == 404
 
 
 def test_usage_and_costs_of_a_project(alice: House, mallory: House) -> None:

@@ -69,6 +69,12 @@ def test_events_are_listed_filtered_and_paged(alice: House) -> None:
     only = client.get("/evidence", {"action": "endpoint.create"}).content.decode()
     assert "endpoint.create</code>" in only
     assert "session.create</code>" not in only
+    event = AuditEvent.objects.get(log_id=alice.organization.id, action="endpoint.create")
+    day = event.recorded_at.date().isoformat()
+    found = {"target": event.target_id, "outcome": "success", "since": day}
+    for wanted, there in (({}, True), ({"until": day}, False), ({"actor": "usr_x"}, False)):
+        text = client.get("/evidence", found | wanted).content.decode()
+        assert ("endpoint.create</code>" in text) is there, wanted
 
 
 def test_an_export_of_this_month_can_be_had_from_the_costs(alice: House) -> None:

@@ -11,8 +11,10 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from compliance import exports
+from compliance import audit, exports
+from compliance.log import search
 from compliance.models import AuditEvent, Export
+from controlplane.api.audit_views import LOG, ORGANIZATION, log_of
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access
@@ -89,21 +91,30 @@ class AuditEvents(HouseViewSet):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("organization", str, required=True),
-            OpenApiParameter("action", str),
-            OpenApiParameter("target", str),
+            ORGANIZATION,
+            LOG,
+            OpenApiParameter("action", str, description="`endpoint.*`: every one of the noun"),
+            *(OpenApiParameter(name, str) for name in search.NAMES if name != "action"),
         ],
         responses=AuditEventView(many=True),
     )
     def list(self, request: Request) -> Response:
-        organization = access.organization(
-            self.principal, request.query_params.get("organization", ""), Permission.EXPORT
-        )
-        rows = AuditEvent.objects.filter(log_id=organization.id)
-        for name, column in (("action", "action"), ("target", "target_id")):
-            if wanted := request.query_params.get(name):
-                rows = rows.filter(**{column: wanted})
-        return self.page(rows, AuditEventView)
+        log = log_of(self.principal, request.query_params)
+        try:
+            rows = search.find(log, request.query_params)
+        except search.BadFilter as error:
+            raise Invalid(str(error), field=error.field) from error
+        page = self.page(rows, AuditEventView)
+        if log == audit.PLATFORM:
+            # What the operator looks through is the operator's act; members read their own log.
+            audit.record(
+                actor=self.principal.actor,
+                action="log.read",
+                target=audit.Target("log", log),
+                log=log,
+                now=self.now,
+            )
+        return page
 
 
 class Exports(HouseViewSet):

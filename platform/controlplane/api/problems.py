@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, JsonResponse
+from django.utils import timezone
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -15,7 +16,7 @@ from billing import errors as billing_errors
 from billing.payments.stripe import problems as stripe_problems
 from compliance import context
 from controlplane.fleet import errors as fleet_errors
-from controlplane.tenancy import errors
+from controlplane.tenancy import denials, errors
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ def response(status: int, code: str, detail: str, **more: Any) -> JsonResponse:
 
 def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
     """DRF's EXCEPTION_HANDLER; None lets Django answer 500 and log it."""
+    if isinstance(error, errors.Forbidden):
+        set_rollback()
+        denials.note(error, now=timezone.now())
     for kind, status in _HOUSE:
         if isinstance(error, kind):
             more = {name: getattr(error, name, None) for name in ("field", "prediction")}

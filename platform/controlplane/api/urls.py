@@ -8,6 +8,7 @@ from rest_framework.routers import SimpleRouter
 from controlplane.api import (
     adapter_views,
     alias_views,
+    audit_views,
     bank_views,
     batch_views,
     budget_views,
@@ -129,6 +130,9 @@ urlpatterns = [
         invoice_views.BillingProfiles.as_view({"get": "retrieve", "put": "update"}),
         name="billing-profile",
     ),
+    path("audit/checkpoint", audit_views.Audit.as_view({"get": "checkpoint"})),
+    path("audit/inclusion", audit_views.Audit.as_view({"get": "inclusion"})),
+    path("audit/consistency", audit_views.Audit.as_view({"get": "consistency"})),
     path("archive/due", invoice_views.Archive.as_view({"get": "list"}), name="archive-due"),
     path(
         "entity",

@@ -139,7 +139,12 @@ def demand(
     if not at_home:
         raise NotFound(what)
     who = "this API key's scopes do" if principal.project_id else "your role does"
-    raise Forbidden(f"{who} not allow to {_NAMES[need]}", code=f"needs_{need.value}")
+    raise Forbidden(
+        f"{who} not allow to {_NAMES[need]}",
+        code=f"needs_{need.value}",
+        actor=principal.actor,
+        organization_id=organization_id,
+    )
 
 
 def operator(principal: Principal) -> None:

@@ -1,5 +1,7 @@
 """What can go wrong, in a person's words; the API and the console say it in their own shapes."""
 
+from compliance import audit
+
 
 class TenancyError(Exception):
     """`code` is for programs, the message for people, `field` names the input that is to blame."""
@@ -23,9 +25,22 @@ class NotFound(TenancyError):
 
 
 class Forbidden(TenancyError):
-    """One may see the thing but not do this to it."""
+    """One may see the thing but not do this to it. `actor` and organization: for the log."""
 
     code = "forbidden"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        field: str = "",
+        actor: audit.Actor | None = None,
+        organization_id: str = "",
+    ) -> None:
+        super().__init__(message, code=code, field=field)
+        self.actor = actor
+        self.organization_id = organization_id
 
 
 class Conflict(TenancyError):
