@@ -1,6 +1,7 @@
 """What is billed and what is not, at which prices, and what is agreed beside them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
@@ -31,10 +32,8 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     start = months.start_of(visit.now)
     context = {
         "currency": account.currency,
-        "devices": [one for one in listed if one.meter in rating.SECONDS],
+        "kinds": _kinds(listed),
         "tokens": [one for one in listed if one.meter not in rating.SECONDS],
-        "warm": _priced(listed, "warm_seconds"),
-        "asleep": _priced(listed, "asleep_seconds"),
         "never": price_list.NEVER_BILLED,
         "terms": terms.within(start, account.currency),
         "coming": _coming(terms, visit),
@@ -42,13 +41,26 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     return show(request, visit, "prices.html", context)
 
 
-def _priced(listed: Sequence[Listed], meter: str) -> list[str]:
-    """The device kinds that have a price of their own for it."""
-    return [
-        one.device_kind
-        for one in listed
-        if one.meter == meter and one.device_kind and one.amount is not None
-    ]
+@dataclass(frozen=True)
+class Kind:
+    """What an hour of one kind of device costs while it serves, waits warm, and sleeps; None where
+    it has no such price of its own. An empty `name`: every kind that has none."""
+
+    name: str
+    serving: Listed | None
+    warm: Listed | None
+    asleep: Listed | None
+
+
+def _kinds(listed: Sequence[Listed]) -> list[Kind]:
+    """The general one last. Metering counts waiting apart only where the very kind has a price of
+    its own for it, so a general price for that has no cell."""
+    found = {(one.meter, one.device_kind): one for one in listed}
+    names = sorted({one.device_kind for one in listed if one.meter in rating.SECONDS})
+    named = [name for name in names if name]
+    kinds = [Kind(name, *(found.get((meter, name)) for meter in rating.SECONDS)) for name in named]
+    general = found.get(("device_seconds", ""))
+    return [*kinds, Kind("", general, None, None)] if general else kinds
 
 
 def _coming(terms: Terms, visit: Visit) -> bool:

@@ -17,6 +17,8 @@ PLACES = 12
 # A fresh installation's list: EUR for a device-hour, and for a million tokens.
 DEFAULTS = (
     (Meter.DEVICE_SECONDS, "cpu", Decimal("0.12")),
+    (Meter.WARM_SECONDS, "cpu", Decimal("0.06")),
+    (Meter.ASLEEP_SECONDS, "cpu", Decimal("0.02")),
     (Meter.INPUT_TOKENS, "", Decimal("0.10")),
     (Meter.CACHED_TOKENS, "", Decimal("0.05")),
     (Meter.OUTPUT_TOKENS, "", Decimal("0.40")),
@@ -147,23 +149,29 @@ def _refuse_unbounded(meter: str, currency: str, now: datetime) -> None:
 
 
 def publish_defaults(*, actor: audit.Actor, now: datetime) -> list[Price]:
-    """The default list, from the start of this month on, for whatever has no price yet."""
+    """The default list, from the start of this month on, for whatever has no price yet. Whoever
+    has priced the serving of a kind has decided what its waiting costs, too: nothing is added."""
     start = months.start_of(now)
-    published = []
-    for meter, device_kind, amount in DEFAULTS:
-        listed = Price.objects.filter(account=None, meter=meter, device_kind=device_kind)
-        if not listed.filter(currency="EUR").exists():
-            published.append(
-                publish(
-                    actor=actor,
-                    meter=meter,
-                    device_kind=device_kind,
-                    amount=amount,
-                    valid_from=start,
-                    now=now,
-                )
+    listed = Price.objects.filter(account=None, currency="EUR")
+    there = set(listed.values_list("meter", "device_kind"))
+    missing = [
+        one
+        for one in DEFAULTS
+        if one[:2] not in there
+        and not (one[0] in rating.SECONDS and (Meter.DEVICE_SECONDS.value, one[1]) in there)
+    ]
+    with transaction.atomic():
+        return [
+            publish(
+                actor=actor,
+                meter=meter,
+                device_kind=device_kind,
+                amount=amount,
+                valid_from=start,
+                now=now,
             )
-    return published
+            for meter, device_kind, amount in missing
+        ]
 
 
 def versions(

@@ -78,9 +78,21 @@ def test_what_cannot_be_a_price_is_refused(change: dict[str, Any], why: str) -> 
 
 
 def test_a_fresh_installation_gets_its_prices_once() -> None:
-    assert len(prices.publish_defaults(actor=audit.SYSTEM, now=NOW)) == 4
+    assert len(prices.publish_defaults(actor=audit.SYSTEM, now=NOW)) == 6
     assert prices.publish_defaults(actor=audit.SYSTEM, now=LATER) == []
     found = prices.in_force("device_seconds", "cpu", at=NOW)
     assert found is not None
     assert found.amount == Decimal("0.12")
+    waiting = [
+        prices.in_force(meter, "cpu", at=NOW) for meter in ("warm_seconds", "asleep_seconds")
+    ]
+    assert [one and one.amount for one in waiting] == [Decimal("0.06"), Decimal("0.02")]
     assert prices.in_force("device_seconds", "nvidia-h200", at=NOW) is None
+
+
+def test_who_priced_serving_gets_no_default_for_waiting() -> None:
+    publish("0.50", MONTH)
+    assert len(prices.publish_defaults(actor=audit.SYSTEM, now=NOW)) == 3
+    assert prices.in_force("warm_seconds", "cpu", at=NOW) is None
+    found = prices.idle(prices.versions(), "cpu", NOW)
+    assert found is not None and found.amount == Decimal("0.50")

@@ -13,6 +13,7 @@ import pytest
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
+from billing.rating import SECONDS
 from tests.flows.conftest import Made
 from tests.flows.engine import Counters, counters
 from tests.flows.stoa import Stoa, until
@@ -31,6 +32,7 @@ WEATHER: ChatCompletionToolParam = {
 # EUR for a device-hour and for a million tokens: what a fresh installation asks.
 PRICES = {
     "device_seconds": (Decimal("0.12"), 3600),
+    "warm_seconds": (Decimal("0.06"), 3600),
     "input_tokens": (Decimal("0.10"), 1_000_000),
     "cached_tokens": (Decimal("0.05"), 1_000_000),
     "output_tokens": (Decimal("0.40"), 1_000_000),
@@ -294,16 +296,21 @@ def test_the_costs_to_the_cent(chat: Chat, kept: Made) -> None:
             found[row["meter"]] = found.get(row["meter"], 0) + row["quantity"]
         return found
 
+    def ready_s() -> int:
+        """While somebody asked and while nobody did: each has a price of its own."""
+        found = quantities()
+        return found["device_seconds"] + found.get("warm_seconds", 0)
+
     # A replica's last minute is metered within seconds of its end; a begun second is not charged.
     until(
-        lambda: quantities()["device_seconds"] >= served_s - 2,
+        lambda: ready_s() >= served_s - 2,
         within_s=30,
         what=f"{served_s:.1f} s are metered",
     )
     used = quantities()
-    assert used["device_seconds"] <= served_s
+    assert ready_s() <= served_s
     rows = api.usage(endpoint=endpoint_id)  # each second was proved by the node's own records
-    assert [row["flags"] for row in rows if row["meter"] == "device_seconds" and row["flags"]] == []
+    assert [row["flags"] for row in rows if row["meter"] in SECONDS and row["flags"]] == []
     costs = api.get("/costs", endpoint=endpoint_id, to=datetime.now(UTC).isoformat())
     lines = {line["meter"]: line for line in costs["lines"]}
     assert lines.keys() == used.keys()
@@ -315,7 +322,7 @@ def test_the_costs_to_the_cent(chat: Chat, kept: Made) -> None:
         assert line["quantity"] == quantity
         assert Decimal(line["exact"]) == exact.quantize(Decimal("1e-9"), ROUND_HALF_UP)
         assert Decimal(line["amount"]) == cents(exact)
-        assert line["basis"] == ("charge" if meter == "device_seconds" else "attribution")
+        assert line["basis"] == ("charge" if meter in SECONDS else "attribution")
         totals[line["basis"]] += exact
     assert Decimal(costs["charge"]) == cents(totals["charge"])
     for basis, exact in totals.items():

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx
 
+from billing.rating import SECONDS
 from tests.flows.api import Api
 
 T = TypeVar("T")
@@ -193,7 +194,7 @@ class Books:
     def of(cls, api: Api, endpoint_id: str) -> "Books":
         books = cls({}, Counter(), Counter())
         for row in api.pages("/usage", endpoint=endpoint_id):
-            if row["meter"] == "device_seconds":
+            if row["meter"] in SECONDS:
                 given_back = row["basis"] == "credit"
                 books.seconds[row["replica"]] += -row["quantity"] if given_back else row["quantity"]
                 books.charged[row["replica"]] += 0 if given_back else row["quantity"]

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing import services
-from billing.models import UsageEvent, UsageInbox
+from billing import months, services
+from billing.models import Meter, UsageEvent, UsageInbox
 from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import version_spec
@@ -16,14 +16,29 @@ MONTH = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 
 
+def serving_prices(now: datetime) -> None:
+    """The default prices of serving and of tokens: with one for keep-warm, the seconds of which no
+    gateway tells would be counted apart."""
+    for meter, kind, amount in prices.DEFAULTS:
+        if meter not in (Meter.WARM_SECONDS, Meter.ASLEEP_SECONDS):
+            prices.publish(
+                actor=audit.SYSTEM,
+                meter=meter,
+                device_kind=kind,
+                amount=amount,
+                valid_from=months.start_of(now),
+                now=now,
+            )
+
+
 def endpoint(
     name: str = "chat",
     device_count: int = 1,
     device_kind: str = "cpu",
     device_share: int = 1000,
 ) -> Endpoint:
-    """An endpoint of an organization of its own, with the default prices published."""
-    prices.publish_defaults(actor=audit.SYSTEM, now=MONTH)
+    """An endpoint of an organization of its own, with the `serving_prices` published."""
+    serving_prices(MONTH)
     region, _ = Region.objects.get_or_create(
         code="eu-de-1", defaults={"country": "DE", "ca_key": b"", "created_at": MONTH}
     )

@@ -20,7 +20,6 @@ from billing.models import (
     Lease,
     UsageEvent,
 )
-from billing.pricing import prices
 from billing.spending import budgets
 from billing.spending.budgets import Owner
 from compliance import audit
@@ -34,6 +33,7 @@ from controlplane.fleet.models import Node
 from controlplane.tenancy.models import Notice
 from tests.billing import invoices
 from tests.endpoints.world import ACTOR, START, World, said
+from tests.workers import served
 from workers import funds, metering, provisioning, upkeep
 
 HOUR = 120_000_000  # nanoeuro of a CPU at list price
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def price_list(db: None) -> None:
-    prices.publish_defaults(actor=audit.SYSTEM, now=START)
+    served.serving_prices(START)
 
 
 def budget(world: World, amount: int, subject: str = "organization", **facts: Any) -> Budget:
