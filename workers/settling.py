@@ -18,7 +18,8 @@ from billing.meters import metering, usage
 from billing.meters.metering import Found
 from billing.meters.models import FindingKind, MeterFinding
 from billing.models import Basis, UsageEvent
-from controlplane.endpoints import node_records
+from billing.spending import reserving
+from controlplane.endpoints import funding, node_records
 from controlplane.endpoints.models import ServingInterval, Transition
 from controlplane.endpoints.serving import MINUTE
 from controlplane.endpoints.states import Reason, State
@@ -172,6 +173,9 @@ def _credit(
         )
     if credits:
         usage.record(credits)
+        pieces = [(one.at, one.quantity, one.meter) for one in credits]
+        payer = funding.payer(interval.replica.endpoint, interval.replica.version)
+        reserving.give_back(reserving.Served(interval.replica_id, payer, pieces))
         if suffix != _MOVE:
             seconds = sum(one.quantity for one in credits) // each
             metering.find([_found(interval, suffix, seconds, now)], now)

@@ -2,7 +2,8 @@
 
 A dedicated endpoint's seconds are paid by the budgets in euro of its organization and project.
 Its replica is the holder of their leases: `reserve` before it is made and while it serves,
-`settle` in the transaction that meters it, `close` when all that it served is settled.
+`settle` in the transaction that meters it, `close` when all that it served is settled. What the
+platform gives back of it is `give_back` to the same budgets.
 """
 
 import math
@@ -151,6 +152,33 @@ def settle(served: Sequence[Served]) -> None:
             for budget in found[one.payer.organization_id, one.payer.project_id]:
                 sums[budget.id, _window(budget, at).id, one.holder] += cost
     _spend({key: cost for key, cost in sums.items() if cost})
+
+
+def give_back(served: Served) -> None:
+    """Take from what is spent what `settle` spent of these pieces, in the caller's transaction and
+    once: they are not owed. Of budgets that are older than a piece: no other can have counted it.
+
+    Rounded down where `settle` rounds up, so never more than that. What gateways and replicas hold
+    is not touched: there is more to ask for.
+    """
+    found = payable([served.payer])[served.payer.organization_id, served.payer.project_id]
+    versions = prices.versions("EUR") if found else []
+    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for at, seconds, meter in served.pieces:
+        price = _price(versions, served.payer, at, meter)
+        if price is None:
+            continue
+        cost = math.floor(rating.exact_amount(seconds, price, served.payer.share) * _NANO)
+        for budget in found:
+            if budget.created_at <= at:
+                sums[budget.id, _window(budget, at).id] += cost
+    with connection.cursor() as cursor:
+        for (budget_id, window), cost in sorted(sums.items()):
+            cursor.execute(
+                "UPDATE billing_budgetwindow SET spent = GREATEST(0, spent - %s)"
+                ' WHERE budget_id = %s AND "window" = %s',
+                [cost, budget_id, window],
+            )
 
 
 def _spend(sums: dict[tuple[str, str, str], int]) -> None:

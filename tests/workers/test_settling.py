@@ -1,15 +1,18 @@
 """Serving, keep-warm and asleep seconds apart, what a move gives back, and hourly digests."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Sum
 
 from billing.meters import digests, usage
-from billing.models import MeterFinding, MeteringDigest, UsageEvent
+from billing.models import BudgetWindow, MeterFinding, MeteringDigest, UsageEvent
 from billing.pricing import prices
+from billing.spending import budgets
 from compliance import audit
 from compliance.models import AuditEvent
 from controlplane.endpoints import lifecycle
@@ -142,6 +145,29 @@ def test_a_move_by_the_platform_bills_no_second_twice() -> None:
     served.interval(of, NOON, 100.0, ended_at=NOON + timedelta(seconds=99), fault="node_drain")
     metering.meter_replicas(LATER)
     assert settling.give_back(LATER) == 0
+
+
+def test_budgets_have_back_what_is_given_back() -> None:
+    of = served.endpoint()
+    organization = of.project.organization
+    owner = budgets.Owner(organization.id, "eu-de-1", "organization", organization.id)
+
+    def spent(window: str, made: datetime) -> Callable[[], int]:
+        budget = budgets.create(
+            actor=audit.SYSTEM, owner=owner, unit="nano_eur", amount=10**9, window=window, now=made
+        )
+        mine = BudgetWindow.objects.filter(budget=budget)
+        return lambda: mine.aggregate(all=Sum("spent"))["all"] or 0
+
+    old = spent("total", MONTH)
+    served.interval(of, NOON, 90.0, ended_at=NOON + timedelta(seconds=90), fault="engine_died")
+    metering.meter_replicas(LATER)
+    assert old() == 3_000_000  # nanoeuro, at 0.12 EUR an hour
+    new = spent("month", LATER)
+    for written in (1, 0):  # the 30 seconds of its last minute, once
+        assert settling.give_back(LATER) == written
+        assert old() == 2_000_000
+        assert new() == 0
 
 
 def test_what_was_billed_beyond_what_was_agreed_in_the_end_is_given_back() -> None:
