@@ -20,7 +20,14 @@ NEVER_NULL = (
     *("BilledCost", "BillingAccountId", "BillingAccountType", "BillingCurrency"),
     *("BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeFrequency"),
     *("ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost"),
-    *("InvoiceIssuer", "ListCost", "Provider", "Publisher", "ServiceCategory", "ServiceName"),
+    *(
+        "InvoiceIssuerName",
+        "ListCost",
+        "ProviderName",
+        "PublisherName",
+        "ServiceCategory",
+        "ServiceName",
+    ),
     "ServiceSubcategory",
 )
 NEVER_NULL_OF_USAGE = (

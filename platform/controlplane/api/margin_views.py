@@ -20,12 +20,16 @@ from controlplane.tenancy.errors import Invalid
 
 
 class MarginRow(serializers.Serializer[Any]):
-    device_kind = serializers.CharField()
+    device_kind = serializers.CharField(
+        help_text="Empty: what is of no device, as tokens, monthly minimums and credit given."
+    )
     owned_h = serializers.CharField(help_text="Device-hours in the fleet, used or not.")
     sold_h = serializers.CharField(help_text="Charged: serving, keep-warm, asleep.")
     given_away_h = serializers.CharField(help_text="Held by replicas and not charged.")
     idle_h = serializers.CharField()
-    revenue = serializers.CharField(help_text="At prices, before allowances and tiers.")
+    revenue = serializers.CharField(
+        help_text="As invoiced, net; of what is not invoiced yet: as an invoice would say it now."
+    )
     given_back = serializers.CharField()
     cost = serializers.CharField(allow_null=True, help_text="Null: its owner has not said.")
     margin = serializers.CharField(allow_null=True)
