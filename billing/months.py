@@ -11,3 +11,11 @@ def start_of(moment: datetime) -> datetime:
 def after(start: datetime) -> datetime:
     """The first moment of the month after the one that begins at `start`."""
     return (start + timedelta(days=32)).replace(day=1)
+
+
+def last(moment: datetime, count: int) -> list[datetime]:
+    """Starts of the month around `moment` and of those before it, newest first."""
+    found = [start_of(moment)]
+    while len(found) < count:
+        found.append(start_of(found[-1] - timedelta(days=1)))
+    return found

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Case, F, Q, When
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -49,7 +50,13 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     )
     found = invoice_access.invoices(visit.principal).filter(account_id=organization.account_id)
     profile = Customer.objects.filter(account_id=organization.account_id).first()
-    context = {"invoices": found.order_by("-period_start", "-id")[:SHOWN], "profile": profile}
+    shown = found.order_by("-period_start", "-id")
+    asking = Q(state=InvoiceState.FINAL) & ~Q(kind=InvoiceKind.CREDIT_NOTE)
+    rows = shown.annotate(
+        open=Case(When(asking, then=F("due") - F("settled")), default=0),
+        overdue=Q(asking, due_on__lt=visit.now.date(), due__gt=F("settled")),
+    )
+    context = {"invoices": rows[:SHOWN], "profile": profile}
     return show(request, visit, "billing/index.html", context)
 
 
@@ -68,6 +75,8 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
         "owner": owner,
         "files": [*_FILES, *_UBL] if invoice.state != InvoiceState.DRAFT else [],
         "cure": cure(invoice),
+        "open": _open(invoice),
+        "overdue": bool(_open(invoice) and invoice.due_on and invoice.due_on < visit.now.date()),
         "operator": visit.principal.is_operator,
     }
     return show(request, visit, "billing/invoice.html", context)
@@ -182,6 +191,13 @@ def _act(request: Request, visit: Visit, invoice: Invoice, verb: str) -> Invoice
 def cure(invoice: Invoice) -> str:
     """What to do about an invoice that waits."""
     return _CURES.get(invoice.held_reason, _ASK_AGAIN) if invoice.held_reason else ""
+
+
+def _open(invoice: Invoice) -> int:
+    """Cents that it still asks for, or will."""
+    asking = invoice.state in (InvoiceState.DRAFT, InvoiceState.FINAL)
+    gives = invoice.kind == InvoiceKind.CREDIT_NOTE
+    return invoice.due - invoice.settled if asking and not gives else 0
 
 
 def _file(invoice: Invoice, form: str) -> HttpResponse:

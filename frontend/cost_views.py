@@ -1,13 +1,19 @@
-"""What this month has cost so far."""
+"""What a month costs, by whatever one asks for, and as files."""
 
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
+from urllib.parse import urlencode
 
 from django.core.cache import cache
 from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
+from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from billing import months
+from billing import months, rating
 from billing.models import Basis
 from billing.pricing.terms import CurrencyMismatch
 from billing.reports import costs, outlook
@@ -17,19 +23,48 @@ from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import running
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
-from controlplane.tenancy.models import Organization
+from controlplane.tenancy.models import Organization, Project
 from frontend.visits import Request, Visit, page, show
 
-GROUPINGS: tuple[costs.Grouping, ...] = ("endpoint", "key", "project", "hour")
+GROUPINGS: tuple[costs.Grouping, ...] = (
+    *("endpoint", "key", "project", "organization"),
+    *("agent", "run", "hour"),
+)
+SHOWN = 200  # rows of a table; the files have them all
+MONTHS = 12
 # A month is summed for it.
 KEEP_S = 300
-_NOBODY = {"key": "no key: replicas' time", "endpoint": "no endpoint", "project": "no project"}
+_NOBODY = {
+    "key": "no key: replicas' time",
+    "endpoint": "no endpoint",
+    "project": "no project",
+    "agent": "no agent named",
+    "run": "no run named",
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A row, what people call it, and the page that says more of it ("": none)."""
+
+    name: str
+    address: str
+    row: costs.Row
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that fit on a page, and what the others come to."""
+
+    rows: list[Named]
+    more: int
+    rest: str
 
 
 @require_safe
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
-    """By endpoint, key, project or hour (`by`); of the project, or `whole=1` organization."""
+    """`by` one of GROUPINGS; of the project, or `whole=1` organization; `month`: 2026-10."""
     if visit.organization is None:
         return show(request, visit, "nowhere.html")
     organization = access.organization(
@@ -37,28 +72,93 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     )
     wanted = request.GET.get("by", "endpoint")
     grouping = next((one for one in GROUPINGS if one == wanted), GROUPINGS[0])
-    whole = grouping == "project" or "whole" in request.GET or visit.project is None
-    found = costs.so_far(
-        organization.account_id,
-        now=visit.now,
-        grouping=grouping,
-        project_id=None if whole or visit.project is None else visit.project.id,
-        running=running.running(organization.account_id, now=visit.now),
-    )
-    names = _names(visit, found)
+    whole = grouping in ("project", "organization") or bool(request.GET.get("whole"))
+    project = None if whole else visit.project
+    shown = months.last(visit.now, MONTHS)
+    start = next((one for one in shown if f"{one:%Y-%m}" == request.GET.get("month")), shown[0])
+    found = _costs(organization, project, grouping, start, visit.now)
     context: dict[str, Any] = {
         "costs": found,
         "grouping": grouping,
         "groupings": GROUPINGS,
-        "whole": whole,
-        "owed": _named(found, Basis.CHARGE, names),
-        "attributed": _named(found, Basis.ATTRIBUTION, names),
-        "unpriced": [(names.get(one.key, one.key), one) for one in found.unpriced],
-        "month": visit.now,
-        "forecast": _forecast(organization, visit),
+        "project": project,
+        "tables": _tables(visit, found, project),
+        "unpriced": _unpriced(visit, found),
+        "month": start,
+        "months": shown,
+        "now": start == shown[0],
+        "whole": project is None,
+        "files": _files(organization, project, start),
+        "forecast": _forecast(organization, visit) if start == shown[0] else None,
         "export": _export(visit),
     }
     return show(request, visit, "costs.html", context)
+
+
+def _costs(
+    organization: Organization,
+    project: Project | None,
+    grouping: costs.Grouping,
+    start: datetime,
+    now: datetime,
+) -> costs.Costs:
+    """Of the month from `start` on; the present one as of now, with what is being served."""
+    end = months.after(start)
+    account = organization.account_id
+    return costs.by(
+        grouping,
+        account,
+        start=start,
+        end=min(now, end),
+        project_id=None if project is None else project.id,
+        running=running.running(account, now=now) if now < end else (),
+    )
+
+
+def _tables(visit: Visit, found: costs.Costs, project: Project | None) -> dict[str, Table]:
+    names = _names(visit, found)
+    return {
+        "owed": _table(found, Basis.CHARGE, names, project),
+        "attributed": _table(found, Basis.ATTRIBUTION, names, project),
+    }
+
+
+def _table(
+    found: costs.Costs, basis: Basis, names: dict[str, str], project: Project | None
+) -> Table:
+    """Hours by time, the newest first; else the dearest first."""
+    rows = [row for row in found.rows if row.basis == basis]
+    if found.grouping == "hour":
+        rows.reverse()
+    else:
+        rows.sort(key=lambda row: Decimal(row.exact), reverse=True)
+    rest = sum((Decimal(row.exact) for row in rows[SHOWN:]), Decimal(0))
+    shown = [
+        Named(names.get(row.key, row.key), _address(found.grouping, row.key, project), row)
+        for row in rows[:SHOWN]
+    ]
+    return Table(shown, max(0, len(rows) - SHOWN), str(rating.rounded(Fraction(rest))))
+
+
+def _address(grouping: str, key: str, project: Project | None) -> str:
+    """Runs and agents have a page within their project."""
+    if not key or project is None or grouping not in ("agent", "run"):
+        return ""
+    return reverse("frontend:run", args=[project.id, key])
+
+
+def _files(
+    organization: Organization, project: Project | None, start: datetime
+) -> list[tuple[str, str]]:
+    """Name and address of each file of the month: of the place shown, FOCUS of all of it."""
+    place = {"organization": organization.id} if project is None else {"project": project.id}
+    month = {"month": f"{start:%Y-%m}"}
+    asked = {
+        "CSV": {**place, **month},
+        "JSONL": {**place, "as": "jsonl", **month},
+        "FOCUS 1.2": {"organization": organization.id, "as": "focus", **month},
+    }
+    return [(name, f"/api/v1/cost-exports?{urlencode(query)}") for name, query in asked.items()]
 
 
 def _forecast(organization: Organization, visit: Visit) -> Forecast | None:
@@ -74,25 +174,27 @@ def _forecast(organization: Organization, visit: Visit) -> Forecast | None:
     return found
 
 
+def _unpriced(visit: Visit, found: costs.Costs) -> list[tuple[str, costs.UnpricedUsage]]:
+    names = _names(visit, found) if found.unpriced else {}
+    return [(names.get(one.key, one.key), one) for one in found.unpriced]
+
+
 def _names(visit: Visit, found: costs.Costs) -> dict[str, str]:
-    """What people call the things on the bill; those deleted and revoked are on it too."""
+    """What people call the things on the bill; those deleted and revoked are on it too. Of runs
+    and agents nobody keeps a name."""
     keys = {row.key for row in found.rows}
     if found.grouping == "hour":
         return {key: f"{key[:10]} {key[11:16]}" for key in keys}
+    if found.grouping == "organization":
+        return {"": visit.organization.name if visit.organization else ""}
     kinds: dict[str, QuerySet[Any]] = {
         "project": access.projects(visit.principal),
         "key": access.api_keys(visit.principal),
         "endpoint": endpoint_access.endpoints_ever(visit.principal),
     }
-    named = kinds[found.grouping].filter(id__in=keys).values_list("id", "name")
-    return {"": _NOBODY[found.grouping], **dict(named)}
-
-
-def _named(found: costs.Costs, basis: Basis, names: dict[str, str]) -> list[tuple[str, costs.Row]]:
-    rows = [(names.get(row.key, row.key), row) for row in found.rows if row.basis == basis]
-    if found.grouping == "hour":
-        return rows[::-1]
-    return sorted(rows, key=lambda one: float(one[1].exact), reverse=True)
+    named = kinds.get(found.grouping)
+    rows = () if named is None else named.filter(id__in=keys).values_list("id", "name")
+    return {"": _NOBODY[found.grouping], **dict(rows)}
 
 
 def _export(visit: Visit) -> Export | None:

@@ -1,6 +1,6 @@
 """What devices cost their owner and what they brought in; a page for operators alone."""
 
-from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django import forms
 from django.contrib import messages
@@ -28,14 +28,21 @@ class CostForm(forms.Form):
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     access.operator(visit.principal)
-    shown = _months(visit.now)
+    shown = months.last(visit.now, _MONTHS)
     wanted = request.GET.get("month", "")
     start = next((one for one in shown if f"{one:%Y-%m}" == wanted), shown[0])
     end = months.after(start)
     spent = list(OwnedCost.objects.order_by("device_kind", "-valid_from"))
     there = capacity.of(margin.cuts(spent, start, end), visit.now)
+    rows = margin.of(there, sales.of(start, end), spent)
+    revenue = sum((row.revenue for row in rows), Decimal(0))
+    said = [row.cost for row in rows if row.cost is not None]
+    cost = sum(said, Decimal(0)) if len(said) == len(rows) else None
     context = {
-        "rows": margin.of(there, sales.of(start, end), spent),
+        "rows": rows,
+        "revenue": revenue,
+        "cost": cost,
+        "margin": None if cost is None else revenue - cost,
         "months": shown,
         "month": start,
         "spent": spent,
@@ -73,11 +80,3 @@ def set_cost(request: Request, visit: Visit) -> HttpResponseBase:
 
 def _first(device_kind: str) -> bool:
     return not OwnedCost.objects.filter(device_kind=device_kind).exists()
-
-
-def _months(now: datetime) -> list[datetime]:
-    """This one and those before it, newest first."""
-    found = [months.start_of(now)]
-    while len(found) < _MONTHS:
-        found.append(months.start_of(found[-1] - timedelta(days=1)))
-    return found

@@ -7,9 +7,13 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from frontend import navigation as pages
+from frontend.visits import Visit
+
 register = template.Library()
 
 _SIGNS = {"EUR": "€"}
+_MINUS = "\N{MINUS SIGN}"
 _METERS = {
     "device_seconds": "device time",
     "warm_seconds": "device time, kept warm",
@@ -40,6 +44,12 @@ _TONES = {
 }
 
 
+@register.simple_tag
+def navigation(visit: Visit, route: str | None) -> pages.Here:
+    """The sections there are for who visits, and where the page of this route is."""
+    return pages.here(visit, route or "")
+
+
 @register.filter
 def tone(word: str) -> str:
     return _TONES.get(word, "calm")
@@ -68,7 +78,8 @@ def money(amount: Decimal | str | None, currency: str = "EUR") -> str:
     exponent = value.normalize().as_tuple().exponent
     places = max(2, -exponent) if isinstance(exponent, int) else 2
     sign = _SIGNS.get(currency, f"{currency} ")
-    return f"{sign}{value:,.{places}f}"
+    minus = _MINUS if value < 0 else ""
+    return f"{minus}{sign}{abs(value):,.{places}f}"
 
 
 @register.simple_tag
@@ -77,6 +88,12 @@ def spent(amount: str, exact: str, currency: str) -> str:
     if Decimal(amount) or not Decimal(exact):
         return money(amount, currency)
     return money(f"{Decimal(exact):.6f}", currency)
+
+
+@register.filter
+def percent(thousandths: int) -> str:
+    """Of 1,000, as people read it: `12.5 %`."""
+    return f"{thousandths / 10:g} %"
 
 
 @register.filter
@@ -98,12 +115,16 @@ def budgeted(amount: int, unit: str) -> str:
 @register.filter
 def quantity(count: int, of: str = "") -> str:
     """Units of a meter: device-seconds as hours and minutes, the rest with thin groups."""
-    return duration(count) if of.endswith("_seconds") else f"{count:,}"
+    if of.endswith("_seconds"):
+        return duration(count)
+    return f"{count:,}".replace("-", _MINUS)
 
 
 @register.filter
 def duration(seconds: float) -> str:
-    """`0.42 s`, `7.3 s`, `2 min 05 s`, `3 h 20 min`."""
+    """`0.42 s`, `7.3 s`, `2 min 05 s`, `3 h 20 min`; what was given back below zero."""
+    if seconds < 0:
+        return f"{_MINUS}{duration(-seconds)}"
     if seconds < 60:
         if isinstance(seconds, int):
             return f"{seconds} s"
@@ -141,6 +162,12 @@ def size(count: float | str | None) -> str:
 def missing(count: float) -> str:
     """Bytes below zero, as what is missing."""
     return size(-count)
+
+
+@register.filter
+def hours(count: Decimal) -> str:
+    """`17,856.00`: to compare one below the other."""
+    return f"{count:,.2f}"
 
 
 @register.filter

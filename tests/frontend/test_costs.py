@@ -1,16 +1,21 @@
 """What a month costs, on its page."""
 
+import html
 import re
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
+from billing import months
 from billing.meters import usage
 from billing.pricing import prices
 from compliance import audit
 from controlplane.endpoints import services as endpoints
+from frontend import cost_views
 from tests.api.house import House, signed_in
 
 
@@ -38,10 +43,11 @@ def month(alice: House, mallory: House) -> Client:
     prices.publish_defaults(actor=audit.SYSTEM, now=now)
     hours = {"meter": "device_seconds", "basis": "charge"}
     tokens = {"meter": "output_tokens", "basis": "attribution"}
+    asked = used(alice, now, quantity=2_000_000, **tokens)
     usage.record(
         [
             used(alice, now, quantity=360_000, **hours),
-            used(alice, now, quantity=2_000_000, **tokens),
+            replace(asked, agent="agt_planner", run="run_1/run_2"),
             used(mallory, now, quantity=7_200_000, **hours),
         ]
     )
@@ -63,6 +69,42 @@ def test_owed_and_attributed_stand_apart(month: Client) -> None:
     assert "€12.80" not in text
 
 
+def test_a_run_and_an_agent_lead_to_their_pages_and_files_to_the_place(
+    month: Client, alice: House
+) -> None:
+    place = f"/projects/{alice.project.id}/runs/"
+    assert f'href="{place}run_1"' in page(month, "?by=run")
+    assert place not in page(month, "?by=run&whole=1")
+    text, now = page(month), timezone.now()
+    exports = re.findall(r'href="(/api/v1/cost-exports[^"]*)"', text)
+    assert len(exports) == 3
+    for link in exports:
+        link = html.unescape(link)
+        assert f"month={now:%Y-%m}" in link
+        assert ("project=" in link) == ("as=focus" not in link)
+        answer: Any = month.get(link)
+        assert b"agt_planner" in b"".join(answer.streaming_content) or "as=focus" in link
+
+
+def test_a_month_before_is_shown_without_a_forecast(month: Client, alice: House) -> None:
+    before = months.start_of(timezone.now()) - timedelta(days=1)
+    usage.record([used(alice, before, meter="device_seconds", quantity=7, basis="charge")])
+    text = page(month, f"?month={before:%Y-%m}")
+    assert f"Costs in {before:%B %Y}<" in text
+    assert "7 s of device time" in text  # before its price began
+    assert "By the end of the month" not in text
+    assert "By the end of the month" in page(month)
+
+
+def test_many_rows_are_summed_up(
+    month: Client, alice: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_views, "SHOWN", 1)
+    event = used(alice, timezone.now(), meter="output_tokens", quantity=25_000, basis="attribution")
+    usage.record([event])
+    assert "And 1 more, together €0.01." in page(month, "?by=agent")
+
+
 def test_egress_costs_nothing_and_says_so(month: Client) -> None:
     assert re.search(r"<th scope=\"row\">egress</th>.*?€0.00.*?€0.00", page(month))
 
@@ -75,6 +117,9 @@ def test_egress_costs_nothing_and_says_so(month: Client) -> None:
         ("?by=hour", [":00<"]),
         ("?by=endpoint&whole=1", [">chat<", "All of alice"]),
         ("?by=nonsense", [">chat<"]),
+        ("?by=organization", [">alice<", "All of alice"]),
+        ("?by=agent", [">agt_planner<", "no agent named"]),
+        ("?by=run", [">run_1<", "no run named"]),
     ],
 )
 def test_groups_have_names(month: Client, query: str, words: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from django.db import connections
 from django.utils import timezone
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from billing.models import Budget, RunStop
 from billing.pricing import prices
@@ -41,6 +41,13 @@ def watched(alice: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     with browser.console() as address, browser.watched(address) as seen:
         yield seen
         connections.close_all()  # those of that event loop: Django keeps them apart
+
+
+def go(page: Page, section: str, name: str) -> None:
+    """By the console's sections, and the pages of one."""
+    for where, link in (("Console", section), (section, name)):
+        menu = page.get_by_role("navigation", name=where, exact=True)
+        menu.get_by_role("link", name=link, exact=True).click()
 
 
 def wished(endpoint: Endpoint) -> Replica:
@@ -207,7 +214,7 @@ def limit_and_rotate_it(watched: Watched) -> None:
 
 def set_limits_and_budgets(watched: Watched) -> None:
     page = watched.page
-    page.get_by_role("link", name="Limits", exact=True).click()
+    go(page, "Access", "Limits")
     page.locator("#organization_concurrency").fill("32")
     page.get_by_role("button", name="Save the limits of the organization").click()
     expect(page.locator("#organization_concurrency")).to_have_value("32")
@@ -215,7 +222,7 @@ def set_limits_and_budgets(watched: Watched) -> None:
     page.get_by_role("group", name="Calls a minute").get_by_label("stop").fill("600")
     page.get_by_role("button", name="Save policy").click()
     expect(page.locator("#runs_calls_per_minute_stop")).to_have_value("600")
-    page.get_by_role("link", name="Budgets", exact=True).click()
+    go(page, "Money", "Budgets")
     page.get_by_label("Amount").fill("25")
     page.get_by_role("button", name="Set budget").click()
     expect(page.locator("tbody")).to_contain_text("€25.00")
@@ -227,7 +234,7 @@ def set_limits_and_budgets(watched: Watched) -> None:
 
 def give_it_another_name(watched: Watched) -> None:
     page = watched.page
-    page.get_by_role("link", name="Aliases", exact=True).click()
+    go(page, "Serving", "Aliases")
     page.get_by_label("Name", exact=True).fill("claude-sonnet")
     page.get_by_label("Endpoints, in the order").fill("fresh, chat")
     page.get_by_role("button", name="Add alias").click()
@@ -237,7 +244,7 @@ def give_it_another_name(watched: Watched) -> None:
 def stop_a_run(alice: House, watched: Watched) -> None:
     """By its name, which stays out of every address."""
     page = watched.page
-    page.get_by_role("link", name="Runs", exact=True).click()
+    go(page, "Serving", "Runs")
     page.get_by_role("textbox", name="Its name").fill("night-shift")
     page.keyboard.press("Enter")
     page.wait_for_url("**/runs/run_*")
@@ -295,7 +302,7 @@ def set_a_health_policy(alice: House, watched: Watched) -> None:
     page.locator("#id_username").fill(operator.email)
     page.locator("#id_password").fill(house.PASSWORD)
     page.keyboard.press("Enter")
-    page.get_by_role("link", name="Nodes", exact=True).click()
+    go(page, "Fleet", "Nodes")
     page.get_by_role("link", name=f"/ {alice.pool.name}").click()
     row = page.locator("#rule-gpu_nvlink")
     row.get_by_label("What is done").select_option("drain")

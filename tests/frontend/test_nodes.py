@@ -74,7 +74,7 @@ def test_the_command_is_shown_once_and_lets_one_machine_join(
 
 def test_to_others_the_page_does_not_exist(alice: House) -> None:
     client = signed_in(alice.owner)
-    assert b">Nodes<" not in client.get("/endpoints").content
+    assert b">Fleet<" not in client.get("/endpoints").content
     assert client.get("/nodes").status_code == 404
     assert client.post("/nodes/enrol", {"pool": alice.pool.id}).status_code == 404
     assert not EnrollmentToken.objects.exists()
@@ -83,7 +83,7 @@ def test_to_others_the_page_does_not_exist(alice: House) -> None:
 def test_an_operator_without_an_organization_reaches_the_nodes(region: None) -> None:
     client = signed_in(house.user("ops@stoa.example", operator=True))
     assert client.get("/nodes").status_code == 200
-    assert b">Nodes<" in client.get("/endpoints").content
+    assert b">Fleet<" in client.get("/endpoints").content
 
 
 def test_what_a_node_did_is_the_operators_to_see(alice: House, operator: Client) -> None:

@@ -1,5 +1,6 @@
 """Every page: for whom it is, under which policy, and without a word of anybody else's."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from django.urls import URLPattern
 from billing.models import Budget, RunStop
 from controlplane.endpoints import engine_versions
 from controlplane.tenancy.models import Role
+from frontend import navigation
 from frontend.urls import urlpatterns
 from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import budget as house_budget
@@ -99,12 +101,14 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         (operator, "/engines"),
         (operator, "/nodes"),
         (operator, "/billing/bank"),
+        (operator, "/billing/operator"),
+        (operator, "/margin"),
         (operator, f"/pools/{alice.pool.id}/health"),
         (operator, f"/pools/{alice.pool.id}/placement"),
         (operator, "/endpoints"),
         (Client(), "/sign-in"),
     ]
-    asked += [(owner, "/nothing"), (owner, "/costs?by=hour&whole=1"), (owner, "/costs?by=key")]
+    asked += [(owner, "/nothing"), (owner, "/costs?by=hour&whole=1"), (owner, "/costs?by=run")]
     for client, path in asked:
         answer = get(client, path)
         if answer.status_code == 405:
@@ -121,6 +125,22 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         posts = [form for form in page.forms if form.get("method") == "post"]
         assert page.tokens == len(posts), path
     assert seen > 15
+
+
+def test_every_page_is_in_one_section_of_the_console() -> None:
+    for name, _ in routes():
+        found = [one for section in navigation.SECTIONS for one in section.pages if one.holds(name)]
+        assert len(found) == (0 if name in OPEN | {"switch", "notice-close"} else 1), name
+
+
+def test_the_console_says_where_one_is(alice: House, operator: Client) -> None:
+    text = re.sub(r"\s+", " ", get(operator, "/margin").content.decode())
+    for section in ("Serving", "Models", "Access", "Money", "Fleet", "Books"):
+        assert f">{section}</a>" in text
+    assert 'aria-current="true">Books</a>' in text
+    assert 'aria-current="page">Margin</a>' in text
+    mine = get(signed_in(alice.owner), "/costs").content.decode()
+    assert ">Books</a>" not in mine and ">Fleet</a>" not in mine and ">Bank</a>" not in mine
 
 
 def test_whole_pages_have_landmarks_and_a_way_past_them(alice: House) -> None:
