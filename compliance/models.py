@@ -4,7 +4,15 @@ from django.db import models
 from django.db.models import Q
 
 from compliance.fields import IdField
-from compliance.log.models import Log, LogAnchor, LogCheckpoint, LogLeaf, LogNode, LogPending
+from compliance.log.models import (
+    Log,
+    LogAnchor,
+    LogCheckpoint,
+    LogLeaf,
+    LogNode,
+    LogPending,
+    LogSubscription,
+)
 
 __all__ = [
     "AuditEvent",
@@ -16,6 +24,7 @@ __all__ = [
     "LogLeaf",
     "LogNode",
     "LogPending",
+    "LogSubscription",
     "Tombstone",
 ]
 

@@ -33,6 +33,7 @@ PROVE_EVERY_S = 300.0
 EXPORTS_EVERY_S = 5.0
 SEQUENCE_EVERY_S = 1.0
 HEADS_EVERY_S = 5.0
+DELIVER_EVERY_S = 5.0
 BUDGETS_EVERY_S = 20.0
 STRIPE_EVERY_S = 5.0
 STRIPE_SLOWLY_EVERY_S = 300.0
@@ -120,6 +121,7 @@ app.conf.update(
         "tend_engines": _every("tend_engines", ENGINES_EVERY_S),
         "sequence": _every("sequence", SEQUENCE_EVERY_S),
         "sign_heads": _every("sign_heads", HEADS_EVERY_S),
+        "deliver_logs": _every("deliver_logs", DELIVER_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),

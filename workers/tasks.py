@@ -8,6 +8,7 @@ from billing.credit import advances
 from billing.invoices import month_end
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
+from compliance.log import subscriptions
 from controlplane.batches import files
 from controlplane.batches import services as batches
 from controlplane.endpoints import (
@@ -41,6 +42,7 @@ from workers.celery import HINT_EXPIRES_S, app
 _REQUESTS, _BATCHES = 10_000, 5
 _INTERVALS = 2000
 _SEQUENCE_S = 5.0  # of one task; so are these
+_DELIVER_S = 20.0
 _MONTH_S = 30.0  # of one task; the next one goes on where it stopped
 
 
@@ -134,6 +136,12 @@ def sign_heads() -> None:
     now = timezone.now()
     logkeeping.beat(now)
     logkeeping.sign(now)
+
+
+@app.task
+def deliver_logs() -> None:
+    ends = time.monotonic() + _DELIVER_S
+    subscriptions.deliver_due(timezone.now(), lambda: time.monotonic() > ends)
 
 
 @app.task

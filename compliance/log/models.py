@@ -66,10 +66,16 @@ class LogLeaf(models.Model):
     pk = models.CompositePrimaryKey("log_id", "index")
     log_id = models.CharField(max_length=31)
     index = models.BigIntegerField()
-    event_id = models.CharField(max_length=31, unique=True)
+    event_id = models.CharField(max_length=31)
     leaf_hash = models.BinaryField()
     recorded_at = models.DateTimeField()
     queued_at = models.DateTimeField()
+
+    class Meta:
+        # In its log once; in a successor again where no head of the first covers it.
+        constraints = (
+            models.UniqueConstraint(fields=("event_id", "log_id"), name="logleaf_event_once"),
+        )
 
     def __str__(self) -> str:
         return f"{self.log_id} {self.index}"
@@ -126,3 +132,38 @@ class LogAnchor(models.Model):
 
     def __str__(self) -> str:
         return f"{self.checkpoint_id} {self.kind}"
+
+
+class LogSubscription(models.Model):
+    """An address that is sent a log's heads (each day) or its events (as they get their index).
+
+    `sealed` is what it is sent to and signed with (`outbound.Route`), under the master key. The
+    next leaf is `next_index` of the log `log_id`; it moves on when a batch was taken.
+    """
+
+    id = IdField("sub")
+    owner = models.CharField(max_length=31)
+    region = models.CharField(max_length=32, blank=True)
+    kind = models.CharField(max_length=16)  # heads, events
+    via = models.CharField(max_length=16)  # webhook, syslog, mail
+    host = models.CharField(max_length=253)
+    form = models.CharField(max_length=16)  # ocsf, native
+    sealed = models.BinaryField()
+    log_id = models.CharField(max_length=31, blank=True)
+    next_index = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True)
+    next_try_at = models.DateTimeField()
+    failures = models.PositiveIntegerField(default=0)
+    failure = models.CharField(max_length=200, blank=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(
+                fields=("next_try_at",), condition=Q(ended_at=None), name="logsubscription_due"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.id

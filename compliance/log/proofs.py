@@ -52,7 +52,8 @@ class InMeta:
 
 def inclusion(event_id: str) -> Inclusion:
     """In the newest signed head of the event's log. Raises Unknown and NotYet."""
-    leaf = LogLeaf.objects.filter(event_id=event_id).first()
+    # In the newest log that has it: a restored one may hold it without a head.
+    leaf = LogLeaf.objects.filter(event_id=event_id).order_by("-log_id").first()
     if leaf is None:
         if LogPending.objects.filter(event_id=event_id).exists():
             raise NotYet("the event has no index yet")
@@ -84,7 +85,7 @@ def consistency(owner: str, old: int) -> Consistency:
 
 def in_meta(head: LogCheckpoint) -> InMeta | None:
     """None while no signed head of the meta log covers it."""
-    leaf = LogLeaf.objects.filter(event_id=head.id).first()
+    leaf = LogLeaf.objects.filter(event_id=head.id).order_by("-log_id").first()
     if leaf is None:
         return None
     try:

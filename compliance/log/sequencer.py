@@ -26,14 +26,16 @@ BATCH = 2_000
 LOCK = "log"  # whoever appends to a log holds it
 _LEVEL = 8  # a node is kept for each so many heights
 
-Queued = tuple[str, str, bytes, datetime, datetime]
+Queued = tuple[str, str, bytes | memoryview, datetime, datetime]
 
 
 @dataclass
 class _Rows:
     """What a batch adds, column by column as `unnest` takes it."""
 
-    leaves: list[tuple[str, int, str, bytes, datetime, datetime]] = field(default_factory=list)
+    leaves: list[tuple[str, int, str, bytes | memoryview, datetime, datetime]] = field(
+        default_factory=list
+    )
     nodes: list[tuple[str, int, int, bytes]] = field(default_factory=list)
     heads: list[tuple[str, int, bytes]] = field(default_factory=list)
 

@@ -203,6 +203,16 @@ STRIPE_METERS = env.flag("STOA_STRIPE_METERS", default=False)
 # --- The log and its signer (docs/evidence.md) -------------------------------------------
 # Names this installation in its checkpoints: never changed, since logs are known by it.
 LOG_ORIGIN = env.text("STOA_LOG_ORIGIN", ALLOWED_HOSTS[0] if ALLOWED_HOSTS else "localhost")
+# Hosts of the operator's own network that a log may be sent to; others must be of the internet.
+LOG_INNER_HOSTS = env.words("STOA_LOG_INNER_HOSTS")
+# Mail, for heads of logs: off without a host.
+EMAIL_HOST = env.text("STOA_SMTP_HOST", "")
+EMAIL_PORT = env.integer("STOA_SMTP_PORT", 587)
+EMAIL_HOST_USER = env.text("STOA_SMTP_USER", "")
+EMAIL_HOST_PASSWORD = env.text("STOA_SMTP_PASSWORD", "")
+EMAIL_USE_TLS = env.flag("STOA_SMTP_TLS", default=True)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.text("STOA_SMTP_FROM", f"stoa@{LOG_ORIGIN}")
 SIGNER_SOCKET = env.text("STOA_SIGNER_SOCKET", str(VAR / "signer" / "socket"))
 
 # --- Where models come from ------------------------------------------------------------

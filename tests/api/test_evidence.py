@@ -134,6 +134,30 @@ def test_an_event_is_proved_over_http_to_its_own_alone(alice: House, mallory: Ho
     assert client.get("/api/v1/audit/inclusion", {"event": theirs.id}).status_code == 404
 
 
+def test_a_log_is_sent_to_an_address_until_that_is_ended(alice: House) -> None:
+    client = signed_in(alice.owner)
+    body = {
+        "organization": alice.organization.id,
+        "kind": "events",
+        "via": "webhook",
+        "address": "https://siem.example.eu/in?token=hush",
+    }
+    made = post(client, "/log-subscriptions", body)
+    assert made.status_code == 201, made.content
+    assert made.json()["secret"].startswith("whsec_")
+    path = f"/api/v1/log-subscriptions/{made.json()['subscription']['id']}"
+    shown = client.get(path)
+    assert shown.json()["host"] == "siem.example.eu"
+    assert b"hush" not in shown.content and b"whsec_" not in shown.content
+    refused = post(client, "/log-subscriptions", {**body, "address": "http://siem.example.eu"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "address")
+    assert post(signed_in(alice.billing), "/log-subscriptions", body).status_code == 403
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+    told = AuditEvent.objects.filter(action__startswith="log.", log_id=alice.organization.id)
+    assert [one.action for one in told] == ["log.subscribe", "log.unsubscribe"]
+
+
 def test_usage_and_costs_of_a_project(alice: House, mallory: House) -> None:
     now = timezone.now()
     usage.record(

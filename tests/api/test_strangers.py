@@ -13,6 +13,7 @@ from billing.models import Budget
 from billing.payments.stripe.models import StripeMethod
 from billing.spending import budgets
 from compliance import audit
+from compliance.log import subscriptions
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
@@ -76,6 +77,21 @@ def notice(house: House) -> str:
         key="maintenance",
         now=NOW,
     ).id
+
+
+def subscription(house: House) -> str:
+    """The id of an address that is sent its log."""
+    if (found := subscriptions.of(house.organization.id).first()) is not None:
+        return found.id
+    made, _ = subscriptions.subscribe(
+        actor=audit.SYSTEM,
+        owner=house.organization.id,
+        kind="events",
+        via="webhook",
+        address="https://siem.example.eu/in",
+        now=NOW,
+    )
+    return made.id
 
 
 def pull(house: House) -> str:
@@ -176,6 +192,7 @@ def things(house: House) -> dict[str, str]:
         "payment-methods": stored_method(house),
         "invoices": invoice(house),
         "exports": "",
+        "log-subscriptions": subscription(house),
         "bank-entries": "",
         "collection-files": "",
         "engine-versions": "",
@@ -275,7 +292,7 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
     assert pool.status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/audit-events", "/exports", "/costs"])
+@pytest.mark.parametrize("path", ["/audit-events", "/exports", "/costs", "/log-subscriptions"])
 def test_asking_for_a_strangers_organization(alice: House, mallory: House, path: str) -> None:
     answer = signed_in(mallory.owner).get(f"/api/v1{path}", {"organization": alice.organization.id})
     assert answer.status_code == 404

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from compliance import audit, grants, tombstones
+from compliance.log import succession
 from compliance.models import Tombstone
 from controlplane.endpoints import lifecycle
 from controlplane.endpoints.models import Replica
@@ -68,6 +69,8 @@ def reopen(
             ).update(expires_at=now),
         )
         _await_nodes(now)
+        # What was signed since is lost here: `stoa evidence succeed` goes on from it.
+        succession.mark_restored()
         # An agent that heard a later list takes this one at once.
         Node.objects.update(desired_version=F("desired_version") + VERSIONS)
         audit.record(

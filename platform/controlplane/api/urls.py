@@ -23,6 +23,7 @@ from controlplane.api import (
     health_views,
     invoice_views,
     keeping_views,
+    log_subscription_views,
     margin_views,
     metering_views,
     node_event_views,
@@ -94,6 +95,7 @@ for name, view in (
     ("run-usage", run_views.RunUsage),
     ("audit-events", evidence_views.AuditEvents),
     ("exports", evidence_views.Exports),
+    ("log-subscriptions", log_subscription_views.LogSubscriptions),
 ):
     router.register(name, view, basename=name)
 
