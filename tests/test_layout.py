@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("platform", "billing", "workers", "compliance", "frontend", "tests", "deploy")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
+# Published as it stands: whoever checks a bundle with it has this file and nothing else.
+ONE_FILE = {"compliance/bundles/stoa_verify.py": 900}
 
 
 def python_files() -> list[Path]:
@@ -41,8 +43,9 @@ def test_files_and_functions_stay_small() -> None:
     too_long = []
     for path in python_files():
         text = path.read_text()
-        if text.count("\n") > MAX_FILE_LINES:
-            too_long.append(str(path.relative_to(ROOT)))
+        name = str(path.relative_to(ROOT))
+        if text.count("\n") > ONE_FILE.get(name, MAX_FILE_LINES):
+            too_long.append(name)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1

@@ -6,7 +6,8 @@ from itertools import groupby
 from billing.einvoice import terms, wording
 from billing.einvoice.document import Invoice, Line, Party
 from billing.einvoice.rules import ZERO
-from billing.einvoice.sheet import (
+from billing.einvoice.wording import money, number
+from compliance.sheet import (
     GREY,
     LEFT,
     RULE,
@@ -18,7 +19,6 @@ from billing.einvoice.sheet import (
     Text,
     must_be_settable,
 )
-from billing.einvoice.wording import money, number
 
 CATEGORIES = {
     "S": "Taxed",

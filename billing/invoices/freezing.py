@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing import errors
-from billing.einvoice import canonical, cii, facturx, rules, sheet, ubl, validate
+from billing.einvoice import canonical, cii, facturx, rules, ubl, validate
 from billing.einvoice.document import Invoice as Document
 from billing.invoices.models import Form
 from billing.models import Invoice, InvoiceFile
 from billing.vat.retention import destroy_after
+from compliance import sheet
 
 KIND = "invoice"  # of the retention table
 

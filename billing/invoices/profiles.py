@@ -9,14 +9,13 @@ from django.db.models import QuerySet
 from stdnum import iban
 
 from billing import errors, tenants
-from billing.einvoice import sheet
 from billing.invoices.models import Collection, CustomerKind, InvoiceState, Issuer, Mode
 from billing.models import Account, Customer, Entity, Invoice
 from billing.vat.countries import issuer_rule
 from billing.vat.numbers import InvalidVatNumber, parse
 from billing.vat.tables import UnknownRule
 from billing.vat.territories import locate
-from compliance import audit
+from compliance import audit, sheet
 
 PROFILE = (
     *("legal_name", "street", "extra", "postcode", "city", "region", "country", "vat_id"),

@@ -13,8 +13,9 @@ from lxml import etree
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
-from billing.einvoice import cii, facturx, sheet, wording
+from billing.einvoice import cii, facturx, wording
 from billing.einvoice.document import Invoice, Period
+from compliance import sheet
 from tests.billing.einvoice import samples
 
 AT = datetime(2026, 12, 1, 3, 0, tzinfo=UTC)
