@@ -36,6 +36,7 @@ from frontend import (
     secret_views,
     session_views,
     upload_views,
+    verify_views,
     version_views,
 )
 
@@ -107,6 +108,9 @@ urlpatterns = [
     path("projects/<str:id>/runs/<str:ref>", run_views.detail, name="run"),
     path("projects/<str:id>/runs/<str:ref>/stop", run_views.stop, name="run-stop"),
     path("projects/<str:id>/runs/<str:ref>/resume", run_views.resume, name="run-resume"),
+    path("verify/stoa_verify.py", verify_views.program, name="verifier"),
+    path("verify/stoa_verify.py.sha256", verify_views.digest, name="verifier-digest"),
+    path("verify/key", verify_views.key, name="log-key"),
     path("evidence", evidence_views.index, name="evidence"),
     path("evidence/exports", evidence_views.exports_table, name="exports"),
     path("notices/<str:id>/close", notice_views.close, name="notice-close"),

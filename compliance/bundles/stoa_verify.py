@@ -114,16 +114,16 @@ def local_header(name: bytes, size: int, crc: int) -> bytes:
 
 def central_directory(entries: dict[str, Entry], start: int) -> bytes:
     """All that follows the last content: it is made anew and compared, never believed."""
-    parts = []
+    parts: list[bytes] = []
     for path, entry in entries.items():
         name = path.encode()
         offset = entry.start - len(local_header(name, entry.size, entry.crc))
-        size, far = entry.size > ZIP64, offset > ZIP64
-        numbers = [entry.size] * 2 * size + [offset] * far
+        large, far = entry.size > ZIP64, offset > ZIP64
+        numbers = [entry.size] * 2 * large + [offset] * far
         extra = (
             struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
         )
-        version, said = 45 if numbers else 20, 0xFFFFFFFF if size else entry.size
+        version, said = 45 if numbers else 20, 0xFFFFFFFF if large else entry.size
         head = (b"PK\1\2", version | 3 << 8, version, 0, 0, 0, 0x21, entry.crc, said, said)
         tail = (len(name), len(extra), 0, 0, 0, 0o100644 << 16, 0xFFFFFFFF if far else offset)
         parts += [struct.pack("<4s6H3L", *head), struct.pack("<5H2L", *tail), name, extra]

@@ -1,7 +1,7 @@
 """`stoa …`: the command line of an installed wheel; the same commands as manage.py.
 
-Some need no part in the house, and so no settings: models upload, predict, backup, and billing
-recompute with --export.
+Some need no part in the house, and so no settings: models upload, predict, backup, evidence verify,
+and billing recompute with --export.
 """
 
 import os
@@ -21,6 +21,10 @@ def main() -> None:
         from billing.invoices import recompute
 
         sys.exit(recompute.main(sys.argv[3:]))
+    if sys.argv[1:3] == ["evidence", "verify"]:
+        from compliance.bundles import stoa_verify
+
+        sys.exit(stoa_verify.main(sys.argv[3:]))
     if sys.argv[1:2] == ["backup"]:
         # A program of its own: it also puts back a house that is not there.
         os.execv(sys.executable, [sys.executable, "-m", "workers.backup", *sys.argv[2:]])

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.bundles import log_part, stoa_verify, tables, writer
 from compliance.bundles.log_part import Opening
+from compliance.stamps import stamp
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOST = "stoa.example.eu"
@@ -73,11 +74,11 @@ def path(index: int, leaves: Sequence[bytes]) -> list[bytes]:
 def event(index: int, **more: Any) -> bytes:
     """A body as compliance.audit writes it; every third says whose address it came from."""
     secret = commitment(index) if index % 3 == 0 else None
-    body = {
+    body: dict[str, Any] = {
         "v": 1,
         "id": f"evt_{index:026}",
         "log": LOG,
-        "ts": writer.stamp(START + timedelta(seconds=90 * index)),
+        "ts": stamp(START + timedelta(seconds=90 * index)),
         "action": "api_key.create",
         "category": "iam",
         "outcome": {"result": "success"},
@@ -171,7 +172,11 @@ def bodies(count: int) -> tuple[bytes, ...]:
 
 def openings(first: int, count: int, size: int) -> list[Opening]:
     found = [opening(n) for n in range(first, first + count) if n % 3 == 0 and n < size - 2]
-    gone = {"redacted": "GDPR-17", "certificate": CERTIFICATE, "commitment": commitment(6)}
+    gone: dict[str, Any] = {
+        "redacted": "GDPR-17",
+        "certificate": CERTIFICATE,
+        "commitment": commitment(6),
+    }
     return [replace(one, **gone) if one.index == 6 else one for one in found]
 
 

@@ -193,7 +193,7 @@ def test_a_large_bundle_is_checked_in_bounded_memory(tmp_path: Path) -> None:
         "-c",
         limited,
         stoa_verify.__file__,
-        large,
+        f"{large}",
         "--vkey",
         Key().vkey,
     ]

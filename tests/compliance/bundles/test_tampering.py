@@ -4,11 +4,13 @@ An outsider packs the files anew. An insider also has the manifest signed anew b
 the log itself must tell.
 """
 
+import base64
 import json
 import re
 from pathlib import Path
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,11 +56,11 @@ def delete_and_count_anew(files: Files) -> None:
 def renumber(files: Files) -> None:
     events = [json.loads(line)["body"] for line in files["log/events.jsonl"].splitlines()]
     files["log/events.jsonl"] = b"".join(
-        log_part.line(n, making.rfc8785.dumps(body)) for n, body in enumerate(events)
+        log_part.line(n, rfc8785.dumps(body)) for n, body in enumerate(events)
     )
     manifest = json.loads(files["manifest.json"])
     manifest["log_proof"]["count"] = len(events)
-    files["manifest.json"] = making.rfc8785.dumps(manifest)
+    files["manifest.json"] = rfc8785.dumps(manifest)
 
 
 def reorder(files: Files) -> None:
@@ -87,16 +89,16 @@ def truncate_with_all_that_is_said(files: Files) -> None:
     truncate(files)
     shorter = MemoryLog(bodies(SIZE)[:-5], key=Key(2))
     manifest = json.loads(files["manifest.json"])
-    root = making.base64.b64encode(shorter.root).decode()
+    root = base64.b64encode(shorter.root).decode()
     manifest["log_proof"] |= {"size": SIZE - 5, "root": root}
-    files["manifest.json"] = making.rfc8785.dumps(manifest)
+    files["manifest.json"] = rfc8785.dumps(manifest)
     files["log/checkpoint"] = shorter.note.encode()
 
 
 def other_hashes(files: Files) -> None:
     """Event and hashes agree with each other, and not with the root."""
     edit(files)
-    body = making.rfc8785.dumps(json.loads(files["log/events.jsonl"].splitlines()[7])["body"])
+    body = rfc8785.dumps(json.loads(files["log/events.jsonl"].splitlines()[7])["body"])
     hashes = files["log/hashes.bin"]
     files["log/hashes.bin"] = hashes[: 7 * 32] + making.leaf(body) + hashes[8 * 32 :]
 
@@ -178,13 +180,13 @@ def no_hashes(files: Files) -> None:
 
 def other_meta(files: Files) -> None:
     meta = json.loads(files["log/meta.json"])
-    files["log/meta.json"] = making.rfc8785.dumps(meta | {"index": 5})
+    files["log/meta.json"] = rfc8785.dumps(meta | {"index": 5})
 
 
 def another_checkpoint_in_meta(files: Files) -> None:
     """The proof is right, for a checkpoint of an older day."""
     meta = MemoryLog(bodies(SIZE)[:-5]).meta()
-    files["log/meta.json"] = making.rfc8785.dumps(meta)
+    files["log/meta.json"] = rfc8785.dumps(meta)
 
 
 def cut_line(files: Files) -> None:

@@ -1,5 +1,6 @@
 """The published vectors of RFC 6962 and C2SP, and every small tree against the RFC's definition."""
 
+import base64
 import hashlib
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_cosignature_of_the_specification() -> None:
     text = making.checkpoint_text(making.ORIGIN, 3, bytes(32))
     signature = private.sign(b"cosignature/v1\ntime 1679315147\n" + text.encode())
     at = (1679315147).to_bytes(8, "big")
-    b64 = making.base64.b64encode
+    b64 = base64.b64encode
     vkey = Vkey.parse(f"witness.example+{id.hex()}+{b64(public).decode()}")
     line = b"\xe2\x80\x94 witness.example " + b64(id + at + signature) + b"\n"
     assert open_note(text.encode() + b"\n" + line, [vkey], "it")[1] == {"witness.example"}
