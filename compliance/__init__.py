@@ -9,7 +9,7 @@ Words
     opening     salt and value of a commitment, sealed, in a row that may be deleted: after that
                 the event still stands and the value is gone.
     seal        encrypt under the installation's master key, bound to a context (`sealing`).
-    export      a ZIP of datasets for a log and a period, with a manifest of SHA-256 sums.
+    export      datasets of a log and a period, built by a worker as a signed bundle (`bundles`).
 
 What always holds
     - An event and the change that it tells of commit together or not at all.

@@ -40,6 +40,7 @@ __all__ = [
     "opening",
     "record",
     "stamp",
+    "unsealed",
 ]
 
 PLATFORM = "platform"
@@ -155,11 +156,18 @@ def opening(event: AuditEvent, path: str) -> str | None:
     kept = EventSecret.objects.filter(event_id=event.id, path=path).first()
     if kept is None:
         return None
-    blob = bytes(kept.nonce) + bytes(kept.ciphertext)
-    salt, value = json.loads(sealing.unseal(blob, context=_seal_context(event.id, path)))
+    salt, value = unsealed(kept)
     if commitment(salt, path, value) not in json.loads(bytes(event.body))["d"]:
         raise sealing.SealBroken(path)
-    return str(value)
+    return value
+
+
+def unsealed(kept: EventSecret) -> tuple[str, str]:
+    """Salt and value. Raises SealBroken."""
+    blob = bytes(kept.nonce) + bytes(kept.ciphertext)
+    context = _seal_context(kept.event_id, kept.path)
+    salt, value = json.loads(sealing.unseal(blob, context=context))
+    return str(salt), str(value)
 
 
 def commitment(salt: str, path: str, value: str) -> str:

@@ -7,7 +7,7 @@ from compliance import audit, exports
 
 COLUMNS = (
     *("id", "recorded_at", "action", "outcome", "actor_type", "actor_id"),
-    *("target_type", "target_id", "region", "request_id", "body"),
+    *("target_type", "target_id", "region", "request_id"),
 )
 
 
@@ -16,7 +16,6 @@ def register() -> None:
 
 
 def audit_events(log: str, start: datetime, end: datetime) -> Iterator[tuple[exports.Value, ...]]:
-    """`body` is the event's exact canonical JSON; personal values are in it as commitments."""
+    """The events' columns; their exact bodies are in the bundle's part of the log."""
     for event in audit.events(log, start, end):
-        columns = [getattr(event, name) for name in COLUMNS[:-1]]
-        yield (*columns, bytes(event.body).decode())
+        yield tuple(getattr(event, name) for name in COLUMNS)

@@ -76,7 +76,10 @@ class EventSecret(models.Model):
 
 
 class Export(models.Model):
-    """A bundle that somebody asked for: who, what, why, and where its file lies."""
+    """A bundle that somebody asked for: who, what, why, and where its file lies.
+
+    `choice`: with which signed head of the log it was built; `rows_done`: how far a builder is.
+    """
 
     id = IdField("exp")
     log_id = models.CharField(max_length=31)
@@ -91,6 +94,9 @@ class Export(models.Model):
     path = models.CharField(max_length=300, blank=True)
     size_bytes = models.BigIntegerField(default=0)
     failure = models.CharField(max_length=300, blank=True)
+    profile = models.CharField(max_length=16, default="full")
+    rows_done = models.BigIntegerField(default=0)
+    choice = models.JSONField(default=dict)
 
     class Meta:
         ordering = ("-id",)

@@ -18,6 +18,7 @@ from billing.models import Basis
 from billing.pricing.terms import CurrencyMismatch
 from billing.reports import costs, outlook
 from billing.reports.forecast import Forecast
+from compliance import exports
 from compliance.models import Export
 from controlplane.endpoints import access as endpoint_access
 from controlplane.endpoints import running
@@ -202,5 +203,6 @@ def _export(visit: Visit) -> Export | None:
     if visit.organization is None or not visit.can(Permission.EXPORT):
         return None
     first = months.start_of(visit.now)
-    mine = Export.objects.filter(log_id=visit.organization.id, failure="")
-    return mine.filter(completed_at__gte=first, period_end__gt=first).first()
+    mine = Export.objects.filter(log_id=visit.organization.id, failure="", kind=exports.KIND)
+    since = max(first, visit.now - exports.KEPT)
+    return mine.filter(completed_at__gt=since, period_end__gt=first).first()

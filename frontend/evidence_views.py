@@ -14,7 +14,8 @@ from django.views.decorators.http import require_safe
 from billing import months
 from compliance import audit, exports, ids
 from compliance.actions import ACTIONS
-from compliance.log import search
+from compliance.bundles import readme
+from compliance.log import search, signing
 from compliance.models import AuditEvent, Export
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
@@ -33,6 +34,20 @@ class ExportForm(forms.Form):
     until = forms.DateField(
         label="To, that day included",
         widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
+    )
+    kind = forms.ChoiceField(
+        label="What",
+        choices=lambda: [(one.name, one.title) for one in exports.KINDS.values()],
+        initial=exports.KIND,
+    )
+    profile = forms.ChoiceField(
+        label="How much of people",
+        choices=[
+            ("full", "Full, personal values opened"),
+            ("pseudonymised", "Pseudonymised"),
+            ("counts-only", "Counts only"),
+        ],
+        initial="full",
     )
     reason = forms.CharField(
         max_length=exports.MAX_REASON, help_text="Stands in the audit log: who asked, and why."
@@ -61,7 +76,8 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     context = {
         "organization": organization,
         "form": form,
-        **_exports(organization),
+        **_exports(organization, visit.now),
+        **_check(),
         **_events(request, visit, organization),
     }
     return show(request, visit, "evidence.html", context, status=422 if form.is_bound else 200)
@@ -73,7 +89,7 @@ def exports_table(request: Request, visit: Visit) -> HttpResponseBase:
     """The list of exports alone, while one is being built."""
     wanted = request.GET.get("organization", "")
     organization = _organization(visit, wanted)
-    context = {"organization": organization, **_exports(organization)}
+    context = {"organization": organization, **_exports(organization, visit.now)}
     return show(request, visit, "_exports.html", context)
 
 
@@ -87,6 +103,8 @@ def _requested(visit: Visit, organization: Organization, form: ExportForm) -> bo
             actor=visit.principal.actor,
             log=organization.id,
             reason=form.cleaned_data["reason"],
+            kind=form.cleaned_data["kind"],
+            profile=form.cleaned_data["profile"],
             start=_midnight(form.cleaned_data["since"]),
             end=_midnight(form.cleaned_data["until"] + timedelta(days=1)),
             now=visit.now,
@@ -102,16 +120,19 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), tzinfo=UTC)
 
 
-def _exports(organization: Organization) -> dict[str, Any]:
+def _check() -> dict[str, Any]:
+    """What is needed to check a bundle alone. No key while the signer does not answer."""
+    try:
+        key = signing.vkey()
+    except signing.SignerAway:
+        key = ""
+    return {"log_key": key, "verifier_sha256": readme.verifier_sha256()}
+
+
+def _exports(organization: Organization, now: datetime) -> dict[str, Any]:
     mine = Export.objects.filter(log_id=organization.id)[:EXPORTS]
-    rows = [(export, _status(export)) for export in mine]
+    rows = [(export, exports.status(export, now)) for export in mine]
     return {"exports": rows, "building": any(status == "building" for _, status in rows)}
-
-
-def _status(export: Export) -> str:
-    if export.completed_at:
-        return "complete"
-    return "failed" if export.failure else "building"
 
 
 def _events(request: Request, visit: Visit, organization: Organization) -> dict[str, Any]:

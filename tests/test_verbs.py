@@ -62,9 +62,10 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
-from tests import money_verbs
+from tests import money_verbs, signers
 from tests.billing import invoice_verbs
 from tests.fleet.machine import Machine, inventory, report
+from tests.logs import settle
 from tests.placement.test_models import LLAMA
 from tests.test_layout import ROOT
 from tests.verbs import EVERYWHERE, NO_VERBS, VERBS
@@ -437,7 +438,9 @@ class Walk:
             "end": NOW + timedelta(days=1),
         }
         export = self.do(exports.request, "export.request", **asked)
-        export = self.do(exports.build, "export.complete", export.id)
+        with signers.running():
+            settle(NOW)
+            export = self.do(exports.build, "export.complete", export.id)
         self.do(exports.downloaded, "export.download", export=export)
         self.do(revoking.revoke_node, "node.revoke", node=self.kept.node)
         self.do(fleet.remove_node, "node.delete", node=self.kept.node)

@@ -187,9 +187,10 @@ NO_VERBS = {
     debits.as_signed: "computes",
     debits.again: "announces, as announce does",
     credits.taxed: "is part of invoice.finalise, of an advance invoice",
-    exports.register: "happens as a room loads",
     exports.build_waiting: "builds; each export tells of itself",
     exports.archive: "looks",
+    exports.expired: "looks",
+    exports.status: "looks",
 }
 
 # What is not of one region.

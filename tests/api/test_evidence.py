@@ -15,8 +15,9 @@ from billing.meters import usage
 from billing.models import Meter
 from compliance import exports
 from compliance.log import checkpoints, merkle, notes, sequencer
-from compliance.models import AuditEvent
+from compliance.models import AuditEvent, Export
 from tests.api.house import NOW, House, post, signed_in, with_key
+from tests.logs import settle
 from tests.signers import running
 
 
@@ -38,8 +39,15 @@ def test_an_export_from_request_to_file(alice: House) -> None:
     path = f"/api/v1/exports/{export['id']}"
     assert client.get(path).json()["status"] == "building"
     assert client.get(f"{path}/file").status_code == 409
-    exports.build(export["id"], timezone.now())
+    with running():
+        settle(timezone.now())
+        exports.build(export["id"], timezone.now())
     assert client.get(path).json()["status"] == "complete"
+    built = Export.objects.get().completed_at
+    Export.objects.update(completed_at=now - exports.KEPT)
+    assert client.get(f"{path}/file").status_code == 410
+    assert client.get(path).json()["status"] == "expired"
+    Export.objects.update(completed_at=built)
     file: Any = client.get(f"{path}/file")
     bundle = zipfile.ZipFile(io.BytesIO(b"".join(file.streaming_content)))
     file.close()
@@ -59,6 +67,8 @@ def test_an_export_needs_a_reason_and_the_permission(alice: House) -> None:
     }
     assert post(signed_in(alice.owner), "/exports", body).status_code == 422
     body["reason"] = "curious"
+    for field, value in (("kind", "gossip"), ("profile", "some")):
+        assert post(signed_in(alice.owner), "/exports", {**body, field: value}).status_code == 422
     assert post(signed_in(alice.billing), "/exports", body).status_code == 403
     assert post(with_key(alice.secret), "/exports", body).status_code == 403
 

@@ -1,14 +1,18 @@
 """Exports and audit events on their page."""
 
+import html
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
 
 from compliance import audit, exports
+from compliance.log import signing
 from compliance.models import AuditEvent, Export
 from controlplane.tenancy import sign_in
 from tests.api.house import House, signed_in
+from tests.logs import settle
+from tests.signers import running
 
 
 def test_an_export_from_asking_to_the_file(alice: House) -> None:
@@ -18,6 +22,8 @@ def test_an_export_from_asking_to_the_file(alice: House) -> None:
         "since": "2026-11-01",
         "until": "2026-11-30",
         "reason": "a quarter",
+        "kind": "audit_log",
+        "profile": "pseudonymised",
     }
     assert client.post("/evidence", body).headers["location"] == "/evidence"
     export = Export.objects.get()
@@ -28,7 +34,10 @@ def test_an_export_from_asking_to_the_file(alice: House) -> None:
     waiting = client.get("/evidence").content.decode()
     assert "building" in waiting
     assert 'hx-trigger="every 2s"' in waiting
-    exports.build_waiting(timezone.now())
+    with running():
+        settle(timezone.now())
+        exports.build_waiting(timezone.now())
+        assert signing.vkey() in html.unescape(client.get("/evidence").content.decode())
     table = client.get("/evidence/exports", {"organization": alice.organization.id})
     text = table.content.decode()
     assert "complete" in text
@@ -47,7 +56,8 @@ def test_an_export_from_asking_to_the_file(alice: House) -> None:
 def test_a_refusal_stands_beside_its_field(alice: House, field: str, value: str) -> None:
     client = signed_in(alice.owner)
     body = {"since": "2026-11-01", "until": "2026-11-02", "reason": "kept words"}
-    named = {"organization": alice.organization.id, **body, field: value}
+    chosen = {"kind": "records", "profile": "full"}
+    named = {"organization": alice.organization.id, **chosen, **body, field: value}
     answer = client.post("/evidence", named)
     assert answer.status_code == 422
     assert f'id="id_{field}_error"' in answer.content.decode()
@@ -89,6 +99,8 @@ def test_an_export_of_this_month_can_be_had_from_the_costs(alice: House) -> None
         end=now + timedelta(days=1),
         now=now,
     )
-    exports.build(export.id, now)
+    with running():
+        settle(now)
+        exports.build(export.id, now)
     assert f"/api/v1/exports/{export.id}/file" in client.get("/costs").content.decode()
     assert b"/file" not in signed_in(alice.billing).get("/costs").content

@@ -1,9 +1,11 @@
 """The audit log of an organization, and exports of it with its usage."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from django.http import FileResponse
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
@@ -19,7 +21,7 @@ from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
-from controlplane.tenancy.errors import Conflict, Invalid, NotFound
+from controlplane.tenancy.errors import Conflict, Gone, Invalid, NotFound
 
 
 class AuditEventView(serializers.ModelSerializer[AuditEvent]):
@@ -52,6 +54,7 @@ class ExportView(serializers.ModelSerializer[Export]):
     object = serializers.CharField(default="export", read_only=True)
     organization = serializers.CharField(source="log_id")
     status = serializers.SerializerMethodField()
+    expires_at = serializers.SerializerMethodField()
 
     class Meta:
         model = Export
@@ -59,6 +62,8 @@ class ExportView(serializers.ModelSerializer[Export]):
             "id",
             "object",
             "organization",
+            "kind",
+            "profile",
             "status",
             "reason",
             "requested_by",
@@ -69,17 +74,22 @@ class ExportView(serializers.ModelSerializer[Export]):
             "manifest_sha256",
             "size_bytes",
             "failure",
+            "rows_done",
+            "expires_at",
         )
 
+    def get_expires_at(self, export: Export) -> datetime | None:
+        return export.completed_at and export.completed_at + exports.KEPT
+
     def get_status(self, export: Export) -> str:
-        """building | complete | failed"""
-        if export.completed_at:
-            return "complete"
-        return "failed" if export.failure else "building"
+        """building | complete | expired | failed"""
+        return exports.status(export, timezone.now())
 
 
 class ExportBody(serializers.Serializer[Any]):
     organization = serializers.CharField()
+    kind = serializers.CharField(max_length=32, default=exports.KIND)
+    profile = serializers.ChoiceField(exports.PROFILES, default=exports.PROFILES[0])
     reason = serializers.CharField(max_length=200)
     period_start = serializers.DateTimeField()
     period_end = serializers.DateTimeField()
@@ -148,6 +158,8 @@ class Exports(HouseViewSet):
                 end=body["period_end"],
                 now=self.now,
                 region=organization.region_code,
+                kind=body["kind"],
+                profile=body["profile"],
             )
         except exports.ExportError as error:
             raise Invalid(error.message, code=error.code, field=error.field) from error
@@ -160,7 +172,8 @@ class Exports(HouseViewSet):
         try:
             path = exports.downloaded(actor=self.principal.actor, export=export, now=self.now)
         except exports.ExportError as error:
-            raise Conflict(error.message, code=error.code) from error
+            over = error.code == "export_expired"
+            raise (Gone if over else Conflict)(error.message, code=error.code) from error
         return FileResponse(path.open("rb"), as_attachment=True, filename=f"{export.id}.zip")
 
     def _export(self, pk: str) -> Export:

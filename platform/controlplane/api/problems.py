@@ -47,6 +47,7 @@ _HOUSE: tuple[
     (errors.NotFound, 404),
     (errors.Forbidden, 403),
     (errors.Conflict, 409),
+    (errors.Gone, 410),
     (errors.Invalid, 422),
     (errors.TooMany, 429),
     (fleet_errors.AlreadyExists, 409),

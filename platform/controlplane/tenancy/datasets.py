@@ -12,13 +12,19 @@ _Row = tuple[exports.Value, ...]
 
 
 def register() -> None:
-    exports.register("usage", usage.EXPORTED, usage_events)
-    exports.register("invoices", invoice_datasets.INVOICES, _of(invoice_datasets.invoices))
+    exports.register("usage", usage.EXPORTED, usage_events, personal=("agent", "run"))
+    exports.register(
+        "invoices",
+        invoice_datasets.INVOICES,
+        _of(invoice_datasets.invoices),
+        personal=("customer_number", "vies_consultation"),
+    )
     exports.register("invoice_lines", invoice_datasets.LINES, _of(invoice_datasets.lines))
     exports.register(
         "recapitulative_statement",
         invoice_datasets.STATEMENT,
         _of(invoice_datasets.statement),
+        personal=("customer_number",),
     )
 
 

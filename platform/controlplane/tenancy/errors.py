@@ -49,6 +49,12 @@ class Conflict(TenancyError):
     code = "conflict"
 
 
+class Gone(TenancyError):
+    """It was there, for a time that is over."""
+
+    code = "gone"
+
+
 class Invalid(TenancyError):
     """The input in `field` cannot be accepted."""
 

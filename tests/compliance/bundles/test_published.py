@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from django.test import Client
 
 from compliance.bundles import readme, stoa_verify
@@ -22,6 +23,7 @@ def test_the_documents_name_its_sum() -> None:
     assert f"    {SUM}\n" in (ROOT / "docs" / "bundles.md").read_text()
 
 
+@pytest.mark.django_db
 def test_the_console_serves_it_to_everybody() -> None:
     answer = Client().get("/verify/stoa_verify.py")
     assert answer.status_code == 200

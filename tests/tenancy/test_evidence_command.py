@@ -1,5 +1,6 @@
-"""`manage.py export`, the command line's way to an organization's records."""
+"""`stoa evidence export`, the command line's way to signed bundles."""
 
+import time
 import zipfile
 from io import StringIO
 from pathlib import Path
@@ -7,7 +8,13 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 from pytest_django import Settings
+
+from compliance.bundles import stoa_verify
+from compliance.log import signing
+from tests.logs import settle
+from tests.signers import running
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +25,23 @@ def var(settings: Settings, tmp_path: Path) -> None:
 def export(organization: str, out: Path, start: str = "2026-03-01", end: str = "2026-04-01") -> str:
     said = StringIO()
     period = ["--from", start, "--to", end]
-    call_command("export", "--organization", organization, *period, "--out", str(out), stdout=said)
+    words = ["--organization", organization, *period, "--out", str(out), "--reason", "an audit"]
+    call_command("evidence", "export", "records", *words, stdout=said)
     return said.getvalue()
 
 
-def test_one_command_gives_the_records_of_a_period(ours: Any, tmp_path: Path) -> None:
+def test_one_command_gives_the_records_of_a_period(
+    ours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until the log is signed."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: settle(timezone.now()))
     out = tmp_path / "records.zip"
-    said = export(ours.organization.id, out)
+    with running():
+        said = export(ours.organization.id, out)
+        key = stoa_verify.Vkey.parse(signing.vkey())
     assert str(out) in said
+    report = stoa_verify.verify(out, stoa_verify.Options([key]))
+    assert report.exit_code() == stoa_verify.OK, report.checks
     with zipfile.ZipFile(out) as bundle:
         lines = bundle.read("data/audit_events.jsonl").splitlines()
     assert len(lines) == 8  # the organization, five members, a project, a key

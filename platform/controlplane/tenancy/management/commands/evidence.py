@@ -1,0 +1,95 @@
+"""`stoa evidence export KIND`: a signed bundle of an organization's records or of the operator's.
+
+`stoa evidence verify FILE` needs no settings and is answered before this (controlplane.cli).
+"""
+
+import os
+import shutil
+import time
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from compliance import audit, exports
+from compliance.bundles.stored_log import NotReady
+from compliance.log.signing import SignerAway
+from compliance.models import Export
+from controlplane.tenancy.models import Organization
+
+WAIT_S = 90.0  # the log promises a signed head within a minute
+PAUSE_S = 1.0
+
+
+class Command(BaseCommand):
+    help = "Export evidence as a signed bundle, or check one (evidence verify --help)."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        export = verbs.add_parser("export", help="make a bundle")
+        export.add_argument("kind", choices=sorted(exports.KINDS))
+        whose = export.add_mutually_exclusive_group(required=True)
+        whose.add_argument("--organization", help="its id, org_…")
+        whose.add_argument("--platform", action="store_true", help="the operator's own log")
+        export.add_argument("--from", dest="start", required=True, help="2026-01-31 or with time")
+        export.add_argument("--to", dest="end", required=True, help="the end, not included")
+        export.add_argument("--out", required=True, type=Path, help="the file to write")
+        export.add_argument("--reason", required=True, help="stands in the audit log")
+        export.add_argument("--profile", default="full", choices=exports.PROFILES)
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        log, region = audit.PLATFORM, ""
+        if not options["platform"]:
+            organization = Organization.objects.filter(id=options["organization"]).first()
+            if organization is None:
+                raise CommandError(f"no such organization: {options['organization']}")
+            log, region = organization.id, organization.region_code
+        out: Path = options["out"]
+        if not out.parent.is_dir():
+            raise CommandError(f"no such folder: {out.parent}")
+        now = timezone.now()
+        try:
+            export = exports.request(
+                actor=audit.SYSTEM,
+                log=log,
+                reason=options["reason"],
+                start=moment(options["start"]),
+                end=moment(options["end"]),
+                now=now,
+                region=region,
+                kind=options["kind"],
+                profile=options["profile"],
+            )
+            export = _built(export, now)
+            source = exports.downloaded(actor=audit.SYSTEM, export=export, now=now)
+        except exports.ExportError as error:
+            raise CommandError(error.message) from error
+        draft = out.with_name(f".{out.name}.part")
+        shutil.copy(source, draft)
+        os.replace(draft, out)
+        self.stdout.write(f"{out}: {export.size_bytes} bytes, manifest {export.manifest_sha256}")
+
+
+def _built(export: Export, now: datetime) -> Export:
+    """Waits for a signed head of the log that covers the period."""
+    ends = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return exports.build(export.id, now)
+        except (NotReady, SignerAway) as error:
+            if time.monotonic() > ends:
+                words = f"{error}; a worker goes on with it: {export.id}"
+                raise CommandError(words) from error
+            time.sleep(PAUSE_S)
+
+
+def moment(text: str) -> datetime:
+    """A day or a time; without a zone it is UTC."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"{text!r} is no date: expected 2026-01-31 or a time") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
