@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('compliance', '0004_log'),
+        ('compliance', '0005_log_subscription'),
     ]
 
     operations = [
