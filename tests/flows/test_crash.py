@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,10 @@ import pytest
 from openai.types import CompletionUsage
 
 from billing.rating import SECONDS
-from tests.flows import rabbitmq
 from tests.flows.api import moment
-from tests.flows.conftest import OVER, SETTINGS, Made
+from tests.flows.conftest import OVER, Made
 from tests.flows.engine import counters
-from tests.flows.stoa import Stoa, installation, until
+from tests.flows.stoa import Stoa, until
 from tests.flows.traffic import Books, Client, Crowd
 from workers.agent import kin
 
@@ -307,18 +305,3 @@ def test_nothing_is_billed_twice_after_all_that(stoa: Stoa) -> None:
     assert metered.keys() <= ready.keys()
     for replica_id, seconds in metered.items():
         assert seconds <= ready[replica_id]
-
-
-@pytest.mark.skipif(not rabbitmq.installed(), reason=rabbitmq.MISSING)
-def test_over_rabbitmq(engine_environment: object) -> None:
-    """The same house on the other broker, its worker killed as it provisions."""
-    with (
-        tempfile.TemporaryDirectory(prefix="stoa-rabbit-", dir="/tmp") as folder,
-        rabbitmq.broker(Path(folder)) as url,
-        installation(Path(folder) / "var", **SETTINGS, BROKER_URL=url) as stoa,
-    ):
-        with pytest.raises(LookupError):
-            stoa.pid_of("valkey")
-        made = Made(stoa)
-        provision_through(stoa, made, "worker")
-        made.clear()

@@ -120,7 +120,7 @@ def test_the_books_after_kills_under_load(engine: FakeEngine, road: Road, tmp_pa
             continue
         assert (row.finish, row.counted_by) == ("gateway_gone", "delivered")
         assert got.delivered - SECOND <= row.output_tokens <= generated[request_id]
-    # What no client saw an answer of: never more than its engine did for it.
+    # What no client saw an answer of: never more than its engine did for it, if it got that far.
     for request_id in rows.keys() - complete.keys() - cut.keys():
-        assert rows[request_id].output_tokens <= generated[request_id]
+        assert rows[request_id].output_tokens <= generated.get(request_id, 0)
     assert not any(path.name.startswith("writer-") for path in (tmp_path / "spool").iterdir())
