@@ -7,6 +7,8 @@ from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.db import connection, transaction
 from django.test import TransactionTestCase
 
+from tests import template
+
 _TABLES = (
     "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
     " AND relnamespace = 'public'::regnamespace AND NOT relname = ANY(%s)"
@@ -40,6 +42,15 @@ def empty_tables() -> None:
             cursor.execute(f"DELETE FROM {table}")
         for table, trigger in guards:
             cursor.execute(f'ALTER TABLE {table} ENABLE ALWAYS TRIGGER "{trigger}"')
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    request: pytest.FixtureRequest, django_db_modify_db_settings_parallel_suffix: None
+) -> None:
+    """A worker's database is a copy of the one that is migrated (tests.template)."""
+    if hasattr(request.config, "workerinput"):
+        connection.settings_dict["TEST"]["TEMPLATE"] = template.wait() or None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,15 +1,19 @@
 """Servers for the tests: one real PostgreSQL and one real Valkey a run.
 
 Loaded as a plugin (`-p tests.environment`) because the settings need their addresses before
-pytest-django reads them. The controller of a parallel run starts them; its workers inherit the
-addresses and make databases of their own.
+pytest-django reads them. The controller of a parallel run starts them, and migrates one database
+while its workers collect; they inherit the addresses and copy that database.
 """
 
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+import pytest
 
 from workers.local.embedded import Postgres, Valkey, free_port
 
@@ -44,6 +48,16 @@ def _start() -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        maker = subprocess.Popen([sys.executable, "-m", "tests.template"], cwd=config.rootpath)
+        atexit.register(maker.wait)  # before the servers stop
+        atexit.register(maker.kill)
+
+
+# Where compiled files are not to be kept, each of hundreds of processes would compile anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "STOA_TEST_SERVERS" not in os.environ:
     _start()
 # Parallel workers share the broker, not their hints.
