@@ -35,10 +35,10 @@ def main() -> None:
         django.setup()
         from django.db import connection
 
+        connection.settings_dict["OPTIONS"].pop("pool")  # which would stay connected
         connection.settings_dict["TEST"]["NAME"] = NAME
         connection.creation.create_test_db(verbosity=0, autoclobber=True)
         connection.close()  # nobody may be connected to what is copied
-        connection.close_pool()
         made = NAME
     finally:
         done = _file().with_suffix(".new")
