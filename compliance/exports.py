@@ -6,6 +6,7 @@ Who may ask for an export, and who may have it, is the callers' question.
 """
 
 import logging
+import shutil
 import tempfile
 import time
 from datetime import datetime, timedelta
@@ -44,6 +45,7 @@ PROFILES = writer.PROFILES
 KEPT = timedelta(days=7)
 MAX_REASON = 200
 _AT_ONCE = 10
+_DRAFTS_KEPT = timedelta(days=1)
 TELL_S = 2.0  # between two words about progress
 
 
@@ -202,6 +204,10 @@ def status(export: Export, now: datetime) -> str:
 
 
 def _forget(now: datetime) -> None:
+    """Old bundles, and the drafts of builders that died."""
+    for draft in _folder().glob("exp_*.*/"):
+        if draft.stat().st_mtime < (now - _DRAFTS_KEPT).timestamp():
+            shutil.rmtree(draft, ignore_errors=True)
     for path in _folder().glob("*.zip"):
         old = Export.objects.filter(id=path.stem, completed_at__lte=now - KEPT)
         if old.exists():

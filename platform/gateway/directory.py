@@ -147,7 +147,7 @@ class Content(msgspec.Struct):
 
 
 class Directory:
-    """An immutable snapshot. `read_at` is Unix seconds, `generation` rises with every change."""
+    """A snapshot that stays as it is. `read_at` is Unix seconds, `generation` rises each time."""
 
     __slots__ = (
         "_by_id", "_by_name", "_endpoints", "_organizations", "_pepper", "_projects",

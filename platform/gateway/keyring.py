@@ -22,7 +22,7 @@ K = TypeVar("K", bound=_Key)
 
 
 class Keyring(Mapping[bytes, K]):
-    """Immutable once it is made. A key has one hash or, while it rotates, two."""
+    """Never changed once it is made. A key has one hash or, while it rotates, two."""
 
     __slots__ = ("_encoded", "_hashes", "_len", "_shards")
 

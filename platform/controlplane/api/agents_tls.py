@@ -2,7 +2,7 @@
 
 Under that name (`wire.door_name`) the door shows a certificate of the region's authority and takes
 certificates of it alone. A new region counts within REFRESH_S; keys are drawn here, live as long as
-the process, and are certified anew at half of a certificate's life. Without such a name there is a
+the process, and get a new certificate at half of its life. Without such a name there is a
 certificate that proves nothing: enough to fetch an authority whose hash the caller knows.
 
 A handshake needs no certificate, because who joins has none; and one that has expired passes it,

@@ -11,7 +11,7 @@ from controlplane.placement.mix import WHOLE
 
 
 class EndpointVersion(models.Model):
-    """A spec as it was asked for, immutable (trigger, migration 0033). Replicas name it by number.
+    """A spec as it was asked for; a trigger (migration 0033) keeps it so. Replicas name its number.
 
     Going back to a version makes no new one: its replicas that still run are kept, as Kubernetes
     keeps the pods of a ReplicaSet. That it was done stands in a Rollout.
