@@ -1,6 +1,7 @@
 """The evidence of one invoice as a file that its customer checks alone. Pure: no Django.
 
-A ZIP of JSON, each file named in manifest.json with its SHA-256:
+A ZIP of JSON, each file named in manifest.json with its SHA-256; manifest.sig is the signed note
+of the installation's signer over that, as in every bundle (compliance.bundles):
 
     invoice.json          the frozen document, byte for byte (its SHA-256 is in the audit log)
     billed.jsonl          its lines as they were charged, in the document's order
@@ -14,7 +15,7 @@ Written and read as a stream: millions of events need no memory.
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
@@ -24,8 +25,10 @@ import msgspec
 from billing.pricing.charges import Charge
 from billing.pricing.terms import Terms
 from billing.rating import PriceVersion
+from compliance.bundles.stoa_verify import Tampered, Vkey, open_note
 
 FORMAT = "stoa-invoice-evidence-1"
+KIND = "invoice_evidence"
 _MADE = (1980, 1, 1, 0, 0, 0)  # the same evidence is the same bytes
 _LONGEST = 1 << 20  # of a line
 _LARGEST = 64 << 20  # of a file that is read whole
@@ -113,8 +116,8 @@ def _decoder(of: type[_T]) -> "msgspec.json.Decoder[_T]":
     return msgspec.json.Decoder(of, dec_hook=lambda kind, value: kind(value))
 
 
-def write(source: Source, file: IO[bytes]) -> None:
-    """All of `source` into `file`, as one pass."""
+def write(source: Source, file: IO[bytes], sign: Callable[[str], str] | None = None) -> None:
+    """All of `source` into `file`, as one pass. `sign`: the note over the manifest's SHA-256."""
     sums: dict[str, str] = {}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
 
@@ -138,22 +141,38 @@ def write(source: Source, file: IO[bytes]) -> None:
         for month in adjusted:
             put(_billed(month), _rows(source.earlier(month)))
         manifest = _Manifest(FORMAT, source.head, adjusted, sums)
-        archive.writestr(_named("manifest.json"), msgspec.json.format(_encoder.encode(manifest)))
+        said = msgspec.json.format(_encoder.encode(manifest))
+        archive.writestr(_named("manifest.json"), said)
+        if sign:
+            archive.writestr(_named("manifest.sig"), sign(hashlib.sha256(said).hexdigest()))
 
 
 class Bundle:
     """A `Source` out of a file. Whatever is read is compared with its sum, and raises
     `Unreadable` where it is not what was written."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises Unreadable, and OSError for a file that is not there."""
+    def __init__(self, path: Path, vkeys: Sequence[Vkey] = ()) -> None:
+        """With `vkeys` only what one of them signed is read. Raises Unreadable, and OSError for a
+        file that is not there."""
         try:
             self._archive = zipfile.ZipFile(path)
-            self._manifest = _decoder(_Manifest).decode(self._whole("manifest.json", ""))
+            said = self._whole("manifest.json", "")
+            if vkeys:
+                self._signed(said, vkeys)
+            self._manifest = _decoder(_Manifest).decode(said)
         except (zipfile.BadZipFile, msgspec.DecodeError) as error:
             raise Unreadable(f"{path.name} is no evidence of an invoice: {error}") from error
         if self._manifest.format != FORMAT:
             raise Unreadable(f"{path.name} is of the format {self._manifest.format!r}")
+
+    def _signed(self, said: bytes, vkeys: Sequence[Vkey]) -> None:
+        try:
+            text, by = open_note(self._whole("manifest.sig", ""), vkeys, "manifest.sig")
+        except Tampered as error:
+            raise Unreadable(str(error)) from error
+        end = f"/bundle\n{KIND}\n{hashlib.sha256(said).hexdigest()}\n"
+        if not by or not text.endswith(end.encode()):
+            raise Unreadable("manifest.sig is no signature of this manifest by the given key")
 
     def close(self) -> None:
         self._archive.close()

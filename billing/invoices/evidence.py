@@ -1,7 +1,7 @@
 """What an invoice is made of, out of the database: to compute it again, or to hand it over."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -10,8 +10,8 @@ from typing import Any
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from billing import errors, months
-from billing.invoices.bundle import Event, Head
+from billing import errors, months, tenants
+from billing.invoices.bundle import KIND, Event, Head
 from billing.invoices.models import Form, InvoiceKind, InvoiceState
 from billing.invoices.recompute import STATED
 from billing.models import Invoice, InvoiceFile, InvoiceLine
@@ -19,6 +19,7 @@ from billing.pricing import agreements, prices
 from billing.pricing.charges import Charge
 from billing.pricing.terms import Terms
 from billing.rating import PriceVersion
+from compliance.log import signing
 
 _COLUMNS = ", ".join(Event.__struct_fields__)
 # Ids in the order in which Python has them, too.
@@ -27,6 +28,12 @@ _EVENTS = (
     " WHERE account_id = %s AND at >= %s AND at < %s AND basis <> 'attribution'"
     ' AND (%s::bigint IS NULL OR number <= %s) ORDER BY at, id COLLATE "C"'
 )
+
+
+def signature(invoice: Invoice) -> Callable[[str], str]:
+    """What signs its evidence's manifest, in the log of its organization. It raises SignerAway."""
+    log = tenants.home(invoice.account_id).log
+    return lambda sha256: signing.manifest(KIND, sha256, log)
 
 
 class Stored:

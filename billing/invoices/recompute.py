@@ -24,6 +24,7 @@ from billing.pricing import charges
 from billing.pricing.charges import CHARGE, CREDIT, Charge, Month, Used
 from billing.pricing.terms import CurrencyMismatch, Terms
 from billing.rating import PriceVersion, Unpriced
+from compliance.bundles.stoa_verify import Usage, Vkey
 
 AGREES, DIFFERS, UNREADABLE = 0, 1, 2
 # No usage stands behind them: what they give is taken as stated, and neither may cost anything.
@@ -257,13 +258,14 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("invoice", nargs="?", default="", help="its id or number, to be sure")
     parser.add_argument("--export", required=True, type=Path, metavar="FILE.zip")
+    parser.add_argument("--vkey", action="append", default=[], help="the log's public key")
     parser.add_argument("--json", action="store_true", help="for programs")
     asked = parser.parse_args(argv)
     try:
-        bundle = Bundle(asked.export)
+        bundle = Bundle(asked.export, [Vkey.parse(key) for key in asked.vkey])
         if asked.invoice not in ("", bundle.head.id, bundle.head.label):
             raise Unreadable(f"this is the evidence of {bundle.head.label or bundle.head.id}")
         return show(recompute(bundle), as_text=not asked.json)
-    except (Unreadable, OSError) as error:
+    except (Unreadable, Usage, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE

@@ -17,6 +17,7 @@ from compliance import audit
 from tests.api.house import House, post, signed_in, with_key
 from tests.billing import invoices
 from tests.billing.events import seconds
+from tests.signers import running
 
 
 def put(client: Client, path: str, body: Any) -> Any:
@@ -63,7 +64,9 @@ def test_an_invoice_and_its_files(alice: House, issuer: None, operator: Client) 
         answer = client.get(f"/api/v1/invoices/{made.id}/{form}")
         assert hashlib.sha256(answer.content).hexdigest() == done[key]
         assert answer["content-disposition"].startswith("attachment; filename=")
-    evidence = client.get(f"/api/v1/invoices/{made.id}/evidence")
+    assert client.get(f"/api/v1/invoices/{made.id}/evidence").status_code == 503
+    with running():
+        evidence = client.get(f"/api/v1/invoices/{made.id}/evidence")
     assert b"".join(evidence.streaming_content)[:2] == b"PK"  # type: ignore[attr-defined]
     lines = client.get(f"/api/v1/invoices/{made.id}").json()["lines"]
     first = lines[0]

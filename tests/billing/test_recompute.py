@@ -21,7 +21,7 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from billing.einvoice import canonical, document
-from billing.invoices import bundle, numbering, recompute
+from billing.invoices import bundle, evidence, numbering, recompute
 from billing.invoices.bundle import Bundle, Unreadable
 from billing.invoices.evidence import Stored
 from billing.meters import cutoff, usage
@@ -30,9 +30,11 @@ from billing.pricing import agreements, charges, prices
 from billing.pricing.charges import Charge
 from billing.pricing.terms import Allowance, Commitment, Tier
 from compliance import audit
+from compliance.log import signing
 from tests.billing import invoices
 from tests.billing.einvoice import samples
 from tests.billing.events import MONTH, NOW, minutes, publish, seconds, tokens
+from tests.signers import running
 
 APRIL = invoices.END
 MAY = datetime(2026, 5, 1, tzinfo=MONTH.tzinfo)
@@ -193,7 +195,10 @@ def test_what_an_invoice_did_not_know_is_what_it_differs_by(april: Invoice) -> N
 def test_commands_compute_write_and_refuse(march: Invoice, tmp_path: Path) -> None:
     file = tmp_path / "evidence.zip"
     out = StringIO()
-    call_command("billing", "evidence", march.label, str(file), stdout=out)
+    with pytest.raises(CommandError, match="no signer answers"):
+        call_command("billing", "evidence", march.label, str(tmp_path / "unsigned.zip"))
+    with running():
+        call_command("billing", "evidence", march.label, str(file), stdout=out)
     assert str(file) in out.getvalue()
     with pytest.raises(CommandError, match="exists"):
         call_command("billing", "evidence", march.id, str(file))
@@ -216,8 +221,9 @@ def alone(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_customer_computes_it_from_its_evidence_alone(april: Invoice, tmp_path: Path) -> None:
-    with (tmp_path / "evidence.zip").open("wb") as file:
-        bundle.write(Stored(april), file)
+    with running(), (tmp_path / "evidence.zip").open("wb") as file:
+        bundle.write(Stored(april), file, evidence.signature(april))
+        key = signing.vkey()
     empty = tmp_path / "empty"
     empty.mkdir()
     shutil.move(tmp_path / "evidence.zip", empty)
@@ -226,6 +232,7 @@ def test_a_customer_computes_it_from_its_evidence_alone(april: Invoice, tmp_path
     shown = json.loads(done.stdout)
     assert shown == recompute.as_json(recompute.recompute(Stored(april)))
     assert [path.name for path in empty.iterdir()] == ["evidence.zip"]
+    assert alone(empty, "--export", "evidence.zip", "--vkey", key).returncode == recompute.AGREES
     # A cent more on one line, and honest sums around it.
     edit(empty / "evidence.zip", "billed.jsonl", cent, honest=True)
     done = alone(empty, "--export", "evidence.zip")
@@ -233,6 +240,9 @@ def test_a_customer_computes_it_from_its_evidence_alone(april: Invoice, tmp_path
     assert done.stdout.count("DIFFERS") == 1
     assert "the document's lines are not those that were charged" in done.stdout
     assert "Traceback" not in done.stderr
+    done = alone(empty, "--export", "evidence.zip", "--vkey", key)
+    assert done.returncode == recompute.UNREADABLE
+    assert "manifest.sig is no signature of this manifest" in done.stderr
 
 
 def edit(path: Path, name: str, change: Callable[[bytes], bytes], *, honest: bool = False) -> None:

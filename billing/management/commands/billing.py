@@ -25,6 +25,7 @@ from billing import errors
 from billing.invoices import bundle, evidence, recompute
 from billing.management import archiving, closing, paying, summing
 from billing.models import Invoice
+from compliance.log import signing
 
 
 class Command(BaseCommand):
@@ -48,6 +49,7 @@ class Command(BaseCommand):
         again = verbs.add_parser("recompute", help="to the cent, or exit code 1")
         again.add_argument("invoice")
         again.add_argument("--export", metavar="FILE.zip", help="from this file alone")
+        again.add_argument("--vkey", action="append", default=[], help="with --export: who signed")
         again.add_argument("--json", action="store_true")
         write = verbs.add_parser("evidence", help="for its customer, to compute it again alone")
         write.add_argument("invoice")
@@ -72,6 +74,7 @@ class Command(BaseCommand):
             return
         if options.get("export"):
             given = [invoice, "--export", options["export"], *["--json"] * options["json"]]
+            given += [f"--vkey={key}" for key in options["vkey"]]
             sys.exit(recompute.main(given))
         try:
             source = evidence.Stored(_invoice(invoice))
@@ -80,10 +83,15 @@ class Command(BaseCommand):
                 if code:
                     sys.exit(code)
             else:
+                sign = evidence.signature(_invoice(invoice))
                 with options["file"].open("xb") as file:
-                    bundle.write(source, file)
+                    try:
+                        bundle.write(source, file, sign)
+                    except BaseException:  # half of it is none
+                        options["file"].unlink()
+                        raise
                 self.stdout.write(f"wrote {options['file']}")
-        except (errors.BillingError, OSError) as error:
+        except (errors.BillingError, signing.SignerAway, OSError) as error:
             raise CommandError(str(error)) from error
 
 

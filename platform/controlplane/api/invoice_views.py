@@ -8,7 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -17,6 +17,7 @@ from billing.invoices import archive, bundle, crediting, evidence, freezing, inv
 from billing.invoices.drawing import plain
 from billing.invoices.models import Form
 from billing.models import Customer, Entity, Invoice, InvoiceLine
+from compliance.log import signing
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy import access, invoice_access
 from controlplane.tenancy.access import Permission
@@ -30,6 +31,12 @@ def shown(cents: int) -> str:
     """Two decimals."""
     sign, whole = "-" if cents < 0 else "", abs(cents)
     return f"{sign}{whole // 100}.{whole % 100:02d}"
+
+
+class Unsigned(APIException):
+    status_code = 503
+    default_code = "signer_away"
+    default_detail = "the signer does not answer: try again later"
 
 
 class Cents(serializers.Field[int, Any, str, Any]):
@@ -189,7 +196,11 @@ class Invoices(HouseViewSet):
         invoice = invoice_access.invoice(self.principal, pk)
         source = evidence.Stored(invoice)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the answer closes it
-        bundle.write(source, file)
+        try:
+            bundle.write(source, file, evidence.signature(invoice))
+        except signing.SignerAway as error:
+            file.close()
+            raise Unsigned from error
         file.seek(0)
         return FileResponse(file, as_attachment=True, filename=f"{invoice.id}-evidence.zip")
 
