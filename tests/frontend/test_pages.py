@@ -40,7 +40,7 @@ OPERATORS = {
     "billing-operator",
     "billing-act",
 }
-OPEN = {"sign-in", "sign-out", "home"}
+OPEN = {"sign-in", "sign-out", "home", "verifier", "verifier-digest", "log-key"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
 RUN = "run_00000000000000000000"
 
