@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 KIND = "records"
 KINDS = kinds
 PROFILES = writer.PROFILES
+PROFILE = writer.PSEUDONYMISED  # unless somebody asks for more of people
 KEPT = timedelta(days=7)
 MAX_REASON = 200
 _AT_ONCE = 10
@@ -69,7 +70,7 @@ def request(
     now: datetime,
     region: str = "",
     kind: str = KIND,
-    profile: str = writer.FULL,
+    profile: str = PROFILE,
 ) -> Export:
     """Ask for a bundle (`KINDS`, `PROFILES`) of a log with start <= time < end.
 

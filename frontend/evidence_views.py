@@ -43,11 +43,11 @@ class ExportForm(forms.Form):
     profile = forms.ChoiceField(
         label="How much of people",
         choices=[
-            ("full", "Full, personal values opened"),
             ("pseudonymised", "Pseudonymised"),
+            ("full", "Full, personal values opened"),
             ("counts-only", "Counts only"),
         ],
-        initial="full",
+        initial=exports.PROFILE,
     )
     reason = forms.CharField(
         max_length=exports.MAX_REASON, help_text="Stands in the audit log: who asked, and why."

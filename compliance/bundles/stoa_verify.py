@@ -46,6 +46,7 @@ PROVED = (
 )
 NOT_PROVED = (
     "that everything which happened was logged, or that what was logged is true",
+    "that the tables are complete: they are what the installation signed; log/ alone is proved",
     "that others were shown the same log: compare with checkpoints that they keep (--witness)",
     "the time at which the checkpoint was signed: no outside time stamp is checked",
 )

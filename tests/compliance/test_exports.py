@@ -70,6 +70,7 @@ def events(count: int, **more: Any) -> None:
 
 def ask(**more: Any) -> Export:
     wish: dict[str, Any] = {"reason": "yearly audit", "start": NOW - 30 * DAY, "end": NOW + DAY}
+    wish["profile"] = "full"
     return exports.request(actor=ADA, log=LOG, now=NOW, **{**wish, **more})
 
 

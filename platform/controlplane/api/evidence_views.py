@@ -89,7 +89,7 @@ class ExportView(serializers.ModelSerializer[Export]):
 class ExportBody(serializers.Serializer[Any]):
     organization = serializers.CharField()
     kind = serializers.CharField(max_length=32, default=exports.KIND)
-    profile = serializers.ChoiceField(exports.PROFILES, default=exports.PROFILES[0])
+    profile = serializers.ChoiceField(exports.PROFILES, default=exports.PROFILE)
     reason = serializers.CharField(max_length=200)
     period_start = serializers.DateTimeField()
     period_end = serializers.DateTimeField()

@@ -1,5 +1,6 @@
 """`stoa evidence export KIND`: a signed bundle of an organization's records or of the operator's.
 
+`vkey`, `status` and `succeed` are about the logs (compliance.management.logs).
 `stoa evidence verify FILE` needs no settings and is answered before this (controlplane.cli).
 """
 
@@ -17,6 +18,7 @@ from django.utils import timezone
 from compliance import audit, exports
 from compliance.bundles.stored_log import NotReady
 from compliance.log.signing import SignerAway
+from compliance.management import logs
 from compliance.models import Export
 from controlplane.tenancy.models import Organization
 
@@ -25,10 +27,11 @@ PAUSE_S = 1.0
 
 
 class Command(BaseCommand):
-    help = "Export evidence as a signed bundle, or check one (evidence verify --help)."
+    help = "Signed bundles and the logs behind them; `verify BUNDLE` needs no installation."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
+        logs.add(verbs)
         export = verbs.add_parser("export", help="make a bundle")
         export.add_argument("kind", choices=sorted(exports.KINDS))
         whose = export.add_mutually_exclusive_group(required=True)
@@ -38,9 +41,15 @@ class Command(BaseCommand):
         export.add_argument("--to", dest="end", required=True, help="the end, not included")
         export.add_argument("--out", required=True, type=Path, help="the file to write")
         export.add_argument("--reason", required=True, help="stands in the audit log")
-        export.add_argument("--profile", default="full", choices=exports.PROFILES)
+        export.add_argument("--profile", default=exports.PROFILE, choices=exports.PROFILES)
 
-    def handle(self, *_: Any, **options: Any) -> None:
+    def handle(self, *_: Any, verb: str, **options: Any) -> None:
+        if verb == "export":
+            self._export(options)
+        else:
+            logs.run(self, verb, options)
+
+    def _export(self, options: dict[str, Any]) -> None:
         log, region = audit.PLATFORM, ""
         if not options["platform"]:
             organization = Organization.objects.filter(id=options["organization"]).first()
