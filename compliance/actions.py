@@ -42,6 +42,7 @@ ACTIONS: dict[str, Action] = {
             "secret.delete": "a project's secret was deleted",
             "notice.create": "the operator told an organization something",
             "notice.close": "a notice was read, or no longer holds, and is shown no more",
+            "request.fail": "a request that would have changed something ended in an error of ours",
             "access.deny": "somebody asked for what their role or scopes do not allow",
             "secret.reseal": "secrets were sealed anew under the newest key",
         },

@@ -106,6 +106,12 @@ def page(
             if isinstance(error, Forbidden):
                 raise PermissionDenied(error.message) from error
             raise Http404(error.message) from error
+        except (Http404, PermissionDenied):
+            raise
+        except Exception:
+            if request.method == "POST":
+                denials.failed(access.principal_for_user(request.user), now=timezone.now())
+            raise
 
     return never_cache(shown)  # type: ignore[return-value]  # it names the first argument
 

@@ -29,6 +29,7 @@ from billing.reports import margin
 from billing.spending import budgets, counters, leases
 from compliance import audit, exports
 from compliance.actions import ACTIONS
+from compliance.log import sequencer, subscriptions, succession
 from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
 from controlplane.batches import services as batches
@@ -67,6 +68,7 @@ from tests.billing import invoice_verbs
 from tests.fleet.machine import Machine, inventory, report
 from tests.logs import settle
 from tests.placement.test_models import LLAMA
+from tests.signers import running as running_signer
 from tests.test_layout import ROOT
 from tests.verbs import EVERYWHERE, NO_VERBS, VERBS
 
@@ -442,6 +444,15 @@ class Walk:
             settle(NOW)
             export = self.do(exports.build, "export.complete", export.id)
         self.do(exports.downloaded, "export.download", export=export)
+        here = {"owner": self.kept.organization.id, "region": "eu-de-1"}
+        sent = {"kind": "events", "via": "webhook", "address": "https://siem.example.eu/"}
+        made, _ = self.do(subscriptions.subscribe, "log.subscribe", **here, **sent)
+        self.do(subscriptions.unsubscribe, "log.unsubscribe", subscription=made)
+        while sequencer.sequence(NOW):
+            pass
+        succession.mark_restored()
+        with running_signer():
+            self.do(succession.succeed, "log.succeed", **here)
         self.do(revoking.revoke_node, "node.revoke", node=self.kept.node)
         self.do(fleet.remove_node, "node.delete", node=self.kept.node)
 

@@ -11,6 +11,7 @@ from billing.pricing import agreements, prices
 from billing.reports import margin
 from billing.spending import budgets, counters, leases
 from compliance import exports
+from compliance.log import subscriptions, succession
 from controlplane.batches import files
 from controlplane.batches import services as batches
 from controlplane.endpoints import (
@@ -47,9 +48,14 @@ VERBS: tuple[ModuleType, ...] = (
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
     *(invoicing, crediting, profiles, advances, archive),
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
-    *(closing, credits, vouchers, receipts, statements, debits),
+    *(closing, credits, vouchers, receipts, statements, debits, subscriptions, succession),
 )
 NO_VERBS = {
+    subscriptions.of: "looks",
+    subscriptions.deliver: "sends what was asked for; heads leave an anchor",
+    subscriptions.deliver_due: "sends what was asked for",
+    succession.waiting: "looks",
+    succession.mark_restored: "is part of backup.restore",
     invoicing.period: "computes",
     invoicing.before: "computes",
     invoicing.grace_over: "computes",
@@ -195,6 +201,7 @@ NO_VERBS = {
 
 # What is not of one region.
 EVERYWHERE = {
+    "log.succeed",
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
     *("price.withdraw", "term.create", "entity.update", "owned_cost.create"),
     "lease.write_off",

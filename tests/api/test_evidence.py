@@ -8,12 +8,14 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
+import pytest
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
 from billing.meters import usage
 from billing.models import Meter
-from compliance import exports
+from compliance import audit, exports
 from compliance.log import checkpoints, merkle, notes, sequencer
 from compliance.models import AuditEvent, Export
 from tests.api.house import NOW, House, post, signed_in, with_key
@@ -110,6 +112,31 @@ def test_what_a_role_does_not_allow_is_an_event_although_nothing_happened(alice:
     assert {one.actor_id for one in denied} == {alice.billing.id}
     reasons = sorted(json.loads(bytes(one.body))["outcome"]["reason_code"] for one in denied)
     assert reasons == ["needs_export", "needs_manage_endpoints"]
+
+
+def test_what_broke_here_is_an_event_although_it_was_rolled_back(
+    alice: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(**_: Any) -> None:
+        with transaction.atomic():
+            audit.record(
+                actor=audit.SYSTEM,
+                action="endpoint.stop",
+                target=audit.Target("endpoint", alice.endpoint.id),
+                log=alice.organization.id,
+                now=NOW,
+            )
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("controlplane.endpoints.services.stop", break_down)
+    client = signed_in(alice.owner)
+    client.raise_request_exception = False
+    for path in ("/api/v1/endpoints/{}/stop", "/endpoints/{}/stop"):
+        assert client.post(path.format(alice.endpoint.id)).status_code == 500
+    ours = AuditEvent.objects.filter(log_id=alice.organization.id)
+    failed = ours.filter(action="request.fail", outcome="failure", actor_id=alice.owner.id)
+    assert failed.count() == 2
+    assert not ours.filter(action="endpoint.stop").exists()
 
 
 def test_an_event_is_proved_over_http_to_its_own_alone(alice: House, mallory: House) -> None:

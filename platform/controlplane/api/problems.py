@@ -15,6 +15,7 @@ from rest_framework.views import set_rollback
 from billing import errors as billing_errors
 from billing.payments.stripe import problems as stripe_problems
 from compliance import context
+from controlplane.api import authentication
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import denials, errors
 
@@ -112,7 +113,17 @@ def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
         if header := getattr(error, "auth_header", ""):
             reply["www-authenticate"] = header
         return reply
+    _tell_failure(_context.get("request"))
     return None
+
+
+def _tell_failure(request: Any) -> None:
+    """Its transaction has rolled back; that it was tried stays."""
+    if request is None or request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    set_rollback()
+    if request.user is not None:  # somebody who was let in
+        denials.failed(authentication.principal(request), now=timezone.now())
 
 
 def _answer(status: int, code: str, detail: str, **more: Any) -> Response:
