@@ -11,7 +11,6 @@ queued for the tree.)
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ import psycopg
 from compliance.log import merkle
 from tests.benchmarks.books.stand import standing
 from tests.benchmarks.peers.arithmetic import number, table
+from tests.compliance.bundles import rate
 from tests.figures import figure
 from workers.local.installation import ROOT
 
@@ -187,18 +187,6 @@ def added_latency(transactions: int) -> tuple[float, float, float, float]:
     return median(bare), median(told), quantiles(bare, n=20)[-1], quantiles(told, n=20)[-1]
 
 
-def verify_rate(leaves: int) -> float:
-    """Bodies as they stand in a bundle to their leaf hashes and the root, on one core; a second."""
-    body = json.dumps({"v": 1, "id": "evt_" + "0" * 26, "rest": "x" * 400}).encode()
-    bodies = [b"%d %s" % (number_, body) for number_ in range(leaves)]
-    rates = []
-    for _ in range(3):
-        began = time.perf_counter()
-        merkle.root(map(merkle.leaf_hash, bodies))
-        rates.append(leaves / (time.perf_counter() - began))
-    return median(rates)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--writers", type=int, default=32, help="at once, of all processes")
@@ -242,7 +230,7 @@ def measure(options: argparse.Namespace, owner_url: str) -> None:
         connection.execute("ALTER TABLE compliance_auditevent ENABLE ALWAYS TRIGGER queue_leaf")
     leaves = check()
     bare, told, bare_95, told_95 = added_latency(200)
-    verified = verify_rate(options.leaves)
+    verified = rate.leaves_per_s(options.leaves)
     if not options.json:
         rows = [
             [case, *(number(median(rates[case, mode])) for mode in (TREE, CHAIN))] for case in cases
