@@ -1,4 +1,5 @@
-"""What billing asks of the rooms above it: names for documents, and whose audit log it is.
+"""What billing asks of the rooms above it: names for documents, whose audit log it is, and who
+certifies nodes.
 
 Billing knows accounts and ids; who knows more registers here when it loads.
 """
@@ -27,8 +28,11 @@ class Home:
     region: str
 
 
+Authorities = Callable[[], Mapping[str, str]]  # certificates in PEM, by region
+
 _named: dict[str, Named] = {}
 _homes: list[Callable[[str], Home | None]] = []
+_certified: list[Authorities] = []
 
 
 def name_projects(named: Named) -> None:
@@ -42,6 +46,16 @@ def name_endpoints(named: Named) -> None:
 def house(home: Callable[[str], Home | None]) -> None:
     """`home` finds the organization of an account."""
     _homes[:] = [home]
+
+
+def certify(authorities_: Authorities) -> None:
+    """`authorities_` tells who certifies the keys of nodes."""
+    _certified[:] = [authorities_]
+
+
+def authorities() -> Mapping[str, str]:
+    """The certificates of the regions' authorities, in PEM."""
+    return _certified[0]() if _certified else {}
 
 
 def names(projects: Collection[str], endpoints: Collection[str]) -> Names:

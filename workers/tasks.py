@@ -6,6 +6,7 @@ from django.utils import timezone
 
 from billing.credit import advances
 from billing.invoices import month_end
+from billing.meters import keeping as evidence
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from compliance.log import subscriptions
@@ -162,6 +163,7 @@ def hourly_upkeep() -> None:
     now = timezone.now()
     partitions.ensure_all(now)
     metering.prune(now)
+    evidence.expire(now)
     upkeep.prune_logs(now)
     findings.prune(now)
     upkeep.prune_counters(now)

@@ -9,6 +9,8 @@ of the installation's signer over that, as in every bundle (compliance.bundles):
     terms.json            what was agreed with it: allowances, minimums, tiers
     events/2026-03.jsonl  the raw usage of a month that it bills, as it was known then, by time
     billed/2026-02.jsonl  what earlier invoices billed for a month that this one adjusts
+    node/batches.jsonl    what nodes signed of those months (`proving`), as they signed it
+    node/certificates.jsonl, node/authorities.jsonl   by which keys, and who certified those
 
 Written and read as a stream: millions of events need no memory.
 """
@@ -22,6 +24,7 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
+from billing.meters.proving import Authority, Certificate, Signed
 from billing.pricing.charges import Charge
 from billing.pricing.terms import Terms
 from billing.rating import PriceVersion
@@ -32,6 +35,8 @@ KIND = "invoice_evidence"
 _MADE = (1980, 1, 1, 0, 0, 0)  # the same evidence is the same bytes
 _LONGEST = 1 << 20  # of a line
 _LARGEST = 64 << 20  # of a file that is read whole
+_BATCHES, _CERTIFICATES = "node/batches.jsonl", "node/certificates.jsonl"
+_AUTHORITIES = "node/authorities.jsonl"
 
 
 class Unreadable(ValueError):
@@ -100,6 +105,14 @@ class Source(Protocol):
         """What was billed for an adjusted month before."""
         ...
 
+    def batches(self) -> Iterable[Signed]:
+        """What nodes signed of its account's replicas in these months; perhaps of others too."""
+        ...
+
+    def certificates(self) -> Iterable[Certificate]: ...
+
+    def authorities(self) -> Iterable[Authority]: ...
+
 
 class _Manifest(msgspec.Struct, frozen=True):
     format: str
@@ -140,6 +153,9 @@ def write(source: Source, file: IO[bytes], sign: Callable[[str], str] | None = N
             put(_events(month), _rows(source.events(month)))
         for month in adjusted:
             put(_billed(month), _rows(source.earlier(month)))
+        put(_BATCHES, _rows(source.batches()))
+        put(_CERTIFICATES, _rows(source.certificates()))
+        put(_AUTHORITIES, _rows(source.authorities()))
         manifest = _Manifest(FORMAT, source.head, adjusted, sums)
         said = msgspec.json.format(_encoder.encode(manifest))
         archive.writestr(_named("manifest.json"), said)
@@ -207,6 +223,19 @@ class Bundle:
 
     def earlier(self, month: datetime) -> Iterator[Charge]:
         return self._read(_billed(month), Charge)
+
+    def batches(self) -> Iterator[Signed]:
+        return self._given(_BATCHES, Signed)
+
+    def certificates(self) -> Iterator[Certificate]:
+        return self._given(_CERTIFICATES, Certificate)
+
+    def authorities(self) -> Iterator[Authority]:
+        return self._given(_AUTHORITIES, Authority)
+
+    def _given(self, name: str, of: type[_T]) -> Iterator[_T]:
+        """Nothing of evidence that was written before there were such files."""
+        return self._read(name, of) if name in self._manifest.files else iter(())
 
     def _sum(self, name: str) -> str:
         try:

@@ -9,11 +9,14 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from billing import errors, months, tenants
 from billing.invoices.bundle import KIND, Event, Head
 from billing.invoices.models import Form, InvoiceKind, InvoiceState
 from billing.invoices.recompute import STATED
+from billing.meters import signed
+from billing.meters.proving import Authority, Certificate, Signed
 from billing.models import Invoice, InvoiceFile, InvoiceLine
 from billing.pricing import agreements, prices
 from billing.pricing.charges import Charge
@@ -96,6 +99,20 @@ class Stored:
             invoice__in=_standing(before), start__gte=month, start__lt=months.after(month)
         ).exclude(kind__in=STATED)
         return [as_charge(line) for line in lines.order_by("invoice_id", "position")]
+
+    def batches(self) -> Iterator[Signed]:
+        """All of its account that arrived from the first of its months until it was final."""
+        yield from signed.batches(self._invoice.account_id, *self._span())
+
+    def certificates(self) -> Iterator[Certificate]:
+        yield from signed.certificates(self._invoice.account_id, *self._span())
+
+    def authorities(self) -> list[Authority]:
+        return [Authority(*one) for one in sorted(tenants.authorities().items())]
+
+    def _span(self) -> tuple[datetime, datetime]:
+        mine = self._invoice
+        return min([mine.period_start, *self.adjusted()]), mine.final_at or timezone.now()
 
 
 def as_charge(line: InvoiceLine) -> Charge:

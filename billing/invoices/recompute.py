@@ -20,6 +20,7 @@ from typing import Any
 from billing import months
 from billing.einvoice import canonical
 from billing.invoices.bundle import Bundle, Event, Source, Unreadable
+from billing.meters import proving
 from billing.pricing import charges
 from billing.pricing.charges import CHARGE, CREDIT, Charge, Month, Used
 from billing.pricing.terms import CurrencyMismatch, Terms
@@ -60,6 +61,8 @@ class Report:
     lines: list[Compared] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     events: int = 0
+    tally: proving.Tally = field(default_factory=proving.Tally)
+    metering: proving.Metered = field(default_factory=proving.Metered)
 
     @property
     def billed(self) -> Decimal:
@@ -71,11 +74,16 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        return not self.problems and all(one.agrees for one in self.lines)
+        """To the cent, and nothing is billed that its nodes' records contradict."""
+        fits = not self.problems and not self.metering.problems
+        return fits and all(one.agrees for one in self.lines)
 
 
-def recompute(source: Source) -> Report:
-    """Raises `Unreadable` for evidence that is damaged."""
+def recompute(source: Source, authorities: Sequence[proving.Authority] = ()) -> Report:
+    """`authorities`: those that the customer trusts, instead of those that the evidence names.
+
+    Raises `Unreadable` for evidence that is damaged.
+    """
     report = Report(source)
     billed, prices, terms = list(source.billed()), list(source.prices()), source.terms()
     head = source.head
@@ -92,6 +100,11 @@ def recompute(source: Source) -> Report:
     report.lines = list(_pairs(billed, expected))
     _stated(report, billed)
     _document(report, billed)
+    spans = {start: months.after(start) for start in (head.start, *source.adjusted())}
+    trusted = list(authorities or source.authorities())
+    report.metering = proving.check(
+        report.tally, spans, source.batches(), source.certificates(), trusted
+    )
     return report
 
 
@@ -113,6 +126,7 @@ def _month(
             raise Unreadable(f"event {event.id} is there twice, or not in its place")
         before = place
         report.events += 1
+        report.tally.add(start, event)
         if event.basis in (CHARGE, CREDIT):
             month.add(used(event))
     return month.lines(terms)
@@ -203,6 +217,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "recomputed": str(report.recomputed),
         "agrees": report.agrees,
         "problems": report.problems,
+        "metering": proving.as_json(report.metering),
         "lines": [
             {
                 "kind": one.line.kind,
@@ -234,6 +249,7 @@ def text(report: Report) -> str:
         shown = f"{name:{widths[0]}}  {billed:>{widths[1]}}  {again:>{widths[2]}}  {verdict}"
         lines.append(shown.rstrip())
     lines += [f"PROBLEM: {problem}" for problem in report.problems]
+    lines += proving.lines(report.metering)
     lines.append("It agrees, to the cent." if report.agrees else "It does NOT agree.")
     return "\n".join(lines)
 
@@ -260,12 +276,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--export", required=True, type=Path, metavar="FILE.zip")
     parser.add_argument("--vkey", action="append", default=[], help="the log's public key")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--authority", type=Path, metavar="FILE.pem", help="whom alone you trust to certify nodes"
+    )
     asked = parser.parse_args(argv)
     try:
+        trusted = (
+            [proving.Authority("given", asked.authority.read_text())] if asked.authority else []
+        )
         bundle = Bundle(asked.export, [Vkey.parse(key) for key in asked.vkey])
         if asked.invoice not in ("", bundle.head.id, bundle.head.label):
             raise Unreadable(f"this is the evidence of {bundle.head.label or bundle.head.id}")
-        return show(recompute(bundle), as_text=not asked.json)
-    except (Unreadable, Usage, OSError) as error:
+        return show(recompute(bundle, trusted), as_text=not asked.json)
+    except (Unreadable, Usage, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE

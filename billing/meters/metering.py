@@ -61,6 +61,7 @@ class Batch:
     machine_boot: str = ""
     records: Sequence[Record] = ()
     problem: str = ""
+    account_id: str = ""  # whose all of its records are; empty: of several, or nobody's
 
     @property
     def sha256(self) -> str:
@@ -222,6 +223,7 @@ def _store(batch: Batch, stored: Stored, now: datetime) -> None:
         certificate_sha256=batch.certificate_sha256,
         received_at=now,
         problem=(batch.problem or clash)[:200],
+        account_id=batch.account_id,
     )
     _closed_gaps(batch, newest, new, now)
     stored.new += new

@@ -1,9 +1,11 @@
 """What nodes said, under their own signatures, of the time they served; and what came of it.
 
-Ids of nodes and replicas are plain text: billing knows neither. Batches, certificates and records
-are evidence and only added; a finding is settled once, and never changes otherwise.
+Ids of nodes and replicas are plain text: billing knows neither. Certificates are evidence and only
+added, batches and records too until their time is over (`keeping`); a finding is settled once, and
+never changes otherwise.
 """
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import Q
 
@@ -23,7 +25,10 @@ class NodeCertificate(models.Model):
 
 
 class NodeBatch(models.Model):
-    """A signed batch, byte for byte. With a `problem` nothing, or not all, of it counts."""
+    """A signed batch, byte for byte. With a `problem` nothing, or not all, of it counts.
+
+    `account_id`: whose replicas all of its records are of, and so who may see it whole.
+    """
 
     id = IdField("mbt")
     node_id = models.CharField(max_length=31)
@@ -34,9 +39,14 @@ class NodeBatch(models.Model):
     certificate_sha256 = models.CharField(max_length=64)
     received_at = models.DateTimeField()
     problem = models.CharField(max_length=200, blank=True)
+    account_id = models.CharField(max_length=31, blank=True, db_default="")  # blank: of several
 
     class Meta:
-        indexes = (models.Index(fields=("node_id", "received_at"), name="nodebatch_node"),)
+        indexes = (
+            models.Index(fields=("node_id", "received_at"), name="nodebatch_node"),
+            models.Index(fields=("account_id", "received_at"), name="nodebatch_account"),
+            BrinIndex(fields=("received_at",), name="nodebatch_received"),
+        )
 
     def __str__(self) -> str:
         return self.id
@@ -76,7 +86,10 @@ class NodeRecord(models.Model):
                 name="noderecord_short",
             ),
         )
-        indexes = (models.Index(fields=("replica_id", "before_us"), name="noderecord_replica"),)
+        indexes = (
+            models.Index(fields=("replica_id", "before_us"), name="noderecord_replica"),
+            BrinIndex(fields=("received_at",), name="noderecord_received"),
+        )
 
     def __str__(self) -> str:
         return f"{self.node_id} {self.machine_boot} {self.seq}"

@@ -171,6 +171,8 @@ START_TARGET_S = env.seconds("STOA_START_TARGET_S", 18)
 # Invoices: until so long after the month a draft is drawn anew; the Commission's service for VAT.
 BILLING_GRACE_H = env.integer("STOA_BILLING_GRACE_H", 72)
 VIES_URL = env.text("STOA_VIES_URL", "https://ec.europa.eu/taxation_customs/vies/rest-api")
+# How long nodes' signed records are kept; the database keeps thirteen months whatever is set.
+METER_EVIDENCE_DAYS = env.integer("STOA_METER_EVIDENCE_DAYS", 731)
 RUNS_KEPT_S = env.seconds("STOA_RUNS_KEPT_S", 90 * 86_400)
 RESERVE_S = env.seconds("STOA_RESERVE_S", 300)
 DRAIN_S = env.seconds("STOA_DRAIN_S", 300)

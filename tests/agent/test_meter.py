@@ -72,7 +72,8 @@ class Machine:
         self.got: dict[tuple[str, int], MeterRecord] = {}
         self.start()
         for id in REPLICAS:
-            self.store.save(Record(spec=spec("ok", replica_id=id), phase_since=self.mono))
+            of = spec("ok", replica_id=id, organization=f"org_{id}")
+            self.store.save(Record(spec=of, phase_since=self.mono))
         self.start()
 
     def start(self) -> None:
@@ -116,6 +117,7 @@ class Machine:
         sent = self.journal.waiting()
         for _, batch in sent:
             body = opened(batch)
+            assert len({one.replica_id for one in body.records}) == 1  # each is another tenant's
             for record in body.records:
                 key = (body.machine_boot, record.seq)
                 assert self.got.setdefault(key, record) == record

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,33 @@ def test_adapters_move_with_their_endpoint(stoa: Stoa, made: Made, pair: Fleet) 
     assert last == serving(stoa, endpoint["id"])["id"]
     assert stoa.api.get(f"/replicas/{last}")["node"] == first.id
     assert stoa.api.get(f"/replicas/{new['id']}")["reason"] == "node_lost"
+    no_second_is_billed_twice(stoa, endpoint["id"], old["id"], new["id"])
+
+
+def no_second_is_billed_twice(stoa: Stoa, endpoint_id: str, old: str, new: str) -> None:
+    """By the usage of both: what the one served alone, then what the other did."""
+    at = {
+        (one["replica"], one["to_state"]): moment(one["at"])
+        for one in stoa.api.transitions(endpoint_id)
+    }
+    alone_s = (at[new, "ready"] - at[old, "ready"]).total_seconds()
+    served_s = (at[old, "draining"] - at[old, "ready"]).total_seconds()
+    slots: Counter[tuple[str, str]] = Counter()  # seconds of a replica in a minute
+
+    def settled() -> bool:
+        slots.clear()
+        charged = 0
+        for row in stoa.api.usage(endpoint=endpoint_id):
+            if row["meter"] == "device_seconds" and row["basis"] in ("charge", "credit"):
+                charge = row["basis"] == "charge"
+                slots[row["replica"], row["at"]] += row["quantity"] * (1 if charge else -1)
+                charged += row["quantity"] if charge and row["replica"] == old else 0
+        mine = sum(quantity for (replica, _), quantity in slots.items() if replica == old)
+        both = {replica for replica, _ in slots} >= {old, new}
+        return both and charged >= served_s - 5 and mine <= alone_s
+
+    until(settled, within_s=120, what="what both served is billed once")
+    minutes: Counter[str] = Counter()
+    for (_, minute), quantity in slots.items():
+        minutes[minute] += quantity
+    assert max(minutes.values()) <= 60

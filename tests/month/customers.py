@@ -39,6 +39,7 @@ _SEATS = (
     ("NL", "Utrecht", "3511 AB", "NLdddddddddBdd"),
 )
 _OWN_ENDPOINTS = (1, 2, 3)
+_DEVICES = (1, 1, 2, 8)
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _house(
             name=f"model-{nth}",
             model="org/model",
             device_kind=KIND,
+            device_count=luck.choice(_DEVICES),
             created_at=born,
         )
         for nth in range(luck.choice(_OWN_ENDPOINTS))

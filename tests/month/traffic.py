@@ -4,16 +4,32 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
-from billing.meters import usage
-from billing.models import Basis, Meter, UsageInbox
-from tests.month.customers import KIND, Company
+from billing.models import UsageInbox
+from controlplane.endpoints.models import Endpoint
+from tests.month.customers import Company
 
-MINUTE = timedelta(minutes=1)
-REGION = "eu-de-1"
-DEVICES = (1, 1, 2, 8)
 CALLS_A_MINUTE = 0.6  # few: each is three events, and attribution owes nothing
 WARM_S = 900
+LOOKS = timedelta(seconds=10)  # how often a gateway's worker tells that it has requests
+# Sessions of a working day and of another one.
+_WORKING, _FREE = (0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+
+
+class Trouble(StrEnum):
+    """What befalls a session."""
+
+    NONE = ""
+    GAP = "gap"  # records of three minutes never arrive
+    OVERLAP = "overlap"  # a minute is told twice, under two numbers
+    REPLAY = "replay"  # a batch arrives twice
+    JUMP = "clock_jump"  # the node's wall clock is an hour ahead for a while
+    MOVE = "moved"  # its node is drained while it serves
+
+
+# One session in so many has a trouble, one kind after the other.
+EVERY = 7
 
 
 @dataclass(frozen=True)
@@ -21,75 +37,56 @@ class Session:
     """One endpoint is busy from `start` for `busy_s`, waits warm for `warm_s`, then sleeps."""
 
     company: Company
-    endpoint_id: str
-    project_id: str
-    devices: int
+    endpoint: Endpoint
     start: datetime
     busy_s: int
     warm_s: int
     asleep_s: int
+    trouble: Trouble
 
 
 def sessions(companies: list[Company], start: datetime, end: datetime, seed: int) -> list[Session]:
+    """In the order of their starts' days."""
     luck = random.Random(seed)
     found: list[Session] = []
-    for company in companies:
-        for endpoint in company.endpoints:
-            devices = luck.choice(DEVICES)
-            day = start
-            while day < end:
-                found += _of_day(company, endpoint.id, endpoint.project_id, devices, day, luck)
-                day += timedelta(days=1)
+    day = start
+    while day < end:
+        for company in companies:
+            for endpoint in company.endpoints:
+                found += _of_day(company, endpoint, day, len(found), luck)
+        day += timedelta(days=1)
     return found
 
 
 def _of_day(
-    company: Company,
-    endpoint_id: str,
-    project_id: str,
-    devices: int,
-    day: datetime,
-    luck: random.Random,
+    company: Company, endpoint: Endpoint, day: datetime, before: int, luck: random.Random
 ) -> Iterator[Session]:
     at = day + timedelta(hours=6, seconds=luck.randrange(3 * 3600))
-    for _ in range(luck.choice((0, 1, 1, 2)) if day.weekday() < 5 else luck.choice((0, 0, 0, 1))):
-        busy_s = luck.randrange(240, 3000)
+    for nth in range(luck.choice(_WORKING if day.weekday() < 5 else _FREE)):
+        busy_s = luck.randrange(600, 3600)
         asleep_s = luck.choice((0, 0, 1800))
-        yield Session(company, endpoint_id, project_id, devices, at, busy_s, WARM_S, asleep_s)
+        yield Session(company, endpoint, at, busy_s, WARM_S, asleep_s, _trouble(before + nth))
         at += timedelta(seconds=busy_s + WARM_S + asleep_s + luck.randrange(600, 4 * 3600))
 
 
-def seconds(one: Session, number: int) -> Iterator[usage.Event]:
-    """The minutes of a session, as metering cuts them."""
-    at, stretch = one.start, 0
-    for meter, length in (
-        (Meter.DEVICE_SECONDS, one.busy_s),
-        (Meter.WARM_SECONDS, one.warm_s),
-        (Meter.ASLEEP_SECONDS, one.asleep_s),
-    ):
-        left = length
-        while left > 0:
-            minute = at.replace(second=0, microsecond=0)
-            spent = min(left, int((minute + MINUTE - at).total_seconds()))
-            stretch += 1
-            yield usage.Event(
-                id=f"rep_{number}:siv_{number}:{int(minute.timestamp())}:{stretch}",
-                at=minute,
-                account_id=one.company.account.id,
-                project_id=one.project_id,
-                endpoint_id=one.endpoint_id,
-                replica_id=f"rep_{number}",
-                region=REGION,
-                device_kind=KIND,
-                meter=meter.value,
-                basis=Basis.CHARGE.value,
-                quantity=spent * one.devices,
-            )
-            at += timedelta(seconds=spent)
-            left -= spent
+def _trouble(number: int) -> Trouble:
+    kinds = [one for one in Trouble if one is not Trouble.NONE]
+    turn, rest = divmod(number, EVERY)
+    return kinds[turn % len(kinds)] if rest == EVERY - 1 else Trouble.NONE
 
 
-def requests(one: Session, number: int, luck: random.Random) -> Iterator[UsageInbox]:
+def activity(one: Session) -> Iterator[tuple[str, str, int, datetime]]:
+    """Endpoint, gateway, requests in flight and moment: what a gateway tells while it is busy."""
+    at, end = one.start + timedelta(seconds=1), one.start + timedelta(seconds=one.busy_s)
+    while at < end:
+        yield one.endpoint.id, "gw_1", 2, at
+        at += LOOKS
+    yield one.endpoint.id, "gw_1", 1, end
+
+
+def requests(
+    one: Session, replica_id: str, number: int, luck: random.Random
+) -> Iterator[UsageInbox]:
     """What gateways delivered of a session."""
     for nth in range(int(one.busy_s / 60 * CALLS_A_MINUTE)):
         opened = one.start + timedelta(seconds=luck.randrange(one.busy_s))
@@ -98,9 +95,9 @@ def requests(one: Session, number: int, luck: random.Random) -> Iterator[UsageIn
             request_id=f"req_{number}_{nth}",
             gateway_id="gw_1",
             key_id=f"key_{one.company.organization.id[4:20]}",
-            project_id=one.project_id,
-            endpoint_id=one.endpoint_id,
-            replica_id=f"rep_{number}",
+            project_id=one.endpoint.project_id,
+            endpoint_id=one.endpoint.id,
+            replica_id=replica_id,
             operation="chat.completions",
             opened_at=opened,
             closed_at=opened + timedelta(seconds=luck.uniform(0.5, 60)),

@@ -1,5 +1,6 @@
 """Seconds that a node proves, held against our own clock: the less is billed, whatever happens."""
 
+import base64
 import logging
 import random
 from datetime import timedelta
@@ -7,13 +8,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from django.db import IntegrityError, transaction
+from django.conf import settings
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.utils import timezone
 
+from billing.meters import keeping, signed
 from billing.meters import metering as evidence
 from billing.models import MeterFinding, NodeBatch, NodeRecord, UsageEvent
+from compliance import grants
 from controlplane.endpoints import funding, node_records
 from controlplane.endpoints.models import Replica, ServingInterval
-from tests.endpoints.world import World
+from tests.endpoints.world import World, organization
 from tests.workers.node_stand import Signer, Stand, founded, record
 from workers import metering, reconciling
 from workers.agent.records import Phase
@@ -333,3 +338,53 @@ def test_a_replica_of_another_node_proves_nothing_here(world: World, signer: Sig
     node_records.note(signer.node_id, [signer.batch(record(replica.id, 1, 0, 60))], world.now)
     assert ServingInterval.objects.get().proved_us == 0
     assert kinds() == ["not_its_node"]
+
+
+# --- whose it is, and how long it stays -------------------------------------------------------
+
+
+def test_a_batch_is_shown_to_the_one_whose_it_is(world: World, signer: Signer) -> None:
+    mine = placed(world, signer)
+    node = world.pool.nodes.get(id=signer.node_id)
+    other = world.replica(world.endpoint(project=organization("other"), name="b"), node).id
+    batches = [
+        signer.batch(record(mine, 1, 0, 60)),
+        signer.batch(record(other, 2, 0, 60)),
+        signer.batch(record(mine, 3, 60, 120), record(other, 4, 60, 120)),
+    ]
+    node_records.note(signer.node_id, batches, world.now)
+    accounts = {one: owner.account_id for one, owner in node_records.owners([mine, other]).items()}
+    kept = NodeBatch.objects.order_by("id").values_list("account_id", flat=True)
+    assert list(kept) == [accounts[mine], accounts[other], ""]
+    span = world.now - timedelta(hours=1), world.now + timedelta(hours=1)
+    [row] = signed.batch_rows(accounts[mine], *span)
+    told = dict(zip(signed.BATCHES, row, strict=True))
+    assert base64.b64decode(str(told["body"])) == batches[0].body
+    assert base64.b64decode(str(told["signature"])) == batches[0].signature
+    [(sha256, node_id, _, der)] = signed.certificate_rows(accounts[mine], *span)
+    assert (sha256, node_id) == (told["certificate_sha256"], signer.node_id)
+    assert base64.b64decode(str(der)) == batches[0].certificate
+    assert len([*signed.batch_rows(None, *span)]) == 3
+    assert ("eu-de-1", signer.authority.certificate_pem) in signed.authority_rows(None, *span)
+
+
+def test_records_stay_for_their_time_and_no_longer(world: World, signer: Signer) -> None:
+    id, now = placed(world, signer), timezone.now()
+    kept_d = timedelta(days=settings.METER_EVIDENCE_DAYS)
+    for seq, at in enumerate((now - kept_d - timedelta(days=1), now - kept_d / 2, now), 1):
+        batch = signer.batch(record(id, seq, 60 * seq, 60 * seq + 60))
+        node_records.note(signer.node_id, [batch], at)
+    grants.apply(settings.APP_ROLE, settings.GATEWAY_ROLE)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL ROLE {settings.APP_ROLE}")
+    with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():
+        NodeRecord.objects.filter(seq=1)._raw_delete("default")
+    assert keeping.expire(now, at_once=1) == 2  # the record, and its batch
+    assert keeping.expire(now) == 0
+    assert sorted(NodeRecord.objects.values_list("seq", flat=True)) == [2, 3]
+    assert NodeBatch.objects.count() == 2
+    assert keeping.expire(now + 10 * kept_d) == 0  # whatever a clock or a setting says
+    with connection.cursor() as cursor:
+        cursor.execute("RESET ROLE")
+    with pytest.raises(DatabaseError, match="kept for thirteen months"), transaction.atomic():
+        NodeRecord.objects.filter(seq=2)._raw_delete("default")

@@ -57,6 +57,7 @@ class Piece:
     """A record before it has a number."""
 
     replica_id: str
+    organization_id: str
     devices: int
     stretch: Stretch
     start: End
@@ -141,7 +142,8 @@ class Journal:
             end = End(until_us - behind * MINUTE_US, offset_us)
             if end.at_us > start.at_us:
                 devices = len(record.spec.device_indexes)
-                yield Piece(record.spec.replica_id, devices, stretch, start, end)
+                id, whose = record.spec.replica_id, record.spec.organization_id
+                yield Piece(id, whose, devices, stretch, start, end)
                 start = end
 
     # --- what is written ---------------------------------------------------------------
@@ -149,12 +151,13 @@ class Journal:
     def write(self, pieces: Iterable[Piece], replica_ids: Collection[str]) -> None:
         """Number them, sign them, and have them on disk. Raises OSError; then nothing counts.
 
+        A batch holds records of one organization alone, which may be shown it whole, as signed.
         `replica_ids`: of which replicas it must be remembered how far they are.
         """
-        of: defaultdict[str, list[Piece]] = defaultdict(list)
+        of: defaultdict[tuple[str, str], list[Piece]] = defaultdict(list)
         for piece in pieces:
-            of[piece.stretch.boot].append(piece)
-        for boot, mine in of.items():
+            of[piece.stretch.boot, piece.organization_id].append(piece)
+        for (boot, _), mine in of.items():
             for first in range(0, len(mine), meter_wire.RECORDS_AT_ONCE):
                 self._write(boot, mine[first : first + meter_wire.RECORDS_AT_ONCE], replica_ids)
 

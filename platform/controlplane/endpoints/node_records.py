@@ -7,6 +7,7 @@ moment in which a node had not heard yet that a stop was asked, proves nothing t
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,7 +37,7 @@ def note(node_id: str, batches: Sequence[MeterBatch], now: datetime) -> None:
     """Keep what is new in `batches`, sent by a node that proved who it is. Idempotent."""
     if not batches:
         return
-    read = [_read(node_id, one) for one in batches[: 2 * meter_wire.BATCHES_AT_ONCE]]
+    read = _whole([_read(node_id, one) for one in batches[: 2 * meter_wire.BATCHES_AT_ONCE]])
     with transaction.atomic():
         stored = metering.store(node_id, read, now)
         found = stored.found
@@ -78,6 +79,17 @@ def _read(node_id: str, said: MeterBatch) -> Batch:
         records=[] if problem else [_record(one) for one in records],
         problem=problem,
     )
+
+
+def _whole(read: Sequence[Batch]) -> list[Batch]:
+    """With the account of each whose records are all of one: it may see the batch as it is."""
+    whose = owners(sorted({record.replica_id for one in read for record in one.records}))
+
+    def account(of: Batch) -> str:
+        found = {whose.get(record.replica_id, NOBODY).account_id for record in of.records}
+        return found.pop() if len(found) == 1 else ""
+
+    return [replace(one, account_id=account(one)) for one in read]
 
 
 def _nonsense(node_id: str, body: MeterBody) -> str:

@@ -6,7 +6,8 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.fleet import node_events, tombstones
+        from controlplane.fleet import billed, node_events, tombstones
 
+        billed.register()
         node_events.register()
         tombstones.register()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from billing.invoices import datasets as invoice_datasets
-from billing.meters import usage
+from billing.meters import signed, usage
 from compliance import audit, exports
 from controlplane.tenancy.models import Organization
 
@@ -26,6 +26,9 @@ def register() -> None:
         _of(invoice_datasets.statement),
         personal=("customer_number",),
     )
+    exports.register("node_batches", signed.BATCHES, _of(signed.batch_rows))
+    exports.register("node_certificates", signed.CERTIFICATES, _of(signed.certificate_rows))
+    exports.register("node_authorities", signed.AUTHORITIES, _of(signed.authority_rows))
 
 
 def _of(rows: Callable[[str | None, datetime, datetime], Iterable[_Row]]) -> exports.Rows:
