@@ -7,6 +7,7 @@
 
     billing recompute INVOICE [--json]                    from the database
     billing recompute INVOICE --export FILE.zip [--json]  from its evidence alone, anywhere
+        [--authority FILE.pem]                            … and whom alone you trust for nodes
     billing evidence INVOICE FILE.zip                     write that evidence
     billing import-statement FILE, collect, reconcile, …  a bank alone (docs/ledger.md)
 
@@ -50,6 +51,7 @@ class Command(BaseCommand):
         again.add_argument("invoice")
         again.add_argument("--export", metavar="FILE.zip", help="from this file alone")
         again.add_argument("--vkey", action="append", default=[], help="with --export: who signed")
+        again.add_argument("--authority", metavar="FILE.pem", help="whom alone you trust")
         again.add_argument("--json", action="store_true")
         write = verbs.add_parser("evidence", help="for its customer, to compute it again alone")
         write.add_argument("invoice")
@@ -75,6 +77,8 @@ class Command(BaseCommand):
         if options.get("export"):
             given = [invoice, "--export", options["export"], *["--json"] * options["json"]]
             given += [f"--vkey={key}" for key in options["vkey"]]
+            if options["authority"]:
+                given += ["--authority", options["authority"]]
             sys.exit(recompute.main(given))
         try:
             source = evidence.Stored(_invoice(invoice))
