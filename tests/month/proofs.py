@@ -135,4 +135,4 @@ def digest(companies: Sequence[Company], start: datetime, now: datetime, told: "
 def _rows(statement: str) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement)
-        return cursor.fetchall()
+        return list(cursor.fetchall())

@@ -344,6 +344,8 @@ def test_a_replica_of_another_node_proves_nothing_here(world: World, signer: Sig
 
 
 def test_a_batch_is_shown_to_the_one_whose_it_is(world: World, signer: Signer) -> None:
+    world.pool.organization = None  # anybody's
+    world.pool.save()
     mine = placed(world, signer)
     node = world.pool.nodes.get(id=signer.node_id)
     other = world.replica(world.endpoint(project=organization("other"), name="b"), node).id
