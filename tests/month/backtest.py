@@ -2,9 +2,9 @@
 
     python -m tests.month.backtest --companies 300 --pods openb_pods_default.csv
 
-Two kinds of traffic: companies of the demonstration (bursts on working days, with four weeks of
-history or none), and, where the public trace of a GPU cluster is at hand, its pods dealt out to
-tenants: one month of fast growth, the same for all of them.
+Two kinds of traffic: companies with bursts on working days (with four weeks of history or none),
+and, where the public trace of a GPU cluster is at hand, its pods dealt out to tenants: one month of
+fast growth, the same for all of them.
 """
 
 import argparse
@@ -34,6 +34,7 @@ DAYS = (5, 10, 20)
 _PRICE = PriceVersion(
     "prc_1", "device_seconds", Decimal(1), START - 99 * DAY, "gpu", "EUR", None, ""
 )
+_WARM_S = 900  # a burst's endpoint waits so long for the next
 _FIRST = 118 * DAY  # of the trace: before it, next to nothing runs
 
 
@@ -78,22 +79,33 @@ def of(months: Iterable[Sequence[Used]], day: int) -> Held:
 
 
 def companies(count: int, seed: int, history: int = 28) -> Iterator[list[Used]]:
-    """As `make demo-month` has them, from `history` days before the month on. Django is ready."""
-    from tests.month import traffic
-
+    """From `history` days before the month on. Django is ready."""
     luck = random.Random(seed)
     for _ in range(count):
         endpoints = [
             SimpleNamespace(id=f"ep_{n}", project_id="p") for n in range(luck.choice((1, 2, 3)))
         ]
-        company: Any = SimpleNamespace(endpoints=endpoints)
-        hours: defaultdict[tuple[str, datetime], int] = defaultdict(int)
-        sessions = traffic.sessions([company], START - 28 * DAY, END, luck.randrange(10**9))
-        for one in sessions:
-            if one.start >= START - history * DAY:
-                for hour, seconds in _hours(one.start, one.busy_s + one.warm_s):
-                    hours[one.endpoint_id, hour] += seconds * one.devices
+        mine, hours = random.Random(luck.randrange(10**9)), defaultdict[Any, int](int)
+        for endpoint in endpoints:
+            devices = mine.choice((1, 1, 2, 8))
+            for start, length in _bursts(mine):
+                if start >= START - history * DAY:
+                    for hour, seconds in _hours(start, length):
+                        hours[endpoint.id, hour] += seconds * devices
         yield [_used(at, seconds, endpoint) for (endpoint, at), seconds in hours.items()]
+
+
+def _bursts(luck: random.Random) -> Iterator[tuple[datetime, int]]:
+    """When an endpoint serves, and for how many seconds, from four weeks before the month on."""
+    for ahead in range((END - START) // DAY + 28):
+        day = START + (ahead - 28) * DAY
+        at = day + timedelta(hours=6, seconds=luck.randrange(3 * 3600))
+        many = luck.choice((0, 1, 1, 2)) if day.weekday() < 5 else luck.choice((0, 0, 0, 1))
+        for _ in range(many):
+            busy_s, asleep_s = luck.randrange(240, 3000), luck.choice((0, 0, 1800))
+            yield at, busy_s + _WARM_S
+            gap_s = luck.randrange(600, 4 * 3600)
+            at += timedelta(seconds=busy_s + _WARM_S + asleep_s + gap_s)
 
 
 def tenants(pods: Path, count: int, seed: int) -> list[list[Used]]:
