@@ -8,7 +8,7 @@ what it is for, so that a repetition takes nothing.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -22,7 +22,6 @@ from billing.models import Account, CreditGrant, CreditUse
 from compliance import audit, locks
 
 MOST = 10**12  # cents; beyond it somebody mistyped
-TAXED_WHOLE = "an advance invoice has taxed it: it goes back whole and unused, or not at all"
 _GIVEN = (CreditKind.FREE, CreditKind.VOUCHER)
 
 
@@ -42,11 +41,13 @@ class Balance:
 
 @dataclass(frozen=True)
 class Used:
-    """Bought credit that paid for an invoice; `vat` is the part taxed by advance invoices."""
+    """Bought credit that paid for an invoice, or goes back; `vat` is the part taxed by advance
+    invoices. `uses`: of a refund, what it took of each grant."""
 
     amount: int
     vat: tuple[chart.Vat, ...] = ()
     advances: tuple[str, ...] = ()  # ids of those invoices
+    uses: tuple[CreditUse, ...] = field(default=(), compare=False)
 
 
 def give(
@@ -214,22 +215,20 @@ def refund(
     account_id: str, amount: int, *, key: str, actor: audit.Actor, now: datetime, payment_id: str
 ) -> Used:
     """Takes `amount` cents of credit that `payment_id` bought, to be paid back; whoever pays
-    posts it. Raises errors.CreditRefused where less can go back (`returnable`); a repetition takes
-    nothing more."""
+    posts it, and credits what an advance invoice has stated of it (`crediting.credit_advance`).
+    Raises errors.CreditRefused where less is left; a repetition takes nothing more."""
     _check(amount)
     with alone(account_id):
         done = list(CreditUse.objects.filter(key__startswith=f"refund:{key}:"))
         if not done:
             if left_of(payment_id) < amount:
                 raise errors.CreditRefused("so much is not left of it", code="credit_used")
-            if returnable(payment_id, amount) < amount:
-                raise errors.CreditRefused(TAXED_WHOLE, code="advance_invoiced")
             for grant, part in _returned(payment_id, amount):
                 use = _take(grant, UseKind.REFUND, part, now, f"refund:{key}:{grant.id}")
                 _tell("credit.refund", account_id, grant, part, actor, now)
                 done.append(use)
     advances = [each.grant.invoice_id for each in done if each.grant.invoice_id]
-    return Used(sum(each.amount for each in done), _taxes(done), tuple(advances))
+    return Used(sum(each.amount for each in done), _taxes(done), tuple(advances), tuple(done))
 
 
 def left_of(payment_id: str) -> int:
@@ -238,17 +237,11 @@ def left_of(payment_id: str) -> int:
     return sum(grants.values_list("left", flat=True))
 
 
-def returnable(payment_id: str, amount: int) -> int:
-    """How many of `amount` cents can go back out of the credit that a payment bought: what an
-    advance invoice has taxed goes back whole and unused, or not at all."""
-    return sum(part for _, part in _returned(payment_id, amount))
-
-
 def _returned(payment_id: str, amount: int) -> Iterator[tuple[CreditGrant, int]]:
     grants = CreditGrant.objects.filter(payment_id=payment_id, left__gt=0)
     for grant in sorted(grants, key=_turn):
         part = min(grant.left, amount)
-        if part > 0 and (not grant.invoice_id or part == grant.amount):
+        if part > 0:
             amount -= part
             yield grant, part
 
@@ -346,7 +339,7 @@ def _take(
 ) -> CreditUse:
     """The tax of all uses together is exactly the grant's when it is used up."""
     before = grant.amount - grant.left
-    tax = _share(grant, before + amount) - _share(grant, before)
+    tax = share(grant, before + amount) - share(grant, before)
     use = CreditUse.objects.create(
         grant=grant, kind=kind, amount=amount, tax=tax, invoice_id=invoice_id, key=key, at=now
     )
@@ -354,7 +347,8 @@ def _take(
     return use
 
 
-def _share(grant: CreditGrant, used: int) -> int:
+def share(grant: CreditGrant, used: int) -> int:
+    """The tax in the first `used` cents of a grant."""
     exact = Fraction(grant.tax * used, grant.amount)
     return int((Decimal(exact.numerator) / exact.denominator).quantize(Decimal(1), ROUND_HALF_UP))
 

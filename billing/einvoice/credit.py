@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
-from billing.einvoice.document import Invoice, Preceding
+from billing.einvoice.document import Invoice, Preceding, Totals
 
 NOTHING = Decimal("0.00")
 
@@ -26,4 +26,27 @@ def whole(document: Invoice, number: str, issued: date, reason: str) -> Invoice:
         totals=replace(document.totals, prepaid=NOTHING, due=document.totals.gross),
         preceding=(Preceding(document.number, document.issued),),
         reason=reason,
+    )
+
+
+def part(note: Invoice, net: Decimal, vat: Decimal) -> Invoice:
+    """A credit note of the `whole`, cut down to a part: `vat` is its share of the invoice's.
+
+    All parts together come to the invoice to the cent, so the tax of one may be a cent or two
+    from its own net amount's (`rules.ROUNDED`). Raises ValueError for a document of several lines
+    that cost something: nobody could say of which.
+    """
+    charged = [line for line in note.lines if line.amount]
+    if len(charged) != 1 or len(note.vat) != 1 or note.allowances:
+        raise ValueError("a part is credited of a document with one line and one rate")
+    lines = tuple(
+        replace(line, quantity=1, base_quantity=1, price=net, amount=net) if line.amount else line
+        for line in note.lines
+    )
+    gross = net + vat
+    return replace(
+        note,
+        lines=lines,
+        vat=(replace(note.vat[0], taxable=net, tax=vat),),
+        totals=Totals(net, NOTHING, net, vat, gross, NOTHING, gross),
     )

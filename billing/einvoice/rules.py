@@ -7,7 +7,7 @@ sums and `discrepancies` checks them, by EN 16931's BR-CO-10 to 17.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from stdnum import iban
@@ -24,6 +24,9 @@ from billing.einvoice.document import (
 )
 
 ZERO = Decimal("0.00")
+# Credit notes of parts share an invoice's tax by largest remainder; EN 16931's own Schematron
+# allows for more (BR-S-09).
+ROUNDED = Decimal("0.02")
 TAXED: frozenset[Category] = frozenset({"S"})
 # Enough for 53 bits of tokens at any price of 24 digits.
 _WIDE = Context(prec=60, rounding=ROUND_HALF_UP)
@@ -220,6 +223,8 @@ def _wrong_lines(document: Invoice) -> list[str]:
 def _wrong_sums(document: Invoice) -> list[str]:
     reasons = {group.category: Reason(group.reason, group.code) for group in document.vat}
     groups, totals = total(document.lines, document.allowances, document.totals.prepaid, reasons)
+    if document.kind == "credit_note" and len(groups) == len(document.vat) == 1:
+        groups, totals = _shared(groups[0], document.vat[0].tax, totals)
     wrong = []
     if sorted(document.vat, key=_by_rate) != sorted(groups, key=_by_rate):
         wrong.append("the VAT breakdown is not that of the lines and allowances (BR-CO-17, 18)")
@@ -229,6 +234,15 @@ def _wrong_sums(document: Invoice) -> list[str]:
         if right != said:
             wrong.append(f"totals.{field} is {right}, not {said} (BR-CO-{rule})")
     return wrong
+
+
+def _shared(group: VatGroup, tax: Decimal, totals: Totals) -> tuple[tuple[VatGroup, ...], Totals]:
+    """The sums with the tax that a credit note's part was given, where that is near its own."""
+    if group.category not in TAXED or abs(tax - group.tax) > ROUNDED:
+        return (group,), totals
+    gross = totals.net + tax
+    summed = replace(totals, vat=tax, gross=gross, due=gross - totals.prepaid)
+    return (replace(group, tax=tax),), summed
 
 
 def _by_rate(group: VatGroup) -> tuple[str, Decimal]:

@@ -1,6 +1,7 @@
 """Taking back and giving up: credit notes and write-offs. What is final is never edited."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -15,10 +16,19 @@ from billing.einvoice.document import Invoice as Document
 from billing.invoices import drawing, freezing, issuing, numbering
 from billing.invoices.freezing import Frozen
 from billing.invoices.models import Form, InvoiceKind, InvoiceState
-from billing.models import Invoice, InvoiceLine
+from billing.models import CreditUse, Invoice, InvoiceLine
 from compliance import audit
 
 MAX_REASON = 500
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a credit note takes back, in cents; `source`: the refund that it is for."""
+
+    net: int
+    vat: int
+    source: str = ""
 
 
 def credit(invoice_id: str, reason: str, actor: audit.Actor, now: datetime) -> Invoice:
@@ -38,7 +48,7 @@ def credit(invoice_id: str, reason: str, actor: audit.Actor, now: datetime) -> I
             return made
         if original.kind == InvoiceKind.ADVANCE:
             raise errors.InvoiceRefused(
-                f"{original} is credited when its payment is given back, whole and unused"
+                f"{original} is credited when its payment is given back, or a part of it"
             )
         if original.kind != InvoiceKind.INVOICE:
             raise errors.InvoiceRefused(f"{original} is no invoice: only invoices are credited")
@@ -54,19 +64,33 @@ def credit(invoice_id: str, reason: str, actor: audit.Actor, now: datetime) -> I
     return note
 
 
-def credit_advance(invoice_id: str, actor: audit.Actor, now: datetime) -> Invoice:
-    """The credit note for an advance invoice whose payment goes back, whole and unused.
+def credit_advance(use: CreditUse, actor: audit.Actor, now: datetime) -> Invoice | None:
+    """The credit note for as much of an advance invoice as a refund of its credit gives back; the
+    same when repeated, None where no advance invoice has stated any of it.
 
-    In the transaction of whoever gives it back, who posts it: the note asks for nothing.
+    In the transaction of whoever gives it back, who posts it: the note asks for nothing. Its VAT
+    is the refund's share of the grant's, so that all uses and notes come to the invoice's, to the
+    cent; the cent for which no invoice could be made (`advances.net_of`) is the grant's last.
     """
-    original = _locked(invoice_id)
-    if (made := Invoice.objects.filter(corrects=original).first()) is not None:
+    grant = use.grant
+    source = f"refund:{use.id}"
+    made = Invoice.objects.filter(source=source).first()
+    if made is not None or not grant.invoice_id:
         return made
-    note, frozen = _rendered(original, "The payment on account was given back", now)
+    original = _locked(grant.invoice_id)
+    before = grant.amount - grant.left - use.amount
+    gross = min(before + use.amount, original.gross) - min(before, original.gross)
+    if not gross:
+        return None
+    part = Part(gross - use.tax, use.tax, source)
+    reason = "The payment on account was given back"
+    reason += "" if gross == original.gross else " in part"
+    note, frozen = _rendered(original, reason, now, part)
     note.settled = note.due
     issuing.freeze(note, frozen, original.entity, actor, now, "invoice.credit")
-    original.state = InvoiceState.CREDITED
-    original.save(update_fields=["state"])
+    if sum(original.credit_notes.values_list("gross", flat=True)) == original.gross:
+        original.state = InvoiceState.CREDITED
+        original.save(update_fields=["state"])
     return note
 
 
@@ -116,20 +140,26 @@ def _locked(invoice_id: str) -> Invoice:
     return found
 
 
-def _rendered(original: Invoice, reason: str, now: datetime) -> tuple[Invoice, Frozen]:
-    """The credit note's row with its number, and its forms."""
-    note = _mirror(original, reason, now)
+def _rendered(
+    original: Invoice, reason: str, now: datetime, part: Part | None = None
+) -> tuple[Invoice, Frozen]:
+    """The credit note's row with its number, and its forms; of the whole, or a part."""
+    part = part or Part(original.net, original.vat)
+    note = _mirror(original, reason, now, part)
     before = canonical.loads(freezing.content(original, Form.JSON))
     issued = now.astimezone(UTC).date()
+    whole = part.net == original.net
 
     def build(label: str) -> Document:
-        return einvoice_credit.whole(before, label, issued, reason)
+        made = einvoice_credit.whole(before, label, issued, reason)
+        return made if whole else einvoice_credit.part(made, _euro(part.net), _euro(part.vat))
 
     return note, issuing.number_and_render(note, build, now)
 
 
-def _mirror(original: Invoice, reason: str, now: datetime) -> Invoice:
+def _mirror(original: Invoice, reason: str, now: datetime, part: Part) -> Invoice:
     """A draft of the credit note: positive amounts as its document has them, the same lines."""
+    gross = part.net + part.vat
     note = Invoice.objects.create(
         entity=original.entity,
         account=original.account,
@@ -138,20 +168,28 @@ def _mirror(original: Invoice, reason: str, now: datetime) -> Invoice:
         period_start=original.period_start,
         period_end=original.period_end,
         currency=original.currency,
-        net=original.net,
-        vat=original.vat,
-        gross=original.gross,
-        due=original.gross,
+        net=part.net,
+        vat=part.vat,
+        gross=gross,
+        due=gross,
         decision=original.decision,
         drafted_at=now,
         corrects=original,
         reason=reason,
+        source=part.source,
     )
     lines = list(original.lines.order_by("position"))
     for line in lines:
         line.pk, line.invoice = None, note
+        if part.net != original.net and line.amount:  # the one line of an advance invoice
+            line.amount, line.unit_amount = part.net, _euro(part.net)
+            line.exact = f"{part.net}/100"
     InvoiceLine.objects.bulk_create(lines)
     return note
+
+
+def _euro(cents: int) -> Decimal:
+    return Decimal(cents).scaleb(-2)
 
 
 def _sale(note: Invoice) -> chart.Sale:

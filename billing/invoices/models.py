@@ -202,13 +202,14 @@ class Invoice(models.Model):
     # Why it is not final yet, for programs and for people; blank: nothing holds it.
     held_reason = models.CharField(max_length=64, blank=True)
     held_because = models.CharField(max_length=500, blank=True)
-    corrects = models.OneToOneField(
-        "self", null=True, on_delete=models.PROTECT, related_name="credit_note"
+    corrects = models.ForeignKey(
+        "self", null=True, on_delete=models.PROTECT, related_name="credit_notes"
     )
     reason = models.CharField(max_length=500, blank=True)  # of a credit note
     # The advance invoices that this one settles, by id.
     advances = ArrayField(models.CharField(max_length=31), default=list)
-    source = models.CharField(max_length=100, blank=True)  # of an advance: the payment
+    # What it is of, once: of an advance invoice the credit, of a part's credit note the refund.
+    source = models.CharField(max_length=100, blank=True)
     json_sha256 = models.CharField(max_length=64, blank=True)
     xml_sha256 = models.CharField(max_length=64, blank=True)
     pdf_sha256 = models.CharField(max_length=64, blank=True)
@@ -225,6 +226,9 @@ class Invoice(models.Model):
             ),
             models.UniqueConstraint(
                 fields=("source",), condition=~Q(source=""), name="invoice_source_once"
+            ),
+            models.UniqueConstraint(
+                fields=("corrects",), condition=Q(source=""), name="invoice_credited_once"
             ),
             models.CheckConstraint(
                 condition=Q(state=InvoiceState.DRAFT, number=None, final_at=None)

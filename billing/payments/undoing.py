@@ -21,8 +21,6 @@ def undo(
     a return and a dispute the invoices before the credit, since they say that they were not paid.
     """
     with credits.alone(payment.account_id or ""):
-        if reason == "refund":
-            _refuse_a_part(payment, amount)
         turn = [_from_credit, _from_unmatched, _from_invoices]
         if reason != "refund":
             turn.reverse()
@@ -43,14 +41,14 @@ def undo(
 
 
 def _from_credit(payment: Payment, rest: int, key: str, actor: audit.Actor, now: datetime) -> _Step:
-    part = credits.returnable(payment.id, _of_credit(payment, rest))
+    part = _of_credit(payment, rest)
     if part <= 0 or payment.account_id is None:
         return 0, []
     used = credits.refund(
         payment.account_id, part, key=key, payment_id=payment.id, actor=actor, now=now
     )
-    for advance in used.advances:
-        crediting.credit_advance(advance, actor, now)
+    for use in used.uses:
+        crediting.credit_advance(use, actor, now)
     allot(payment, Purpose.CREDIT, -part, now)
     tax = sum(each.amount for each in used.vat)
     return part, [
@@ -63,13 +61,6 @@ def _of_credit(payment: Payment, amount: int) -> int:
     """So many of `amount` cents are credit that is left."""
     there = standing(payment).get((Purpose.CREDIT, None), 0)
     return max(0, min(amount, credits.left_of(payment.id), there))
-
-
-def _refuse_a_part(payment: Payment, amount: int) -> None:
-    """Nobody is asked to open an invoice again because taxed credit cannot go back in parts."""
-    wanted = _of_credit(payment, amount)
-    if credits.returnable(payment.id, wanted) < wanted:
-        raise errors.PaymentRefused(credits.TAXED_WHOLE, code="advance_invoiced")
 
 
 def _from_unmatched(

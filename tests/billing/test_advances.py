@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from billing import errors
 from billing.books import chart, ledger, reconciliation
 from billing.credit import advances, credits
-from billing.einvoice import canonical, validate
+from billing.einvoice import canonical, rules, validate
+from billing.einvoice import credit as einvoice_credit
 from billing.invoices import archive, crediting, invoicing
 from billing.invoices import datasets as invoice_datasets
 from billing.models import (
     Account,
     CreditGrant,
+    CreditUse,
     Entity,
     Invoice,
     InvoiceFile,
@@ -33,6 +35,7 @@ from compliance import audit
 from compliance.models import AuditEvent
 from tests.billing import invoices
 from tests.billing.dying import Killed, dying
+from tests.billing.einvoice import samples
 from tests.billing.events import MONTH, NOW
 from tests.billing.invoices import END, NEXT, answers, served
 from tests.billing.test_invoicing import AUSTRIAN, GERMAN, OPS, SWISS
@@ -180,13 +183,6 @@ def test_taxed_credit_goes_back_whole_with_a_credit_note(
     made = Invoice.objects.get()
     with pytest.raises(errors.InvoiceRefused, match="given back"):
         crediting.credit(made.id, "why", OPS, NOW)
-    if reason == "refund":
-        with pytest.raises(errors.PaymentRefused, match="whole and unused"):
-            back(payment, 4000, reason)
-    else:  # the bank took it: the credit stays, and so much is a claim
-        back(payment, 4000, reason)
-        assert cents(chart.claims(account.id)) == 4000 and Invoice.objects.count() == 1
-        return agree()
     back(payment, 10_000, reason)
     note = Invoice.objects.get(kind="credit_note")
     assert (note.corrects_id, note.gross, note.label) == (made.id, 10_000, "CRN-2026-000001")
@@ -194,6 +190,83 @@ def test_taxed_credit_goes_back_whole_with_a_credit_note(
     assert (made.state, note.state) == ("credited", "paid")
     assert cents("vat:DE:19") == cents(chart.prepaid(account.id)) == 0
     agree()
+
+
+@pytest.mark.parametrize(("where", "rate"), [(GERMAN, 19), (AUSTRIAN, 0)])
+def test_taxed_credit_goes_back_in_parts_each_with_a_credit_note(
+    account: Account, entity: Entity, where: dict[str, Any], rate: int
+) -> None:
+    """Refunds, a bank's return and a month's use together take back what the invoice stated."""
+    invoices.customer(account, entity, **where)
+    payment = top_up(account, entity, 9_999)
+    advances.tend(NOW, ask=answers(checked_at=NOW))
+    made = Invoice.objects.get()
+    for _ in range(2):
+        back(payment, 3333)
+    served(account, seconds_=60_000)  # 2.00 net
+    drafted = invoicing.draft(account.id, MONTH, NEXT, ask=answers())
+    assert drafted is not None
+    month = invoicing.finalise(drafted.id, OPS, NEXT, ask=answers())
+    assert month is not None and month.advances == [made.id]
+    with pytest.raises(errors.PaymentRefused, match="used"):  # and nothing is numbered for it
+        back(payment, 9_999 - 3333)
+    rest = 9_999 - 3333 - month.prepaid
+    back(payment, 1, "return")
+    made.refresh_from_db()
+    assert made.state == "paid"
+    back(payment, rest - 1)
+    notes = list(Invoice.objects.filter(kind="credit_note").order_by("number"))
+    assert [one.number for one in notes] == list(range(1, len(notes) + 1))
+    assert {one.corrects_id for one in notes} == {made.id} and len(
+        {one.source for one in notes}
+    ) == 3
+    tax = sum(use.tax for use in CreditUse.objects.filter(kind="apply"))
+    assert sum(one.vat for one in notes) == made.vat - tax
+    assert sum(one.gross for one in notes) + month.prepaid == made.gross
+    assert notes[0].gross == 3333 and abs(notes[0].vat - round(3333 * rate / (100 + rate))) <= 1
+    for note in notes:
+        files = {one.form: bytes(one.content) for one in note.files.all()}
+        assert set(files) == {"json", "cii", "pdf", "decision"}
+        document = canonical.loads(files["json"])
+        assert [one.number for one in document.preceding] == [made.label]
+        assert (document.totals.gross, document.reason) == (
+            Decimal(note.gross).scaleb(-2),
+            "The payment on account was given back in part",
+        )
+    assert AuditEvent.objects.filter(action="invoice.credit").count() == 3
+    assert cents(chart.prepaid(account.id)) == 0
+    agree()
+
+
+@given(
+    st.integers(2, 10**7),
+    st.sampled_from(["0", "17", "19", "25.5", "27"]),
+    st.sets(st.integers(1, 10**5), max_size=6),
+)
+def test_parts_come_to_the_whole_and_each_is_a_document(
+    amount: int, rate: str, cuts: set[int]
+) -> None:
+    percent = Decimal(rate)
+    net = advances.net_of(amount, percent)
+    line = samples.hours(1, 3600, str(Decimal(net).scaleb(-2)), rate, "S" if percent else "E")
+    invoice = samples.invoice(line, samples.egress(2, rate, line.category))
+    gross, vat = int(invoice.totals.gross * 100), int(invoice.totals.vat * 100)
+    grant = CreditGrant(amount=amount, tax=vat)
+    whole = einvoice_credit.whole(invoice, "CRN-1", date(2026, 4, 1), "why")
+    before, sums = 0, [0, 0]
+    for cut in sorted({*cuts, amount}):
+        if cut > amount:
+            break
+        tax = credits.share(grant, cut) - credits.share(grant, before)
+        stated = min(cut, gross) - min(before, gross)
+        assert 0 <= tax <= stated <= cut - before
+        assert abs(tax - Decimal(vat * (cut - before)) / amount) < 1
+        note = einvoice_credit.part(
+            whole, *(Decimal(one).scaleb(-2) for one in (stated - tax, tax))
+        )
+        assert rules.discrepancies(note) == []
+        before, sums = cut, [sums[0] + stated - tax, sums[1] + tax]
+    assert sums == [net, vat]
 
 
 @pytest.mark.usefixtures("unjudged")

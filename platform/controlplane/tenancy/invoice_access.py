@@ -13,7 +13,7 @@ from controlplane.tenancy.models import Organization
 
 
 def invoices(principal: Principal) -> QuerySet[Invoice]:
-    found = Invoice.objects.select_related("account", "entity", "corrects", "credit_note")
+    found = Invoice.objects.select_related("account", "entity", "corrects")
     if principal.is_operator:
         return found
     if principal.project_id is not None:
