@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 
+from billing.books.models import DatevSetting as DatevSetting
 from billing.credit.advance_models import TopUpDecision as TopUpDecision
 from billing.credit.models import BooksClosing as BooksClosing
 from billing.credit.models import CreditGrant as CreditGrant

@@ -27,7 +27,7 @@ def register() -> None:
     tombstones.register("mandate.revoke", _revoke_mandate)
     tombstones.register("debit.collect", _call_debits_off)
     tombstones.register("payment.ask", _hold_collection)
-    for action in ("invoice.finalise", "invoice.credit", "invoice.advance"):
+    for action in ("invoice.finalise", "invoice.credit", "invoice.advance", "invoice.put_back"):
         tombstones.register(action, _leave_series_off)
 
 

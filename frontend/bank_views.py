@@ -1,20 +1,23 @@
 """The bank account, for the operator: statements, what nobody can tell, debits, reconciliation."""
 
+import tempfile
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import FileResponse, Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import errors
-from billing.books import reconciliation
+from billing import errors, months
+from billing.books import closing, datev, journal, reconciliation
 from billing.models import BankStatement, BooksClosing, CollectionFile
 from billing.payments import debits, statements
 from billing.payments.overdue import overdue
 from billing.sepa.statements import StatementRefused
+from controlplane.api.invoice_views import download
 from controlplane.tenancy import access
 from frontend.visits import Request, Visit, page, show
 
@@ -60,6 +63,9 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         "overdue": list(overdue(visit.now))[:NEWEST],
         "reconciliation": reconciliation.newest(),
         "closings": BooksClosing.objects.filter(reopened_at=None).order_by("-month")[:12],
+        "me": visit.principal.actor.id,
+        "asked_since": visit.now - closing.AGREED_WITHIN,
+        "journals": _journals(visit.now),
     }
     return show(request, visit, "billing_bank.html", context, status=422 if writes else 200)
 
@@ -101,6 +107,63 @@ def content(request: Request, visit: Visit, id: str) -> HttpResponseBase:
         raise Http404("file")
     named = {"Content-Disposition": f'attachment; filename="{found.message}.xml"'}
     return HttpResponse(bytes(found.content), content_type="application/xml", headers=named)
+
+
+@require_POST
+@page
+def reopen(request: Request, visit: Visit, month: str) -> HttpResponseBase:
+    """Ask for closed books to be opened again, or agree; either is confirmed by a tick."""
+    access.operator(visit.principal)
+    who: dict[str, Any] = {"actor": visit.principal.actor, "now": visit.now}
+    try:
+        if not request.POST.get("sure"):
+            raise errors.BooksRefused("tick that you are sure")
+        if request.POST.get("agree"):
+            closing.reopen(_month(month), **who)
+            messages.success(request, f"The books of {month} are open again.")
+        else:
+            closing.ask_reopen(_month(month), request.POST.get("reason", ""), **who)
+            messages.success(request, "You have asked: another operator agrees within a day.")
+    except errors.BooksRefused as error:
+        messages.error(request, str(error))
+    return redirect("frontend:billing-bank")
+
+
+@require_safe
+@page
+def journaled(request: Request, visit: Visit, month: str, form: str) -> HttpResponseBase:
+    """The journal of a month: JSON lines, or for DATEV."""
+    access.operator(visit.principal)
+    start = closing.bounds(_month(month))[0]
+    if form == "datev":
+        try:
+            content = datev.write(start.date(), visit.now)
+        except errors.BooksRefused as error:
+            messages.error(request, str(error))
+            return redirect("frontend:billing-bank")
+        return download(content, "text/csv", f"EXTF_Buchungsstapel_{month}.csv")
+    if form != "jsonl":
+        raise Http404("form")
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the answer closes it
+    journal.write(file, start, months.after(start))
+    file.seek(0)
+    return FileResponse(file, as_attachment=True, filename=f"journal-{month}.jsonl")
+
+
+def _month(text: str) -> date:
+    try:
+        return date.fromisoformat(f"{text}-01")
+    except ValueError:
+        raise Http404("month") from None
+
+
+def _journals(now: datetime) -> list[str]:
+    """The last twelve months that are over, the newest first."""
+    found, first = [], now.astimezone(UTC).date().replace(day=1)
+    for _ in range(12):
+        first = (first - timedelta(days=1)).replace(day=1)
+        found.append(f"{first:%Y-%m}")
+    return found
 
 
 def _undecided() -> list[Any]:

@@ -71,6 +71,10 @@ urlpatterns = [
     path("billing/bank", bank_views.index, name="billing-bank"),
     path("billing/bank/collect", bank_views.collect, name="billing-collect"),
     path("billing/bank/files/<str:id>", bank_views.content, name="billing-collection"),
+    path("billing/books/<str:month>/reopen", bank_views.reopen, name="billing-reopen"),
+    path(
+        "billing/books/<str:month>/journal.<str:form>", bank_views.journaled, name="billing-journal"
+    ),
     path("billing/bank/<str:id>", bank_views.decide, name="billing-bank-decide"),
     path("aliases", alias_views.index, name="aliases"),
     path("aliases/<str:id>", alias_views.detail, name="alias"),

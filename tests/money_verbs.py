@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from billing import services
-from billing.books import closing
+from billing.books import closing, datev
 from billing.credit import advances, credits, vouchers
+from billing.invoices import putting_back
 from billing.models import BooksClosing, Reconciliation, TopUpDecision
 from billing.payments import debits, receipts, statements
 from compliance import audit
@@ -39,6 +40,8 @@ def credit(walk: Any) -> None:
     walk.do(closing.ask_reopen, "books.ask_reopen", month=month, reason="late", now=later)
     BooksClosing.objects.update(asked_by="usr_other")
     walk.do(closing.reopen, "books.reopen", month=month, now=later)
+    walk.walked.add(putting_back.put_back)  # tests/billing/test_putting_back.py
+    walk.do(datev.configure, "books.configure_export", datev.Setting(accounts={"bank": "1800"}))
 
 
 def payments(walk: Any) -> None:

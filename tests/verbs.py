@@ -3,9 +3,9 @@
 from types import ModuleType
 
 from billing import services as billing
-from billing.books import closing, ledger
+from billing.books import closing, datev, ledger
 from billing.credit import advances, credits, vouchers
-from billing.invoices import archive, crediting, invoicing, profiles
+from billing.invoices import archive, crediting, invoicing, profiles, putting_back
 from billing.payments import debits, receipts, statements
 from billing.pricing import agreements, prices
 from billing.reports import margin
@@ -46,9 +46,10 @@ VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
-    *(invoicing, crediting, profiles, advances, archive),
+    *(invoicing, crediting, profiles, advances, archive, putting_back),
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
-    *(closing, credits, vouchers, receipts, statements, debits, subscriptions, succession),
+    *(closing, datev, credits, vouchers, receipts, statements, debits),
+    *(subscriptions, succession),
 )
 NO_VERBS = {
     subscriptions.of: "looks",
@@ -57,6 +58,7 @@ NO_VERBS = {
     succession.waiting: "looks",
     succession.mark_restored: "is part of backup.restore",
     invoicing.period: "computes",
+    putting_back.number: "computes",
     invoicing.before: "computes",
     invoicing.grace_over: "computes",
     invoicing.parties: "looks",
@@ -176,11 +178,17 @@ NO_VERBS = {
     closing.open_at: "looks",
     closing.balances: "looks",
     closing.recomputed: "looks",
+    closing.bounds: "computes",
+    datev.setting: "looks",
+    datev.write: "looks",
+    datev.bookings: "looks",
+    datev.pairs: "computes",
+    datev.rounded: "computes",
     credits.alone: "is part of the verbs",
     credits.balance: "looks",
     credits.granted: "looks",
     credits.left_of: "looks",
-    credits.returnable: "looks",
+    credits.share: "computes",
     credits.expire: "does expire_account for each, which tells",
     credits.use_free: "is part of invoice.finalise",
     credits.use_bought: "is part of invoice.finalise",
@@ -206,6 +214,7 @@ EVERYWHERE = {
     *("price.withdraw", "term.create", "entity.update", "owned_cost.create"),
     "lease.write_off",
     *(f"books.{verb}" for verb in ("close", "ask_reopen", "reopen", "reconcile")),
+    "books.configure_export",
     *(f"voucher.{verb}" for verb in ("create", "revoke", "redeem")),
     *(f"payment.{verb}" for verb in ("receive", "assign", "give_back")),
     *("statement.import", "bank_entry.decide", "mandate.create", "mandate.revoke"),

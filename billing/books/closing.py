@@ -26,7 +26,7 @@ def close(month: date, *, actor: audit.Actor, now: datetime) -> BooksClosing:
     Raises errors.BooksRefused: the month is not over, an earlier one is open, or the newest
     reconciliation is too old or found something.
     """
-    start, end = _bounds(month)
+    start, end = bounds(month)
     with _alone(month):
         if (found := closed(month)) is not None:
             return found
@@ -80,7 +80,7 @@ def open_at(moment: datetime) -> datetime:
         ).values_list("month", flat=True)
     )
     while (month := moment.astimezone(UTC).date().replace(day=1)) in shut:
-        moment = _bounds(month)[1]
+        moment = bounds(month)[1]
     return moment
 
 
@@ -97,7 +97,7 @@ def balances(end: datetime) -> dict[str, str]:
     if last is None:
         return recomputed(end)
     sums = {code: Decimal(text) for code, text in last.balances.items()}
-    for code, amount in _moved(_bounds(last.month)[1], end).items():
+    for code, amount in _moved(bounds(last.month)[1], end).items():
         sums[code] = sums.get(code, Decimal(0)) + amount
     return {code: format(amount, "f") for code, amount in sorted(sums.items()) if amount}
 
@@ -126,7 +126,7 @@ def _moved(start: datetime | None, end: datetime) -> dict[str, Decimal]:
 def _check_order(start: datetime) -> None:
     closings = BooksClosing.objects.filter(reopened_at=None, month__lt=start.date())
     newest = closings.order_by("-month").values_list("month", flat=True).first()
-    since = _bounds(newest)[1] if newest else datetime.min.replace(tzinfo=UTC)
+    since = bounds(newest)[1] if newest else datetime.min.replace(tzinfo=UTC)
     earlier = LedgerTransaction.objects.filter(effective_at__gte=since, effective_at__lt=start)
     first = earlier.order_by("effective_at").first()
     if first is not None:
@@ -184,7 +184,8 @@ def _alone(month: date) -> Iterator[None]:
         yield
 
 
-def _bounds(month: date) -> tuple[datetime, datetime]:
+def bounds(month: date) -> tuple[datetime, datetime]:
+    """The first moment of a month, in UTC, and the first after it."""
     if month.day != 1:
         raise ValueError(f"{month} is not the first of a month")
     start = datetime(month.year, month.month, 1, tzinfo=UTC)

@@ -53,9 +53,9 @@ def draw(
 ) -> Drawn:
     """Raises `rating.Unpriced` where usage has no price, `terms.CurrencyMismatch`."""
     terms = agreements.of(account.id)
-    open_ = _open_accruals(account.id)
+    open_ = open_accruals(account.id)
     own = _of_month(account, start, end, price_list, terms)
-    discount, extra = _unaccrued(own)
+    discount, extra = unaccrued(own)
     accrued = {_key(start): open_.get(start, 0)}
     late: list[Charge] = []
     for month in sorted(month for month, amount in open_.items() if amount and month < start):
@@ -124,7 +124,7 @@ def _of_month(
     return month.lines(terms)
 
 
-def _unaccrued(lines: Iterable[Charge]) -> tuple[int, dict[str, int]]:
+def unaccrued(lines: Iterable[Charge]) -> tuple[int, dict[str, int]]:
     """(discount, extra) of a month's lines: what parts them from what its hours accrued."""
     discount = sum((one.exact for one in lines if one.kind in ("allowance", "tier")), Fraction(0))
     missing = sum((one.exact for one in lines if one.kind == "commitment"), Fraction(0))
@@ -149,7 +149,7 @@ def _late(
     return charges.adjustments(was, now, start=month, end=end, note=note)
 
 
-def _open_accruals(account_id: str) -> dict[datetime, int]:
+def open_accruals(account_id: str) -> dict[datetime, int]:
     """What each month accrued and no invoice has taken yet. An invoice takes all that is there:
     what stands at a month that was billed came later."""
     with connection.cursor() as cursor:

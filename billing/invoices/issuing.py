@@ -34,15 +34,23 @@ def number_and_render(invoice: Invoice, build: Build, now: datetime) -> Frozen:
 
 
 def freeze(
-    invoice: Invoice, frozen: Frozen, entity: Entity, actor: audit.Actor, now: datetime, action: str
+    invoice: Invoice,
+    frozen: Frozen,
+    entity: Entity,
+    actor: audit.Actor,
+    now: datetime,
+    action: str,
+    *,
+    final_at: datetime | None = None,
 ) -> None:
-    """Final from here on: the row, its files, and its event with their hashes."""
+    """Final from here on: the row, its files, and its event with their hashes. `final_at`: of one
+    that was final before, and is put back."""
     document, sums = frozen.document, frozen.sums
     invoice.issued_on, invoice.due_on = document.issued, document.due
     invoice.json_sha256, invoice.xml_sha256 = sums[Form.JSON], sums[Form.CII]
     invoice.pdf_sha256 = sums[Form.PDF]
     invoice.held_reason = invoice.held_because = ""
-    invoice.state, invoice.final_at = InvoiceState.FINAL, now
+    invoice.state, invoice.final_at = InvoiceState.FINAL, final_at or now
     invoice.save()
     if invoice.decision:
         frozen.contents[Form.DECISION] = treatment.canonical(invoice.decision)

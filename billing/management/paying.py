@@ -13,6 +13,8 @@ from django.utils import timezone
 from billing import errors
 from billing.books import closing, reconciliation
 from billing.credit import vouchers
+from billing.invoices.bundle import Unreadable
+from billing.management import books
 from billing.models import BankEntry
 from billing.payments import debits, statements
 from billing.payments.overdue import overdue
@@ -56,7 +58,7 @@ def run(command: BaseCommand, verb: str, options: dict[str, Any]) -> bool:
         return False
     try:
         _VERBS[verb](command, options, timezone.now())
-    except (errors.BillingError, StatementRefused, OSError) as error:
+    except (errors.BillingError, StatementRefused, Unreadable, OSError) as error:
         raise CommandError(f"{getattr(error, 'code', 'error')}: {error}") from error
     return True
 
@@ -171,4 +173,5 @@ _VERBS = {
     "reconcile": _reconcile,
     "close-books": _close,
     "voucher": _voucher,
+    **books.VERBS,
 }

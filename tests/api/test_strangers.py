@@ -25,7 +25,7 @@ PREFIX = "api/v1/"
 # Routes that name nothing of a tenant: lists (checked below), and the operator's.
 OPERATOR = {
     *("regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"),
-    *("agent-rollouts", "entity"),
+    *("agent-rollouts", "entity", "books", "datev-accounts"),
 }
 
 
@@ -194,6 +194,7 @@ def things(house: House) -> dict[str, str]:
         "exports": "",
         "log-subscriptions": subscription(house),
         "bank-entries": "",
+        "books": "2026-03",
         "collection-files": "",
         "engine-versions": "",
     }

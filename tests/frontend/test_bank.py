@@ -8,7 +8,8 @@ from billing.books import reconciliation
 from billing.credit import vouchers
 from billing.models import BankEntry, CollectionFile
 from compliance import audit
-from tests.api.house import House, signed_in
+from tests.api.house import House, signed_in, user
+from tests.api.test_books import close
 from tests.billing import invoices
 from tests.billing.sepa.bank import Movement, document
 from tests.billing.sepa.bank import Payment as Paid
@@ -62,3 +63,23 @@ def test_the_operator_books_a_statement_decides_and_sees_differences(
     )
     answer = operator.get(f"{BANK}/files/{file.id}")
     assert (answer.content, answer["Content-Type"]) == (b"<Document/>", "application/xml")
+
+
+def test_two_operators_open_books_again_on_the_page(operator: Client) -> None:
+    close()
+    path, other = "/billing/books/2026-03/reopen", signed_in(user("two@example.eu", operator=True))
+    assert "Ask to open 2026-03" in operator.get(BANK).content.decode()
+    unsure = operator.post(path, {"reason": "late"}, follow=True).content.decode()
+    assert "tick that you are sure" in unsure
+    said = operator.post(path, {"reason": "a late bill", "sure": "on"}, follow=True)
+    assert "another operator agrees" in said.content.decode()
+    # It was asked by the house's clock; the page shows it for a day.
+    assert "Another operator must agree" in operator.get(BANK).content.decode()
+    page = other.get(BANK).content.decode()
+    assert "a late bill" in page and "Open 2026-03 again" in page
+    done = other.post(path, {"agree": "yes", "sure": "on"}, follow=True).content.decode()
+    assert "2026-03 are open again" in done and "Closed books" not in done
+    lines = operator.get("/billing/books/2026-03/journal.jsonl")
+    assert b"".join(lines.streaming_content).count(b"\n") == 1  # type: ignore[attr-defined]
+    assert operator.get("/billing/books/2026-03/journal.datev").content.startswith(b'"EXTF"')
+    assert operator.get("/billing/books/2026-03/journal.xml").status_code == 404

@@ -37,6 +37,8 @@ OPERATORS = {
     "billing-bank-decide",
     "billing-collect",
     "billing-collection",
+    "billing-reopen",
+    "billing-journal",
     "billing-operator",
     "billing-act",
 }
@@ -71,6 +73,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "<str:verb>": verb,
         "<str:ref>": RUN,
         "<str:form>": "pdf",
+        "<str:month>": "2026-03",
         "<int:index>": "0",
     }
     for name, value in named.items():

@@ -4,9 +4,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from celery import Celery
@@ -14,10 +17,16 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
+from billing import services as billing
+from billing.models import Invoice, TopUpDecision
+from billing.payments import receipts
+from billing.pricing import prices
+from compliance import audit
 from controlplane.endpoints import services
 from controlplane.endpoints.models import Endpoint, Replica
+from tests.billing import invoices
 from tests.endpoints.world import ACTOR, World
-from tests.workers.conftest import Worker
+from tests.workers.conftest import ROOT, Worker
 from workers import hints, tasks
 from workers.celery import ANSWER_TIMEOUT_S, app, transport_options
 
@@ -54,6 +63,46 @@ def test_a_hint_reaches_a_worker(world: World, worker: Worker) -> None:
     services.stop(actor=ACTOR, endpoint=endpoint, now=timezone.now())
     wait_for(lambda: not placed(endpoint))
     assert time.monotonic() - started < 2.0
+
+
+def test_top_ups_are_decided_by_the_worker_and_by_the_command(
+    transactional_db: None, worker: Worker
+) -> None:
+    """The task over the broker, and `stoa billing advances` as a process of its own."""
+    now = timezone.now()
+    prices.publish_defaults(actor=audit.SYSTEM, now=now)
+    account, entity = billing.open_account(name="Ada", now=now), invoices.entity()
+    invoices.customer(account, entity)
+
+    def top_up(key: str) -> str:
+        paid = receipts.receive(
+            key=key, entity_id=entity.id, account_id=account.id, amount=11_900, currency="EUR",
+            method="transfer", received_at=now, now=now, actor=audit.SYSTEM,
+        )  # fmt: skip
+        return paid.id
+
+    def treated(payment_id: str) -> bool:
+        rows = TopUpDecision.objects.filter(grant__payment_id=payment_id)
+        return rows.filter(treatment="advance_invoice").exists()
+
+    first = top_up("first")
+    worker()
+    tasks.tend_top_ups.delay()
+    wait_for(lambda: treated(first), timeout_s=120)
+    second = top_up("second")
+    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}")
+    said = [
+        subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "billing", "advances", *more],
+            env=os.environ | {"DATABASE_URL": urlunsplit(url)},
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for more in (["--show"], [], ["--show"])
+    ]  # fmt: skip
+    assert [line.split() for line in said] == [[], ["1", "advance_invoice"], []]
+    assert treated(second)
+    made = Invoice.objects.order_by("number")
+    assert [(one.label[-6:], one.state) for one in made] == [("000001", "paid"), ("000002", "paid")]
 
 
 def test_the_sweep_repairs_what_a_killed_worker_left(world: World, worker: Worker) -> None:

@@ -10,6 +10,9 @@
         [--authority FILE.pem]                            … and whom alone you trust for nodes
     billing evidence INVOICE FILE.zip                     write that evidence
     billing import-statement FILE, collect, reconcile, …  a bank alone (docs/ledger.md)
+    billing journal 2026-10 FILE [--datev]                the ledger's journal of a month
+    billing put-back NUMBER.json [NUMBER.pdf …]           an invoice that a backup did not know
+    billing reopen-books 2026-10 --ask REASON | --agree   closed books, by two people
 
 INVOICE is an id or a number as printed. Exit code 1: it differs by a cent or more.
 """
@@ -24,7 +27,7 @@ from django.db.models import Q
 
 from billing import errors
 from billing.invoices import bundle, evidence, recompute
-from billing.management import archiving, closing, paying, summing
+from billing.management import archiving, books, closing, paying, summing
 from billing.models import Invoice
 from compliance.log import signing
 
@@ -57,6 +60,7 @@ class Command(BaseCommand):
         write.add_argument("invoice")
         write.add_argument("file", type=Path)
         paying.add(verbs)
+        books.add(verbs)
 
     def handle(self, *, verb: str, invoice: str = "", **options: Any) -> None:
         if verb == "close":

@@ -62,6 +62,7 @@ _HOUSE: tuple[
     (billing_errors.NoEvidence, 409),
     (billing_errors.InvoiceRefused, 409),
     (billing_errors.NotIssuable, 409),
+    (billing_errors.BooksRefused, 409),
     (billing_errors.ProfileRefused, 422),
     (billing_errors.PriceRefused, 422),
     (billing_errors.TermRefused, 422),

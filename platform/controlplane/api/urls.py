@@ -11,6 +11,7 @@ from controlplane.api import (
     audit_views,
     bank_views,
     batch_views,
+    books_views,
     budget_views,
     cost_export_views,
     cost_views,
@@ -91,6 +92,7 @@ for name, view in (
     ("bank-statements", bank_views.BankStatements),
     ("bank-entries", bank_views.BankEntries),
     ("collection-files", bank_views.CollectionFiles),
+    ("books", books_views.Books),
     ("invoices", invoice_views.Invoices),
     ("run-usage", run_views.RunUsage),
     ("audit-events", evidence_views.AuditEvents),
@@ -136,6 +138,11 @@ urlpatterns = [
     path("audit/inclusion", audit_views.Audit.as_view({"get": "inclusion"})),
     path("audit/consistency", audit_views.Audit.as_view({"get": "consistency"})),
     path("archive/due", invoice_views.Archive.as_view({"get": "list"}), name="archive-due"),
+    path(
+        "datev-accounts",
+        books_views.DatevNumbers.as_view({"get": "retrieve", "put": "update"}),
+        name="datev-accounts",
+    ),
     path(
         "entity",
         invoice_views.EntitySettings.as_view({"get": "retrieve", "put": "update"}),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
+from billing.books import journal
 from billing.invoices import datasets as invoice_datasets
 from billing.meters import signed, usage
 from compliance import audit, exports
@@ -13,6 +14,7 @@ _Row = tuple[exports.Value, ...]
 
 def register() -> None:
     exports.register("usage", usage.EXPORTED, usage_events, personal=("agent", "run"))
+    exports.register("ledger_journal", journal.COLUMNS, journal.rows)
     exports.register(
         "invoices",
         invoice_datasets.INVOICES,
