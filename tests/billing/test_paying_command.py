@@ -48,6 +48,9 @@ def test_statements_decisions_debits_and_books(account: Account, tmp_path: Path)
     assert stoa("collect", str(tmp_path)) == ""
     assert '"receivables": 1' in stoa("reconcile")
     assert "2026-01 is closed" in stoa("close-books", "2026-01")
+    assert "an operator agrees" in stoa("reopen-books", "2026-01", "--ask", "a late bill")
+    with pytest.raises(CommandError, match="second_person"):
+        stoa("reopen-books", "2026-01", "--agree")
     Invoice.objects.filter(pk=owed.pk).update(settled=5, state="final")
     with pytest.raises(CommandError, match="differences"):
         stoa("reconcile")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
-from billing.einvoice import rules
+from billing.einvoice import credit, rules
 from billing.einvoice.document import (
     PIECES,
     SECONDS,
@@ -190,6 +190,12 @@ def credit_note() -> Invoice:
     )
 
 
+def credited_in_part() -> Invoice:
+    """Its share of the VAT is as far from its own net amount's as a share can be."""
+    whole = replace(credit_note(), reason="The payment on account was given back in part")
+    return credit.part(whole, Decimal("28.01"), Decimal("5.34"))
+
+
 def paid_in_full() -> Invoice:
     """Nothing is to be transferred: everything was paid from the prepaid balance."""
     lines = (hours(1, 3600, "100"), egress(2))
@@ -235,6 +241,7 @@ ALL = {
     "allowance": with_allowance,
     "prepaid": prepaid,
     "credit note": credit_note,
+    "credited in part": credited_in_part,
     "debited": debited,
     "paid in full": paid_in_full,
     "exempt": exempt,
