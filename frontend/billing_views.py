@@ -14,6 +14,7 @@ from billing.einvoice.ubl import Profile
 from billing.invoices import archive, crediting, freezing, invoicing, month_end, profiles
 from billing.invoices.models import Form, InvoiceKind, InvoiceState
 from billing.models import Customer, Invoice, InvoiceLine, MonthRun, TopUpDecision
+from billing.payments.stripe import configuration
 from controlplane.api.invoice_views import download
 from controlplane.tenancy import access, invoice_access
 from controlplane.tenancy.access import Permission
@@ -78,6 +79,7 @@ def detail(request: Request, visit: Visit, id: str) -> HttpResponseBase:
         "open": _open(invoice),
         "overdue": bool(_open(invoice) and invoice.due_on and invoice.due_on < visit.now.date()),
         "operator": visit.principal.is_operator,
+        "pays_there": mine and visit.may["pay"] and _stripe_takes(invoice),
     }
     return show(request, visit, "billing/invoice.html", context)
 
@@ -191,6 +193,11 @@ def _act(request: Request, visit: Visit, invoice: Invoice, verb: str) -> Invoice
 def cure(invoice: Invoice) -> str:
     """What to do about an invoice that waits."""
     return _CURES.get(invoice.held_reason, _ASK_AGAIN) if invoice.held_reason else ""
+
+
+def _stripe_takes(invoice: Invoice) -> bool:
+    at_hand = invoice.state == InvoiceState.FINAL and configuration.current() is not None
+    return at_hand and bool(_open(invoice))
 
 
 def _open(invoice: Invoice) -> int:

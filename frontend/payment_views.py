@@ -8,8 +8,8 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from billing.models import Invoice
-from billing.payments.stripe import client, configuration, paying, setup
-from billing.payments.stripe.models import LIVE, StripePayment
+from billing.payments.stripe import client, configuration, hosted, paying, setup
+from billing.payments.stripe.models import LIVE, PaymentState, StripePayment
 from billing.payments.stripe.problems import StripeProblem
 from controlplane.tenancy import collecting
 from controlplane.tenancy.access import Permission
@@ -45,6 +45,9 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
         return show(request, visit, "payment_page.html", {"url": opened.url})
     if session := request.GET.get("session", ""):
         _came_back(request, visit, session)
+        return redirect("frontend:payment-methods")
+    if session := request.GET.get("paid", ""):
+        _paid(request, visit, session)
         return redirect("frontend:payment-methods")
     payments = StripePayment.objects.filter(account_id=found.account_id).order_by("-id")[:SHOWN]
     labels = dict(
@@ -91,6 +94,40 @@ def pay(request: Request, visit: Visit, id: str) -> HttpResponseBase:
     return redirect("frontend:payment-methods")
 
 
+@page
+def pay_there(request: Request, visit: Visit, id: str) -> HttpResponseBase:
+    """POST opens Stripe's page for what is open of an invoice."""
+    found = collecting.invoice(visit.principal, id, collecting.PAY)
+    if request.method != "POST":
+        return redirect("frontend:billing-invoice", id=id)
+    here = request.build_absolute_uri(reverse("frontend:payment-methods"))
+    try:
+        opened = hosted.begin(
+            client.connect(),
+            found.id,
+            success_url=f"{here}?paid={SESSION}",
+            cancel_url=here,
+            actor=visit.principal.actor,
+            now=visit.now,
+        )
+    except StripeProblem as problem:
+        messages.error(request, str(problem))
+        return redirect("frontend:payment-methods")
+    return show(request, visit, "payment_page.html", {"url": opened.url, "invoice": found})
+
+
+def _paid(request: Request, visit: Visit, session: str) -> None:
+    """The webhook will tell the same; whoever is back wants to see it now."""
+    try:
+        payment = hosted.follow(client.connect(), session[:128], now=visit.now)
+    except StripeProblem:
+        payment = None
+    if payment is not None and payment.state == PaymentState.SUCCEEDED:
+        messages.success(request, "The invoice is paid.")
+    else:
+        messages.info(request, "The payment is under way: it will show here in a moment.")
+
+
 def _came_back(request: Request, visit: Visit, session: str) -> None:
     """The webhook will tell the same; whoever is back wants to see it now."""
     try:
@@ -105,11 +142,9 @@ def _came_back(request: Request, visit: Visit, session: str) -> None:
 
 def _open(account_id: str) -> list[tuple[Invoice, Decimal]]:
     rows = Invoice.objects.filter(account_id=account_id, state="final").exclude(kind="credit_note")
-    busy = set(
-        StripePayment.objects.filter(account_id=account_id, state__in=LIVE).values_list(
-            "invoice_id", flat=True
-        )
-    )
+    # What is on Stripe's page stays here: whoever left that page finds it again.
+    live = StripePayment.objects.filter(account_id=account_id, state__in=LIVE)
+    busy = set(live.exclude(state=PaymentState.OFFERED).values_list("invoice_id", flat=True))
     return [
         (one, Decimal(one.due - one.settled).scaleb(-2))
         for one in rows.order_by("due_on", "id")[:SHOWN]

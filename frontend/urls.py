@@ -67,6 +67,7 @@ urlpatterns = [
     path("payment-methods", payment_views.index, name="payment-methods"),
     path("payment-methods/<str:id>/delete", payment_views.delete, name="payment-method-delete"),
     path("invoices/<str:id>/pay", payment_views.pay, name="invoice-pay"),
+    path("invoices/<str:id>/pay-at-stripe", payment_views.pay_there, name="invoice-pay-there"),
     path("billing/credit", credit_views.index, name="billing-credit"),
     path("billing/bank", bank_views.index, name="billing-bank"),
     path("billing/bank/collect", bank_views.collect, name="billing-collect"),

@@ -33,6 +33,7 @@ from workers import (
     reconciling,
     settling,
     sleeping,
+    unconfirmed,
     upkeep,
 )
 from workers.backup import running, schedule
@@ -104,7 +105,9 @@ def tend_books() -> None:
 
 @app.task
 def tend_stripe_slowly() -> None:
-    stripe_steps.tend_slowly(timezone.now())
+    now = timezone.now()
+    stripe_steps.tend_slowly(now)
+    unconfirmed.tell(now)
 
 
 @app.task

@@ -10,13 +10,17 @@ from django.test import Client as Browser
 from pytest_django import Settings
 
 from billing.models import Invoice
+from billing.payments.stripe import outbox
+from billing.payments.stripe.client import connect
 from billing.payments.stripe.models import StripeMethod, StripePayment
 from compliance.models import AuditEvent
+from controlplane.tenancy.models import Notice
 from tests.api.house import House, signed_in, with_key
 from tests.billing import invoices
 from tests.billing.stripe import payer
 from tests.stripe_server import checkout
 from tests.stripe_server.server import KEY, FakeStripe, serving
+from workers import unconfirmed
 
 
 @pytest.fixture
@@ -122,3 +126,46 @@ def test_the_page(fake: FakeStripe, alice: House, mallory: House, invoice: Invoi
     assert "3000?" in client.get(f"/payment-methods/{id}/delete").content.decode()
     page = client.post(f"/payment-methods/{id}/delete", follow=True).content.decode()
     assert "It is used no more." in page and "… 3000" not in page
+
+
+def test_what_the_bank_wants_confirmed_is_told_and_paid_on_stripes_page(
+    fake: FakeStripe, alice: House, mallory: House, invoice: Invoice
+) -> None:
+    client = signed_in(alice.owner)
+    opened = post(client, "/api/v1/payment-methods", {"organization": alice.organization.id})
+    session = opened.json()["url"].rpartition("/")[2]
+    checkout.complete(fake.store, session, "card", "authentication")
+    client.get(f"/payment-methods?session={session}")
+    client.post(f"/invoices/{invoice.id}/pay")
+    outbox.deliver(connect(), datetime.now(UTC))
+    assert StripePayment.objects.get().reason == "authentication_required"
+    now = datetime.now(UTC)
+    assert unconfirmed.tell(now) == unconfirmed.tell(now) == 1
+    page = client.get("/endpoints").content.decode()
+    assert f"{invoice.label} is not paid: your bank asks" in page
+    assert f'href="/invoices/{invoice.id}"' in page  # and there is the button:
+    detail = client.get(f"/invoices/{invoice.id}").content.decode()
+    assert f'action="/invoices/{invoice.id}/pay-at-stripe"' in detail
+    path = f"/api/v1/invoices/{invoice.id}/payment-page"
+    for stranger in (signed_in(mallory.owner), with_key(alice.secret)):
+        assert post(stranger, path).status_code == 404
+    assert signed_in(mallory.owner).post(f"/invoices/{invoice.id}/pay-at-stripe").status_code == 404
+    first = post(client, path)
+    assert (first.status_code, first.json()["object"]) == (201, "payment_page")
+    shown = client.post(f"/invoices/{invoice.id}/pay-at-stripe").content.decode()
+    assert f'href="{first.json()["url"]}"' in shown and "Pay on Stripe" in detail
+    session = first.json()["url"].rpartition("/")[2]
+    checkout.complete(fake.store, session, "card", "authentication")
+    back = client.get(f"/payment-methods?paid={session}", follow=True).content.decode()
+    assert "under way" in back and invoice.label in back
+    checkout.authenticated(fake.store, session)
+    back = client.get(f"/payment-methods?paid={session}", follow=True).content.decode()
+    assert "The invoice is paid." in back
+    invoice.refresh_from_db()
+    assert invoice.state == "paid"
+    assert unconfirmed.tell(datetime.now(UTC)) == 0
+    assert not Notice.objects.filter(closed_at=None).exists()
+    assert (
+        "not open"
+        in client.post(f"/invoices/{invoice.id}/pay-at-stripe", follow=True).content.decode()
+    )

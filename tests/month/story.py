@@ -2,11 +2,12 @@
 
     make demo-month ARGS="--companies 200 --without-stripe"
 
-October 2026, in which clocks go back. All of it is real but engines and VIES: nodes' journals sign
-what they served, reports move replicas, metering bills the less of both witnesses, whatever is
-lost, told twice, out of time or moved; usage is rated and posted; invoices are decided, numbered
-and frozen; then each is read as its customer would: the XML by the official rules, the PDF by a
-reader, sums and nodes' signatures by `recompute` from the export alone.
+October 2026, in which clocks go back. All of it is real but engines, VIES and Stripe: nodes'
+journals sign what they served, reports move replicas, metering bills the less of both witnesses,
+whatever is lost, told twice, out of time or moved; usage is rated and posted; invoices are decided,
+numbered and frozen; then each is read as its customer would: the XML by the official rules, the PDF
+by a reader, sums and nodes' signatures by `recompute` from the export alone. Some pay by card or
+debit, at a Stripe of our own; without it all of them by transfer.
 Exit code 1 if anything is off.
 """
 
@@ -18,8 +19,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +37,7 @@ from tests.benchmarks.peers.arithmetic import number, table
 
 if TYPE_CHECKING:
     from billing.models import Invoice
+    from tests.month.collected import Stripe
 
 BORN = datetime(2026, 9, 20, 8, tzinfo=UTC)
 START, END = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
@@ -88,7 +92,7 @@ def main() -> int:
         django.setup()
         logging.getLogger("httpx").setLevel(logging.WARNING)
         told = Told(Console(stderr=True))
-        live(asked.companies, told)
+        live(asked.companies, told, with_stripe=not asked.without_stripe)
     told.must(not asked.without_stripe or "stripe" not in sys.modules, "stripe was imported")
     print(table(["step", "outcome", "s"], told.rows))
     for problem in told.wrong:
@@ -97,16 +101,18 @@ def main() -> int:
     return 1 if told.wrong else 0
 
 
-def live(count: int, told: Told) -> None:
+def live(count: int, told: Told, *, with_stripe: bool) -> None:
     """The month of `count` companies, and all that is checked of it."""
     from tests.billing.vat.fake_vies import State, serving
     from tests.month import customers, happening, proofs, traffic
 
     vies = State()
-    with serving(vies) as url:
+    with serving(vies) as url, payment_provider(with_stripe) as stripe:
         companies = customers.found(count, BORN, SEED, vies)
         countries = Counter(one.country for one in companies)
         told.step("companies", " ".join(f"{c} {n}" for c, n in sorted(countries.items())))
+        if stripe:
+            told.step("means of payment", f"{stripe.enlist(companies, BORN)} at Stripe")
         sessions = traffic.sessions(companies, START, END, SEED)
         played = happening.live(companies, sessions, BORN, told)
         told.step("served", happening.told(played))
@@ -115,13 +121,25 @@ def live(count: int, told: Told) -> None:
         told.step("digests", proofs.digest(companies, START, CLOSED, told))
         told.step("ledger", f"{accrue():,} hours of accounts posted")
         told.step("month end", close(url, told))
-    invoices = final()
+        invoices = final()
+        if stripe:
+            words, wrong = stripe.collect(invoices, PAID - timedelta(hours=3))
+            told.wrong += wrong
+            told.step("collected", words)
     read_documents(invoices, told)
     told.step("documents", f"{len(invoices)} XML by the official rules, PDF by a reader")
     recompute(invoices, told)
     told.step("recomputed", f"{len(invoices)} from their exports alone, {ALONE} in a process")
     told.step("paid", pay(invoices, told))
     told.step("reconciled", reconcile(told))
+
+
+def payment_provider(wanted: bool) -> "AbstractContextManager[Stripe | None]":
+    if not wanted:
+        return nullcontext()
+    from tests.month import collected
+
+    return collected.standing()
 
 
 def accrue() -> int:
@@ -211,7 +229,7 @@ def recompute(invoices: "Sequence[Invoice]", told: Told) -> None:
 
 
 def pay(invoices: "Sequence[Invoice]", told: Told) -> str:
-    """Everybody transfers what is due, and the bank's statement finds each invoice."""
+    """What is open yet is transferred, and the bank's statement finds each invoice."""
     from billing.models import Invoice
     from billing.payments import statements
     from compliance import audit
@@ -220,14 +238,14 @@ def pay(invoices: "Sequence[Invoice]", told: Told) -> str:
 
     moves = [
         Movement(money, [Paid(money, f"Invoice {one.label}")], f"B{one.number}")
-        for one in invoices
+        for one in Invoice.objects.filter(id__in=[one.id for one in invoices], state="final")
         if one.due and (money := f"{one.due // 100}.{one.due % 100:02}")
     ]
     statements.read(document(moves), actor=audit.SYSTEM, now=PAID)
     unpaid = Invoice.objects.filter(period_start=START, state="final", due__gt=0).count()
     told.must(unpaid == 0, f"{unpaid} invoices are not paid")
-    total = sum(one.due for one in invoices)
-    return f"{len(moves)} transfers of {total / 100:,.2f} EUR matched"
+    total = sum(Decimal(one.amount) for one in moves)
+    return f"{len(moves)} transfers of {total:,.2f} EUR matched"
 
 
 def reconcile(told: Told) -> str:

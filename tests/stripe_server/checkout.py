@@ -3,8 +3,10 @@
 from typing import Any
 
 from tests.stripe_server import customers, payments
-from tests.stripe_server.problems import invalid
+from tests.stripe_server.problems import Problem, invalid
 from tests.stripe_server.store import DAY_S, Obj, Store
+
+OPEN_MIN_S = 1800
 
 
 def create_setup(store: Store, params: Obj) -> Obj:
@@ -61,15 +63,18 @@ def create(store: Store, params: Obj) -> Obj:
     if customer:
         customers.living(store, customer, "customer")
     data = params.get(f"{mode}_intent_data") or {}
-    setup = payment = None
-    amount = None
+    setup = None
+    asked: Obj = {}
+    expires_at = params.get("expires_at") or store.now() + DAY_S
+    if not store.now() + OPEN_MIN_S <= expires_at <= store.now() + DAY_S:
+        raise invalid("expires_at: between 30 minutes and 24 hours from now.", param="expires_at")
     if mode == "setup":
         given = {"customer": customer, "allowed_payment_method_types": types, **data}
         setup = create_setup(store, given)["id"]
     else:
         amount, currency = _total(params["line_items"])
-        given = {"customer": customer, "amount": amount, "currency": currency, **data}
-        payment = payments.create(store, given)["id"]
+        payments.must_be_payable(amount, currency)
+        asked = {"customer": customer, "amount": amount, "currency": currency, **data}
     made = store.make(
         "checkout.session",
         "cs_test",
@@ -77,16 +82,18 @@ def create(store: Store, params: Obj) -> Obj:
         status="open",
         customer=customer,
         setup_intent=setup,
-        payment_intent=payment,
+        payment_intent=None,  # made when somebody pays
         payment_status="no_payment_required" if mode == "setup" else "unpaid",
-        amount_total=amount,
+        amount_total=asked.get("amount"),
+        currency=asked.get("currency"),
         automatic_tax={"enabled": bool((params.get("automatic_tax") or {}).get("enabled"))},
         payment_method_types=types or ["card", "sepa_debit"],
         success_url=params["success_url"],
         cancel_url=params.get("cancel_url"),
         client_reference_id=params.get("client_reference_id"),
         metadata=params.get("metadata") or {},
-        expires_at=params.get("expires_at") or store.now() + DAY_S,
+        expires_at=expires_at,
+        _asked=asked,
     )
     made["url"] = f"https://checkout.stripe.com/c/pay/{made['id']}"
     return made
@@ -105,26 +112,42 @@ def _total(items: list[Obj]) -> tuple[int, str]:
 
 
 def retrieve(store: Store, params: Obj, id: str) -> Obj:
+    lapse(store)
     return store.get("checkout.session", id)
 
 
+def lapse(store: Store) -> None:
+    """What nobody used in time is over."""
+    for session in store.all("checkout.session", status="open"):
+        if session["expires_at"] <= store.now():
+            _over(store, session)
+
+
+def _over(store: Store, session: Obj) -> None:
+    session.update(status="expired", url=None)
+    store.emit("checkout.session.expired", session)
+
+
 def listing(store: Store, params: Obj) -> Obj:
+    lapse(store)
     wanted = {name: params.get(name) for name in ("customer", "payment_intent", "status")}
     return store.page("checkout.session", params, "/v1/checkout/sessions", **wanted)
 
 
 def expire(store: Store, params: Obj, id: str) -> Obj:
-    session = store.get("checkout.session", id)
+    session = retrieve(store, {}, id)
     if session["status"] != "open":
         raise invalid("Only open Checkout Sessions can be expired.")
-    session.update(status="expired", url=None)
-    store.emit("checkout.session.expired", session)
+    _over(store, session)
     return session
 
 
 def complete(store: Store, id: str, kind: str, behaviour: str = "ok", **more: Any) -> Obj:
-    """Somebody fills in the page with a `card` or a `sepa_debit`."""
-    session = store.get("checkout.session", id)
+    """Somebody fills in the page with a `card` or a `sepa_debit`.
+
+    A card that is declined, or whose bank asks for more (`authenticated`), leaves the page open.
+    """
+    session = retrieve(store, {}, id)
     if session["status"] != "open":
         raise invalid(f"This Checkout Session is {session['status']}.")
     if kind not in session["payment_method_types"]:
@@ -146,12 +169,51 @@ def complete(store: Store, id: str, kind: str, behaviour: str = "ok", **more: An
         intent = store.get("setup_intent", session["setup_intent"])
         intent.update(status="succeeded", payment_method=method["id"], mandate=mandate)
         store.emit("setup_intent.succeeded", intent)
+        _complete(store, session)
     else:
-        payments.confirm(store, {"payment_method": method["id"]}, session["payment_intent"])
-        session["payment_status"] = "paid" if kind == "card" else "unpaid"
+        _pay(store, session, method)
+    return method
+
+
+def authenticated(store: Store, id: str, *, passed: bool = True) -> Obj:
+    """The holder of the card confirms to his bank, or does not: then the page stays open."""
+    session = retrieve(store, {}, id)
+    intent = payments.authenticate(store, session["payment_intent"], passed=passed)
+    if passed:
+        session["payment_status"] = "paid"
+        _complete(store, session)
+    return intent
+
+
+def debited(store: Store, id: str) -> Obj:
+    """The bank answers a debit that was given on the page."""
+    session = store.get("checkout.session", id)
+    intent = payments.settle(store, session["payment_intent"])
+    went = "succeeded" if intent["status"] == "succeeded" else "failed"
+    session["payment_status"] = "paid" if went == "succeeded" else "unpaid"
+    store.emit(f"checkout.session.async_payment_{went}", session)
+    return intent
+
+
+def _pay(store: Store, session: Obj, method: Obj) -> None:
+    if session["payment_intent"] is None:
+        made = payments.create(store, session["_asked"] | {"_page": session["id"]})
+        session["payment_intent"] = made["id"]
+    try:
+        intent = payments.confirm(
+            store, {"payment_method": method["id"]}, session["payment_intent"]
+        )
+    except Problem:
+        return  # the page says so, and another card may be tried
+    if intent["status"] == "requires_action":
+        return
+    session["payment_status"] = "paid" if intent["status"] == "succeeded" else "unpaid"
+    _complete(store, session)
+
+
+def _complete(store: Store, session: Obj) -> None:
     session.update(status="complete", url=None)
     store.emit("checkout.session.completed", session)
-    return method
 
 
 def retrieve_mandate(store: Store, params: Obj, id: str) -> Obj:

@@ -1,8 +1,11 @@
 """Payment intents and what becomes of them: charges, refunds, disputes, and the balance.
 
-A card pays at once or is declined. A SEPA debit is `processing` until the bank has answered
+A card pays at once, is declined, or asks its holder to authenticate: off session that declines it,
+on a page it waits (`authenticate`). A SEPA debit is `processing` until the bank has answered
 (`settle`), and may still be returned weeks later, which Stripe tells as a dispute.
 """
+
+from typing import NoReturn
 
 from tests.stripe_server import customers
 from tests.stripe_server.problems import Problem, invalid
@@ -13,18 +16,21 @@ AMOUNT_MIN = 50
 DISPUTE_FEE = 2000
 _DECLINES = {
     "declined": ("card_declined", "Your card was declined."),
-    "authentication": ("authentication_required", "Your card was declined: authenticate."),
     "expired": ("expired_card", "Your card has expired."),
 }
 
 
-def create(store: Store, params: Obj) -> Obj:
-    amount = params["amount"]
+def must_be_payable(amount: int, currency: str) -> None:
     if not AMOUNT_MIN <= amount <= AMOUNT_MAX:
         code = "amount_too_small" if amount < AMOUNT_MIN else "amount_too_large"
         raise invalid(f"Amount must be {AMOUNT_MIN} to {AMOUNT_MAX}", code=code, param="amount")
-    if params["currency"] != params["currency"].lower() or len(params["currency"]) != 3:
-        raise invalid(f"Invalid currency: {params['currency']}", param="currency")
+    if currency != currency.lower() or len(currency) != 3:
+        raise invalid(f"Invalid currency: {currency}", param="currency")
+
+
+def create(store: Store, params: Obj) -> Obj:
+    amount = params["amount"]
+    must_be_payable(amount, params["currency"])
     if params.get("off_session") and not params.get("confirm"):
         raise invalid("off_session can only be used with confirm=true", param="off_session")
     if customer := params.get("customer"):
@@ -46,7 +52,10 @@ def create(store: Store, params: Obj) -> Obj:
         latest_charge=None,
         last_payment_error=None,
         canceled_at=None,
+        next_action=None,
         payment_method_types=params.get("allowed_payment_method_types") or ["card", "sepa_debit"],
+        _off_session=bool(params.get("off_session")),
+        _page=params.get("_page"),
     )
     store.emit("payment_intent.created", intent)
     if params.get("confirm"):
@@ -66,17 +75,35 @@ def confirm(store: Store, params: Obj, id: str) -> Obj:
     if method["type"] == "sepa_debit":
         intent["status"] = "processing"
         store.emit("payment_intent.processing", intent)
+    elif method["_behaviour"] in ("authentication", "action"):
+        if intent["_off_session"] and method["_behaviour"] == "authentication":
+            _decline(store, intent, "authentication_required", "Your card was declined: confirm.")
+        intent.update(status="requires_action", next_action={"type": "use_stripe_sdk"})
+        store.emit("payment_intent.requires_action", intent)
     elif method["_behaviour"] in _DECLINES:
-        code, message = _DECLINES[method["_behaviour"]]
-        _fail(store, intent, code, message)
-        raise Problem(402, "card_error", message, code, more={"payment_intent": intent})
+        _decline(store, intent, *_DECLINES[method["_behaviour"]])
     else:
         _succeed(store, intent, method)
     return intent
 
 
+def authenticate(store: Store, id: str, *, passed: bool = True) -> Obj:
+    """The holder of the card confirms the payment to his bank, or does not."""
+    intent = store.get("payment_intent", id)
+    if intent["status"] != "requires_action":
+        raise _state(intent, "authenticate")
+    intent["next_action"] = None
+    if passed:
+        _succeed(store, intent, store.get("payment_method", intent["payment_method"]))
+    else:
+        _fail(store, intent, "payment_intent_authentication_failure", "Not confirmed.")
+    return intent
+
+
 def cancel(store: Store, params: Obj, id: str) -> Obj:
     intent = store.get("payment_intent", id)
+    if intent["_page"]:
+        raise invalid("You cannot cancel a PaymentIntent of Checkout: expire its session.")
     if intent["status"] in ("succeeded", "canceled", "processing"):
         raise _state(intent, "cancel")
     intent.update(status="canceled", canceled_at=store.now())
@@ -315,6 +342,11 @@ def _succeed(store: Store, intent: Obj, method: Obj) -> None:
     )
     store.emit("charge.succeeded", charge)
     store.emit("payment_intent.succeeded", intent)
+
+
+def _decline(store: Store, intent: Obj, code: str, message: str) -> NoReturn:
+    _fail(store, intent, code, message)
+    raise Problem(402, "card_error", message, code, more={"payment_intent": intent})
 
 
 def _fail(store: Store, intent: Obj, code: str, message: str) -> None:

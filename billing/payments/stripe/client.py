@@ -48,6 +48,9 @@ class Client:
     def create_checkout(self, params: Obj, key: str) -> Obj:
         return self._ask(self._v1.checkout.sessions.create, params, key=key)
 
+    def expire_checkout(self, id: str, key: str) -> Obj:
+        return self._ask(self._v1.checkout.sessions.expire, id, {}, key=key)
+
     def create_payment(self, params: Obj, key: str) -> Obj:
         return self._ask(self._v1.payment_intents.create, params, key=key)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from billing import errors
-from billing.payments.stripe import movements, paying, setup
+from billing.payments.stripe import hosted, movements, setup
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.models import EventState, StripeEvent
 from billing.payments.stripe.problems import Refused, Unavailable
@@ -75,7 +75,7 @@ def _handler(type: str) -> Handler | None:
 
 
 def _payment(client: Client, id: str, now: datetime) -> bool:
-    return paying.observe(client.payment(id), now=now) is not None
+    return hosted.observe(client, id, now=now) is not None
 
 
 def _refund(client: Client, id: str, now: datetime) -> bool:
@@ -93,6 +93,9 @@ def _dispute(client: Client, id: str, now: datetime) -> bool:
 
 
 def _checkout(client: Client, id: str, now: datetime) -> bool:
+    """Of either mode: a means of payment was given, or an invoice paid."""
+    if hosted.follow(client, id, now=now) is not None:
+        return True
     return setup.observe(client, id, now=now) is not None
 
 
@@ -116,7 +119,7 @@ _HANDLERS: tuple[tuple[str, Handler], ...] = (
     ("charge.refund.", _refund),
     ("charge.refunded", _refunds),
     ("refund.", _refund),
-    ("checkout.session.completed", _checkout),
+    ("checkout.session.", _checkout),
     ("payment_method.detached", _detached),
     ("invoice.finalized", _second_issuer),
     ("v1.billing.meter.", _meter_error),

@@ -65,6 +65,8 @@ class CallKind(models.TextChoices):
     CUSTOMER = "customer"
     CHECKOUT = "checkout"
     PAYMENT = "payment"
+    PAGE = "page"
+    EXPIRE = "expire"
     CANCEL = "cancel"
     REFUND = "refund"
     DETACH = "detach"
@@ -130,17 +132,22 @@ class StripeCall(models.Model):
 
 class PaymentState(models.TextChoices):
     ASKED = "asked"  # written, not known to have reached Stripe
+    OFFERED = "offered", "on Stripe's page"  # a person may pay there until the page expires
     PROCESSING = "processing"  # the bank has yet to answer
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELED = "canceled"
 
 
-LIVE = (PaymentState.ASKED, PaymentState.PROCESSING)
+LIVE = (PaymentState.ASKED, PaymentState.OFFERED, PaymentState.PROCESSING)
+_LIVE = ("asked", "offered", "processing")  # the same, as migrations write it
 
 
 class StripePayment(models.Model):
-    """One try to collect the open amount of one invoice. At most one of an invoice is live."""
+    """One try to collect the open amount of one invoice. At most one of an invoice is live.
+
+    By a stored `method`; without one it is a page at Stripe (`session_id`, once it is known).
+    """
 
     id = IdField("spy")
     invoice_id = models.CharField(max_length=31, db_index=True)
@@ -148,7 +155,8 @@ class StripePayment(models.Model):
     entity_id = models.CharField(max_length=31)
     amount = models.BigIntegerField()  # in the smallest unit of the currency
     currency = models.CharField(max_length=3)
-    method = models.ForeignKey(StripeMethod, on_delete=models.PROTECT)
+    method = models.ForeignKey(StripeMethod, on_delete=models.PROTECT, null=True)
+    session_id = models.CharField(max_length=128, blank=True)
     state = models.CharField(max_length=16, choices=PaymentState, default=PaymentState.ASKED)
     intent_id = models.CharField(max_length=64, blank=True)
     payment_id = models.CharField(max_length=31, blank=True)  # the receipt, once there is one
@@ -161,18 +169,22 @@ class StripePayment(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=("invoice_id",),
-                condition=Q(state__in=("asked", "processing")),
+                condition=Q(state__in=_LIVE),
                 name="stripepayment_one_live",
             ),
             models.UniqueConstraint(
                 fields=("intent_id",), condition=~Q(intent_id=""), name="stripepayment_intent"
             ),
             models.CheckConstraint(condition=Q(amount__gt=0), name="stripepayment_amount"),
+            models.CheckConstraint(
+                condition=Q(method__isnull=True) | (Q(session_id="") & ~Q(state="offered")),
+                name="stripepayment_page",
+            ),
         )
         indexes = (
             models.Index(
                 fields=("looked_at",),
-                condition=Q(state__in=("asked", "processing")),
+                condition=Q(state__in=_LIVE),
                 name="stripepayment_live",
             ),
         )

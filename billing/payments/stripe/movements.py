@@ -81,7 +81,7 @@ def observe_dispute(client: Client, dispute: Obj, *, now: datetime) -> bool:
     if payment is None:
         return False
     status = str(dispute["status"])
-    debit = payment.method.kind == MethodKind.SEPA_DEBIT
+    debit = _kind(client, payment, dispute) == MethodKind.SEPA_DEBIT
     _take_over(
         payment,
         dispute,
@@ -144,6 +144,13 @@ def _payment(client: Client, about: Obj, now: datetime) -> StripePayment | None:
     if payment is None or not payment.payment_id:
         payment = paying.observe(client.payment(str(intent_id)), now=now)
     return payment if payment and payment.payment_id else None
+
+
+def _kind(client: Client, payment: StripePayment, about: Obj) -> str:
+    """`card` or `sepa_debit`; of what was paid on a page Stripe alone knows it."""
+    if payment.method is not None:
+        return str(payment.method.kind)
+    return str(client.charge(str(about["charge"]))["payment_method_details"]["type"])
 
 
 def _given_back(payment: StripePayment) -> int:

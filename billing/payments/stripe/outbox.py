@@ -9,6 +9,7 @@ sent. So nothing is done twice, and nothing that was wanted is lost while Stripe
 import logging
 import random
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -116,12 +117,11 @@ def _ask(client: Client, call: StripeCall, now: datetime) -> Obj:
     return kind.send(client, _ordered(call.body), call.key)
 
 
-def _ordered(body: Obj) -> Obj:
+def _ordered(value: Any) -> Any:
     """The same bytes each time: the database keeps no order of members, and Stripe compares."""
-    return {
-        name: _ordered(value) if isinstance(value, dict) else value
-        for name, value in sorted(body.items())
-    }
+    if isinstance(value, dict):
+        return {name: _ordered(one) for name, one in sorted(value.items())}
+    return [_ordered(one) for one in value] if isinstance(value, list) else value
 
 
 def _later(call: StripeCall, problem: Unavailable, now: datetime) -> None:

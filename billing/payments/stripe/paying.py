@@ -45,12 +45,13 @@ log = logging.getLogger(__name__)
 
 AMOUNT_MIN, AMOUNT_MAX = 50, 99_999_999  # of one charge, in cents: Stripe's bounds
 TRIES_MAX = 3
+AUTHENTICATE = "authentication_required"  # the card's bank wants its holder to confirm
 TRY_AGAIN = timedelta(days=3)
 LOOK_EVERY = timedelta(hours=1)
 # Asking again changes nothing: somebody has to do something first.
 FINAL_REASONS = frozenset(
     {
-        *("authentication_required", "expired_card", "lost_card", "stolen_card", "pickup_card"),
+        *(AUTHENTICATE, "expired_card", "lost_card", "stolen_card", "pickup_card"),
         *("payment_method_not_available", "resource_missing", "debit_not_authorized"),
         *("amount_too_large", "amount_too_small", "invoice_settled", "idempotency_error"),
     }
@@ -62,6 +63,7 @@ _STATES = {
     "requires_action": PaymentState.FAILED,  # nobody is there to do it
     "canceled": PaymentState.CANCELED,
 }
+_TAKEN = (PaymentState.PROCESSING, PaymentState.SUCCEEDED)
 
 
 class NothingToPay(StripeProblem):
@@ -81,27 +83,61 @@ def pay(invoice_id: str, *, actor: audit.Actor, now: datetime) -> StripePayment:
     """
     with transaction.atomic():
         invoice = Invoice.objects.select_for_update().select_related("entity").get(pk=invoice_id)
-        amount = _open(invoice)
-        if amount <= 0:
-            raise NothingToPay("This invoice is not open.")
-        if not AMOUNT_MIN <= amount <= AMOUNT_MAX:
-            raise NothingToPay("Stripe takes 0.50 to 999,999.99 at once: pay by bank transfer.")
-        if invoice.entity.invoice_issuer != "platform":
-            raise NothingToPay("Stripe issues the invoices of this entity, and collects them.")
-        if live := StripePayment.objects.filter(invoice_id=invoice_id, state__in=LIVE).first():
-            raise NothingToPay(f"A payment of this invoice is under way ({live.state}).")
-        method = _method(invoice)
-        payment = StripePayment.objects.create(
-            invoice_id=invoice.id,
-            account_id=invoice.account_id,
-            entity_id=invoice.entity_id,
-            amount=amount,
-            currency=invoice.currency,
-            method=method,
-            created_at=now,
-        )
+        amount = payable(invoice)
+        if live := under_way(invoice_id):
+            raise NothingToPay(
+                f"A payment of this invoice is under way ({live.get_state_display().lower()})."
+            )
+        payment = begun(invoice, amount, PaymentState.ASKED, _method(invoice), actor, now)
         ask(CallKind.PAYMENT, payment.id, payment.account_id, now=now)
-        _audit("payment.ask", payment, actor, now)
+    return payment
+
+
+def payable(invoice: Invoice) -> int:
+    """Its open amount in cents, which Stripe may be asked for. Raises NothingToPay."""
+    amount = still_open(invoice)
+    if amount <= 0:
+        raise NothingToPay("This invoice is not open.")
+    if not AMOUNT_MIN <= amount <= AMOUNT_MAX:
+        raise NothingToPay("Stripe takes 0.50 to 999,999.99 at once: pay by bank transfer.")
+    if invoice.entity.invoice_issuer != "platform":
+        raise NothingToPay("Stripe issues the invoices of this entity, and collects them.")
+    return amount
+
+
+def unconfirmed(now: datetime) -> list[Invoice]:
+    """Open invoices whose card's bank asked its holder to confirm, of the last quarter."""
+    asked = StripePayment.objects.filter(
+        invoice_id=OuterRef("pk"), reason=AUTHENTICATE, closed_at__gt=now - timedelta(days=90)
+    )
+    rows = Invoice.objects.filter(Exists(asked), state="final", due__gt=F("settled"))
+    return list(rows.order_by("id"))
+
+
+def under_way(invoice_id: str) -> StripePayment | None:
+    return StripePayment.objects.filter(invoice_id=invoice_id, state__in=LIVE).first()
+
+
+def begun(
+    invoice: Invoice,
+    amount: int,
+    state: PaymentState,
+    method: StripeMethod | None,
+    actor: audit.Actor,
+    now: datetime,
+) -> StripePayment:
+    """A new payment of `amount` cents, in a transaction that holds the invoice."""
+    payment = StripePayment.objects.create(
+        invoice_id=invoice.id,
+        account_id=invoice.account_id,
+        entity_id=invoice.entity_id,
+        amount=amount,
+        currency=invoice.currency,
+        method=method,
+        state=state,
+        created_at=now,
+    )
+    _audit("payment.ask", payment, actor, now)
     return payment
 
 
@@ -115,7 +151,9 @@ def collect(configuration: Configuration, now: datetime, limit: int = 200) -> in
     newest = StripeMethod.objects.filter(account_id=OuterRef("account_id"), detached_at=None)
     # Nobody is asked again on his own account after a dispute, or beyond three tries.
     stopped = Q(state=PaymentState.SUCCEEDED) | Q(reason__in=FINAL_REASONS)
-    recent = Q(state__in=LIVE) | Q(closed_at__gt=now - TRY_AGAIN)
+    # A page that nobody used was no try.
+    charged = Q(method__isnull=False)
+    recent = Q(state__in=LIVE) | (charged & Q(closed_at__gt=now - TRY_AGAIN))
     due = (
         Invoice.objects.filter(
             state="final",
@@ -134,7 +172,8 @@ def collect(configuration: Configuration, now: datetime, limit: int = 200) -> in
         methods = setup.methods(account_id)
         debit = bool(methods) and methods[0].kind == MethodKind.SEPA_DEBIT
         too_early = debit and final_at is not None and final_at > noticed
-        if too_early or StripePayment.objects.filter(invoice_id=invoice_id).count() >= TRIES_MAX:
+        tried = StripePayment.objects.filter(charged, invoice_id=invoice_id).count()
+        if too_early or tried >= TRIES_MAX:
             continue
         try:
             pay(invoice_id, actor=audit.SYSTEM, now=now)
@@ -148,7 +187,7 @@ def collect(configuration: Configuration, now: datetime, limit: int = 200) -> in
 def look(client: Client, now: datetime, limit: int = 100) -> int:
     """Asks how payments stand of which no webhook came for an hour; returns how many."""
     old = Q(looked_at=None, created_at__lte=now - LOOK_EVERY) | Q(looked_at__lte=now - LOOK_EVERY)
-    rows = StripePayment.objects.filter(old, state__in=LIVE).exclude(intent_id="")
+    rows = StripePayment.objects.filter(old, state__in=LIVE, session_id="").exclude(intent_id="")
     looked = 0
     for payment in rows.order_by("looked_at")[:limit]:
         try:
@@ -159,8 +198,12 @@ def look(client: Client, now: datetime, limit: int = 100) -> int:
     return looked
 
 
-def observe(intent: Obj, *, now: datetime) -> StripePayment | None:
-    """Takes over how a payment intent stands at Stripe. None: it is none of ours."""
+def observe(intent: Obj, *, now: datetime, over: bool = False) -> StripePayment | None:
+    """Takes over how a payment intent stands at Stripe. None: it is none of ours.
+
+    On a page a card that is refused may be followed by another: until the page is `over`, only
+    what takes money counts.
+    """
     with transaction.atomic():
         payment = _of(intent)
         if payment is None:
@@ -168,16 +211,17 @@ def observe(intent: Obj, *, now: datetime) -> StripePayment | None:
         payment.intent_id = intent["id"]
         payment.looked_at = now
         state = _STATES.get(intent["status"])
+        if payment.method_id is None and not over and state not in _TAKEN:
+            state = None
         if state == PaymentState.SUCCEEDED and not payment.payment_id:
             _succeeded(payment, intent, now)
         elif state and payment.state in LIVE:
-            error = intent.get("last_payment_error") or {}
-            _move(payment, state, str(error.get("code") or ""), now)
+            move(payment, state, _reason(intent), now)
         payment.save()
     return payment
 
 
-def _open(invoice: Invoice) -> int:
+def still_open(invoice: Invoice) -> int:
     return invoice.due - invoice.settled if invoice.state == "final" else 0
 
 
@@ -194,8 +238,14 @@ def _of(intent: Obj) -> StripePayment | None:
     if found := rows.filter(intent_id=intent["id"]).first():
         return found
     mark = (intent.get("metadata") or {}).get(MARK, "")
-    call = StripeCall.objects.filter(pk=mark, kind=CallKind.PAYMENT).first()
+    call = StripeCall.objects.filter(pk=mark, kind__in=(CallKind.PAYMENT, CallKind.PAGE)).first()
     return rows.filter(pk=call.subject_id, intent_id="").first() if call else None
+
+
+def _reason(intent: Obj) -> str:
+    error = intent.get("last_payment_error") or {}
+    asks = AUTHENTICATE if intent["status"] == "requires_action" else ""
+    return str(error.get("code") or asks)
 
 
 def _succeeded(payment: StripePayment, intent: Obj, now: datetime) -> None:
@@ -205,10 +255,11 @@ def _succeeded(payment: StripePayment, intent: Obj, now: datetime) -> None:
         return
     payment.payment_id = landing.received(payment, int(intent["amount_received"]), now=now)
     payment.reason = ""
-    _move(payment, PaymentState.SUCCEEDED, "", now)
+    move(payment, PaymentState.SUCCEEDED, "", now)
 
 
-def _move(payment: StripePayment, state: PaymentState, reason: str, now: datetime) -> None:
+def move(payment: StripePayment, state: PaymentState, reason: str, now: datetime) -> None:
+    """Takes over a state in a transaction that holds the row; the caller saves it."""
     if payment.state == state:
         return
     payment.state = state
@@ -217,8 +268,8 @@ def _move(payment: StripePayment, state: PaymentState, reason: str, now: datetim
         return
     payment.closed_at = now
     _audit("payment.close", payment, audit.SYSTEM, now)
-    if state == PaymentState.FAILED and payment.intent_id:
-        # Nobody may confirm it later, at Stripe, beside the next one.
+    if state == PaymentState.FAILED and payment.intent_id and payment.method_id:
+        # Nobody may confirm it later, at Stripe, beside the next one. That of a page ends with it.
         ask(CallKind.CANCEL, payment.id, payment.account_id, now=now)
 
 
@@ -239,8 +290,9 @@ def _audit(action: str, payment: StripePayment, actor: audit.Actor, now: datetim
 
 def _prepare(call: StripeCall, _now: datetime) -> Obj:
     payment = StripePayment.objects.select_related("method").get(pk=call.subject_id)
+    assert payment.method is not None
     invoice = Invoice.objects.get(pk=payment.invoice_id)
-    if _open(invoice) < payment.amount:
+    if still_open(invoice) < payment.amount:
         raise Drop("the invoice was settled in the meantime, wholly or in part")
     return {
         "amount": payment.amount,
@@ -273,9 +325,9 @@ def _refused(call: StripeCall, refusal: Refused | Drop, now: datetime) -> None:
     payment = StripePayment.objects.select_for_update().get(pk=call.subject_id)
     if payment.state in LIVE:
         if isinstance(refusal, Drop):
-            _move(payment, PaymentState.CANCELED, "invoice_changed", now)
+            move(payment, PaymentState.CANCELED, "invoice_changed", now)
         else:
-            _move(payment, PaymentState.FAILED, refusal.reason, now)
+            move(payment, PaymentState.FAILED, refusal.reason, now)
     payment.save()
 
 

@@ -59,11 +59,7 @@ def begin(
             next_at=now,
             created_at=now,
         )
-    if not customers.of(account_id):
-        _first(client, account_id, now)
-    customer = customers.of(account_id)
-    if not customer:
-        raise Unavailable("Stripe does not know the account yet: try again in a moment")
+    customer = customer_of(client, account_id, now=now)
     # Addresses are of this request, so they are fixed here and not when it is sent.
     StripeCall.objects.filter(pk=call.pk, attempts=0).update(
         body=_body(call, customer, success_url, cancel_url)
@@ -122,12 +118,17 @@ def detached(client: Client, method_id: str, *, now: datetime) -> bool:
     return True
 
 
-def _first(client: Client, account_id: str, now: datetime) -> None:
+def customer_of(client: Client, account_id: str, *, now: datetime) -> str:
+    """The account's id at Stripe, made now where there is none. Raises Unavailable."""
+    customers.ensure(account_id, now=now)
     row = StripeCall.objects.filter(
         kind=CallKind.CUSTOMER, subject_id=account_id, state=CallState.WAITING
     )
     for call in row:
         outbox.attempt(client, call.id, now)
+    if not (customer := customers.of(account_id)):
+        raise Unavailable("Stripe does not know the account yet: try again in a moment")
+    return customer
 
 
 def _store(account_id: str, given: Obj, mandate: Obj, now: datetime) -> StripeMethod:

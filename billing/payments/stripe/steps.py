@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 
-from billing.payments.stripe import checking, configuration, events, meters, outbox, paying
+from billing.payments.stripe import checking, configuration, events, hosted, meters, outbox, paying
 from billing.payments.stripe.client import connect
 from billing.payments.stripe.problems import Unavailable
 
@@ -30,6 +30,8 @@ def tend_slowly(now: datetime) -> None:
     client = connect()
     paying.collect(found, now)
     paying.look(client, now)
+    hosted.tidy(now)
+    hosted.look(client, now)
     if found.meters:
         meters.tell(now)
         meters.give_up(now)

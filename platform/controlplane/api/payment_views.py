@@ -8,7 +8,7 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.payments.stripe import client, configuration, paying, setup
+from billing.payments.stripe import client, configuration, hosted, paying, setup
 from billing.payments.stripe.models import StripeMethod, StripePayment
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
@@ -32,7 +32,7 @@ class MethodView(serializers.Serializer[Any]):
 
 
 class PageView(serializers.Serializer[Any]):
-    object = serializers.CharField(default="payment_method_page")
+    object = serializers.CharField(help_text="payment_method_page or payment_page.")
     url = serializers.CharField(help_text="Stripe's page, for a person's browser.")
 
 
@@ -42,7 +42,9 @@ class CollectionView(serializers.Serializer[Any]):
     invoice = serializers.CharField(source="invoice_id")
     amount = serializers.SerializerMethodField()
     currency = serializers.CharField()
-    state = serializers.CharField(help_text="asked, processing, succeeded, failed or canceled.")
+    state = serializers.CharField(
+        help_text="asked, offered (on Stripe's page), processing, succeeded, failed or canceled."
+    )
     reason = serializers.CharField(help_text="Of a failure, in Stripe's words.")
     created_at = serializers.DateTimeField()
     closed_at = serializers.DateTimeField(allow_null=True)
@@ -114,3 +116,29 @@ class Collections(HouseViewSet):
         configuration.required()
         made = paying.pay(found.id, actor=self.principal.actor, now=self.now)
         return Response(CollectionView(made).data, status=status.HTTP_202_ACCEPTED)
+
+
+class Pages(HouseViewSet):
+    """Below an invoice: the page at Stripe on which a person pays it."""
+
+    serializer_class = PageView
+    queryset = StripePayment.objects.none()
+
+    @extend_schema(request=None, responses={201: PageView})
+    def create(self, request: Request, pk: str) -> Response:
+        """A page for what is open of the invoice, for an hour; the same while it is open.
+
+        Here a card's holder can do what its bank asks (`authentication_required`).
+        """
+        found = collecting.invoice(self.principal, pk, collecting.PAY)
+        here = request.build_absolute_uri(reverse("frontend:payment-methods"))
+        page = hosted.begin(
+            client.connect(),
+            found.id,
+            success_url=f"{here}?paid={SESSION}",
+            cancel_url=here,
+            actor=self.principal.actor,
+            now=self.now,
+        )
+        shown = {"object": "payment_page", "url": page.url}
+        return Response(shown, status=status.HTTP_201_CREATED)

@@ -130,6 +130,11 @@ urlpatterns = [
         name="invoice-collections",
     ),
     path(
+        "invoices/<id:pk>/payment-page",
+        payment_views.Pages.as_view({"post": "create"}),
+        name="invoice-payment-page",
+    ),
+    path(
         "organizations/<id:pk>/billing-profile",
         invoice_views.BillingProfiles.as_view({"get": "retrieve", "put": "update"}),
         name="billing-profile",

@@ -18,6 +18,7 @@ from billing.payments.stripe import (
     checking,
     configuration,
     events,
+    hosted,
     landing,
     movements,
     outbox,
@@ -26,13 +27,14 @@ from billing.payments.stripe import (
 from billing.payments.stripe.client import Client
 from billing.payments.stripe.configuration import Configuration
 from billing.payments.stripe.models import LIVE, StripeCall, StripePayment
-from billing.payments.stripe.problems import Unavailable
+from billing.payments.stripe.problems import StripeProblem, Unavailable
 from compliance import audit
 from tests.billing import invoices
 from tests.billing.events import MONTH
 from tests.billing.stripe import payer
 from tests.billing.stripe.payer import Clock, House
-from tests.stripe_server import payments
+from tests.stripe_server import checkout, payments
+from tests.stripe_server.problems import Problem
 from tests.stripe_server.server import KEY, FakeStripe, serving
 from tests.stripe_server.store import Obj
 
@@ -129,6 +131,9 @@ class Storm:
             lambda: checking.run(self.house.client, self.house.clock()),
             self._bank_answers,
             self._refund,
+            self._pay_on_page,
+            lambda: hosted.look(self.house.client, self.house.clock()),
+            lambda: hosted.tidy(self.house.clock()),
         )
         for _ in range(steps):
             with suppress(Killed, Unavailable):
@@ -142,6 +147,7 @@ class Storm:
             self.house.work()
             settle_all(self.house)
             paying.look(self.house.client, self.house.clock())
+            hosted.look(self.house.client, self.house.clock())
         checking.run(self.house.client, self.house.clock())
         self.house.work()
 
@@ -156,6 +162,27 @@ class Storm:
             if made["status"] != "lost":
                 payments.close_dispute(store, made["id"], won=self.chance.random() < 0.5)
 
+    def _pay_on_page(self) -> None:
+        """Somebody goes to Stripe's page, and tries a card or two there, or an account."""
+        store = self.house.fake.store
+        paid = StripePayment.objects.filter(state="succeeded").values("invoice_id")
+        left = Invoice.objects.filter(state="final").exclude(id__in=paid)
+        with suppress(StripeProblem):
+            for invoice in left.order_by("id")[:1]:
+                hosted.begin(
+                    self.house.client,
+                    invoice.id,
+                    **payer.PAGES,
+                    actor=audit.SYSTEM,
+                    now=self.house.clock(),
+                )
+        for page in list(store.all("checkout.session", status="open", mode="payment")):
+            kind, behaviour = self.chance.choice(KINDS)
+            with suppress(Problem):
+                checkout.complete(store, page["id"], kind, behaviour)
+                if behaviour == "authentication":
+                    checkout.authenticated(store, page["id"], passed=self.chance.random() < 0.7)
+
     def _refund(self) -> None:
         for payment in StripePayment.objects.filter(state="succeeded").order_by("id")[:1]:
             with suppress(movements.CannotRefund):
@@ -164,7 +191,7 @@ class Storm:
 
 KINDS = (
     *(("card", "ok"), ("card", "ok"), ("card", "declined")),
-    *(("sepa_debit", "ok"), ("sepa_debit", "fails")),
+    *(("sepa_debit", "ok"), ("sepa_debit", "fails"), ("card", "authentication")),
 )
 
 
