@@ -7,14 +7,13 @@ of Europe's accents, Greek, Cyrillic. Lengths are millimetres, sizes are points.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 from unicodedata import normalize
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
-from fpdf.fonts import TTFFont
-from ttf_opensans import opensans
+
+from billing.einvoice import typefaces
 
 # It tells of each table in each font that it makes smaller.
 logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
@@ -55,8 +54,7 @@ class Sheet(FPDF):
         super().__init__(format="A4", enforce_compliance="PDF/A-3B")
         self._footer, self._label = footer, label
         self.alias_nb_pages(PAGES)
-        self.add_font("text", "", opensans(font_weight=400).path)
-        self.add_font("text", "B", opensans(font_weight=600).path)
+        typefaces.add(self, "text")
         self.set_margins(LEFT, TOP, RIGHT)
         self.set_auto_page_break(False)
         self.c_margin = 0
@@ -64,16 +62,7 @@ class Sheet(FPDF):
 
     def close(self) -> None:
         """Let go of the fonts' files; nothing can be set or written after it."""
-        for font in self._files():
-            font.close()
-
-    @property
-    def glyphs(self) -> frozenset[int]:
-        """What its regular font has, by code point."""
-        return frozenset(self._files()[0].cmap)
-
-    def _files(self) -> list[TTFFont]:
-        return [font for font in self.fonts.values() if isinstance(font, TTFFont)]
+        typefaces.close(self)
 
     @property
     def floor(self) -> float:
@@ -220,15 +209,5 @@ def must_be_settable(words: str) -> None:
 
 def _lacking(words: str) -> str:
     """The letters of `words` that the font cannot set."""
-    glyphs, words = _glyphs(), normalize("NFC", words)
+    glyphs, words = typefaces.glyphs(), normalize("NFC", words)
     return "".join(sorted({c for c in words if c not in "\n\t" and ord(c) not in glyphs}))
-
-
-@lru_cache
-def _glyphs() -> frozenset[int]:
-    """Read once: to open a font takes as long as to set a page."""
-    page = Sheet((), "")
-    try:
-        return page.glyphs
-    finally:
-        page.close()

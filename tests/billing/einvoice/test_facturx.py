@@ -9,6 +9,7 @@ from typing import Any
 import facturx as other_reader
 import pypdfium2
 import pytest
+from fpdf.fonts import SubsetMap
 from lxml import etree
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
@@ -73,6 +74,16 @@ def test_the_same_document_gives_the_same_pdf() -> None:
     assert made(samples.two_rates()) == made(samples.two_rates())
     with pytest.raises(ValueError, match="aware"):
         facturx.render(samples.two_rates(), b"<x/>", datetime(2026, 12, 1))  # noqa: DTZ001
+
+
+def test_no_document_leaves_anything_in_the_fonts_that_all_share() -> None:
+    """Another with other letters in between changes nothing, and nothing of either is kept."""
+    alone = facturx.render(samples.two_rates(), b"<x/>", AT)
+    party = replace(samples.two_rates().customer, name="Łódź Żółć Αθήνα Ωμέγα")
+    other = facturx.render(replace(samples.two_rates(), customer=party), b"<x/>", AT)
+    assert facturx.render(samples.two_rates(), b"<x/>", AT) == alone != other
+    assert SubsetMap.get_glyph.cache_info().currsize == 0
+    assert SubsetMap.pick.cache_info().currsize == 0
 
 
 def test_it_is_pdf_a_3_in_its_structure() -> None:
