@@ -11,7 +11,7 @@ from stdnum import iban
 from billing import errors, tenants
 from billing.invoices.models import Collection, CustomerKind, InvoiceState, Issuer, Mode
 from billing.models import Account, Customer, Entity, Invoice
-from billing.vat.countries import issuer_rule
+from billing.vat.countries import issuer_rule, national_currency
 from billing.vat.numbers import InvalidVatNumber, parse
 from billing.vat.tables import UnknownRule
 from billing.vat.territories import locate
@@ -98,6 +98,7 @@ def set_profile(
         new = found is None
         if found is None:
             found = Customer(account=account, entity=entity(now), created_at=now)
+        _one_currency(account, found.entity)
         changed = _take(found, fields, allowed)
         _check_profile(found)
         if not changed and not new:
@@ -180,6 +181,16 @@ def _check_profile(row: Customer) -> None:
     _check_proof(row)
 
 
+def _one_currency(account: Account, issuer: Entity) -> None:
+    """Told here, and not when the month ends."""
+    if account.currency != issuer.currency:
+        raise errors.ProfileRefused(
+            f"the account is in {account.currency}, and {issuer.name} bills in {issuer.currency}"
+            " alone: nothing is converted",
+            field="country",
+        )
+
+
 def _check_proof(row: Customer) -> None:
     proof = row.proof
     if not isinstance(proof, dict):
@@ -215,8 +226,9 @@ def _check_entity(row: Entity, on: date) -> None:
         raise errors.ProfileRefused(str(error), field="vat_id") from error
     if row.iban and not iban.is_valid(row.iban):
         raise errors.ProfileRefused(f"{row.iban} is no IBAN (ISO 13616)", field="iban")
-    if not re.fullmatch("[A-Z]{3}", row.currency):
-        raise errors.ProfileRefused("three letters, such as EUR", field="currency")
+    # In another one each document would owe its VAT in this one, too (Art. 91, 230): not built.
+    if row.currency != (own := national_currency(row.country, on)):
+        raise errors.ProfileRefused(f"an issuer in {row.country} bills in {own}", field="currency")
     days = row.payment_terms_days
     if type(days) is not int or not 0 <= days <= 90:
         raise errors.ProfileRefused("0 to 90 days", field="payment_terms_days")
