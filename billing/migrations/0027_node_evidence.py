@@ -60,7 +60,7 @@ DROP FUNCTION billing_keep_evidence();
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0024_topups")]
+    dependencies = [("billing", "0026_datev")]
 
     operations = [
         migrations.AddField(

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0024_topups'),
+        ('billing', '0027_node_evidence'),
     ]
 
     operations = [
