@@ -13,7 +13,7 @@ from unicodedata import normalize
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
-from billing.einvoice import typefaces
+from compliance import typefaces
 
 # It tells of each table in each font that it makes smaller.
 logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
