@@ -20,7 +20,8 @@ from billing.books.datev import Setting
 from billing.invoices import invoicing
 from billing.models import Account, LedgerEntry
 from billing.payments import receipts
-from compliance import audit, exports
+from compliance import audit
+from compliance.bundles import kinds
 from tests.billing import invoices
 from tests.billing.events import MONTH, NOW
 from tests.billing.invoices import END, NEXT, served
@@ -94,7 +95,7 @@ def test_both_forms_come_to_the_ledger(books: Account, tmp_path: Path) -> None:
     assert len(flat) == LedgerEntry.objects.count()
     assert all(len(row) == len(journal.COLUMNS) for row in flat)
     assert list(journal.rows("org_1", MONTH, APRIL_ENDS)) == []
-    assert "ledger_journal" in {one.name for one in exports.kinds["records"].chosen()}
+    assert "ledger_journal" in {one.name for one in kinds.kinds["records"].chosen()}
 
     kept = Setting()
     exact: Counter[str] = Counter()
