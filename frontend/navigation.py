@@ -85,7 +85,11 @@ SECTIONS = (
         "Books",
         (
             Page("Issuer and months", "billing-operator"),
-            Page("Bank", "billing-bank", ("billing-bank", "billing-collect")),
+            Page(
+                "Bank",
+                "billing-bank",
+                ("billing-bank", "billing-collect", "billing-reopen", "billing-journal"),
+            ),
             Page("Margin", "margin", ("margin",)),
         ),
         operators=True,
