@@ -111,6 +111,8 @@ def again(stoa: Stoa, keeper: Keeper, tmp_path: Path) -> Iterator[tuple[Stoa, li
     assert tried["lost_s"] > 0 < tried["took_s"]
     var = tmp_path / "var"
     keeper.run("restore", made["id"], "--to", str(var), *keeper.opening(made["id"]))
+    keys = [folder / "signer" / "signer.key" for folder in (stoa.var, var)]
+    assert keys[0].read_bytes() == keys[1].read_bytes()
     with installation(var, **SETTINGS) as back:
         yield back, before, key["secret"]
 

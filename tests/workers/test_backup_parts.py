@@ -146,7 +146,10 @@ def test_a_keys_file_holds_what_the_database_is_sealed_under_and_no_password() -
     )
     said = json.loads(data)
     assert said["settings"] == {"STOA_TLS": "true"}
-    assert set(secrets.read(data)) == {"STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY"}
+    assert set(secrets.read(data).secrets) == {
+        *("STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY")
+    }
+    assert secrets.read(data).signer is None
     for broken in (b"", b"[]", b'{"format":"stoa-backup-keys/1","secrets":{}}'):
         with pytest.raises(secrets.KeysError):
             secrets.read(broken)

@@ -24,13 +24,15 @@ from workers.backup.database import DatabaseError
 from workers.backup.making import BackupError, Step, Told, silent, utc_now
 from workers.backup.manifest import ManifestError
 from workers.backup.secrets import KeysError
+from workers.backup.signers import SignerError
 from workers.backup.spools import SpoolError
 from workers.local.embedded import ServerError
 from workers.local.installation import Installation, SettingError
 
 _WRONG = (
     *(BackupError, DatabaseError, envelope.EnvelopeError, ImproperlyConfigured, KeysError),
-    *(ManifestError, OSError, ServerError, SettingError, SpoolError, psycopg.Error, shelf.Busy),
+    *(ManifestError, OSError, ServerError, SettingError, SignerError, SpoolError),
+    *(psycopg.Error, shelf.Busy),
 )
 
 
@@ -303,18 +305,20 @@ def _source(options: argparse.Namespace) -> Any:
     if options.keys_file is not None:
         if options.keys_identity is None:
             raise BackupError("what opens the keys? --keys-identity FILE")
-        known = restoring.secrets_of(options.keys_file, options.keys_identity)
+        keys = restoring.keys_of(options.keys_file, options.keys_identity)
     else:
         known = {name: env.text(name) for name in secrets.NAMES if env.text(name, "")}
         if "STOA_MASTER_KEY" not in known:
             raise BackupError("--keys-file FILE, or the secrets of the house as settings")
+        keys = secrets.Keys(known)
     return restoring.source(
         _folder(options),
         options.id,
         identity=identity,
-        secrets=known,
+        secrets=keys.secrets,
         journal=_journal_of(options),
         signer=options.signer,
+        signer_state=keys.signer,
     )
 
 

@@ -26,6 +26,7 @@ class Config:
     database_url: str = ""
     gateways: tuple[Path, ...] = ()
     uploads: bool = False
+    signer: Path | None = None  # the folder of its key and memory
     journal: Path | None = None
     identity: Path | None = None  # on a machine that may read backups, to verify them
 
@@ -43,6 +44,7 @@ class Config:
             database_url=env.text("STOA_BACKUP_DATABASE_URL", os.environ.get("DATABASE_URL", "")),
             gateways=tuple(Path(word) for word in env.words("STOA_BACKUP_GATEWAYS")),
             uploads=env.flag("STOA_BACKUP_UPLOADS", default=False),
+            signer=_folder("STOA_BACKUP_SIGNER"),
             journal=_folder("STOA_BACKUP_JOURNAL_DIR") or (folder / "journal" if folder else None),
             identity=_folder("STOA_BACKUP_IDENTITY"),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from compliance import ids
-from workers.backup import database, envelope, facts, manifest, secrets, shelf, spools
+from workers.backup import database, envelope, facts, manifest, secrets, shelf, signers, spools
 from workers.backup.config import Config
 from workers.backup.manifest import File, Manifest
 
@@ -105,7 +105,9 @@ def _keys(config: Config, id: str) -> File | None:
         return None
     config.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = shelf.keys_file(config.keys_folder, id)
-    written = envelope.encrypt(BytesIO(secrets.collected(id)), path, config.keys_recipients)
+    signer = signers.copied(config.signer) if config.signer else None
+    data = secrets.collected(id, signer=signer)
+    written = envelope.encrypt(BytesIO(data), path, config.keys_recipients)
     shelf.sync(config.keys_folder)
     return _file(path.name, written)
 

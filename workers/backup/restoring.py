@@ -24,9 +24,10 @@ from typing import IO, Any
 import psycopg
 import pyrage
 
-from workers.backup import database, envelope, facts, manifest, secrets, shelf, spools
+from workers.backup import database, envelope, facts, manifest, secrets, shelf, signers, spools
 from workers.backup.making import DATABASE, SPOOLS, UPLOADS, BackupError, Step, Told, silent
 from workers.backup.manifest import Manifest
+from workers.backup.secrets import Keys
 from workers.local import embedded
 
 PART = ".restoring"
@@ -63,6 +64,7 @@ class Source:
     identity: Identities
     secrets: dict[str, str]
     journal: Path | None
+    signer: dict[str, Any] | None = None  # its state, where the keys file has one
 
     @property
     def manifest(self) -> Manifest:
@@ -78,6 +80,7 @@ def source(
     secrets: dict[str, str],
     journal: Path | None,
     signer: str = "",
+    signer_state: dict[str, Any] | None = None,
 ) -> Source:
     """Its manifest was signed by `signer`, else by the installation of these secrets.
 
@@ -85,11 +88,11 @@ def source(
     """
     signed_by = signer or manifest.signer(secrets["STOA_MASTER_KEY"])
     entry = shelf.find(folder, id, signed_by)
-    return Source(entry, envelope.identities(identity), secrets, journal)
+    return Source(entry, envelope.identities(identity), secrets, journal, signer_state)
 
 
-def secrets_of(path: Path, identity: Path) -> dict[str, str]:
-    """Those in a keys file. Raises EnvelopeError, KeysError."""
+def keys_of(path: Path, identity: Path) -> Keys:
+    """What is in a keys file. Raises EnvelopeError, KeysError."""
     return secrets.read(envelope.opened(path, envelope.identities(identity)))
 
 
@@ -108,6 +111,8 @@ def onto_folder(
             _check(source, told)
         with watch.phase("keys"):
             secrets.install(draft / "secrets", source.secrets)
+            if source.signer:
+                signers.put_back(draft / "signer", source.signer)
         server = embedded.Postgres(
             draft / "pg", port or embedded.free_port(), draft / "log" / "postgres.log"
         )
@@ -164,7 +169,7 @@ def into_database(
 ) -> Report:
     """Into an empty database of somebody else's server, as the owner of its tables to be.
 
-    Spools and uploads go below `var`, as an embedded installation has them.
+    Spools, uploads and the signer's files go below `var`, as an embedded installation has them.
     """
     watch = _Watch(source, now, told)
     with watch.phase("check"):
@@ -174,6 +179,8 @@ def into_database(
     with watch.phase("spools"):
         _put_spools_back(source, var)
         _put_uploads_back(source, var / "uploads")
+    if source.signer:
+        signers.put_back(var / "signer", source.signer)
     with watch.phase("reopen"):
         watch.report.reopened = _reopen(source, url, var)
     return watch.report

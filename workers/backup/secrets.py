@@ -7,6 +7,7 @@ are not among them: a restored installation draws new ones.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,20 @@ class KeysError(Exception):
     """A keys file is not what it should be; the message holds nothing secret."""
 
 
-def collected(backup_id: str, environ: Mapping[str, str] = os.environ) -> bytes:
+@dataclass(frozen=True)
+class Keys:
+    """Setting to secret; and the signer's state (`signers.copied`), where it was copied."""
+
+    secrets: dict[str, str]
+    signer: dict[str, Any] | None = None
+
+
+def collected(
+    backup_id: str,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    signer: Mapping[str, Any] | None = None,
+) -> bytes:
     """Of this process's settings. Raises ImproperlyConfigured."""
     found = {name: env.text(name, "") for name in NAMES}
     settings = {
@@ -38,18 +52,17 @@ def collected(backup_id: str, environ: Mapping[str, str] = os.environ) -> bytes:
         for name, value in sorted(environ.items())
         if name.startswith("STOA_") and not any(word in name for word in _NEVER)
     }
-    return rfc8785.dumps(
-        {
-            "format": FORMAT,
-            "backup": backup_id,
-            "secrets": {name: value for name, value in found.items() if value},
-            "settings": settings,
-        }
-    )
+    said: dict[str, Any] = {
+        "format": FORMAT,
+        "backup": backup_id,
+        "secrets": {name: value for name, value in found.items() if value},
+        "settings": settings,
+    }
+    return rfc8785.dumps(said | ({"signer": signer} if signer else {}))
 
 
-def read(data: bytes) -> dict[str, str]:
-    """Setting to secret. Raises KeysError."""
+def read(data: bytes) -> Keys:
+    """Raises KeysError."""
     try:
         said: dict[str, Any] = json.loads(data)
         secrets: dict[str, str] = said["secrets"]
@@ -57,7 +70,7 @@ def read(data: bytes) -> dict[str, str]:
             raise KeysError("it is no keys file of this version")
     except (ValueError, KeyError, TypeError) as error:
         raise KeysError(f"it is no keys file ({type(error).__name__})") from None
-    return {name: secrets[name] for name in NAMES if name in secrets}
+    return Keys({name: secrets[name] for name in NAMES if name in secrets}, said.get("signer"))
 
 
 def install(folder: Path, secrets: Mapping[str, str]) -> None:

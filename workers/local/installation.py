@@ -140,7 +140,8 @@ class Installation:
         url = os.environ.get("STOA_BACKUP_DATABASE_URL", "")
         if self.postgres:
             url = self.postgres.url("stoa_backup")
-        return {"STOA_BACKUP_GATEWAYS": gateways} | (
+        signer = os.environ.get("STOA_BACKUP_SIGNER") or str(self.var / "signer")
+        return {"STOA_BACKUP_GATEWAYS": gateways, "STOA_BACKUP_SIGNER": signer} | (
             {"STOA_BACKUP_DATABASE_URL": url} if url else {}
         )
 
