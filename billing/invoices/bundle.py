@@ -10,7 +10,7 @@ of the installation's signer over that, as in every bundle (compliance.bundles):
     events/2026-03.jsonl  the raw usage of a month that it bills, as it was known then, by time
     billed/2026-02.jsonl  what earlier invoices billed for a month that this one adjusts
     node/batches.jsonl    what nodes signed of those months (`proving`), as they signed it
-    node/certificates.jsonl, node/authorities.jsonl   by which keys, and who certified those
+    node/certificates.jsonl, node/authorities.jsonl   by which keys, and who vouched for those
 
 Written and read as a stream: millions of events need no memory.
 """

@@ -50,7 +50,7 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """Who certified nodes' keys in a region."""
+    """Who vouches for nodes' keys in a region."""
 
     region: str
     certificate_pem: str
@@ -261,7 +261,7 @@ def _signer(
         found.authorities.append(f"{one.region} {issuer.fingerprint(hashes.SHA256()).hex()}")
 
     def issued(one: Certificate) -> Any:
-        """Its key, where an authority certified it for its node; else why not, in words."""
+        """Its key, where an authority vouched for it and its node; else why not, in words."""
         try:
             certificate = x509.load_der_x509_certificate(one.der)
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)

@@ -1,4 +1,4 @@
-"""What billing asks of the fleet: who certified the keys by which nodes sign."""
+"""What billing asks of the fleet: who vouches for the keys by which nodes sign."""
 
 from billing import tenants
 from controlplane.fleet.models import Region
