@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import cryptography
+import fpdf.output
 import pytest
 
 from compliance.bundles import readme, stoa_verify
@@ -138,3 +140,19 @@ def test_a_range_of_a_log_is_proved_without_all_its_hashes(tmp_path: Path) -> No
         forged = forge(made, tmp_path / f"forged-{first}-{count}.zip", change, Key())
         if b"A" in changed[0]:
             assert run(f"{forged}", "--vkey", key) == 2
+
+
+def test_the_same_bundle_is_the_same_bytes_in_another_year(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the library that writes the page goes on: none of it is in the page."""
+    log = MemoryLog(bodies(9))
+    first = make(tmp_path / "first.zip", log)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Later":
+            return cls(2031, 5, 6, 7, 8, 9, tzinfo=tz)
+
+    monkeypatch.setattr(fpdf.output, "datetime", Later)
+    assert make(tmp_path / "second.zip", log).read_bytes() == first.read_bytes()
