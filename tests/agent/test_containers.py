@@ -77,7 +77,8 @@ def test_one_that_speaks_openai_is_proved_by_an_inference(site: Site) -> None:
     wish, running = site.start()
     wait_until(lambda: site.runner.listening(running), 60)
     assert site.runner.probe(running, wish) is None
-    assert "POST /v1/completions" in Path(running.log).read_text()
+    # What a container says reaches its log a moment later.
+    wait_until(lambda: "POST /v1/completions" in Path(running.log).read_text())
 
 
 def test_how_it_ended(site: Site) -> None:
