@@ -19,7 +19,17 @@ from django.db import connection, transaction
 
 from compliance import audit, locks
 from compliance.bundles import assembly, stored_log, writer
-from compliance.bundles.kinds import Dataset, Kind, Rows, kinds, register, register_kind
+from compliance.bundles.kinds import (
+    ORGANIZATION,
+    PLATFORM,
+    Dataset,
+    Kind,
+    Rows,
+    kinds,
+    register,
+    register_about,
+    register_kind,
+)
 from compliance.bundles.tables import Value
 from compliance.log import signing
 from compliance.log.models import LogCheckpoint
@@ -27,6 +37,8 @@ from compliance.models import AuditEvent, Export
 
 __all__ = [
     "KINDS",
+    "ORGANIZATION",
+    "PLATFORM",
     "PROFILES",
     "Dataset",
     "ExportError",
@@ -34,6 +46,7 @@ __all__ = [
     "Rows",
     "Value",
     "register",
+    "register_about",
     "register_kind",
 ]
 
@@ -71,8 +84,12 @@ def request(
     region: str = "",
     kind: str = KIND,
     profile: str = PROFILE,
+    about: str = "",
 ) -> Export:
     """Ask for a bundle (`KINDS`, `PROFILES`) of a log with start <= time < end.
+
+    `about`: the id of what it is about, for kinds that need one. Whether the actor may know of
+    that thing is the caller's question; that it is of this log, the kind's.
 
     Raises ExportError.
     """
@@ -86,12 +103,14 @@ def request(
         if value not in known:
             message = f"no such {field}: it is one of {', '.join(known)}"
             raise ExportError(f"invalid_{field}", message, field)
+    _refuse_other(kinds[kind], log, about)
     with transaction.atomic():
         export = Export.objects.create(
             log_id=log,
             kind=kind,
             profile=profile,
             reason=reason,
+            about=about,
             requested_by=actor.id,
             period_start=start,
             period_end=end,
@@ -107,12 +126,27 @@ def request(
             change=[
                 audit.Change("kind", None, kind),
                 audit.Change("profile", None, profile),
+                *([audit.Change("about", None, about)] if about else []),
                 audit.Change("period_start", None, audit.stamp(start)),
                 audit.Change("period_end", None, audit.stamp(end)),
             ],
             personal={"reason": reason},
         )
     return export
+
+
+def _refuse_other(kind: Kind, log: str, about: str) -> None:
+    owner = PLATFORM if log == audit.PLATFORM else ORGANIZATION
+    if owner not in kind.of:
+        raise ExportError("invalid_kind", f"{kind.name} is made of the other kind of log", "kind")
+    if not kind.about and about:
+        raise ExportError("invalid_about", f"{kind.name} is about no single thing", "about")
+    prefix, _, rest = about.partition("_")
+    if kind.about and (prefix not in kind.about or not rest):
+        wanted = " or ".join(f"{one}_…" for one in kind.about)
+        raise ExportError("invalid_about", f"name what it is about: {wanted}", "about")
+    if kind.about and kind.known and not kind.known(log, about):
+        raise ExportError("invalid_about", f"nothing of this log is called {about}", "about")
 
 
 def build(export_id: str, now: datetime) -> Export:

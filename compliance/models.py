@@ -78,7 +78,8 @@ class EventSecret(models.Model):
 class Export(models.Model):
     """A bundle that somebody asked for: who, what, why, and where its file lies.
 
-    `choice`: with which signed head of the log it was built; `rows_done`: how far a builder is.
+    `choice`: with which signed head of the log it was built; `rows_done`: how far a builder is;
+    `about`: the id of the one thing that it is about, for kinds that need one.
     """
 
     id = IdField("exp")
@@ -97,6 +98,7 @@ class Export(models.Model):
     profile = models.CharField(max_length=16, default="full")
     rows_done = models.BigIntegerField(default=0)
     choice = models.JSONField(default=dict)
+    about = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
         ordering = ("-id",)

@@ -1,6 +1,7 @@
 """Evidence: exports of an organization's records, and its newest audit events."""
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -35,10 +36,12 @@ class ExportForm(forms.Form):
         label="To, that day included",
         widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
     )
-    kind = forms.ChoiceField(
-        label="What",
-        choices=lambda: [(one.name, one.title) for one in exports.KINDS.values()],
-        initial=exports.KIND,
+    kind = forms.ChoiceField(label="What", choices=[], initial=exports.KIND)
+    about = forms.CharField(
+        required=False,
+        max_length=64,
+        label="About (id)",
+        help_text="For exports about one person, certificate or request: its id.",
     )
     profile = forms.ChoiceField(
         label="How much of people",
@@ -53,62 +56,113 @@ class ExportForm(forms.Form):
         max_length=exports.MAX_REASON, help_text="Stands in the audit log: who asked, and why."
     )
 
+    def __init__(self, owner: str, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        kinds = [one for one in exports.KINDS.values() if owner in one.of]
+        self.fields["kind"].choices = [(one.name, one.title) for one in kinds]  # type: ignore[attr-defined]
+
     def blame(self, error: exports.ExportError) -> None:
         field = {"end": "until"}.get(error.field, error.field)
         self.add_error(field if field in self.fields else None, error.message)
+
+
+@dataclass(frozen=True)
+class Whose:
+    """Whose log and records: an organization's, or the operator's."""
+
+    log: str
+    name: str
+    region: str
+    organization: Organization | None = None
+
+    @property
+    def owner(self) -> str:
+        return exports.PLATFORM if self.organization is None else exports.ORGANIZATION
+
+    @property
+    def page(self) -> str:
+        return "frontend:evidence" if self.organization else "frontend:operator-evidence"
 
 
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     """GET shows; POST asks for an export, which a worker builds."""
     if request.method == "POST":
-        organization = _organization(visit, request.POST.get("organization", ""))
-        form = ExportForm(request.POST)
-        if form.is_valid() and _requested(visit, organization, form):
-            messages.success(request, "The export is being built.")
-            return redirect("frontend:evidence")
-    elif visit.organization is None:
+        return _page(request, visit, _of(visit, request.POST.get("organization", "")))
+    if visit.organization is None:
         return show(request, visit, "nowhere.html")
-    else:
-        organization = _organization(visit, visit.organization.id)
-        first = months.start_of(visit.now).date()
-        form = ExportForm(initial={"since": first, "until": visit.now.astimezone(UTC).date()})
-    context = {
-        "organization": organization,
-        "form": form,
-        **_exports(organization, visit.now),
-        **_check(),
-        **_events(request, visit, organization),
-    }
-    return show(request, visit, "evidence.html", context, status=422 if form.is_bound else 200)
+    return _page(request, visit, _of(visit, visit.organization.id))
+
+
+@page
+def operators(request: Request, visit: Visit) -> HttpResponseBase:
+    """The same of the operator's own log. Looking through it is an event, as by the API."""
+    whose = _operators(visit)
+    if request.method != "POST":
+        audit.record(
+            actor=visit.principal.actor,
+            action="log.read",
+            target=audit.Target("log", whose.log),
+            log=whose.log,
+            now=visit.now,
+        )
+    return _page(request, visit, whose)
 
 
 @require_safe
 @page
 def exports_table(request: Request, visit: Visit) -> HttpResponseBase:
     """The list of exports alone, while one is being built."""
-    wanted = request.GET.get("organization", "")
-    organization = _organization(visit, wanted)
-    context = {"organization": organization, **_exports(organization, visit.now)}
-    return show(request, visit, "_exports.html", context)
+    wanted = request.GET.get("log", "")
+    whose = _operators(visit) if wanted == audit.PLATFORM else _of(visit, wanted)
+    return show(request, visit, "_exports.html", {"whose": whose, **_exports(whose, visit.now)})
 
 
-def _organization(visit: Visit, id: str) -> Organization:
-    return access.organization(visit.principal, id, Permission.EXPORT)
+def _of(visit: Visit, id: str) -> Whose:
+    found = access.organization(visit.principal, id, Permission.EXPORT)
+    return Whose(found.id, found.name, found.region_code, found)
 
 
-def _requested(visit: Visit, organization: Organization, form: ExportForm) -> bool:
+def _operators(visit: Visit) -> Whose:
+    access.operator(visit.principal)
+    return Whose(audit.PLATFORM, "this installation", "")
+
+
+def _page(request: Request, visit: Visit, whose: Whose) -> HttpResponseBase:
+    if request.method == "POST":
+        form = ExportForm(whose.owner, request.POST)
+        if form.is_valid() and _requested(visit, whose, form):
+            messages.success(request, "The export is being built.")
+            return redirect(whose.page)
+    else:
+        days = {
+            "since": months.start_of(visit.now).date(),
+            "until": visit.now.astimezone(UTC).date(),
+        }
+        form = ExportForm(whose.owner, initial=days)
+    context = {
+        "whose": whose,
+        "form": form,
+        **_exports(whose, visit.now),
+        **_check(),
+        **_events(request, visit, whose),
+    }
+    return show(request, visit, "evidence.html", context, status=422 if form.is_bound else 200)
+
+
+def _requested(visit: Visit, whose: Whose, form: ExportForm) -> bool:
     try:
         exports.request(
             actor=visit.principal.actor,
-            log=organization.id,
+            log=whose.log,
             reason=form.cleaned_data["reason"],
             kind=form.cleaned_data["kind"],
             profile=form.cleaned_data["profile"],
+            about=form.cleaned_data["about"],
             start=_midnight(form.cleaned_data["since"]),
             end=_midnight(form.cleaned_data["until"] + timedelta(days=1)),
             now=visit.now,
-            region=organization.region_code,
+            region=whose.region,
         )
     except exports.ExportError as error:
         form.blame(error)
@@ -129,13 +183,13 @@ def _check() -> dict[str, Any]:
     return {"log_key": key, "verifier_sha256": readme.verifier_sha256()}
 
 
-def _exports(organization: Organization, now: datetime) -> dict[str, Any]:
-    mine = Export.objects.filter(log_id=organization.id)[:EXPORTS]
+def _exports(whose: Whose, now: datetime) -> dict[str, Any]:
+    mine = Export.objects.filter(log_id=whose.log)[:EXPORTS]
     rows = [(export, exports.status(export, now)) for export in mine]
     return {"exports": rows, "building": any(status == "building" for _, status in rows)}
 
 
-def _events(request: Request, visit: Visit, organization: Organization) -> dict[str, Any]:
+def _events(request: Request, visit: Visit, whose: Whose) -> dict[str, Any]:
     """A page of the log, newest first; `before` an event, and with what `search` filters by."""
     wanted = {name: request.GET.get(name, "").strip().replace("\0", "") for name in search.NAMES}
     filters = {name: value for name, value in wanted.items() if value}
@@ -145,15 +199,15 @@ def _events(request: Request, visit: Visit, organization: Organization) -> dict[
         if _DAY.fullmatch(filters.get(name, "")):
             filters[name] += "T00:00:00Z"
     try:
-        rows = search.find(organization.id, filters).order_by("-id")
+        rows = search.find(whose.log, filters).order_by("-id")
     except search.BadFilter:
         rows = AuditEvent.objects.none()
     before = request.GET.get("before", "")
     if ids.valid(before, "evt"):
         rows = rows.filter(id__lt=before)
     found = list(rows[: EVENTS + 1])
-    members = access.memberships(visit.principal).filter(organization=organization)
-    people = dict(members.values_list("user_id", "user__email"))
+    members = access.memberships(visit.principal).filter(organization=whose.organization)
+    people = dict(members.values_list("user_id", "user__email")) if whose.organization else {}
     return {
         "events": [(one, people.get(one.actor_id, "")) for one in found[:EVENTS]],
         "older": found[EVENTS - 1].id if len(found) > EVENTS else "",

@@ -94,6 +94,7 @@ SECTIONS = (
         ),
         operators=True,
     ),
+    Section("Records", (Page("Operator's log", "operator-evidence"),), operators=True),
 )
 
 

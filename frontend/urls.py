@@ -117,6 +117,7 @@ urlpatterns = [
     path("verify/stoa_verify.py.sha256", verify_views.digest, name="verifier-digest"),
     path("verify/key", verify_views.key, name="log-key"),
     path("evidence", evidence_views.index, name="evidence"),
+    path("operator/evidence", evidence_views.operators, name="operator-evidence"),
     path("evidence/exports", evidence_views.exports_table, name="exports"),
     path("notices/<str:id>/close", notice_views.close, name="notice-close"),
     path("engines", engine_views.index, name="engines"),

@@ -45,8 +45,9 @@ def build(
         else:
             for dataset in datasets:
                 parts += _tables(export, dataset, end, folder, progress)
+            parts += _documents(export, kind, folder)
         first, count = log.span(export.period_start, end)
-        full = profile == writer.FULL
+        full = kind.events and profile == writer.FULL
         logged, proof = log_part.write(
             log,
             first,
@@ -54,7 +55,7 @@ def build(
             folder,
             openings=log.openings(first, first + count) if full else (),
             certificates=log.certificates(first, first + count) if full else (),
-            bodies=profile != writer.COUNTS_ONLY,
+            bodies=kind.events and profile != writer.COUNTS_ONLY,
         )
     said = writer.Head(
         kind=export.kind,
@@ -66,6 +67,7 @@ def build(
         requested_by=export.requested_by,
         profile=profile,
         period=(export.period_start, max(end, export.period_start)),
+        about=export.about,
     )
     target = folder / "bundle.zip"
     digest = writer.write(
@@ -82,7 +84,7 @@ def cut(export: Export) -> datetime:
 def _tables(
     export: Export, dataset: Dataset, end: datetime, folder: Path, progress: Progress
 ) -> list[writer.Part]:
-    rows = dataset.rows(export.log_id, export.period_start, end)
+    rows = dataset.read(export, end)
     masked = dict.fromkeys(dataset.personal, _pseudonym(export))
     mask = masked if export.profile == writer.PSEUDONYMISED else None
     return tables.write(dataset.name, dataset.columns, _counted(rows, progress), folder, mask)
@@ -92,13 +94,19 @@ def _counts(
     export: Export, datasets: Iterable[Dataset], end: datetime, folder: Path, progress: Progress
 ) -> list[writer.Part]:
     rows = (
-        (one.name, sum(1 for _ in _counted(_rows(export, one, end), progress))) for one in datasets
+        (one.name, sum(1 for _ in _counted(one.read(export, end), progress))) for one in datasets
     )
     return tables.write("counts", ("dataset", "rows"), rows, folder)
 
 
-def _rows(export: Export, dataset: Dataset, end: datetime) -> Iterable[Row]:
-    return dataset.rows(export.log_id, export.period_start, end)
+def _documents(export: Export, kind: Kind, folder: Path) -> Iterator[writer.Part]:
+    if kind.documents:
+        into = folder / "documents"
+        into.mkdir()
+        for path, source in kind.documents(export, into):
+            if not path.startswith("documents/"):
+                raise ValueError(f"{path!r}: documents of a bundle lie below documents/")
+            yield writer.Part(path, source)
 
 
 def _counted(rows: Iterable[Row], progress: Progress) -> Iterator[Row]:

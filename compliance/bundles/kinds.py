@@ -3,10 +3,20 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from compliance.bundles.tables import Row
+from compliance.models import Export
 
 Rows = Callable[[str, datetime, datetime], Iterable[Row]]
+RowsAbout = Callable[[str, datetime, datetime, str], Iterable[Row]]
+# Files of a bundle: the path in it (documents/…) and where the content lies, in the order of paths.
+# Written below the given folder, deterministic, and as far as the export's profile allows.
+Documents = Callable[[Export, Path], Iterable[tuple[str, Path]]]
+
+
+ORGANIZATION, PLATFORM = "organization", "platform"
+OWNERS = (ORGANIZATION, PLATFORM)
 
 
 @dataclass(frozen=True)
@@ -15,18 +25,37 @@ class Dataset:
 
     name: str
     columns: tuple[str, ...]
-    rows: Rows
+    rows: Rows | None
     personal: tuple[str, ...] = ()
     general: bool = True
+    rows_about: RowsAbout | None = None
+
+    def read(self, export: Export, end: datetime) -> Iterable[Row]:
+        """Of the export's log and period, up to `end`."""
+        if self.rows_about:
+            return self.rows_about(export.log_id, export.period_start, end, export.about)
+        assert self.rows is not None
+        return self.rows(export.log_id, export.period_start, end)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`datasets`: the names of those it holds; None: every general one."""
+    """What may be asked for.
+
+    `datasets`: the names of those it holds; None: every general one. `about`: an export of it is
+    about one thing, whose id begins with one of these; `known(log, id)`: whether there is such a
+    thing for that log. `of`: whose log, organization or platform. `events`: with the bodies of the
+    log's events of the period, not their hashes alone.
+    """
 
     name: str
     title: str
     datasets: tuple[str, ...] | None = None
+    documents: Documents | None = None
+    about: tuple[str, ...] = ()
+    known: Callable[[str, str], bool] | None = None
+    of: tuple[str, ...] = OWNERS
+    events: bool = True
 
     def chosen(self) -> list[Dataset]:
         if self.datasets is None:
@@ -57,6 +86,23 @@ def register(
     datasets[name] = Dataset(name, tuple(columns), rows, tuple(personal), general)
 
 
-def register_kind(name: str, title: str, names: Sequence[str]) -> None:
-    """An export of its own, of those datasets; its name is [a-z][a-z0-9_]{0,31}."""
-    kinds[name] = Kind(name, title, tuple(names))
+def register_about(
+    name: str, columns: Sequence[str], rows: RowsAbout, *, personal: Sequence[str] = ()
+) -> None:
+    """A dataset of kinds that are about one thing: `rows(log, start, end, about)`."""
+    datasets[name] = Dataset(name, tuple(columns), None, tuple(personal), False, rows)
+
+
+def register_kind(
+    name: str,
+    title: str,
+    names: Sequence[str],
+    *,
+    documents: Documents | None = None,
+    about: Sequence[str] = (),
+    known: Callable[[str, str], bool] | None = None,
+    of: Sequence[str] = OWNERS,
+    events: bool = True,
+) -> None:
+    """An export of its own (`Kind`) of those datasets; its name is [a-z][a-z0-9_]{0,31}."""
+    kinds[name] = Kind(name, title, tuple(names), documents, tuple(about), known, tuple(of), events)

@@ -38,6 +38,7 @@ With `--prev FILE` it also checks that the log only grew since a checkpoint that
                           it, so that a spreadsheet shows it and does not run it.
     data/*.jsonl          the same rows, one canonical JSON object (RFC 8785) a line
     schemas/*.json        the columns of each (JSON Schema)
+    documents/            where there are any: files as they are kept, certificates, archives
     log/                  {log_words}
 
 ## What a good check shows

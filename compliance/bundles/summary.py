@@ -72,6 +72,8 @@ def _metadata(head: "Head") -> str:
 
 def _head(head: "Head") -> list[tuple[str, str]]:
     said = [("Kind", head.kind.replace("_", " ")), ("Bundle", head.id), ("Log", head.log)]
+    if head.about:
+        said.append(("About", head.about))
     if head.period:
         start, end = map(stamp, head.period)
         said.append(("Period", f"from {start}\nto before {end}"))

@@ -50,6 +50,7 @@ class Head:
     requested_by: str
     profile: str = FULL
     period: tuple[datetime, datetime] | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def write(
     }
     if head.period:
         manifest["period"] = dict(zip(("start", "end"), map(stamp, head.period), strict=True))
+    if head.about:
+        manifest["about"] = head.about
     if log_proof:
         manifest["log_proof"] = log_proof
     said = rfc8785.dumps(manifest)

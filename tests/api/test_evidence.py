@@ -75,6 +75,27 @@ def test_an_export_needs_a_reason_and_the_permission(alice: House) -> None:
     assert post(with_key(alice.secret), "/exports", body).status_code == 403
 
 
+def test_the_operators_own_log_is_exported_by_operators_alone(
+    alice: House, operator: Client
+) -> None:
+    body = {
+        "log": "platform",
+        "kind": "audit_log",
+        "reason": "yearly audit",
+        "period_start": "2026-11-01T00:00:00Z",
+        "period_end": "2026-11-02T00:00:00Z",
+    }
+    asked = post(operator, "/exports", body)
+    assert asked.status_code == 202, asked.content
+    path = f"/api/v1/exports/{asked.json()['id']}"
+    assert asked.json()["organization"] == "platform"
+    assert operator.get("/api/v1/exports?log=platform").json()["data"]
+    assert post(signed_in(alice.owner), "/exports", body).status_code == 404
+    for client in (signed_in(alice.owner), with_key(alice.secret)):
+        assert client.get(path).status_code == 404
+        assert client.get("/api/v1/exports?log=platform").status_code == 404
+
+
 def test_audit_events_show_bodies_and_filter(alice: House) -> None:
     client = signed_in(alice.owner)
     query = {"organization": alice.organization.id, "action": "endpoint.create"}

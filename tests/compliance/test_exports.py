@@ -71,7 +71,7 @@ def events(count: int, **more: Any) -> None:
 def ask(**more: Any) -> Export:
     wish: dict[str, Any] = {"reason": "yearly audit", "start": NOW - 30 * DAY, "end": NOW + DAY}
     wish["profile"] = "full"
-    return exports.request(actor=ADA, log=LOG, now=NOW, **{**wish, **more})
+    return exports.request(actor=ADA, now=NOW, **{"log": LOG, **wish, **more})
 
 
 def build(export: Export, now: datetime = NOW) -> Export:
@@ -334,3 +334,43 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         tracemalloc.stop()
     assert exports.archive(export).stat().st_size > 10_000_000
     assert peak < 5_000_000  # the fonts of the summary take most of it
+
+
+def test_a_kind_about_one_thing_has_its_rows_and_its_documents() -> None:
+    events(2)
+
+    def written(export: Export, folder: Path) -> Iterator[tuple[str, Path]]:
+        source = folder / "letter"
+        source.write_text(f"about {export.about}, {export.profile}")
+        yield "documents/letter.txt", source
+
+    exports.register_about("of_one", ("about",), lambda log, start, end, about: [(about,)])
+    exports.register_kind(
+        "one_thing",
+        "One thing",
+        ("of_one",),
+        documents=written,
+        about=("usr",),
+        known=lambda log, about: (log, about) == (LOG, "usr_1"),
+        of=(exports.ORGANIZATION,),
+        events=False,
+    )
+    for wrong in ("", "usr_", "key_1", "usr_2"):
+        with pytest.raises(exports.ExportError) as error:
+            ask(kind="one_thing", about=wrong)
+        assert error.value.field == "about"
+    with pytest.raises(exports.ExportError, match="about no single thing"):
+        ask(about="usr_1")
+    with pytest.raises(exports.ExportError) as error:
+        ask(kind="one_thing", about="usr_1", log=audit.PLATFORM)
+    assert error.value.field == "kind"
+    export = build(ask(kind="one_thing", about="usr_1"))
+    files = unpack(export)
+    assert files["documents/letter.txt"] == b"about usr_1, full"
+    assert files["data/of_one.jsonl"] == b'{"about":"usr_1"}\n'
+    assert not any(name.startswith("log/events") for name in files)
+    assert json.loads(files["manifest.json"])["about"] == "usr_1"
+    assert verified(export).exit_code() == 0
+    first = exports.archive(export).read_bytes()
+    exports.archive(export).unlink()
+    assert exports.downloaded(actor=ADA, export=export, now=NOW).read_bytes() == first

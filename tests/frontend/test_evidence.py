@@ -4,6 +4,7 @@ import html
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from compliance import audit, exports
@@ -38,7 +39,7 @@ def test_an_export_from_asking_to_the_file(alice: House) -> None:
         settle(timezone.now())
         exports.build_waiting(timezone.now())
         assert signing.vkey() in html.unescape(client.get("/evidence").content.decode())
-    table = client.get("/evidence/exports", {"organization": alice.organization.id})
+    table = client.get("/evidence/exports", {"log": alice.organization.id})
     text = table.content.decode()
     assert "complete" in text
     assert "hx-trigger" not in text
@@ -104,3 +105,18 @@ def test_an_export_of_this_month_can_be_had_from_the_costs(alice: House) -> None
         exports.build(export.id, now)
     assert f"/api/v1/exports/{export.id}/file" in client.get("/costs").content.decode()
     assert b"/file" not in signed_in(alice.billing).get("/costs").content
+
+
+def test_the_operator_has_the_own_log_exported(alice: House, operator: Client) -> None:
+    looks = AuditEvent.objects.filter(log_id="platform", action="log.read")
+    text = operator.get("/operator/evidence").content.decode()
+    assert "log.read</code>" in text
+    assert looks.count() == 1
+    dates = {"since": "2026-01-01", "until": "2026-02-01"}
+    wish = {**dates, "kind": "audit_log", "profile": "full", "reason": "yearly audit"}
+    assert operator.post("/operator/evidence", wish).status_code == 302
+    assert Export.objects.get().log_id == "platform"
+    assert "yearly audit" in operator.get("/evidence/exports?log=platform").content.decode()
+    owner = signed_in(alice.owner)
+    assert owner.get("/operator/evidence").status_code == 404
+    assert owner.get("/evidence/exports?log=platform").status_code == 404

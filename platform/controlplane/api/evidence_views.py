@@ -19,9 +19,8 @@ from compliance.models import AuditEvent, Export
 from controlplane.api.audit_views import LOG, ORGANIZATION, log_of
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
-from controlplane.tenancy import access
-from controlplane.tenancy.access import Permission
 from controlplane.tenancy.errors import Conflict, Gone, Invalid, NotFound
+from controlplane.tenancy.models import Organization
 
 
 class AuditEventView(serializers.ModelSerializer[AuditEvent]):
@@ -64,6 +63,7 @@ class ExportView(serializers.ModelSerializer[Export]):
             "organization",
             "kind",
             "profile",
+            "about",
             "status",
             "reason",
             "requested_by",
@@ -87,8 +87,10 @@ class ExportView(serializers.ModelSerializer[Export]):
 
 
 class ExportBody(serializers.Serializer[Any]):
-    organization = serializers.CharField()
+    organization = serializers.CharField(required=False)
+    log = serializers.ChoiceField(choices=[audit.PLATFORM], required=False)
     kind = serializers.CharField(max_length=32, default=exports.KIND)
+    about = serializers.CharField(max_length=64, default="", allow_blank=True)
     profile = serializers.ChoiceField(exports.PROFILES, default=exports.PROFILE)
     reason = serializers.CharField(max_length=200)
     period_start = serializers.DateTimeField()
@@ -131,15 +133,10 @@ class Exports(HouseViewSet):
     serializer_class = ExportView
     queryset = Export.objects.none()
 
-    @extend_schema(
-        parameters=[OpenApiParameter("organization", str, required=True)],
-        responses=ExportView(many=True),
-    )
+    @extend_schema(parameters=[ORGANIZATION, LOG], responses=ExportView(many=True))
     def list(self, request: Request) -> Response:
-        organization = access.organization(
-            self.principal, request.query_params.get("organization", ""), Permission.EXPORT
-        )
-        return self.page(Export.objects.filter(log_id=organization.id), ExportView)
+        log = log_of(self.principal, request.query_params)
+        return self.page(Export.objects.filter(log_id=log), ExportView)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         return Response(ExportView(self._export(pk)).data)
@@ -148,18 +145,20 @@ class Exports(HouseViewSet):
     @idempotent
     def create(self, request: Request) -> Response:
         body = self.checked(request, ExportBody)
-        organization = access.organization(self.principal, body["organization"], Permission.EXPORT)
+        log = log_of(self.principal, body)
+        home = Organization.objects.filter(id=log).values_list("region_code", flat=True)
         try:
             export = exports.request(
                 actor=self.principal.actor,
-                log=organization.id,
+                log=log,
                 reason=body["reason"],
                 start=body["period_start"],
                 end=body["period_end"],
                 now=self.now,
-                region=organization.region_code,
+                region=home.first() or "",
                 kind=body["kind"],
                 profile=body["profile"],
+                about=body["about"],
             )
         except exports.ExportError as error:
             raise Invalid(error.message, code=error.code, field=error.field) from error
@@ -180,8 +179,9 @@ class Exports(HouseViewSet):
         export = Export.objects.filter(pk=pk).first()
         if export is None:
             raise NotFound("export")
+        place = "log" if export.log_id == audit.PLATFORM else "organization"
         try:
-            access.organization(self.principal, export.log_id, Permission.EXPORT)
+            log_of(self.principal, {place: export.log_id})
         except NotFound:
             raise NotFound("export") from None
         return export

@@ -42,6 +42,7 @@ class Command(BaseCommand):
         export.add_argument("--out", required=True, type=Path, help="the file to write")
         export.add_argument("--reason", required=True, help="stands in the audit log")
         export.add_argument("--profile", default=exports.PROFILE, choices=exports.PROFILES)
+        export.add_argument("--about", default="", help="what it is about, for kinds that need it")
 
     def handle(self, *_: Any, verb: str, **options: Any) -> None:
         if verb == "export":
@@ -71,6 +72,7 @@ class Command(BaseCommand):
                 region=region,
                 kind=options["kind"],
                 profile=options["profile"],
+                about=options["about"],
             )
             export = _built(export, now)
             source = exports.downloaded(actor=audit.SYSTEM, export=export, now=now)
