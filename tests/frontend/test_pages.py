@@ -201,7 +201,7 @@ def test_strangers_cannot_name_a_place(alice: House, mallory: House) -> None:
     assert not Budget.objects.filter(subject_id=alice.key_id).exists()
     other = client.get(f"/endpoints/{mine}/log?replica={alice.replica.id}")
     assert other.status_code == 404
-    wanted = {"organization": alice.organization.id}
+    wanted = {"log": alice.organization.id}
     assert client.get("/evidence/exports", wanted).status_code == 404
 
 
