@@ -8,7 +8,7 @@ class ComplianceConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from compliance import datasets, grants, tombstones
+        from compliance import control_events, datasets, grants, tombstones
         from compliance.models import EventSecret, Tombstone
 
         def redact(stone: Tombstone, now: datetime) -> bool:
@@ -22,4 +22,5 @@ class ComplianceConfig(AppConfig):
         grants.narrow("compliance_logbackfill", "SELECT")
         grants.narrow("compliance_log", "SELECT, INSERT, UPDATE")
         datasets.register()
+        control_events.register()
         tombstones.register("event.redact", redact)

@@ -1,0 +1,21 @@
+"""The Annex A pack: which controls have evidence, and that a quarter of it adds up."""
+
+from compliance import controls
+from compliance.bundles import kinds
+
+
+def test_each_control_has_producers_or_says_why_none() -> None:
+    numbers = {5: 37, 6: 8, 7: 14, 8: 34}
+    expected = [f"A.{part}.{n}" for part, last in numbers.items() for n in range(1, last + 1)]
+    assert list(controls.CONTROLS) == expected
+    for id, control in controls.CONTROLS.items():
+        assert control.title and len(control.title) < 70
+        assert controls.of_control(id) or control.beside, f"{id} has no evidence and no reason"
+
+
+def test_each_producer_is_a_table_of_the_pack() -> None:
+    held = {one.name for one in kinds.kinds[controls.KIND].chosen()}
+    assert held == set(controls.producers)
+    for one in controls.producers.values():
+        assert one.controls and one.population and one.logs
+        assert one.events is None or {"index", "event"} <= set(one.dataset.columns)
