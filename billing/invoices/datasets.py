@@ -25,7 +25,7 @@ STATEMENT = ("period", "customer_number", "invoice", "value")
 
 
 def invoices(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
-    for one in _issued(account_id, start, end).iterator(chunk_size=500):
+    for one in issued(account_id, start, end).iterator(chunk_size=500):
         decision = one.decision
         vies = (decision.get("inputs") or {}).get("evidence", {}).get("vies") or {}
         yield (
@@ -39,7 +39,7 @@ def invoices(account_id: str | None, start: datetime, end: datetime) -> Iterator
 
 
 def lines(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row]:
-    found = InvoiceLine.objects.filter(invoice__in=_issued(account_id, start, end).order_by())
+    found = InvoiceLine.objects.filter(invoice__in=issued(account_id, start, end).order_by())
     for one in found.order_by("invoice_id", "position").iterator(chunk_size=2000):
         yield (
             *(one.invoice_id, one.position, one.kind, one.project_id, one.endpoint_id),
@@ -53,7 +53,7 @@ def statement(account_id: str | None, start: datetime, end: datetime) -> Iterato
 
     A payment on account counts when it came; the invoice that deducts it counts the rest.
     """
-    for one in _issued(account_id, start, end).iterator(chunk_size=500):
+    for one in issued(account_id, start, end).iterator(chunk_size=500):
         if one.decision.get("listed"):
             credit = one.kind == InvoiceKind.CREDIT_NOTE
             # A credit note counts in the month in which the customer was told (Art. 264(2)).
@@ -71,7 +71,7 @@ def _counted(invoice: Invoice) -> int:
     return int(found["net"] or 0)
 
 
-def _issued(account_id: str | None, start: datetime, end: datetime) -> QuerySet[Invoice]:
+def issued(account_id: str | None, start: datetime, end: datetime) -> QuerySet[Invoice]:
     """Final ones of an account, or of all, by when they became final."""
     found = Invoice.objects.exclude(state=InvoiceState.DRAFT).order_by("final_at", "id")
     found = found.filter(final_at__gte=start, final_at__lt=end)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 from django.db import connection
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -113,6 +114,18 @@ class Stored:
     def _span(self) -> tuple[datetime, datetime]:
         mine = self._invoice
         return min([mine.period_start, *self.adjusted()]), mine.final_at or timezone.now()
+
+
+class Undisclosed(Stored):
+    """Without what may say who somebody is: the document, and who asked for what. The sums are the
+    same."""
+
+    def document(self) -> bytes:
+        return b""
+
+    def events(self, month: datetime) -> Iterator[Event]:
+        for event in super().events(month):
+            yield msgspec.structs.replace(event, key_id="", agent="", run="")
 
 
 def as_charge(line: InvoiceLine) -> Charge:

@@ -85,7 +85,7 @@ def _tables(
     export: Export, dataset: Dataset, end: datetime, folder: Path, progress: Progress
 ) -> list[writer.Part]:
     rows = dataset.read(export, end)
-    masked = dict.fromkeys(dataset.personal, _pseudonym(export))
+    masked = dict.fromkeys(dataset.personal, pseudonym(export))
     mask = masked if export.profile == writer.PSEUDONYMISED else None
     return tables.write(dataset.name, dataset.columns, _counted(rows, progress), folder, mask)
 
@@ -115,7 +115,7 @@ def _counted(rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
         yield row
 
 
-def _pseudonym(export: Export) -> Callable[[str], str]:
+def pseudonym(export: Export) -> Callable[[str], str]:
     """The same text is the same pseudonym within one export, and another in the next."""
     key = hashlib.sha256(f"stoa export pseudonyms 1 {settings.MASTER_KEY}".encode()).digest()
 

@@ -37,9 +37,9 @@ def write(
             plain: dict[str, Any] = dict(zip(columns, map(_plain, shown), strict=True))
             into.write(rfc8785.dumps(plain) + b"\n")
             count += 1
-    schema = text(f"schemas/{name}.json", rfc8785.dumps(_schema(name, columns)), folder)
+    said = text(f"schemas/{name}.json", rfc8785.dumps(schema(name, columns)), folder)
     data = (("csv", table), ("jsonl", lines))
-    return [*(Part(f"data/{name}.{kind}", source, count) for kind, source in data), schema]
+    return [*(Part(f"data/{name}.{kind}", source, count) for kind, source in data), said]
 
 
 def cell(value: Value) -> str | int | bool | None:
@@ -60,7 +60,7 @@ def _masked(value: Value, mask: Callable[[str], str] | None) -> Value:
     return value if mask is None or value in (None, "") else mask(str(_plain(value)))
 
 
-def _schema(name: str, columns: Sequence[str]) -> dict[str, Any]:
+def schema(name: str, columns: Sequence[str]) -> dict[str, Any]:
     kinds = ["string", "integer", "boolean", "null"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
