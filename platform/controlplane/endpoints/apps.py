@@ -11,8 +11,11 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
+        from compliance import grants
         from controlplane.endpoints import billed, places, tombstones
 
+        grants.append_only("endpoints_placementrecord")
+        grants.narrow("endpoints_placementrecord", "SELECT")  # triggers alone write it
         places.register()
         billed.register()
         tombstones.register()

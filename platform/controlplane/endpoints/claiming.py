@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from django.db import connection
 from django.db.models import Sum
 
 from controlplane.endpoints.models import DeviceClaim, PlacementNote, Reservation
@@ -21,6 +22,8 @@ def free(
     `besides` what it takes on other nodes."""
     if not node.schedulable(now) or node.drain_requested_at is not None:
         return None
+    if need.region and node.pool.region_id != need.region:
+        return None
     if need.milli < WHOLE and not (node.pool.share_devices and shares(node.inventory)):
         return None
     here = _here(node, need)
@@ -35,6 +38,16 @@ def lock_pool(pool: Pool) -> None:
     two that break one each would leave none."""
     if pool.keep_block:
         Pool.objects.select_for_update(no_key=True).values_list("id").get(id=pool.id)
+
+
+def because(rejected: Mapping[str, Sequence[str]]) -> None:
+    """Say in this transaction why a node is taken, for the record of the placement that its
+    trigger writes: by how many others it could be compared, and what spoke against them."""
+    others = sorted(rejected.items(), key=lambda one: (-len(one[1]), one[0]))
+    against = "; ".join(f"{len(ids)} not: {why}" for why, ids in others[:5])
+    with connection.cursor() as cursor:
+        said = f"chosen by the scheduler{f'; {against}' if against else ', no other node'}"
+        cursor.execute("SELECT set_config('stoa.placed_because', %s, true)", [said[:300]])
 
 
 def note(replica_id: str, rejected: Mapping[str, Sequence[str]], now: datetime) -> None:

@@ -64,6 +64,7 @@ def take(replica: Replica, need: Need, chosen: GangPlacement, now: datetime) -> 
         waiting = Replica.objects.select_for_update(no_key=True)
         if not waiting.filter(id=replica_id, state=State.REQUESTED).exists():
             return False
+        claiming.because(rejected)
         members.enlist(replica_id, node_ids)
         lifecycle.advance(
             replica_id, State.PLACED, reason=Reason.PLACED, now=now, expected=State.REQUESTED

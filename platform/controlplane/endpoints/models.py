@@ -16,6 +16,7 @@ from controlplane.endpoints.pull_models import PullNode as PullNode
 from controlplane.endpoints.quote_models import Quote as Quote
 from controlplane.endpoints.quote_models import ServedDay as ServedDay
 from controlplane.endpoints.quote_models import SpeedCorrection as SpeedCorrection
+from controlplane.endpoints.region_models import PlacementRecord as PlacementRecord
 from controlplane.endpoints.rollout_models import EndpointVersion as EndpointVersion
 from controlplane.endpoints.rollout_models import Rollout as Rollout
 from controlplane.endpoints.rollout_models import VersionHealth as VersionHealth

@@ -138,6 +138,7 @@ def _take(
         device_ids = claiming.free(node, need, now)
         if device_ids is None:
             return None
+        claiming.because(rejected)
         moved = lifecycle.advance(
             replica_id,
             State.PLACED,
