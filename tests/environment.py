@@ -60,5 +60,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 if "STOA_TEST_SERVERS" not in os.environ:
     _start()
-# Parallel workers share the broker, not their hints.
-os.environ["STOA_QUEUE"] = f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+# Parallel workers share the broker, not their hints; and the machine, not their engines: an agent
+# ends whatever runs under a user id of its range that nobody claims.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ["STOA_QUEUE"] = f"tests-{_WORKER}"
+_NUMBER = int(_WORKER.removeprefix("gw")) + 1 if _WORKER.startswith("gw") else 0
+os.environ["STOA_AGENT_FIRST_UID"] = str(200_000 + _NUMBER * 500_000)

@@ -33,6 +33,7 @@ class TestNode:
             "STOA_AGENT_RUN_DIR": str(self.run_dir),
             "STOA_AGENT_DEVICES": "cpu:2",
             "STOA_AGENT_TOKEN": "stoa-enroll-good",
+            "STOA_AGENT_FIRST_UID": os.environ["STOA_AGENT_FIRST_UID"],
         }
         self._agents: list[subprocess.Popen[bytes]] = []
 
