@@ -8,9 +8,10 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from billing import tombstones
+        from billing import privacy, tombstones
 
         tombstones.register()
+        privacy.register()
         grants.append_only(
             "billing_usageevent",
             "billing_price",

@@ -10,6 +10,7 @@ class ComplianceConfig(AppConfig):
         # Models are importable only now.
         from compliance import control_events, datasets, grants, tombstones
         from compliance.models import EventSecret, Tombstone
+        from compliance.privacy import own
 
         def redact(stone: Tombstone, now: datetime) -> bool:
             return EventSecret.objects.filter(event_id=stone.target_id).delete()[0] > 0
@@ -24,3 +25,5 @@ class ComplianceConfig(AppConfig):
         datasets.register()
         control_events.register()
         tombstones.register("event.redact", redact)
+
+        own.register()

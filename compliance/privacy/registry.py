@@ -3,7 +3,7 @@
     registry.table(
         User, category="people", role=CONTROLLER, purpose="signing in", basis="contract",
         retention="account",
-        columns=registry.levels(personal="email", pseudonymous="id", secret="password",
+        columns=registry.levels(personal="email", pseudonymous="id", secrets="password",
                                 none="last_login is_active created_at"),
     )
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from django.db.models import Model
+
+from compliance.privacy.categories import CATEGORIES
 
 
 class Level(StrEnum):
@@ -73,12 +75,12 @@ def levels(
     pseudonymous: str = "",
     personal: str = "",
     special: str = "",
-    secret: str = "",
+    secrets: str = "",
 ) -> dict[str, Level]:
     """Columns by level, each a line of names. Raises ValueError on a name that is there twice."""
     found: dict[str, Level] = {}
     said = {NONE: none, PSEUDONYMOUS: pseudonymous, PERSONAL: personal}
-    for level, names in (said | {SPECIAL: special, SECRET: secret}).items():
+    for level, names in (said | {SPECIAL: special, SECRET: secrets}).items():
         for name in names.split():
             if name in found:
                 raise ValueError(f"{name} has two levels: {found[name]} and {level}")
@@ -100,10 +102,12 @@ def table(
     """Classify a model's table (or one that has no model, by its name).
 
     `retention` is the code of a rule (`compliance.privacy.retention`). Columns go by their names
-    in the database (`account_id`). Raises ValueError on an unknown role, basis or location.
+    in the database (`account_id`). Raises ValueError on an unknown role, basis, category or
+    location.
     """
     name = model if isinstance(model, str) else model._meta.db_table
-    for said, known in ((role, ROLES), (basis, BASES), (location, LOCATIONS)):
+    closed = ((role, ROLES), (basis, BASES), (location, LOCATIONS), (category, CATEGORIES))
+    for said, known in closed:
         if said not in known:
             raise ValueError(f"{name}: {said!r} is none of {', '.join(sorted(known))}")
     one = Table(name, category, role, purpose, basis, retention, dict(columns), location)

@@ -3,3 +3,9 @@ from django.apps import AppConfig
 
 class ApiConfig(AppConfig):
     name = "controlplane.api"
+
+    def ready(self) -> None:
+        # Models are importable only now.
+        from controlplane.api import privacy
+
+        privacy.register()

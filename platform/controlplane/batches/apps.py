@@ -6,7 +6,8 @@ class BatchesConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.batches import places, tombstones
+        from controlplane.batches import places, privacy, tombstones
 
         places.register()
         tombstones.register()
+        privacy.register()

@@ -12,13 +12,14 @@ class EndpointsConfig(AppConfig):
     def ready(self) -> None:
         # Models are importable only now.
         from compliance import grants
-        from controlplane.endpoints import billed, places, tombstones
+        from controlplane.endpoints import billed, places, privacy, tombstones
 
         grants.append_only("endpoints_placementrecord")
         grants.narrow("endpoints_placementrecord", "SELECT")  # triggers alone write it
         places.register()
         billed.register()
         tombstones.register()
+        privacy.register()
         checks.register(_recipes)
 
 

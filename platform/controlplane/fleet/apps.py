@@ -6,8 +6,9 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.fleet import billed, node_events, tombstones
+        from controlplane.fleet import billed, node_events, privacy, tombstones
 
         billed.register()
         node_events.register()
         tombstones.register()
+        privacy.register()

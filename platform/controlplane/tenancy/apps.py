@@ -6,10 +6,11 @@ class TenancyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.tenancy import billed, datasets, places, sign_in, tombstones
+        from controlplane.tenancy import billed, datasets, places, privacy, sign_in, tombstones
 
         sign_in.connect()
         datasets.register()
         places.register()
         billed.register()
         tombstones.register()
+        privacy.register()
