@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +72,16 @@ def test_connections_that_died_in_the_pool_fail_no_request() -> None:
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as admin:
         admin.execute("SELECT pg_terminate_backend(%s, 5000)", (before,))
     assert _backend() != before
+
+
+def test_a_command_without_settings_says_which_is_missing_in_one_line() -> None:
+    stoa = Path(sys.executable).with_name("stoa")
+    done = subprocess.run(
+        [stoa, "evidence", "status"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("stoa: set STOA_SECRET_KEY or STOA_SECRET_KEY_FILE")
+    assert len(done.stderr.splitlines()) == 1

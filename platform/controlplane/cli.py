@@ -29,8 +29,15 @@ def main() -> None:
         # A program of its own: it also puts back a house that is not there.
         os.execv(sys.executable, [sys.executable, "-m", "workers.backup", *sys.argv[2:]])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
+    try:
+        _ = settings.DEBUG  # the first look reads them all
+    except ImproperlyConfigured as error:
+        if sys.argv[1:2] not in ([], ["help"], ["--help"], ["-h"]):
+            sys.exit(f"stoa: {error} (docs/settings.md says what each is)")
     execute_from_command_line(sys.argv)
 
 
