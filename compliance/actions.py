@@ -1,7 +1,8 @@
 """The closed catalogue of audit actions. A verb that records a new one adds its line here.
 
 Categories are those that exports map to other schemas: iam (who may do what), authentication,
-resource (the life of things), fleet, billing, evidence (the log and its exports).
+resource (the life of things), fleet, billing, privacy (people's data), evidence (the log and its
+exports).
 """
 
 from typing import NamedTuple
@@ -207,6 +208,21 @@ ACTIONS: dict[str, Action] = {
             "payment.close": "a collection ended: succeeded, failed or canceled",
             "payment.refund": "the payment provider was to give money back, or could not",
             "payment.check": "our books and the payment provider's were compared",
+        },
+    ),
+    **_category(
+        "privacy",
+        {
+            "subject_request.open": "somebody asked about data of themselves; the clock runs",
+            "subject_request.verify": "it was checked who asks",
+            "subject_request.extend": "an answer takes longer, and whoever asked was told why",
+            "subject_request.decide": "it was decided what is done about a request",
+            "subject_request.close": "a request was answered",
+            "erasure.plan": "what an erasure would do was drawn up; nothing was erased",
+            "erasure.approve": "a second person approved the plan of an erasure",
+            "erasure.execute": "an erasure began: backups of before are erased again on restore",
+            "erasure.verify": "it was looked whether all of it is gone; the outcome says so",
+            "erasure.certify": "a certificate says what was erased, and what is kept and why",
         },
     ),
     **_category(

@@ -9,6 +9,7 @@ class ComplianceConfig(AppConfig):
     def ready(self) -> None:
         # Models are importable only now.
         from compliance import control_events, datasets, grants, tombstones
+        from compliance.erasure import setup
         from compliance.models import EventSecret, Tombstone
         from compliance.privacy import own
 
@@ -27,3 +28,4 @@ class ComplianceConfig(AppConfig):
         tombstones.register("event.redact", redact)
 
         own.register()
+        setup.register()

@@ -3,6 +3,7 @@
 from django.db import models
 from django.db.models import Q
 
+from compliance.erasure.models import Erasure, ErasureStep
 from compliance.fields import IdField
 from compliance.log.models import (
     Log,
@@ -13,9 +14,12 @@ from compliance.log.models import (
     LogPending,
     LogSubscription,
 )
+from compliance.subject_requests.models import SubjectRequest
 
 __all__ = [
     "AuditEvent",
+    "Erasure",
+    "ErasureStep",
     "EventSecret",
     "Export",
     "Log",
@@ -25,6 +29,7 @@ __all__ = [
     "LogNode",
     "LogPending",
     "LogSubscription",
+    "SubjectRequest",
     "Tombstone",
 ]
 

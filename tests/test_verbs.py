@@ -63,7 +63,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
-from tests import money_verbs, signers
+from tests import money_verbs, privacy_verbs, signers
 from tests.billing import invoice_verbs
 from tests.fleet.machine import Machine, inventory, report
 from tests.logs import settle
@@ -485,6 +485,7 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     walk.budgets()
     money_verbs.credit(walk)
     money_verbs.payments(walk)
+    privacy_verbs.walk(walk)
     walk.compliance()
     everything = {function for module in VERBS for function in public(module)}
     silent = {f"{one.__module__}.{one.__name__}" for one in everything - walk.walked - {*NO_VERBS}}

@@ -11,7 +11,9 @@ from billing.pricing import agreements, prices
 from billing.reports import margin
 from billing.spending import budgets, counters, leases
 from compliance import exports
+from compliance.erasure import executing, planning
 from compliance.log import subscriptions, succession
+from compliance.subject_requests import services as subject_requests
 from controlplane.batches import files
 from controlplane.batches import services as batches
 from controlplane.endpoints import (
@@ -50,8 +52,19 @@ VERBS: tuple[ModuleType, ...] = (
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, datev, credits, vouchers, receipts, statements, debits),
     *(subscriptions, succession),
+    *(subject_requests, planning, executing),
 )
 NO_VERBS = {
+    subject_requests.on_forwarded: "registers who tells the tenant",
+    subject_requests.overdue: "looks",
+    planning.refuse: "looks",
+    planning.dry_run: "looks",
+    planning.sha256: "computes",
+    planning.unchanged: "looks",
+    planning.subject_of: "computes",
+    planning.record: "is the event",
+    executing.carry_on: "executes, verifies and certifies, which tell",
+    executing.replay: "is part of backup.restore",
     subscriptions.of: "looks",
     subscriptions.deliver: "sends what was asked for; heads leave an anchor",
     subscriptions.deliver_due: "sends what was asked for",
@@ -209,6 +222,8 @@ NO_VERBS = {
 
 # What is not of one region.
 EVERYWHERE = {
+    *(f"subject_request.{verb}" for verb in ("open", "verify", "extend", "decide", "close")),
+    *(f"erasure.{verb}" for verb in ("plan", "approve", "execute", "verify", "certify")),
     "log.succeed",
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
     *("price.withdraw", "term.create", "entity.update", "owned_cost.create"),

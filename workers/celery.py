@@ -42,6 +42,7 @@ TOP_UPS_EVERY_S = 60.0
 ENGINES_EVERY_S = 60.0
 BOOKS_EVERY_S = 900.0  # looks whether the day's work on the books is done
 UPKEEP_EVERY_S = 3600.0
+ERASURES_EVERY_S = 30.0
 JOURNAL_EVERY_S = 5.0
 BACKUP_EVERY_S = 60.0
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -123,6 +124,7 @@ app.conf.update(
         "sign_heads": _every("sign_heads", HEADS_EVERY_S),
         "deliver_logs": _every("deliver_logs", DELIVER_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
+        "tend_erasures": _every("tend_erasures", ERASURES_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
         **_backups(),

@@ -19,6 +19,8 @@ from kombu.exceptions import OperationalError
 
 from billing.books import closing, reconciliation
 from compliance import sealing
+from compliance.erasure.models import UNDER_WAY, Erasure
+from compliance.subject_requests import services as subject_requests
 from controlplane.endpoints import observe
 from controlplane.endpoints.models import Pulse
 from controlplane.fleet import issuance
@@ -42,6 +44,7 @@ def findings(now: datetime) -> list[Finding]:
     if any(one.ok for one in database if one.check == "migrations"):
         found += [*_pulses(now), *_regions(now), *_nodes(now), _books(now)]
         found += [*logkeeping.findings(now), *stripe_doctor.findings(now)]
+        found += [_requests(now), _erasures()]
         local = not set(settings.ALLOWED_HOSTS) - _LOCAL
         found += backup_health.findings(now, local=local)
     return found
@@ -174,6 +177,21 @@ def _books(now: datetime) -> Finding:
         text += f"; first: {last.findings[0]['text']}"
     cure = "see `stoa billing reconcile` and docs/ledger.md; is the beat running?"
     return Finding("books", not old and not last.findings, text, cure)
+
+
+def _requests(now: datetime) -> Finding:
+    """Whether each data subject was answered in time."""
+    late = list(subject_requests.overdue(now))
+    text = "none is overdue"
+    if late:
+        text = f"{len(late)} overdue; first: {late[0].id}, a {late[0].type}, due {late[0].due_on}"
+    return Finding("data subjects", not late, text, "answer them: the console's page Requests")
+
+
+def _erasures() -> Finding:
+    stopped = list(Erasure.objects.filter(state__in=UNDER_WAY).exclude(failure="").order_by("id"))
+    text = f"{stopped[0].id}: {stopped[0].failure}" if stopped else "none is stopped"
+    return Finding("erasures", not stopped, text, "see its findings, and docs/erasure.md")
 
 
 def _nodes(now: datetime) -> list[Finding]:

@@ -9,6 +9,7 @@ from billing.invoices import month_end
 from billing.meters import keeping as evidence
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
+from compliance.erasure import executing
 from compliance.log import subscriptions
 from controlplane.batches import files
 from controlplane.batches import services as batches
@@ -151,6 +152,11 @@ def deliver_logs() -> None:
 @app.task
 def build_exports() -> None:
     exports.build_waiting(timezone.now())
+
+
+@app.task
+def tend_erasures() -> None:
+    executing.carry_on(timezone.now())
 
 
 @app.task

@@ -6,7 +6,15 @@ class TenancyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.tenancy import billed, datasets, places, privacy, sign_in, tombstones
+        from controlplane.tenancy import (
+            billed,
+            datasets,
+            personal,
+            places,
+            privacy,
+            sign_in,
+            tombstones,
+        )
 
         sign_in.connect()
         datasets.register()
@@ -14,3 +22,4 @@ class TenancyConfig(AppConfig):
         billed.register()
         tombstones.register()
         privacy.register()
+        personal.register()
