@@ -11,7 +11,7 @@ from itertools import islice
 
 import rfc8785
 
-from compliance import controls
+from compliance import annex_pack, control_tables, controls
 from compliance.actions import ACTIONS
 from compliance.bundles.kinds import Rows
 from compliance.bundles.tables import Row
@@ -30,22 +30,27 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
         "access_changes",
         ("A.5.15", "A.5.16", "A.5.18", "A.8.2"),
         ("membership.*", "user.create", "organization.create", "project.create", "api_key.*"),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     (
         "authentication",
         ("A.5.17", "A.8.5"),
         ("session.*", "user.set_password", "api_key.rotate"),
-        controls.BOTH,
+        controls.OWNERS,
     ),
-    ("denied_access", ("A.8.3",), ("access.deny", "node.refuse"), controls.BOTH),
-    ("disclosures", ("A.5.14", "A.5.28", "A.8.12"), ("export.*", "event.disclose"), controls.BOTH),
-    ("secret_use", ("A.5.17", "A.8.12", "A.8.24"), ("secret.*",), controls.BOTH),
+    ("denied_access", ("A.8.3",), ("access.deny", "node.refuse"), controls.OWNERS),
+    (
+        "disclosures",
+        ("A.5.14", "A.5.28", "A.8.12"),
+        ("export.*", "event.disclose"),
+        controls.OWNERS,
+    ),
+    ("secret_use", ("A.5.17", "A.8.12", "A.8.24"), ("secret.*",), controls.OWNERS),
     (
         "configuration_changes",
         ("A.8.9",),
         ("organization.*", "project.update", "pool.*", "region.create", "engine_version.*"),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     (
         "changes",
@@ -54,7 +59,7 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
             *("endpoint.create", "endpoint.update", "endpoint.rollback", "endpoint.delete"),
             *("rollout.*", "agent_rollout.*", "engine_version.*", "adapter.*", "alias.*"),
         ),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     ("engine_blocks", ("A.8.8",), ("engine_version.*",), _PLATFORM),
     (
@@ -65,7 +70,7 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
             *("secret.delete", "archive.destroy", "backup.delete", "node.erase", "node.erased"),
             *("node.decommissioned", "device.prove_clean", "device.find_dirty"),
         ),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     (
         "equipment",
@@ -81,7 +86,7 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
         "log_keeping",
         ("A.5.33", "A.8.15"),
         ("log.succeed", "log.subscribe", "log.unsubscribe", "log.read"),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     (
         "alarms",
@@ -91,14 +96,14 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
             *("node.end_orphan", "device.find_dirty", "pool.health_brake", "replica.fail"),
             *("request.fail", "session.refuse", "access.deny"),
         ),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     ("clock_faults", ("A.8.17",), ("clock.fault",), _PLATFORM),
     (
         "network_changes",
         ("A.8.20", "A.8.22", "A.8.23"),
         ("organization.allow_egress",),
-        controls.BOTH,
+        controls.OWNERS,
     ),
     (
         "certificates",
@@ -111,6 +116,9 @@ _PRIVILEGED = "every event of the operator's log whose actor is a person: operat
 
 
 def register() -> None:
+    """The pack, and the foundation's own producers of it."""
+    annex_pack.register()
+    control_tables.register()
     for name, refs, words, logs in _TOLD:
         register_events(*refs, producer=name, actions=words, logs=logs)
     people = {"actor_type": ("user",)}
@@ -126,7 +134,7 @@ def register() -> None:
 
 
 def register_events(
-    *refs: str, producer: str, actions: Sequence[str], logs: Sequence[str] = controls.BOTH
+    *refs: str, producer: str, actions: Sequence[str], logs: Sequence[str] = controls.OWNERS
 ) -> None:
     """A producer whose rows are the events of these actions (`noun.*`: every one of that noun)."""
     chosen = {"action": named(actions)}

@@ -14,14 +14,16 @@ registered already (`exports.register`), `columns` and `rows` may be left out.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import rfc8785
 
 from compliance.bundles import kinds
+from compliance.bundles.kinds import ORGANIZATION, OWNERS, PLATFORM
+from compliance.bundles.tables import Row
 from compliance.control_catalogue import CATALOGUE, CONTROLS, Control
 from compliance.stamps import stamp
 
@@ -30,6 +32,7 @@ __all__ = [
     "CONTROLS",
     "KIND",
     "ORGANIZATION",
+    "OWNERS",
     "PLATFORM",
     "Control",
     "Producer",
@@ -42,8 +45,6 @@ __all__ = [
 
 KIND = "annex_a"
 TITLE = "ISO/IEC 27001 Annex A: evidence of a period"
-PLATFORM, ORGANIZATION = "platform", "organization"
-BOTH = (PLATFORM, ORGANIZATION)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Producer:
     name: str
     controls: tuple[str, ...]
     population: str
-    logs: tuple[str, ...] = BOTH
+    logs: tuple[str, ...] = OWNERS
     events: Mapping[str, Sequence[str]] | None = None
     version: int = 1
 
@@ -66,12 +67,15 @@ class Producer:
     def refs(self) -> list[str]:
         return [CONTROLS[one].ref for one in self.controls]
 
-    def of(self, log: str) -> bool:
-        return (PLATFORM if log == PLATFORM else ORGANIZATION) in self.logs
-
     @property
     def dataset(self) -> kinds.Dataset:
         return kinds.datasets[self.name]
+
+    def rows(self, log: str, start: datetime, end: datetime) -> Iterable[Row]:
+        """As its dataset has them: of a log, of start <= t < end."""
+        rows = self.dataset.rows
+        assert rows is not None, f"{self.name} is about one thing: no producer can be"
+        return rows(log, start, end)
 
 
 producers: dict[str, Producer] = {}
@@ -84,7 +88,7 @@ def register(
     columns: Sequence[str] = (),
     rows: kinds.Rows | None = None,
     personal: Sequence[str] = (),
-    logs: Sequence[str] = BOTH,
+    logs: Sequence[str] = OWNERS,
     events: Mapping[str, Sequence[str]] | None = None,
     version: int = 1,
 ) -> None:
@@ -92,22 +96,18 @@ def register(
 
     Raise `version` when its rows or columns come to mean something else.
     """
-    made = Producer(
-        producer,
-        tuple(CONTROLS[one].id for one in controls),
-        population,
-        tuple(logs),
-        events,
-        version,
-    )
     if rows is not None:
-        kinds.register(producer, columns, rows, personal=personal, general=False)
+        kinds.register(producer, columns, rows, personal=personal, general=False, of=logs)
+    ids = tuple(CONTROLS[one].id for one in controls)
+    made = Producer(producer, ids, population, tuple(logs), events, version)
     producers[producer] = made
-    kinds.register_kind(KIND, TITLE, sorted(producers))
+    kinds.kinds[KIND] = replace(kinds.kinds[KIND], datasets=tuple(producers))
 
 
-def of_control(control: str) -> list[Producer]:
-    return [one for name, one in sorted(producers.items()) if control in one.controls]
+def of_control(control: str, owner: str = "") -> list[Producer]:
+    """By name; `owner` (of kinds.OWNERS): those alone whose rows are in such packs."""
+    found = [one for _, one in sorted(producers.items()) if control in one.controls]
+    return [one for one in found if not owner or owner in one.logs]
 
 
 def source_query(producer: Producer, log: str, start: datetime, end: datetime) -> bytes:

@@ -26,6 +26,7 @@ from compliance.bundles.kinds import (
     Kind,
     Rows,
     kinds,
+    owner,
     register,
     register_about,
     register_kind,
@@ -136,8 +137,7 @@ def request(
 
 
 def _refuse_other(kind: Kind, log: str, about: str) -> None:
-    owner = PLATFORM if log == audit.PLATFORM else ORGANIZATION
-    if owner not in kind.of:
+    if owner(log) not in kind.of:
         raise ExportError("invalid_kind", f"{kind.name} is made of the other kind of log", "kind")
     if not kind.about and about:
         raise ExportError("invalid_about", f"{kind.name} is about no single thing", "about")
@@ -163,7 +163,7 @@ def build(export_id: str, now: datetime) -> Export:
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{export.id}.") as draft:
-        choice = export.choice or _choice(export)
+        export.choice = choice = export.choice or _choice(export)
         head = LogCheckpoint.objects.get(id=choice["head"])
         with _Progress(export.id) as progress:
             whole, manifest_sha256 = assembly.build(

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from compliance.bundles import log_part, tables, writer
-from compliance.bundles.kinds import Dataset, Kind
+from compliance.bundles.kinds import Dataset, Kind, owner
 from compliance.bundles.stored_log import StoredLog
 from compliance.bundles.tables import Row
 from compliance.log import signing
@@ -39,7 +39,7 @@ def build(
     log, profile = StoredLog(head, meta), export.profile
     parts: list[writer.Part] = []
     with _snapshot():
-        datasets = kind.chosen()
+        datasets = kind.chosen(owner(export.log_id))
         if profile == writer.COUNTS_ONLY:
             parts += _counts(export, datasets, end, folder, progress)
         else:

@@ -11,7 +11,8 @@ from compliance.models import Export
 Rows = Callable[[str, datetime, datetime], Iterable[Row]]
 RowsAbout = Callable[[str, datetime, datetime, str], Iterable[Row]]
 # Files of a bundle: the path in it (documents/…) and where the content lies, in the order of paths.
-# Written below the given folder, deterministic, and as far as the export's profile allows.
+# Written below the given folder, deterministic, and as far as the export's profile allows. The
+# bundle's tables lie beside that folder, as NAME.csv and NAME.jsonl.
 Documents = Callable[[Export, Path], Iterable[tuple[str, Path]]]
 
 
@@ -19,9 +20,17 @@ ORGANIZATION, PLATFORM = "organization", "platform"
 OWNERS = (ORGANIZATION, PLATFORM)
 
 
+def owner(log: str) -> str:
+    """Whose a log is, one of OWNERS."""
+    return PLATFORM if log == PLATFORM else ORGANIZATION
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """`personal`: columns that may say who somebody is; `pseudonymised` exports mask them."""
+    """`personal`: columns that may say who somebody is; `pseudonymised` exports mask them.
+
+    `of`: whose logs have such rows; a kind that holds it leaves it out of others' exports.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -29,6 +38,7 @@ class Dataset:
     personal: tuple[str, ...] = ()
     general: bool = True
     rows_about: RowsAbout | None = None
+    of: tuple[str, ...] = OWNERS
 
     def read(self, export: Export, end: datetime) -> Iterable[Row]:
         """Of the export's log and period, up to `end`."""
@@ -57,10 +67,13 @@ class Kind:
     of: tuple[str, ...] = OWNERS
     events: bool = True
 
-    def chosen(self) -> list[Dataset]:
-        if self.datasets is None:
-            return [datasets[name] for name in sorted(datasets) if datasets[name].general]
-        return [datasets[name] for name in sorted(self.datasets)]
+    def chosen(self, owner: str) -> list[Dataset]:
+        """By name; `owner` is one of OWNERS."""
+        names = [one.name for one in datasets.values() if one.general]
+        found = [
+            datasets[name] for name in sorted(names if self.datasets is None else self.datasets)
+        ]
+        return [one for one in found if owner in one.of]
 
 
 datasets: dict[str, Dataset] = {}
@@ -77,13 +90,14 @@ def register(
     *,
     personal: Sequence[str] = (),
     general: bool = True,
+    of: Sequence[str] = OWNERS,
 ) -> None:
     """A room offers a dataset: `rows(log, start, end)` yields tuples in the order of `columns`.
 
     Rows must come in a fixed order and be read as they are asked for. `general`: it is among the
     `records` of a log, not only in a kind of its own (`register_kind`).
     """
-    datasets[name] = Dataset(name, tuple(columns), rows, tuple(personal), general)
+    datasets[name] = Dataset(name, tuple(columns), rows, tuple(personal), general, of=tuple(of))
 
 
 def register_about(

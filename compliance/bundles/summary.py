@@ -1,6 +1,7 @@
 """summary.pdf: a bundle on a page for people. PDF/A; the same arguments give the same bytes."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -28,17 +29,17 @@ def render(
         sheet.set_lang("en")
         sheet.set_creation_date(head.created_at)
         sheet.set_title(f"Evidence bundle {head.id}")
-        sheet.set_xmp_metadata(_metadata(head))
-        _title(sheet, "Evidence bundle", 16)
+        sheet.set_xmp_metadata(metadata(f"Evidence bundle {head.id}", head.created_at))
+        title(sheet, "Evidence bundle", 16)
         _pairs(sheet, [*_head(head), *facts])
         if log_proof:
-            _title(sheet, "The log and its checkpoint", 11)
+            title(sheet, "The log and its checkpoint", 11)
             _pairs(sheet, _log(log_proof))
-        _title(sheet, "Records", 11)
+        title(sheet, "Records", 11)
         _records(sheet, files)
-        _title(sheet, "How to check it", 11)
+        title(sheet, "How to check it", 11)
         _pairs(sheet, _check(head))
-        _title(sheet, "What a good check shows, and what it does not", 11)
+        title(sheet, "What a good check shows, and what it does not", 11)
         proved = stoa_verify.PROVED if log_proof else stoa_verify.PROVED[:1]
         for words in proved:
             sheet.flow(Text(f"It supports evidence that {words}."))
@@ -49,10 +50,10 @@ def render(
         sheet.close()
 
 
-def _metadata(head: "Head") -> str:
-    """Ours, since fpdf2's own names the time at which it writes."""
-    at = head.created_at.isoformat(timespec="seconds")
-    title = escape(f"Evidence bundle {head.id}")
+def metadata(title: str, made: datetime) -> str:
+    """XMP of our own, since fpdf2's names the time at which it writes."""
+    at = made.isoformat(timespec="seconds")
+    title = escape(title)
     return f"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:pdfaid="http://www.aiim.org/pdfa/ns/id/">
@@ -96,7 +97,7 @@ def _check(head: "Head") -> list[tuple[str, str]]:
     ]
 
 
-def _title(sheet: Sheet, words: str, size: float) -> None:
+def title(sheet: Sheet, words: str, size: float) -> None:
     sheet.need(20)
     sheet.set_y(sheet.get_y() + 3.5)
     sheet.put(Text(words, size, "B"), LEFT, WIDTH)

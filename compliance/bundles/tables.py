@@ -34,8 +34,8 @@ def write(
         for row in rows:
             shown = [_masked(*one) for one in zip(row, masks, strict=True)] if mask else row
             sheet.writerow([cell(value) for value in shown])
-            plain: dict[str, Any] = dict(zip(columns, map(_plain, shown), strict=True))
-            into.write(rfc8785.dumps(plain) + b"\n")
+            line: dict[str, Any] = dict(zip(columns, map(plain, shown), strict=True))
+            into.write(rfc8785.dumps(line) + b"\n")
             count += 1
     said = text(f"schemas/{name}.json", rfc8785.dumps(schema(name, columns)), folder)
     data = (("csv", table), ("jsonl", lines))
@@ -46,10 +46,10 @@ def cell(value: Value) -> str | int | bool | None:
     """As a spreadsheet may have it: what a person typed never begins a formula."""
     if isinstance(value, str) and value.startswith(_DANGEROUS):
         return "'" + value
-    return _plain(value)
+    return plain(value)
 
 
-def _plain(value: Value) -> str | int | bool | None:
+def plain(value: Value) -> str | int | bool | None:
     """As JSON has it: exact numbers with a fraction are strings, times are UTC."""
     if isinstance(value, datetime):
         return stamp(value)
@@ -57,7 +57,7 @@ def _plain(value: Value) -> str | int | bool | None:
 
 
 def _masked(value: Value, mask: Callable[[str], str] | None) -> Value:
-    return value if mask is None or value in (None, "") else mask(str(_plain(value)))
+    return value if mask is None or value in (None, "") else mask(str(plain(value)))
 
 
 def schema(name: str, columns: Sequence[str]) -> dict[str, Any]:

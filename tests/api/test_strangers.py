@@ -193,6 +193,7 @@ def things(house: House) -> dict[str, str]:
         "invoices": invoice(house),
         "exports": "",
         "log-subscriptions": subscription(house),
+        "controls": "A.8.15",
         "bank-entries": "",
         "books": "2026-03",
         "collection-files": "",
@@ -293,7 +294,9 @@ def test_creating_in_a_strangers_place(alice: House, mallory: House) -> None:
     assert pool.status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/audit-events", "/exports", "/costs", "/log-subscriptions"])
+@pytest.mark.parametrize(
+    "path", ["/audit-events", "/exports", "/costs", "/log-subscriptions", "/controls"]
+)
 def test_asking_for_a_strangers_organization(alice: House, mallory: House, path: str) -> None:
     answer = signed_in(mallory.owner).get(f"/api/v1{path}", {"organization": alice.organization.id})
     assert answer.status_code == 404

@@ -13,6 +13,7 @@ from controlplane.api import (
     batch_views,
     books_views,
     budget_views,
+    control_views,
     cost_export_views,
     cost_views,
     credit_views,
@@ -97,6 +98,7 @@ for name, view in (
     ("run-usage", run_views.RunUsage),
     ("audit-events", evidence_views.AuditEvents),
     ("exports", evidence_views.Exports),
+    ("controls", control_views.Controls),
     ("log-subscriptions", log_subscription_views.LogSubscriptions),
 ):
     router.register(name, view, basename=name)

@@ -12,7 +12,7 @@ class EndpointsConfig(AppConfig):
     def ready(self) -> None:
         # Models are importable only now.
         from compliance import grants
-        from controlplane.endpoints import billed, places, privacy, tombstones
+        from controlplane.endpoints import billed, control_rows, places, privacy, tombstones
 
         grants.append_only("endpoints_placementrecord")
         grants.narrow("endpoints_placementrecord", "SELECT")  # triggers alone write it
@@ -20,6 +20,7 @@ class EndpointsConfig(AppConfig):
         billed.register()
         tombstones.register()
         privacy.register()
+        control_rows.register()
         checks.register(_recipes)
 
 

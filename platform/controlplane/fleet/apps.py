@@ -6,9 +6,10 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.fleet import billed, node_events, privacy, tombstones
+        from controlplane.fleet import billed, control_rows, node_events, privacy, tombstones
 
         billed.register()
         node_events.register()
         tombstones.register()
         privacy.register()
+        control_rows.register()

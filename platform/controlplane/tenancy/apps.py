@@ -8,6 +8,7 @@ class TenancyConfig(AppConfig):
         # Models are importable only now.
         from controlplane.tenancy import (
             billed,
+            control_rows,
             datasets,
             personal,
             places,
@@ -23,3 +24,4 @@ class TenancyConfig(AppConfig):
         tombstones.register()
         privacy.register()
         personal.register()
+        control_rows.register()

@@ -1,6 +1,7 @@
 """`stoa evidence export KIND`: a signed bundle of an organization's records or of the operator's.
 
-`vkey`, `status` and `succeed` are about the logs (compliance.management.logs).
+`vkey`, `status` and `succeed` are about the logs (compliance.management.logs), `controls` writes
+docs/controls.md.
 `stoa evidence verify FILE` needs no settings and is answered before this (controlplane.cli).
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from compliance import audit, exports
+from compliance import audit, control_list, exports
 from compliance.bundles.stored_log import NotReady
 from compliance.log.signing import SignerAway
 from compliance.management import logs
@@ -32,6 +33,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         logs.add(verbs)
+        verbs.add_parser("controls", help="which control of Annex A has evidence, as Markdown")
         export = verbs.add_parser("export", help="make a bundle")
         export.add_argument("kind", choices=sorted(exports.KINDS))
         whose = export.add_mutually_exclusive_group(required=True)
@@ -47,6 +49,8 @@ class Command(BaseCommand):
     def handle(self, *_: Any, verb: str, **options: Any) -> None:
         if verb == "export":
             self._export(options)
+        elif verb == "controls":
+            self.stdout.write(control_list.markdown(), ending="")
         else:
             logs.run(self, verb, options)
 
