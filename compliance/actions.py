@@ -231,6 +231,7 @@ ACTIONS: dict[str, Action] = {
             "export.request": "somebody asked for an export",
             "export.complete": "an export was built",
             "export.download": "an export was handed out",
+            "switching.import": "an organization came in from another installation's bundle",
             "event.disclose": "the personal values of an event were read",
             "event.redact": "the personal values of an event were deleted",
             "log.heartbeat": "the log is kept: written every five minutes, so that silence shows",

@@ -41,6 +41,7 @@ INSTALLED_APPS = [
     "controlplane.fleet",
     "controlplane.endpoints",
     "controlplane.batches",
+    "controlplane.switching",
     "controlplane.api",
     "workers",
     "frontend",

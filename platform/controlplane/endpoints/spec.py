@@ -62,6 +62,20 @@ class EndpointSpec:
 
 def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec, Pool]:
     """The wish in its final form, and its pool; Invalid or NotFound say what cannot be."""
+    spec = shape(spec)
+    pool = _pool(spec, organization)
+    reach(spec, pool)
+    return replace(spec, pool_id=pool.id), pool
+
+
+def reach(spec: EndpointSpec, pool: Pool) -> None:
+    """Invalid where its model or an adapter is a path that leads to somebody else's files."""
+    for one in (spec.model, *(a["path"] for a in spec.adapters)):
+        reachable(one, pool)
+
+
+def shape(spec: EndpointSpec) -> EndpointSpec:
+    """All of the wish that no pool decides, in its final form. Raises Invalid."""
     if not _NAME.fullmatch(spec.name):
         raise _invalid(
             "name",
@@ -110,11 +124,8 @@ def check(spec: EndpointSpec, organization: Organization) -> tuple[EndpointSpec,
         raise _invalid("adapters", "a replica that stands on several nodes takes no adapters")
     room(arguments, len(adapters))
     capabilities = _capabilities(spec.capabilities, can)
-    pool = _pool(spec, organization)
-    for one in (spec.model, *(a["path"] for a in adapters)):
-        reachable(one, pool)
     spec = replace(spec, engine_args=arguments, adapters=adapters, capabilities=capabilities)
-    return replace(spec, pool_id=pool.id, **elastic), pool
+    return replace(spec, **elastic)
 
 
 def bounds(min_replicas: int, max_replicas: int, scale_to_zero_timeout_s: int) -> None:
