@@ -8,7 +8,8 @@ Words
     commitment  a salted SHA-256 that stands in the body in place of a personal value.
     opening     salt and value of a commitment, sealed, in a row that may be deleted: after that
                 the event still stands and the value is gone.
-    seal        encrypt under the installation's master key, bound to a context (`sealing`).
+    seal        encrypt, bound to a context: under a data key of a person's or organization's own
+                (`keys`), or the installation's master key (`sealing`).
     export      datasets of a log and a period, built by a worker as a signed bundle (`bundles`).
 
 What always holds

@@ -10,6 +10,7 @@ class ComplianceConfig(AppConfig):
         # Models are importable only now.
         from compliance import control_events, datasets, grants, tombstones
         from compliance.erasure import setup
+        from compliance.keys import destroying
         from compliance.models import EventSecret, Tombstone
         from compliance.privacy import own
 
@@ -26,6 +27,10 @@ class ComplianceConfig(AppConfig):
         datasets.register()
         control_events.register()
         tombstones.register("event.redact", redact)
+        tombstones.register("data_key.destroy", destroying.replay)
+        # No key is forgotten: what was destroyed says so for good.
+        for table in ("datakey", "kekversion", "keydestruction"):
+            grants.narrow(f"compliance_{table}", "SELECT, INSERT, UPDATE")
 
         own.register()
         setup.register()

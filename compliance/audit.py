@@ -5,8 +5,8 @@
 
 The body is canonical JSON (RFC 8785) of at most 16 KiB. Personal values (addresses, e-mail,
 free text, names that people typed) go in `personal`: the body keeps a salted commitment of each,
-SHA-256 of JCS([salt, path, value]) as in SD-JWT (RFC 9901), and the opening is sealed in a row of
-its own that may be deleted.
+SHA-256 of JCS([salt, path, value]) as in SD-JWT (RFC 9901), and the opening is sealed, under a key
+of the person's or organization's own (`keys`), in a row of its own that may be deleted.
 """
 
 import base64
@@ -25,8 +25,11 @@ from django.db import transaction
 from compliance import context, ids, partitions, sealing, tombstones
 from compliance.actions import ACTIONS
 from compliance.context import RequestContext
+from compliance.keys import boxes
+from compliance.keys.kms import KeyDestroyed
 from compliance.models import AuditEvent, EventSecret
 from compliance.stamps import stamp
+from compliance.subjects import ORGANIZATION, PERSON, PREFIXES, Subject
 
 __all__ = [
     "PLATFORM",
@@ -40,11 +43,13 @@ __all__ = [
     "opening",
     "record",
     "stamp",
+    "subject_of",
     "unsealed",
 ]
 
 PLATFORM = "platform"
 TABLE = "compliance_auditevent"
+OF_ACTOR = "request."  # how paths begin that say where the actor's request came from
 MAX_BODY_BYTES = 16_384
 MAX_VALUE_BYTES = 1_024
 ACTOR_TYPES = frozenset({"user", "api_key", "node", "system"})
@@ -137,7 +142,7 @@ def record(
     with transaction.atomic(savepoint=False):
         partitions.provide(TABLE, now)
         AuditEvent.objects.bulk_create([event])
-        EventSecret.objects.bulk_create(_sealed(event_id, *one) for one in openings)
+        EventSecret.objects.bulk_create(_sealed(event, openings))
         tombstones.note(event, changes)
     return event_id
 
@@ -151,23 +156,44 @@ def events(log: str, start: datetime, end: datetime) -> Iterator[AuditEvent]:
 def opening(event: AuditEvent, path: str) -> str | None:
     """The personal value at `path`, or None if there is none (any more).
 
-    Raises SealBroken if the sealed value was altered or is not the one that the event commits to.
+    Raises SealBroken if the sealed value was altered or is not the one that the event commits to,
+    and KmsAway.
     """
     kept = EventSecret.objects.filter(event_id=event.id, path=path).first()
     if kept is None:
         return None
-    salt, value = unsealed(kept)
+    try:
+        salt, value = unsealed(kept, event)
+    except KeyDestroyed:
+        return None
     if commitment(salt, path, value) not in json.loads(bytes(event.body))["d"]:
         raise sealing.SealBroken(path)
     return value
 
 
-def unsealed(kept: EventSecret) -> tuple[str, str]:
-    """Salt and value. Raises SealBroken."""
+def unsealed(kept: EventSecret, event: AuditEvent) -> tuple[str, str]:
+    """Salt and value. Raises SealBroken, KeyDestroyed, KmsAway."""
     blob = bytes(kept.nonce) + bytes(kept.ciphertext)
     context = _seal_context(kept.event_id, kept.path)
-    salt, value = json.loads(sealing.unseal(blob, context=context))
+    if (subject := subject_of(event, kept.path)) is None:
+        opened = sealing.unseal(blob, context=context)
+    else:
+        opened = boxes.unseal(blob, subject=subject, context=context)
+    salt, value = json.loads(opened)
     return str(salt), str(value)
+
+
+def subject_of(event: AuditEvent, path: str) -> Subject | None:
+    """Under whose data key the value at `path` lies. Where the request came from is the actor's;
+    all else of the person who was acted upon, or who acted; where it is no person's, of the log's
+    organization; None: the installation's master key."""
+    people = [(event.target_type, event.target_id), (event.actor_type, event.actor_id)]
+    for kind, id in people[1:] if path.startswith(OF_ACTOR) else people:
+        if kind == "user" and id.startswith(PREFIXES[PERSON]):
+            return Subject(PERSON, id)
+    if event.log_id.startswith(PREFIXES[ORGANIZATION]):
+        return Subject(ORGANIZATION, event.log_id)
+    return None
 
 
 def commitment(salt: str, path: str, value: str) -> str:
@@ -243,11 +269,24 @@ def _canonical(body: dict[str, Any]) -> bytes:
     return canonical
 
 
-def _sealed(event_id: str, path: str, salt: str, value: str) -> EventSecret:
-    plaintext = json.dumps([salt, value]).encode()
-    blob = sealing.seal(plaintext, context=_seal_context(event_id, path))
-    nonce, ciphertext = blob[: sealing.NONCE_BYTES], blob[sealing.NONCE_BYTES :]
-    return EventSecret(event_id=event_id, path=path, nonce=nonce, ciphertext=ciphertext)
+def _sealed(event: AuditEvent, openings: list[tuple[str, str, str]]) -> Iterator[EventSecret]:
+    """None of a subject whose keys were destroyed: of whom was erased nothing more is kept."""
+    whose: dict[Subject | None, dict[str, bytes]] = {}
+    for path, salt, value in openings:
+        plain = json.dumps([salt, value]).encode()
+        whose.setdefault(subject_of(event, path), {})[path] = plain
+    for subject, values in whose.items():
+        contexts = {_seal_context(event.id, path): plain for path, plain in values.items()}
+        try:
+            if subject is None:
+                blobs = {one: sealing.seal(plain, context=one) for one, plain in contexts.items()}
+            else:
+                blobs = boxes.seal_all(contexts, subject=subject)
+        except KeyDestroyed:
+            continue
+        for path, blob in zip(values, blobs.values(), strict=True):
+            nonce, ciphertext = blob[: sealing.NONCE_BYTES], blob[sealing.NONCE_BYTES :]
+            yield EventSecret(event_id=event.id, path=path, nonce=nonce, ciphertext=ciphertext)
 
 
 def _seal_context(event_id: str, path: str) -> str:

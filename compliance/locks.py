@@ -15,6 +15,12 @@ def hold(name: str) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
 
 
+def hold_shared(name: str) -> None:
+    """As `hold`, beside others that hold it so: whoever holds it alone waits for all of them."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))", [name])
+
+
 @contextmanager
 def try_hold(name: str) -> Iterator[bool]:
     """Whether the lock was free. It is held until the block is left, over any transactions in it,

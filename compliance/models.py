@@ -5,6 +5,7 @@ from django.db.models import Q
 
 from compliance.erasure.models import Erasure, ErasureStep
 from compliance.fields import IdField
+from compliance.keys.models import DataKey, KekVersion, KeyDestruction
 from compliance.log.models import (
     Log,
     LogAnchor,
@@ -18,10 +19,13 @@ from compliance.subject_requests.models import SubjectRequest
 
 __all__ = [
     "AuditEvent",
+    "DataKey",
     "Erasure",
     "ErasureStep",
     "EventSecret",
     "Export",
+    "KekVersion",
+    "KeyDestruction",
     "Log",
     "LogAnchor",
     "LogCheckpoint",

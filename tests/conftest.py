@@ -1,13 +1,18 @@
 """What every room's tests share: passwords that cost nothing, tables that are soon empty again."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.db import connection, transaction
 from django.test import TransactionTestCase
 
+from compliance.keys.passphrase import FileKms
 from tests import template
+from tests.compliance.kms_places import own_file
 
 _TABLES = (
     "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
@@ -61,6 +66,20 @@ def cheap_passwords() -> Iterator[None]:
         patch.setattr(Argon2PasswordHasher, "memory_cost", 8)  # KiB, the least there is
         patch.setattr(Argon2PasswordHasher, "parallelism", 1)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kek_file() -> None:
+    """The key that wraps data keys, by a passphrase that costs nothing to try."""
+    path = Path(settings.KMS_FILE)
+    FileKms(path, settings.KMS_PASSPHRASE, cost=1 << 8).create(datetime.now(UTC))
+
+
+@pytest.fixture
+def own_kms(tmp_path: Path) -> Iterator[FileKms]:
+    """A key-encryption key for this test alone, which may rotate and retire it."""
+    with own_file(tmp_path, datetime(2026, 3, 1, tzinfo=UTC)) as driver:
+        yield driver
 
 
 @pytest.fixture(autouse=True, scope="session")

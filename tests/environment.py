@@ -44,6 +44,7 @@ def _start() -> None:
         STOA_SECRET_KEY="tests",
         STOA_KEY_PEPPER="tests",
         STOA_MASTER_KEY=MASTER_KEY,
+        STOA_KMS_PASSPHRASE="tests",
         STOA_VAR_DIR=str(root / "var"),
     )
 

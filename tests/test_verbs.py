@@ -29,6 +29,7 @@ from billing.reports import margin
 from billing.spending import budgets, counters, leases
 from compliance import audit, exports
 from compliance.actions import ACTIONS
+from compliance.keys.passphrase import FileKms
 from compliance.log import sequencer, subscriptions, succession
 from compliance.models import AuditEvent
 from controlplane.batches import files, finishing
@@ -65,6 +66,7 @@ from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 from tests import money_verbs, privacy_verbs, signers
 from tests.billing import invoice_verbs
+from tests.compliance import key_verbs
 from tests.fleet.machine import Machine, inventory, report
 from tests.logs import settle
 from tests.placement.test_models import LLAMA
@@ -474,7 +476,7 @@ def test_no_rooms_services_are_forgotten() -> None:
     assert {importlib.import_module(name) for name in names} <= set(VERBS)
 
 
-def test_every_verb_leaves_its_event(app_role: None) -> None:
+def test_every_verb_leaves_its_event(app_role: None, own_kms: FileKms) -> None:
     walk = Walk()
     walk.tenancy()
     walk.fleet()
@@ -487,6 +489,7 @@ def test_every_verb_leaves_its_event(app_role: None) -> None:
     money_verbs.payments(walk)
     privacy_verbs.walk(walk)
     walk.compliance()
+    key_verbs.walk(walk.do, NOW)
     everything = {function for module in VERBS for function in public(module)}
     silent = {f"{one.__module__}.{one.__name__}" for one in everything - walk.walked - {*NO_VERBS}}
     assert silent == set(), "walk these, or say why they are no verbs"

@@ -12,6 +12,7 @@ from billing.reports import margin
 from billing.spending import budgets, counters, leases
 from compliance import exports
 from compliance.erasure import executing, planning
+from compliance.keys import destroying, rotation
 from compliance.log import subscriptions, succession
 from compliance.subject_requests import services as subject_requests
 from controlplane.batches import files
@@ -53,6 +54,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(closing, datev, credits, vouchers, receipts, statements, debits),
     *(subscriptions, succession),
     *(subject_requests, planning, executing),
+    *(destroying, rotation),
 )
 NO_VERBS = {
     subject_requests.on_forwarded: "registers who tells the tenant",
@@ -66,6 +68,10 @@ NO_VERBS = {
     executing.carry_on: "executes, verifies and certifies, which tell",
     executing.replay: "is part of backup.restore",
     subscriptions.of: "looks",
+    destroying.destroyed_of: "looks",
+    destroying.replay: "is part of backup.restore",
+    rotation.init: "makes what note_versions tells",
+    rotation.waiting: "looks",
     subscriptions.deliver: "sends what was asked for; heads leave an anchor",
     subscriptions.deliver_due: "sends what was asked for",
     succession.waiting: "looks",
@@ -236,5 +242,7 @@ EVERYWHERE = {
     *("debit.announce", "debit.collect"),
     *(f"credit.{verb}" for verb in ("grant", "buy", "expire", "refund", "decide", "hold")),
     "secret.reseal",
+    *("data_key.destroy", "data_key.rewrap", "kms.rotate", "kms.retire"),
+    *("key_destruction.request", "key_destruction.refuse"),
     *(f"engine_version.{verb}" for verb in ("add", "deprecate", "block", "support")),
 }

@@ -14,4 +14,6 @@ class WorkersConfig(AppConfig):
         """
         hints = import_module("workers.hints")
         signals = import_module("controlplane.endpoints.signals")
+        horizon = import_module("compliance.keys.horizon")
+        horizon.register(import_module("workers.backup.config").kept_for)
         signals.changed.connect(hints.on_changed, dispatch_uid="workers.hints")

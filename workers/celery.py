@@ -31,6 +31,7 @@ NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
 PROVE_EVERY_S = 300.0
 EXPORTS_EVERY_S = 5.0
+KEYS_EVERY_S = 60.0
 SEQUENCE_EVERY_S = 1.0
 HEADS_EVERY_S = 5.0
 DELIVER_EVERY_S = 5.0
@@ -125,6 +126,7 @@ app.conf.update(
         "deliver_logs": _every("deliver_logs", DELIVER_EVERY_S),
         "build_exports": _every("build_exports", EXPORTS_EVERY_S),
         "tend_erasures": _every("tend_erasures", ERASURES_EVERY_S),
+        "tend_keys": _every("tend_keys", KEYS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
         **_backups(),

@@ -25,7 +25,7 @@ from controlplane.endpoints import observe
 from controlplane.endpoints.models import Pulse
 from controlplane.fleet import issuance
 from controlplane.fleet.models import Device, Node, Region
-from workers import logkeeping, stripe_doctor
+from workers import keykeeping, logkeeping, stripe_doctor
 from workers.agent.checks.finding import Finding
 from workers.backup import health as backup_health
 
@@ -45,6 +45,7 @@ def findings(now: datetime) -> list[Finding]:
         found += [*_pulses(now), *_regions(now), *_nodes(now), _books(now)]
         found += [*logkeeping.findings(now), *stripe_doctor.findings(now)]
         found += [_requests(now), _erasures()]
+        found += [*logkeeping.findings(now), keykeeping.finding(now), *stripe_doctor.findings(now)]
         local = not set(settings.ALLOWED_HOSTS) - _LOCAL
         found += backup_health.findings(now, local=local)
     return found

@@ -27,6 +27,7 @@ from workers import (
     digesting,
     funds,
     keeping,
+    keykeeping,
     logkeeping,
     metering,
     nightly,
@@ -157,6 +158,10 @@ def build_exports() -> None:
 @app.task
 def tend_erasures() -> None:
     executing.carry_on(timezone.now())
+
+
+def tend_keys() -> None:
+    keykeeping.tend(timezone.now())
 
 
 @app.task

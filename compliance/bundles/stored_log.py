@@ -11,6 +11,7 @@ from django.db.models import Max, Min
 
 from compliance import audit
 from compliance.bundles.log_part import Opening
+from compliance.keys.kms import KeyDestroyed
 from compliance.log import checkpoints, proofs, tree
 from compliance.log.models import Log, LogCheckpoint, LogLeaf, LogPending
 from compliance.models import AuditEvent, EventSecret
@@ -83,12 +84,15 @@ class StoredLog:
             kept: dict[str, list[EventSecret]] = {}
             for one in EventSecret.objects.filter(event_id__in=ids).order_by("event_id", "path"):
                 kept.setdefault(one.event_id, []).append(one)
-            bodies = dict(_events(leaves).values_list("id", "body"))
+            events = {one.id: one for one in _events(leaves)}
             erased = _erased(ids)
             for leaf in leaves:
-                waiting = set(json.loads(bytes(bodies[leaf.event_id]))["d"])
+                waiting = set(json.loads(bytes(events[leaf.event_id].body))["d"])
                 for secret in kept.get(leaf.event_id, ()):
-                    salt, value = audit.unsealed(secret)
+                    try:
+                        salt, value = audit.unsealed(secret, events[leaf.event_id])
+                    except KeyDestroyed:
+                        continue
                     waiting.discard(audit.commitment(salt, secret.path, value))
                     yield Opening(leaf.index, leaf.event_id, secret.path, salt, value)
                 why = erased.get(leaf.event_id, Erasure("erased", "", ""))

@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 
 from compliance import audit, sealing
 from compliance.erasure.models import Erasure, State
+from compliance.keys.kms import KeyDestroyed
 from compliance.log.models import LogSubscription
 from compliance.models import AuditEvent, EventSecret, Export
 from compliance.privacy import stores
@@ -59,8 +60,8 @@ class Openings(stores.Base):
         for row in self._rows(subject).order_by("event_id", "path").iterator(chunk_size=500):
             event = AuditEvent.objects.get(id=row.event_id)
             try:
-                _, value = audit.unsealed(row)
-            except sealing.SealBroken:
+                _, value = audit.unsealed(row, event)
+            except (sealing.SealBroken, KeyDestroyed):
                 continue
             yield {
                 "event": event.id,

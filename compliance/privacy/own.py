@@ -6,6 +6,7 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
 
+from compliance.keys import models as keys
 from compliance.log import models as log
 from compliance.models import AuditEvent, EventSecret, Export, Tombstone
 from compliance.privacy import registry
@@ -82,6 +83,7 @@ def register() -> None:
         ),
     )
     _log()
+    _keys()
     _frame()
 
 
@@ -100,6 +102,35 @@ def _log() -> None:
     ):
         _evidence(grown, retention="audit_body", columns=levels(none=none))
     _evidence("compliance_logbackfill", retention="audit_body", columns=levels(none="after_id"))
+
+
+def _keys() -> None:
+    """Whose a key is, and who had it destroyed; no key lies there in the clear."""
+    _evidence(
+        keys.DataKey,
+        retention="tombstone",
+        location="database-sealed",
+        columns=levels(
+            none="""id subject_kind purpose kek created_at rewrapped_at destroyed_at
+            keep_until""",
+            pseudonymous="subject_id",
+            secrets="wrapped",
+        ),
+    )
+    _evidence(
+        keys.KekVersion,
+        retention="tombstone",
+        columns=levels(none="kek created_at noted_at rewrapped_at retired_at"),
+    )
+    _evidence(
+        keys.KeyDestruction,
+        retention="tombstone",
+        columns=levels(
+            none="""id subject_kind reason_code state requested_at decided_at key_ids
+            backups_until event_id""",
+            pseudonymous="subject_id requested_by decided_by",
+        ),
+    )
 
 
 def _frame() -> None:

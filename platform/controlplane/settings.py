@@ -218,6 +218,16 @@ EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.text("STOA_SMTP_FROM", f"stoa@{LOG_ORIGIN}")
 SIGNER_SOCKET = env.text("STOA_SIGNER_SOCKET", str(VAR / "signer" / "socket"))
 
+# --- Data keys and who wraps them (docs/keys.md) -------------------------------------------
+KMS = env.text("STOA_KMS", "file")
+KMS_FILE = env.text("STOA_KMS_FILE", str(VAR / "secrets" / "kek.json"))
+KMS_PASSPHRASE = env.text("STOA_KMS_PASSPHRASE", "")
+KMS_URL = env.text("STOA_KMS_URL", "")
+KMS_TOKEN_FILE = env.text("STOA_KMS_TOKEN_FILE", "")
+KMS_NAME = env.text("STOA_KMS_NAME", "stoa")
+KMS_MOUNT = env.text("STOA_KMS_MOUNT", "transit")
+KMS_CA = env.text("STOA_KMS_CA", "")
+
 # --- Where models come from ------------------------------------------------------------
 HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")
 # The operator's own: the same protocol, or file:///tree on the nodes; empty: there is none.

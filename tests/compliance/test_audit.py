@@ -215,18 +215,12 @@ def test_the_canonical_body_comes_back_as_it_was(
 
 
 def test_an_event_costs_few_statements() -> None:
-    record()
-    with connection.execute_wrapper(counting := Counting()):
-        audit.record(
-            actor=audit.SYSTEM,
-            action="api_key.create",
-            target=KEY,
-            log=LOG,
-            now=NOW,
-            request=REQUEST,
-        )
-    # The month's partition (once committed: no more), the event, its openings.
-    assert counting.statements <= 3
+    given: dict[str, Any] = {"actor": audit.SYSTEM, "action": "api_key.create", "target": KEY}
+    for _ in range(2):  # the first makes the organization's data key
+        with connection.execute_wrapper(counting := Counting()):
+            audit.record(**given, log=LOG, now=NOW, request=REQUEST)
+    # The month's partition (once committed: no more), the data key, the event, its openings.
+    assert counting.statements <= 4
 
 
 class Counting:

@@ -7,7 +7,7 @@ import pytest
 from workers.local import processes
 from workers.local.installation import Installation
 
-SECRETS = {"STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY"}
+SECRETS = {"STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY", "STOA_KMS_PASSPHRASE"}
 
 
 @pytest.fixture

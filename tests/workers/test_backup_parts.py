@@ -147,7 +147,7 @@ def test_a_keys_file_holds_what_the_database_is_sealed_under_and_no_password() -
     said = json.loads(data)
     assert said["settings"] == {"STOA_TLS": "true"}
     assert set(secrets.read(data).secrets) == {
-        *("STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY")
+        *("STOA_SECRET_KEY", "STOA_KEY_PEPPER", "STOA_MASTER_KEY", "STOA_KMS_PASSPHRASE")
     }
     assert secrets.read(data).signer is None
     for broken in (b"", b"[]", b'{"format":"stoa-backup-keys/1","secrets":{}}'):
@@ -175,6 +175,7 @@ def test_identities_are_drawn_and_bad_words_have_an_answer(
 MAY_RETURN = {
     "session.delete": "reopening ends all sessions",
     "enrollment_token.revoke": "",  # registered; reopening ends all of them besides
+    "kms.rotate": "an older version opens what the backup has",
     "notice.close": "it is shown once more",
     "run.stop": "a run that was stopped is over long before",
     "model.cancel_pull": "it costs nobody anything",

@@ -319,6 +319,7 @@ def _source(options: argparse.Namespace) -> Any:
         journal=_journal_of(options),
         signer=options.signer,
         signer_state=keys.signer,
+        kek=keys.kek,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -27,6 +28,7 @@ class Config:
     gateways: tuple[Path, ...] = ()
     uploads: bool = False
     signer: Path | None = None  # the folder of its key and memory
+    kek: Path | None = None  # the file of the key-encryption key, unless a KMS keeps it
     journal: Path | None = None
     identity: Path | None = None  # on a machine that may read backups, to verify them
 
@@ -45,6 +47,7 @@ class Config:
             gateways=tuple(Path(word) for word in env.words("STOA_BACKUP_GATEWAYS")),
             uploads=env.flag("STOA_BACKUP_UPLOADS", default=False),
             signer=_folder("STOA_BACKUP_SIGNER"),
+            kek=_kek(),
             journal=_folder("STOA_BACKUP_JOURNAL_DIR") or (folder / "journal" if folder else None),
             identity=_folder("STOA_BACKUP_IDENTITY"),
         )
@@ -79,9 +82,22 @@ class Config:
                 )
 
 
+def kept_for() -> timedelta:
+    """How old a backup can become, while new ones are made. Raises ImproperlyConfigured."""
+    return _rules(os.environ.get("STOA_BACKUP_KEEP") or DEFAULT_KEEP).longest
+
+
 def _folder(name: str) -> Path | None:
     value = os.environ.get(name, "")
     return Path(value).absolute() if value else None
+
+
+def _kek() -> Path | None:
+    if os.environ.get("STOA_KMS", "file") != "file":
+        return None
+    var = Path(os.environ.get("STOA_VAR_DIR") or "var").absolute()
+    path = _folder("STOA_KMS_FILE") or var / "secrets" / "kek.json"
+    return path if path.exists() else None
 
 
 def _rules(text: str) -> retention.Rules:

@@ -106,7 +106,8 @@ def _keys(config: Config, id: str) -> File | None:
     config.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = shelf.keys_file(config.keys_folder, id)
     signer = signers.copied(config.signer) if config.signer else None
-    data = secrets.collected(id, signer=signer)
+    kek = config.kek.read_text() if config.kek else ""
+    data = secrets.collected(id, signer=signer, kek=kek)
     written = envelope.encrypt(BytesIO(data), path, config.keys_recipients)
     shelf.sync(config.keys_folder)
     return _file(path.name, written)

@@ -65,6 +65,7 @@ class Source:
     secrets: dict[str, str]
     journal: Path | None
     signer: dict[str, Any] | None = None  # its state, where the keys file has one
+    kek: str = ""  # the file of the key-encryption key, likewise
 
     @property
     def manifest(self) -> Manifest:
@@ -81,6 +82,7 @@ def source(
     journal: Path | None,
     signer: str = "",
     signer_state: dict[str, Any] | None = None,
+    kek: str = "",
 ) -> Source:
     """Its manifest was signed by `signer`, else by the installation of these secrets.
 
@@ -88,7 +90,7 @@ def source(
     """
     signed_by = signer or manifest.signer(secrets["STOA_MASTER_KEY"])
     entry = shelf.find(folder, id, signed_by)
-    return Source(entry, envelope.identities(identity), secrets, journal, signer_state)
+    return Source(entry, envelope.identities(identity), secrets, journal, signer_state, kek)
 
 
 def keys_of(path: Path, identity: Path) -> Keys:
@@ -110,7 +112,7 @@ def onto_folder(
         with watch.phase("check"):
             _check(source, told)
         with watch.phase("keys"):
-            secrets.install(draft / "secrets", source.secrets)
+            secrets.install(draft / "secrets", source.secrets, source.kek)
             if source.signer:
                 signers.put_back(draft / "signer", source.signer)
         server = embedded.Postgres(
@@ -169,7 +171,8 @@ def into_database(
 ) -> Report:
     """Into an empty database of somebody else's server, as the owner of its tables to be.
 
-    Spools, uploads and the signer's files go below `var`, as an embedded installation has them.
+    Spools, uploads, the signer's files and the key-encryption key's go below `var`, as an embedded
+    installation has them.
     """
     watch = _Watch(source, now, told)
     with watch.phase("check"):
@@ -181,6 +184,8 @@ def into_database(
         _put_uploads_back(source, var / "uploads")
     if source.signer:
         signers.put_back(var / "signer", source.signer)
+    if source.kek and not (var / "secrets" / secrets.KEK).exists():
+        secrets.install(var / "secrets", {}, source.kek)
     with watch.phase("reopen"):
         watch.report.reopened = _reopen(source, url, var)
     return watch.report

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -37,6 +37,16 @@ class Rules:
         if not any(counts.values()):
             raise ValueError("it keeps nothing")
         return cls(**counts)
+
+    @property
+    def longest(self) -> timedelta:
+        """From when a backup is made until it is surely let go."""
+        return max(
+            timedelta(hours=self.hourly + 1) if self.hourly else timedelta(),
+            timedelta(days=self.daily + 1) if self.daily else timedelta(),
+            timedelta(weeks=self.weekly + 1) if self.weekly else timedelta(),
+            timedelta(days=31 * (self.monthly + 1)) if self.monthly else timedelta(),
+        )
 
 
 def kept(backups: Iterable[tuple[Key, datetime]], rules: Rules) -> set[Key]:

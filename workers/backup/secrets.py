@@ -22,7 +22,9 @@ NAMES = {
     "STOA_KEY_PEPPER": "key_pepper",
     "STOA_MASTER_KEY": "master_key",
     "STOA_SECRETS_KEYS": "",
+    "STOA_KMS_PASSPHRASE": "kms_passphrase",
 }
+KEK = "kek.json"  # the key-encryption key's file, which the passphrase opens
 # Other settings are of use to whoever sets the house up again; what opens something is not.
 _NEVER = ("TOKEN", "PASSWORD", "SECRET", "KEY", "PEPPER", "DATABASE_URL", "IDENTITY")
 
@@ -33,10 +35,12 @@ class KeysError(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """Setting to secret; and the signer's state (`signers.copied`), where it was copied."""
+    """Setting to secret; the signer's state (`signers.copied`) and the file of the key-encryption
+    key, where they were copied."""
 
     secrets: dict[str, str]
     signer: dict[str, Any] | None = None
+    kek: str = ""
 
 
 def collected(
@@ -44,6 +48,7 @@ def collected(
     environ: Mapping[str, str] = os.environ,
     *,
     signer: Mapping[str, Any] | None = None,
+    kek: str = "",
 ) -> bytes:
     """Of this process's settings. Raises ImproperlyConfigured."""
     found = {name: env.text(name, "") for name in NAMES}
@@ -58,7 +63,8 @@ def collected(
         "secrets": {name: value for name, value in found.items() if value},
         "settings": settings,
     }
-    return rfc8785.dumps(said | ({"signer": signer} if signer else {}))
+    more = {"signer": signer, "kek": kek}
+    return rfc8785.dumps(said | {name: value for name, value in more.items() if value})
 
 
 def read(data: bytes) -> Keys:
@@ -70,13 +76,15 @@ def read(data: bytes) -> Keys:
             raise KeysError("it is no keys file of this version")
     except (ValueError, KeyError, TypeError) as error:
         raise KeysError(f"it is no keys file ({type(error).__name__})") from None
-    return Keys({name: secrets[name] for name in NAMES if name in secrets}, said.get("signer"))
+    found = {name: secrets[name] for name in NAMES if name in secrets}
+    return Keys(found, said.get("signer"), str(said.get("kek", "")))
 
 
-def install(folder: Path, secrets: Mapping[str, str]) -> None:
+def install(folder: Path, secrets: Mapping[str, str], kek: str = "") -> None:
     """As an embedded installation has them; one that has no file there is left to the operator."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, value in secrets.items():
-        path = folder / (NAMES[name] or name.lower())
+    files = {NAMES[name] or name.lower(): value for name, value in secrets.items()}
+    for name, value in (files | ({KEK: kek} if kek else {})).items():
+        path = folder / name
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(value)

@@ -118,6 +118,9 @@ class Installation:
             "STOA_SECRET_KEY": self._secret("secret_key"),
             "STOA_KEY_PEPPER": self._secret("key_pepper"),
             "STOA_MASTER_KEY": self._secret("master_key"),
+            "STOA_KMS_PASSPHRASE": self._secret("kms_passphrase"),
+            "STOA_KMS_FILE": os.environ.get("STOA_KMS_FILE")
+            or str(self.var / "secrets" / "kek.json"),
             "STOA_VAR_DIR": str(self.var),
             "STOA_AGENTS_PORT": str(self.agents_port),
             **self._signer(),
@@ -198,6 +201,7 @@ _SECRETS = (
     "STOA_SECRET_KEY",
     "STOA_KEY_PEPPER",
     "STOA_MASTER_KEY",
+    "STOA_KMS_PASSPHRASE",
     "STOA_OWNER_DATABASE_URL",
     "STOA_GATEWAY_DATABASE_URL",
     "STOA_BACKUP_DATABASE_URL",

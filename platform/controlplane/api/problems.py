@@ -15,6 +15,7 @@ from rest_framework.views import set_rollback
 from billing import errors as billing_errors
 from billing.payments.stripe import problems as stripe_problems
 from compliance import context
+from compliance.keys.kms import KeyDestroyed, KmsAway
 from controlplane.api import authentication
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import denials, errors
@@ -99,6 +100,11 @@ def handler(error: Exception, _context: dict[str, Any]) -> Response | None:
             return _answer(status, error.code, str(error), **more)
     if isinstance(error, Http404):
         return _answer(404, "not_found", "There is nothing here.")
+    if isinstance(error, KmsAway):
+        log.error("no key management: %s", error)
+        return _answer(503, error.code, "Keys cannot be had at the moment: try again later.")
+    if isinstance(error, KeyDestroyed):
+        return _answer(410, error.code, "The key that opened this was destroyed.")
     if isinstance(error, OperationalError | InterfaceError):
         log.warning("no database", exc_info=error)
         return _answer(503, "unavailable", "No database: try again later.")

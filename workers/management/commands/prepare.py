@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from billing.pricing import prices
 from compliance import audit
+from compliance.keys import rotation
 from controlplane.fleet import joining
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Node, Pool, Region
@@ -49,6 +50,7 @@ class Command(BaseCommand):
         call_command("migrate", interactive=False, verbosity=0)
         call_command("grant_roles", verbosity=0, stdout=self.stderr)
         now = timezone.now()
+        rotation.init(now=now)
         prices.publish_defaults(actor=audit.SYSTEM, now=now)
         region = _region(options["region"], options["country"], now)
         user, password = _user(known, now)
