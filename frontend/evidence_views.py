@@ -1,7 +1,6 @@
 """Evidence: exports of an organization's records, and its newest audit events."""
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -19,9 +18,9 @@ from compliance.bundles import readme
 from compliance.log import search, signing
 from compliance.models import AuditEvent, Export
 from controlplane.tenancy import access
-from controlplane.tenancy.access import Permission
-from controlplane.tenancy.models import Organization
+from frontend import whose as whose_log
 from frontend.visits import Request, Visit, page, show
+from frontend.whose import Whose
 
 EVENTS = 50
 EXPORTS = 20
@@ -66,38 +65,20 @@ class ExportForm(forms.Form):
         self.add_error(field if field in self.fields else None, error.message)
 
 
-@dataclass(frozen=True)
-class Whose:
-    """Whose log and records: an organization's, or the operator's."""
-
-    log: str
-    name: str
-    region: str
-    organization: Organization | None = None
-
-    @property
-    def owner(self) -> str:
-        return exports.PLATFORM if self.organization is None else exports.ORGANIZATION
-
-    @property
-    def page(self) -> str:
-        return "frontend:evidence" if self.organization else "frontend:operator-evidence"
-
-
 @page
 def index(request: Request, visit: Visit) -> HttpResponseBase:
     """GET shows; POST asks for an export, which a worker builds."""
     if request.method == "POST":
-        return _page(request, visit, _of(visit, request.POST.get("organization", "")))
+        return _page(request, visit, whose_log.of(visit, request.POST.get("organization", "")))
     if visit.organization is None:
         return show(request, visit, "nowhere.html")
-    return _page(request, visit, _of(visit, visit.organization.id))
+    return _page(request, visit, whose_log.of(visit, visit.organization.id))
 
 
 @page
 def operators(request: Request, visit: Visit) -> HttpResponseBase:
     """The same of the operator's own log. Looking through it is an event, as by the API."""
-    whose = _operators(visit)
+    whose = whose_log.operators(visit)
     if request.method != "POST":
         audit.record(
             actor=visit.principal.actor,
@@ -114,18 +95,8 @@ def operators(request: Request, visit: Visit) -> HttpResponseBase:
 def exports_table(request: Request, visit: Visit) -> HttpResponseBase:
     """The list of exports alone, while one is being built."""
     wanted = request.GET.get("log", "")
-    whose = _operators(visit) if wanted == audit.PLATFORM else _of(visit, wanted)
+    whose = whose_log.of_log(visit, wanted)
     return show(request, visit, "_exports.html", {"whose": whose, **_exports(whose, visit.now)})
-
-
-def _of(visit: Visit, id: str) -> Whose:
-    found = access.organization(visit.principal, id, Permission.EXPORT)
-    return Whose(found.id, found.name, found.region_code, found)
-
-
-def _operators(visit: Visit) -> Whose:
-    access.operator(visit.principal)
-    return Whose(audit.PLATFORM, "this installation", "")
 
 
 def _page(request: Request, visit: Visit, whose: Whose) -> HttpResponseBase:

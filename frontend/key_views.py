@@ -20,6 +20,7 @@ _SCOPES = {
     Scope.INFERENCE: "inference: call models",
     Scope.READ: "read: look at endpoints, usage and costs",
     Scope.MANAGE: "manage: create, stop and delete endpoints, issue keys",
+    Scope.EVIDENCE: "evidence: the organization's audit log, its exports and where it is sent",
 }
 
 
@@ -96,6 +97,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     form = KeyForm(request.POST or None)
     key, secret = None, ""
     if request.method == "POST" and form.is_valid():
+        access.may_hand_out(visit.principal, project, form.cleaned_data["scopes"])
         days = _LIFETIMES[form.cleaned_data["expires"]]
         with blaming(form):
             key, secret = services.issue_key(

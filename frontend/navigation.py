@@ -72,7 +72,15 @@ SECTIONS = (
             Page("Billing profile", "billing-profile"),
         ),
     ),
-    Section("Evidence", (Page("Evidence", "evidence", ("export",)),), need=Permission.EXPORT),
+    Section(
+        "Evidence",
+        (
+            Page("Evidence", "evidence", ("export",)),
+            Page("Controls", "controls"),
+            Page("Where it is sent", "subscriptions", ("subscription",)),
+        ),
+        need=Permission.EXPORT,
+    ),
     Section(
         "Fleet",
         (
@@ -94,7 +102,15 @@ SECTIONS = (
         ),
         operators=True,
     ),
-    Section("Records", (Page("Operator's log", "operator-evidence"),), operators=True),
+    Section(
+        "Records",
+        (
+            Page("Operator's log", "operator-evidence"),
+            Page("Operator's controls", "operator-controls"),
+            Page("Where it is sent", "operator-subscriptions", ("operator-subscription",)),
+        ),
+        operators=True,
+    ),
 )
 
 

@@ -18,7 +18,8 @@ from billing.models import Meter
 from compliance import audit, exports
 from compliance.log import checkpoints, merkle, notes, sequencer
 from compliance.models import AuditEvent, Export
-from tests.api.house import NOW, House, post, signed_in, with_key
+from controlplane.tenancy import services
+from tests.api.house import NOW, PASSWORD, House, post, signed_in, with_key
 from tests.logs import settle
 from tests.signers import running
 
@@ -214,6 +215,44 @@ def test_a_log_is_sent_to_an_address_until_that_is_ended(alice: House) -> None:
     assert client.get(path).status_code == 404
     told = AuditEvent.objects.filter(action__startswith="log.", log_id=alice.organization.id)
     assert [one.action for one in told] == ["log.subscribe", "log.unsubscribe"]
+
+
+def test_a_key_for_evidence_reaches_its_organization_s_log(alice: House, mallory: House) -> None:
+    wish = {"project": alice.project.id, "name": "siem", "scopes": ["evidence"]}
+    assert post(with_key(alice.secret), "/api-keys", wish).status_code == 403
+    developer = services.create_user(
+        actor=audit.SYSTEM, email="dev@example.eu", password=PASSWORD, now=timezone.now()
+    )
+    services.add_member(
+        actor=audit.SYSTEM,
+        organization=alice.organization,
+        user=developer,
+        role="developer",
+        now=timezone.now(),
+    )
+    assert post(signed_in(developer), "/api-keys", wish).status_code == 403
+    made = post(signed_in(alice.owner), "/api-keys", wish)
+    assert made.status_code == 201, made.content
+    again = f"/api-keys/{made.json()['id']}/rotate"
+    assert post(signed_in(developer), again, {"overlap_s": 0}).status_code == 403
+
+    client, ours = with_key(made.json()["secret"]), {"organization": alice.organization.id}
+    theirs = {"organization": mallory.organization.id}
+    for path in ("/audit-events", "/log-subscriptions", "/exports", "/controls"):
+        assert client.get(f"/api/v1{path}", ours).status_code == 200
+        assert client.get(f"/api/v1{path}", theirs).status_code == 404
+        assert client.get(f"/api/v1{path}", {"log": "platform"}).status_code == 404
+    body = {"kind": "events", "via": "webhook", "address": "https://siem.example.eu/in"}
+    sent = post(client, "/log-subscriptions", {**ours, **body})
+    assert sent.status_code == 201, sent.content
+    told = AuditEvent.objects.get(action="log.subscribe", log_id=alice.organization.id)
+    assert (told.actor_type, told.actor_id) == ("api_key", made.json()["id"])
+    path = f"/api/v1/log-subscriptions/{sent.json()['subscription']['id']}"
+    assert client.delete(path).status_code == 204
+    # It does nothing else: no endpoint, no key, no member.
+    wish = {"project": alice.project.id, "name": "more", "scopes": ["read"]}
+    assert post(client, "/api-keys", wish).status_code == 403
+    assert with_key(alice.secret).get("/api/v1/log-subscriptions", ours).status_code == 403
 
 
 def test_usage_and_costs_of_a_project(alice: House, mallory: House) -> None:

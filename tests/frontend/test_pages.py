@@ -20,6 +20,7 @@ from tests.api.test_strangers import pull as house_pull
 from tests.api.test_strangers import quote as house_quote
 from tests.api.test_strangers import secret as house_secret
 from tests.api.test_strangers import stored_method as house_method
+from tests.api.test_strangers import subscription as house_subscription
 from tests.api.test_strangers import upload as house_upload
 from tests.frontend.reading import read
 
@@ -57,6 +58,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "endpoints": house.endpoint.id,
         "invoices": house_invoice(house),
         "keys": house.key_id,
+        "log-subscriptions": house_subscription(house),
         "nodes": house.node.id,
         "notices": house_notice(house),
         "pools": house.pool.id,

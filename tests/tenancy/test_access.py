@@ -37,6 +37,7 @@ SCOPES = {
     Scope.INFERENCE: "",
     Scope.READ: "read costs",
     Scope.MANAGE: "read endpoints keys secrets costs",
+    Scope.EVIDENCE: "read export",
 }
 LOOKUPS: dict[str, Callable[[Principal, Any, Permission], Any]] = {
     "organization": lambda who, of, need: access.organization(who, of.organization.id, need),
@@ -72,9 +73,9 @@ def test_each_scope_may_what_the_table_says(ours: Any, scope: str) -> None:
     expected = {WORDS[word] for word in SCOPES[Scope(scope)].split()}
     for lookup in ("project", "api_key"):
         assert {need for need in Permission if allowed(lookup, who, ours, need)} == expected
-    # Of its organization a key may read the name, and see nobody.
+    # Of its organization a key may read the name, and the log if that is its scope; it sees nobody.
     in_all = {need for need in Permission if allowed("organization", who, ours, need)}
-    assert in_all == expected & {Permission.READ}
+    assert in_all == expected & {Permission.READ, Permission.EXPORT}
     with pytest.raises(NotFound):
         LOOKUPS["membership"](who, ours, Permission.READ)
     assert not access.memberships(who).exists()

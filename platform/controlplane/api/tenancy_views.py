@@ -301,6 +301,7 @@ class ApiKeys(HouseViewSet):
     def create(self, request: Request) -> Response:
         body = self.checked(request, ApiKeyBody)
         project = access.project(self.principal, body.pop("project"), Permission.MANAGE_KEYS)
+        access.may_hand_out(self.principal, project, body["scopes"])
         key, secret = services.issue_key(
             actor=self.principal.actor, project=project, now=self.now, **body
         )

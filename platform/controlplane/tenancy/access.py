@@ -4,6 +4,7 @@ Somebody else's things raise NotFound, exactly as things that do not exist. Forb
 people who may see the thing and lack the permission. Other rooms add lookups of the same form.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -64,6 +65,8 @@ SCOPE_PERMISSIONS: dict[str, frozenset[Permission]] = {
     Scope.INFERENCE: frozenset(),
     Scope.READ: frozenset({Permission.READ, Permission.VIEW_COSTS}),
     Scope.MANAGE: frozenset(_DEVELOP),
+    # Of its whole organization: the log is one. Who may not export hands out no such key.
+    Scope.EVIDENCE: frozenset({Permission.READ, Permission.EXPORT}),
 }
 _NAMES = {
     Permission.READ: "look at this",
@@ -100,7 +103,7 @@ class Principal:
             return set()
         granted = {one for scope in self.scopes for one in SCOPE_PERMISSIONS.get(scope, ())}
         if project_id is None:  # the rest of the organization is none of a key's business
-            return granted & {Permission.READ}
+            return granted & {Permission.READ, Permission.EXPORT}
         return granted if project_id == self.project_id else set()
 
 
@@ -200,7 +203,15 @@ def project(principal: Principal, id: str, need: Permission) -> Project:
 def api_key(principal: Principal, id: str, need: Permission) -> ApiKey:
     found = _one(ApiKey.objects.select_related("project__organization"), id, "key", "API key")
     demand(principal, need, found.project.organization_id, found.project_id, "API key")
+    if need is Permission.MANAGE_KEYS:
+        may_hand_out(principal, found.project, found.scopes)
     return found
+
+
+def may_hand_out(principal: Principal, project: Project, scopes: Iterable[str]) -> None:
+    """A key that may export is given, and given anew, by those alone who may themselves."""
+    if Scope.EVIDENCE in scopes:
+        demand(principal, Permission.EXPORT, project.organization_id, None, "API key")
 
 
 def secret(principal: Principal, id: str, need: Permission) -> ProjectSecret:

@@ -112,11 +112,12 @@ class Membership(models.Model):
 
 
 class Scope(models.TextChoices):
-    """What a key may do: call models, change things, look at things."""
+    """What a key may do: call models, change things, look at things, have the log and exports."""
 
     INFERENCE = "inference"
     MANAGE = "manage"
     READ = "read"
+    EVIDENCE = "evidence"
 
 
 class ApiKey(RateLimited):
