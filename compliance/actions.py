@@ -234,6 +234,7 @@ ACTIONS: dict[str, Action] = {
             "switching.import": "an organization came in from another installation's bundle",
             "event.disclose": "the personal values of an event were read",
             "event.redact": "the personal values of an event were deleted",
+            "receipt.issue": "a receipt of where a request was processed was signed",
             "log.heartbeat": "the log is kept: written every five minutes, so that silence shows",
             "log.succeed": "a log was closed after a restore, and this one goes on from its head",
             "log.subscribe": "an address is sent a log's heads or events",

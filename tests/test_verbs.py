@@ -64,7 +64,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
-from tests import money_verbs, privacy_verbs, signers
+from tests import evidence_verbs, money_verbs, privacy_verbs, signers
 from tests.billing import invoice_verbs
 from tests.compliance import key_verbs
 from tests.fleet.machine import Machine, inventory, report
@@ -445,6 +445,7 @@ class Walk:
         with signers.running():
             settle(NOW)
             export = self.do(exports.build, "export.complete", export.id)
+            evidence_verbs.receipt(self)
         self.do(exports.downloaded, "export.download", export=export)
         here = {"owner": self.kept.organization.id, "region": "eu-de-1"}
         sent = {"kind": "events", "via": "webhook", "address": "https://siem.example.eu/"}

@@ -41,6 +41,7 @@ from controlplane.fleet import (
     silence,
 )
 from controlplane.fleet import services as fleet
+from controlplane.residency import receipts as request_receipts
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 
@@ -55,6 +56,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(subscriptions, succession),
     *(subject_requests, planning, executing),
     *(destroying, rotation),
+    request_receipts,
 )
 NO_VERBS = {
     subject_requests.on_forwarded: "registers who tells the tenant",
@@ -67,6 +69,9 @@ NO_VERBS = {
     planning.record: "is the event",
     executing.carry_on: "executes, verifies and certifies, which tell",
     executing.replay: "is part of backup.restore",
+    request_receipts.find: "looks",
+    request_receipts.project_of: "looks",
+    request_receipts.answer: "computes",
     subscriptions.of: "looks",
     destroying.destroyed_of: "looks",
     destroying.replay: "is part of backup.restore",

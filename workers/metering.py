@@ -8,7 +8,7 @@ What cannot be booked is set aside with its reason, and is never dropped.
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeAlias
 
 from django.db import connection, transaction
@@ -24,8 +24,6 @@ from workers import device_usage, warmth
 
 log = logging.getLogger(__name__)
 
-# Booked requests stay this long, for whoever compares them with a gateway's spool.
-INBOX_KEPT = timedelta(days=30)
 AT_ONCE = 500  # serving intervals of one transaction
 UNPROVED = "unproved"  # a flag
 Part: TypeAlias = tuple[serving.Slice, list[warmth.Piece]]
@@ -68,7 +66,7 @@ def accrue_hours(now: datetime) -> int:
 
 def prune(now: datetime) -> int:
     """Removes booked requests after their time; what is set aside stays."""
-    removed, _ = UsageInbox.objects.filter(booked_at__lt=now - INBOX_KEPT).delete()
+    removed, _ = UsageInbox.objects.filter(booked_at__lt=now - booking.INBOX_KEPT).delete()
     return removed
 
 

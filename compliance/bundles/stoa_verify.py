@@ -50,6 +50,12 @@ NOT_PROVED = (
     "that others were shown the same log: compare with checkpoints that they keep (--witness)",
     "the time at which the checkpoint was signed: no outside time stamp is checked",
 )
+RECEIPT = "residency_receipt"
+RECEIPT_PROVED = ("the receipt is the one that the installation signed for this organization",)
+RECEIPT_NOT_PROVED = (
+    "that what the receipt says is true: it is what the installation's books had",
+    "the time at which it was signed: no outside time stamp is checked",
+)
 
 
 class Tampered(Exception):
@@ -385,6 +391,8 @@ class Report:
     def __init__(self) -> None:
         self.checks: list[dict[str, str]] = []
         self.facts: dict[str, Any] = {}
+        self.proved: tuple[str, ...] = PROVED
+        self.not_proved: tuple[str, ...] = NOT_PROVED
 
     def add(self, check: str, outcome: str, detail: str) -> None:
         """`outcome`: ok | tampered | incomplete | note"""
@@ -787,11 +795,34 @@ def check_times(events: Events, log: Log, options: Options, report: Report) -> N
         report.add("period", "ok" if before and after else "incomplete", said)
 
 
+def check_receipt(data: bytes, vkeys: list[Vkey], report: Report) -> None:
+    """A residency receipt as the API answers it: `note` signs the exact text of `body`."""
+    report.proved, report.not_proved = RECEIPT_PROVED, RECEIPT_NOT_PROVED
+    answer = decoded(data, "the receipt")
+    body, note = answer["body"].encode(), answer["note"].encode()
+    text, signed = open_note(note, [one for one in vkeys if one.algorithm == 1], "the note")
+    if not signed:
+        raise Tampered("the receipt is not signed by the key that you gave")
+    receipt = decoded(body, "the receipt's body")
+    digest = hashlib.sha256(body).hexdigest()
+    log = f"/audit/t/{receipt['organization']}/bundle\n{RECEIPT}\n{digest}\n"
+    if text.decode() not in {name + log for name in signed} or receipt["kind"] != RECEIPT:
+        raise Tampered("the receipt is not the one that was signed")
+    if answer["request"] != receipt["request"]:
+        raise Tampered("the receipt is one of another request")
+    report.facts |= {"kind": RECEIPT, "receipt": receipt}
+    report.add("receipt", "ok", f"of {receipt['request']}, signed by the key that you gave")
+
+
 def verify(path: Path, options: Options) -> Report:
-    """Everything about one bundle. Raises OSError where it cannot be read."""
+    """Everything about one bundle or receipt. Raises OSError where it cannot be read."""
     report = Report()
     try:
         with path.open("rb") as file:
+            if file.read(1) == b"{":
+                file.seek(0)
+                check_receipt(file.read(MAX_WHOLE), options.vkeys, report)
+                return report
             archive = Archive(file)
             report.add("archive", "ok", f"{len(archive.entries)} files and nothing beside them")
             manifest = check_manifest(archive, options.vkeys)
@@ -815,14 +846,14 @@ def shown(report: Report, path: Path, as_json: bool) -> str:
         said = {"format": "stoa-verify/1", "bundle": path.name, "verdict": verdict} | report.facts
         said |= {
             "checks": report.checks,
-            "proved": PROVED if good else (),
-            "not_proved": NOT_PROVED,
+            "proved": report.proved if good else (),
+            "not_proved": report.not_proved,
         }
         return json.dumps(said, indent=1)
     lines = [f"{one['outcome']:10} {one['check']:10} {one['detail']}" for one in report.checks]
     if good:
-        lines += ["", "This supports evidence", *(f"- {one}." for one in PROVED)]
-        lines += ["It does not show", *(f"- {one}." for one in NOT_PROVED)]
+        lines += ["", "This supports evidence", *(f"- {one}." for one in report.proved)]
+        lines += ["It does not show", *(f"- {one}." for one in report.not_proved)]
     return "\n".join([*lines, "", f"verdict: {verdict}"])
 
 
@@ -833,7 +864,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="stoa_verify.py", description="Check a Stoa evidence bundle alone.")
+    parser = Parser(
+        prog="stoa_verify.py", description="Check a Stoa evidence bundle or receipt alone."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--vkey", action="append", required=True, help="the log's public key")
     parser.add_argument("--prev", action="append", type=Path, default=[], help="what you kept")

@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "controlplane.endpoints",
     "controlplane.batches",
     "controlplane.switching",
+    "controlplane.residency",
     "controlplane.api",
     "workers",
     "frontend",
@@ -227,6 +228,10 @@ KMS_TOKEN_FILE = env.text("STOA_KMS_TOKEN_FILE", "")
 KMS_NAME = env.text("STOA_KMS_NAME", "stoa")
 KMS_MOUNT = env.text("STOA_KMS_MOUNT", "transit")
 KMS_CA = env.text("STOA_KMS_CA", "")
+
+# --- Where data is kept (docs/residency.md) ----------------------------------------------
+# What the operator states of places: NAME=COUNTRY/OPERATOR/PARENT by commas.
+LOCATIONS = env.words("STOA_LOCATIONS")
 
 # --- Where models come from ------------------------------------------------------------
 HUB_URL = env.text("STOA_HUB_URL", "https://huggingface.co")

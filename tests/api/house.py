@@ -148,13 +148,15 @@ def post(client: Client, path: str, body: Any = None, **headers: str) -> Any:
 def delivered(house: House, **fields: Any) -> None:
     """One request of its key that has just ended, as a gateway delivers it."""
     now = timezone.now()
+    request_id = fields.pop("request_id", f"req-{UsageInbox.objects.count()}")
+    replica_id = fields.pop("replica_id", house.replica.id)
     UsageInbox.objects.create(
-        request_id=f"req-{UsageInbox.objects.count()}",
+        request_id=request_id,
         gateway_id="gw-1",
         key_id=house.key_id,
         project_id=house.project.id,
         endpoint_id=house.endpoint.id,
-        replica_id=house.replica.id,
+        replica_id=replica_id,
         operation="chat.completions",
         opened_at=now - timedelta(seconds=2),
         closed_at=now - timedelta(seconds=1),

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
-from billing.models import Budget
+from billing.models import Budget, UsageInbox
 from billing.payments.stripe.models import StripeMethod
 from billing.spending import budgets
 from compliance import audit
@@ -17,7 +17,7 @@ from compliance.log import subscriptions
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
-from tests.api.house import NOW, House, post, signed_in, with_key
+from tests.api.house import NOW, House, delivered, post, signed_in, with_key
 from tests.billing import invoices
 from tests.placement.test_models import LLAMA
 
@@ -157,6 +157,15 @@ def stored_method(house: House) -> str:
     return made.id
 
 
+def request(house: House) -> str:
+    """The id of a request of its key, which is booked."""
+    id = f"req-{house.organization.name[:1]}"
+    if not UsageInbox.objects.filter(request_id=id).exists():
+        tokens = {"input_tokens": 1, "cached_tokens": 0, "output_tokens": 1}
+        delivered(house, request_id=id, booked_at=timezone.now(), **tokens)
+    return id
+
+
 def invoice(house: House) -> str:
     """The id of a final invoice of its organization, made when it is asked for first."""
     account = house.organization.account
@@ -192,6 +201,7 @@ def things(house: House) -> dict[str, str]:
         "payment-methods": stored_method(house),
         "invoices": invoice(house),
         "exports": "",
+        "receipts": request(house),
         "log-subscriptions": subscription(house),
         "controls": "A.8.15",
         "bank-entries": "",

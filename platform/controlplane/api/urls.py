@@ -34,6 +34,7 @@ from controlplane.api import (
     price_views,
     pull_views,
     quote_views,
+    residency_views,
     rollout_views,
     run_views,
     secret_views,
@@ -140,6 +141,11 @@ urlpatterns = [
         "organizations/<id:pk>/billing-profile",
         invoice_views.BillingProfiles.as_view({"get": "retrieve", "put": "update"}),
         name="billing-profile",
+    ),
+    path("data-locations", residency_views.Residency.as_view({"get": "locations"})),
+    path("transfers", residency_views.Residency.as_view({"get": "transfers"})),
+    path(
+        "receipts/<str:pk>", residency_views.Residency.as_view({"get": "receipt"}), name="receipt"
     ),
     path("audit/checkpoint", audit_views.Audit.as_view({"get": "checkpoint"})),
     path("audit/inclusion", audit_views.Audit.as_view({"get": "inclusion"})),

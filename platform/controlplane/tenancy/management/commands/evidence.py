@@ -20,6 +20,7 @@ from compliance import audit, control_list, exports
 from compliance.bundles.stored_log import NotReady
 from compliance.log.signing import SignerAway
 from compliance.management import logs
+from compliance.management import verbs as more
 from compliance.models import Export
 from controlplane.tenancy.models import Organization
 
@@ -34,6 +35,7 @@ class Command(BaseCommand):
         verbs = parser.add_subparsers(dest="verb", required=True)
         logs.add(verbs)
         verbs.add_parser("controls", help="which control of Annex A has evidence, as Markdown")
+        more.add(verbs)
         export = verbs.add_parser("export", help="make a bundle")
         export.add_argument("kind", choices=sorted(exports.KINDS))
         whose = export.add_mutually_exclusive_group(required=True)
@@ -51,6 +53,8 @@ class Command(BaseCommand):
             self._export(options)
         elif verb == "controls":
             self.stdout.write(control_list.markdown(), ending="")
+        elif verb in more.verbs:
+            more.verbs[verb].run(self, options)
         else:
             logs.run(self, verb, options)
 
