@@ -8,10 +8,11 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from billing import privacy, tombstones
+        from billing import privacy, retention, tombstones
 
         tombstones.register()
         privacy.register()
+        retention.register()
         grants.append_only(
             "billing_usageevent",
             "billing_price",

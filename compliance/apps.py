@@ -12,7 +12,7 @@ class ComplianceConfig(AppConfig):
         from compliance.erasure import setup
         from compliance.keys import destroying
         from compliance.models import EventSecret, Tombstone
-        from compliance.privacy import own
+        from compliance.privacy import own, own_retention
 
         def redact(stone: Tombstone, now: datetime) -> bool:
             return EventSecret.objects.filter(event_id=stone.target_id).delete()[0] > 0
@@ -32,5 +32,7 @@ class ComplianceConfig(AppConfig):
         for table in ("datakey", "kekversion", "keydestruction"):
             grants.narrow(f"compliance_{table}", "SELECT, INSERT, UPDATE")
 
+        grants.append_only("compliance_retentionrun", "compliance_processingversion")
         own.register()
         setup.register()
+        own_retention.register()

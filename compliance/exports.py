@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def build_waiting(now: datetime) -> int:
 
     One builder at a time, so that a long export does not draw in every worker. An export that
     cannot be built says so in `failure` and is not tried again; one whose events still wait for
-    the log's signed head is tried in the next round. Files that nobody may fetch any more go.
+    the log's signed head is tried in the next round.
     """
     waiting = Export.objects.filter(completed_at=None, failure="").order_by("id")
     built = 0
@@ -221,7 +222,7 @@ def build_waiting(now: datetime) -> int:
                 words = f"could not be built: {type(error).__name__}"
                 Export.objects.filter(id=export_id, completed_at=None).update(failure=words)
         if alone:
-            _forget(now)
+            _drop_drafts(now)
     return built
 
 
@@ -238,15 +239,27 @@ def status(export: Export, now: datetime) -> str:
     return "failed" if export.failure else "building"
 
 
-def _forget(now: datetime) -> None:
-    """Old bundles, and the drafts of builders that died."""
+def forget(before: datetime, held: Collection[str]) -> tuple[int, int]:
+    """Remove bundles that were complete before then; how many went, and how many logs in `held`
+    keep. Their rows stay: who took what away, and why."""
+    done = kept = 0
+    for path in _folder().glob("*.zip"):
+        old = Export.objects.filter(id=path.stem, completed_at__lte=before)
+        if (log := old.values_list("log_id", flat=True).first()) is None:
+            continue
+        if log in held:
+            kept += 1
+        else:
+            path.unlink(missing_ok=True)
+            done += 1
+    return done, kept
+
+
+def _drop_drafts(now: datetime) -> None:
+    """What builders that died left."""
     for draft in _folder().glob("exp_*.*/"):
         if draft.stat().st_mtime < (now - _DRAFTS_KEPT).timestamp():
             shutil.rmtree(draft, ignore_errors=True)
-    for path in _folder().glob("*.zip"):
-        old = Export.objects.filter(id=path.stem, completed_at__lte=now - KEPT)
-        if old.exists():
-            path.unlink(missing_ok=True)
 
 
 def _choice(export: Export) -> dict[str, Any]:

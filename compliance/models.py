@@ -15,6 +15,13 @@ from compliance.log.models import (
     LogPending,
     LogSubscription,
 )
+from compliance.privacy.models import (
+    Hold,
+    ProcessingContact,
+    ProcessingVersion,
+    RetentionRule,
+    RetentionRun,
+)
 from compliance.subject_requests.models import SubjectRequest
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "ErasureStep",
     "EventSecret",
     "Export",
+    "Hold",
     "KekVersion",
     "KeyDestruction",
     "Log",
@@ -33,6 +41,10 @@ __all__ = [
     "LogNode",
     "LogPending",
     "LogSubscription",
+    "ProcessingContact",
+    "ProcessingVersion",
+    "RetentionRule",
+    "RetentionRun",
     "SubjectRequest",
     "Tombstone",
 ]

@@ -144,8 +144,6 @@ NO_VERBS = {
     batches.counts: "looks",
     batches.locked: "looks",
     quote_keeping.find: "looks",
-    quote_keeping.prune: "forgets quotes that no endpoint was made with",
-    batches.prune: "forgets batches whose files are over",
     batches.tell_end: "is the event of a batch that the runner ended",
     endpoints.heard: "passes on what a gateway says; a wake is told",
     fleet.renewal_due: "looks",

@@ -27,6 +27,7 @@ HINT_EXPIRES_S = 60
 CONNECT_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 3.0  # beyond the second that a worker lets the broker wait for news
 PRUNE_EVERY_S = 300.0
+RETAIN_EVERY_S = 300.0
 NODES_EVERY_S = 5.0
 ACCRUE_EVERY_S = 60.0
 PROVE_EVERY_S = 300.0
@@ -128,6 +129,7 @@ app.conf.update(
         "tend_erasures": _every("tend_erasures", ERASURES_EVERY_S),
         "tend_keys": _every("tend_keys", KEYS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
+        "retain": _every("retain", RETAIN_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
         **_backups(),
     },

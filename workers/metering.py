@@ -64,12 +64,6 @@ def accrue_hours(now: datetime) -> int:
     return services.accrue_due(now)
 
 
-def prune(now: datetime) -> int:
-    """Removes booked requests after their time; what is set aside stays."""
-    removed, _ = UsageInbox.objects.filter(booked_at__lt=now - booking.INBOX_KEPT).delete()
-    return removed
-
-
 def _places(ids: Collection[str]) -> Iterable[booking.Place]:
     return itertools.starmap(
         booking.Place,

@@ -6,23 +6,12 @@ from django.utils import timezone
 
 from billing.credit import advances
 from billing.invoices import month_end
-from billing.meters import keeping as evidence
 from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from compliance.erasure import executing
 from compliance.log import subscriptions
-from controlplane.batches import files
-from controlplane.batches import services as batches
-from controlplane.endpoints import (
-    corrections_kept,
-    engine_blocking,
-    funding,
-    quote_keeping,
-    served_days,
-    speed_lessons,
-    uploads,
-)
-from controlplane.fleet import findings
+from compliance.privacy import retention
+from controlplane.endpoints import engine_blocking, funding, served_days, speed_lessons
 from workers import (
     digesting,
     funds,
@@ -47,6 +36,7 @@ _REQUESTS, _BATCHES = 10_000, 5
 _INTERVALS = 2000
 _SEQUENCE_S = 5.0  # of one task; so are these
 _DELIVER_S = 20.0
+_RETAIN_S = 30.0
 _MONTH_S = 30.0  # of one task; the next one goes on where it stopped
 
 
@@ -168,25 +158,19 @@ def tend_keys() -> None:
 def prune() -> None:
     now = timezone.now()
     upkeep.prune_activity(now)
-    files.expire(now)
-    uploads.expire(now)
+
+
+@app.task
+def retain() -> None:
+    ends = time.monotonic() + _RETAIN_S
+    retention.run(timezone.now(), enough=lambda: time.monotonic() > ends)
 
 
 @app.task(name="workers.tasks.upkeep")
 def hourly_upkeep() -> None:
     now = timezone.now()
     partitions.ensure_all(now)
-    metering.prune(now)
-    evidence.expire(now)
-    upkeep.prune_logs(now)
-    findings.prune(now)
-    upkeep.prune_counters(now)
-    upkeep.prune_stops(now)
-    batches.prune(now)
     served_days.close(now)
-    served_days.prune(now)
-    quote_keeping.prune(now)
-    corrections_kept.prune(now)
 
 
 @app.task

@@ -16,8 +16,6 @@ from django.db import connection, transaction
 from billing.meters import usage
 from compliance import partitions
 
-# Booked requests stay this long, for whoever compares them with a gateway's spool.
-INBOX_KEPT = timedelta(days=30)
 # A gateway's clock may be this far ahead of ours.
 CLOCK_SKEW = timedelta(minutes=5)
 # More tokens than any context times any number of choices: a counter gone wrong.

@@ -1,22 +1,21 @@
 """How long nodes' signed records stay: evidence with a date on which its time is over.
 
-The tables are added to only, and the running role may not delete. What is older than the settings
-say goes by a function that their owner lends, and that keeps thirteen months whoever asks.
+The tables are added to only, and the running role may not delete. What is older than the rule
+`meter_evidence` says goes by a function that their owner lends, and that keeps thirteen months
+whoever asks.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from django.conf import settings
 from django.db import connection
 
 AT_ONCE = 50_000
 MOST = 40  # pieces of one time; ten thousand replicas tell twelve an hour
 
 
-def expire(now: datetime, at_once: int = AT_ONCE, most: int = MOST) -> int:
-    """Remove batches and records older than they are kept, a transaction a piece; returns how many
-    rows. What is left is for the next time. Certificates stay: there are few."""
-    before = now - timedelta(days=settings.METER_EVIDENCE_DAYS)
+def expire(before: datetime, at_once: int = AT_ONCE, most: int = MOST) -> int:
+    """Remove batches and records of before then, in pieces; returns how many rows. What is left is
+    for the next time. Certificates stay: there are few."""
     total = 0
     for _ in range(most):
         with connection.cursor() as cursor:

@@ -122,6 +122,7 @@ def _stripe_books() -> None:
     )
     _paid(
         stripe.StripeEvent,
+        retention="stripe_event",
         columns=levels(
             none="event_id type livemode made_at received_at state attempts next_at problem",
             pseudonymous="object_id",

@@ -1,7 +1,7 @@
 """How much of budgets is spent, as far as it has arrived here, and when that is worth a word."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,15 +23,16 @@ _OLD_LEASES = """
 DELETE FROM billing_lease WHERE id IN (
     SELECT l.id FROM billing_budgetwindow w
     JOIN billing_lease l ON l.budget_id = w.budget_id AND l."window" = w."window"
-    WHERE w.last_at < %s AND (l.closed_at IS NOT NULL OR l.granted <= l.settled)
+    WHERE w.last_at < %s AND (l.closed_at IS NOT NULL OR l.granted <= l.settled) AND {free}
     LIMIT %s)"""
 _OLD_COUNTERS = """
 DELETE FROM billing_budgetwindow WHERE id IN (
     SELECT w.id FROM billing_budgetwindow w
     WHERE w.last_at < %s AND w."window" LIKE '%%/%%' AND NOT EXISTS (
         SELECT 1 FROM billing_lease l
-        WHERE l.budget_id = w.budget_id AND l."window" = w."window")
+        WHERE l.budget_id = w.budget_id AND l."window" = w."window") AND {free}
     LIMIT %s)"""
+_FREE = "w.budget_id NOT IN (SELECT id FROM billing_budget WHERE organization_id = ANY(%s))"
 _WIDE = DecimalField(max_digits=30, decimal_places=0)  # a hundred times an amount leaves 64 bits
 _WIDE_AMOUNT = Cast("budget__amount", _WIDE)
 _WIDE_SPENT = Cast("spent", _WIDE)
@@ -142,9 +143,10 @@ def note(row: BudgetWindow, percent: int, *, region: str, now: datetime) -> bool
     return True
 
 
-def prune(before: datetime) -> int:
+def prune(before: datetime, held: Sequence[str] = ()) -> int:
     """Removes what nobody counts any more: counters of runs and agents untouched since `before`,
-    and leases without anything outstanding in windows as old. Returns the rows removed.
+    and leases without anything outstanding in windows as old, but for organizations in `held`.
+    Returns the rows removed.
 
     A gateway that asks for such a lease again gets a new one; a run that goes on starts anew.
     """
@@ -152,11 +154,17 @@ def prune(before: datetime) -> int:
     with connection.cursor() as cursor:
         for statement in (_OLD_LEASES, _OLD_COUNTERS):
             while True:
-                cursor.execute(statement, [before, _BATCH])
+                cursor.execute(statement.format(free=_FREE), [before, list(held), _BATCH])
                 removed += cursor.rowcount
                 if cursor.rowcount < _BATCH:
                     break
     return removed
+
+
+def old(before: datetime, of: Sequence[str]) -> int:
+    """How many counters of runs and agents of these organizations are as old."""
+    rows = BudgetWindow.objects.filter(last_at__lt=before, budget__organization_id__in=of)
+    return rows.filter(window__contains="/").count()
 
 
 def _statuses(wanted: Mapping[str, tuple[Budget, str]]) -> dict[str, Status]:

@@ -9,6 +9,7 @@ from django.contrib.sessions.models import Session
 from compliance.keys import models as keys
 from compliance.log import models as log
 from compliance.models import AuditEvent, EventSecret, Export, Tombstone
+from compliance.privacy import models as privacy
 from compliance.privacy import registry
 from compliance.privacy.registry import CONTROLLER, levels
 
@@ -84,6 +85,7 @@ def register() -> None:
     )
     _log()
     _keys()
+    _privacy()
     _frame()
 
 
@@ -139,3 +141,49 @@ def _frame() -> None:
     _django(Group, columns=levels(none="id name"))
     _django(Group.permissions.through, columns=levels(none="id group_id permission_id"))
     _django("django_migrations", columns=levels(none="id app name applied"))
+
+
+def _privacy() -> None:
+    kept = partial(
+        _evidence,
+        retention="accountability",
+        basis="legal_obligation",
+        purpose="answering for what is done with personal data",
+    )
+    kept(
+        privacy.RetentionRule,
+        columns=levels(
+            none="""id code category basis amount unit calendar_year starts action jurisdiction
+            source ground effective_from effective_to created_at""",
+            pseudonymous="created_by",
+        ),
+    )
+    kept(
+        privacy.RetentionRun,
+        columns=levels(
+            none="id code rule_id at since before done held failed complete event_id",
+            pseudonymous="log",
+        ),
+    )
+    kept(
+        privacy.Hold,
+        columns=levels(
+            none="id subject_kind placed_at lifted_at",
+            pseudonymous="log subject_id placed_by lifted_by",
+            personal="reason",
+        ),
+    )
+    kept(
+        privacy.ProcessingContact,
+        columns=levels(
+            none="id part changed_at",
+            pseudonymous="scope changed_by",
+            personal="name address email phone",
+        ),
+    )
+    kept(
+        privacy.ProcessingVersion,
+        columns=levels(
+            none="id number sha256 at event_id", pseudonymous="scope", personal="document"
+        ),
+    )

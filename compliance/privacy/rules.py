@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from dateutil.relativedelta import relativedelta
 
-UNITS = ("hours", "days", "months", "years")
+UNITS = ("seconds", "hours", "days", "months", "years")
 
 DELETE = "delete"  # rows or files go
 REDACT = "redact"  # personal values go, the fact stays
@@ -30,9 +30,23 @@ class Period:
             return datetime(now.year - years, 1, 1, tzinfo=UTC)
         return now - relativedelta(**{self.unit: self.amount})  # type: ignore[arg-type]
 
+    def after(self, start: datetime) -> datetime:
+        """When something that began then is over."""
+        start = start.astimezone(UTC)
+        if self.calendar_year:
+            years = self.amount if self.unit == "years" else -(-self.amount // 12)
+            return datetime(start.year + years + 1, 1, 1, tzinfo=UTC)
+        return start + relativedelta(**{self.unit: self.amount})  # type: ignore[arg-type]
+
     def length(self) -> timedelta:
         """For comparing periods: a month has 30.4 days here, and a year 365."""
-        days = {"hours": 1 / 24, "days": 1.0, "months": 365 / 12, "years": 365.0}[self.unit]
+        days = {
+            "seconds": 1 / 86_400,
+            "hours": 1 / 24,
+            "days": 1.0,
+            "months": 365 / 12,
+            "years": 365.0,
+        }[self.unit]
         return timedelta(days=days * self.amount)
 
     def __str__(self) -> str:

@@ -117,6 +117,12 @@ _BOOKS = (
         " operator destroys it by `stoa billing archive`, since an open assessment suspends it",
     ),
     Rule(
+        *("stripe_event", "payments", _CONTRACT, _days(90), "it came", DELETE, _MINIMAL),
+        floor=_days(7),
+        ceiling=_days(365),
+        ground="only that something happened, and to which object of Stripe's",
+    ),
+    Rule(
         *("ledger", "invoicing", _LAW, _years(10, calendar_year=True)),
         *("its year", KEEP, "AO §147(3), HGB §257(4)", "DE"),
         ground="books are only added to; an owner of the tables removes them after it",

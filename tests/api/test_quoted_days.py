@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from billing.models import UsageInbox
 from billing.rating import rounded
+from compliance.privacy import retention
 from controlplane.endpoints import corrections_kept, served_days, speed_lessons
 from controlplane.endpoints.models import (
     Endpoint,
@@ -170,7 +171,7 @@ def test_what_says_too_little_teaches_nothing(
     tasks.tend_engines()
     assert not ServedDay.objects.filter(taught_at=None).exists()
     assert not SpeedCorrection.objects.exists()
-    assert served_days.prune(yesterday + served_days.KEPT) == 1
+    assert retention.carry_out("served_day", yesterday + timedelta(days=90)) == 1
 
 
 def test_an_endpoint_that_runs_otherwise_is_not_compared(

@@ -13,6 +13,7 @@ from billing.models import Meter
 from billing.pricing import prices
 from compliance import audit, places
 from compliance.models import AuditEvent
+from compliance.privacy import retention
 from controlplane.endpoints import corrections_kept, quote_keeping
 from controlplane.endpoints.models import DeviceClaim, ModelFacts, Quote, Start
 from controlplane.endpoints.states import Reason
@@ -251,6 +252,6 @@ def test_too_many_are_refused_and_old_ones_go(alice: House, shared: Pool) -> Non
         at = now - timedelta(seconds=number % 2)
         Quote.objects.create(**rows, answer=answer, created_at=at)
     assert post(with_key(alice.secret), "/quotes", asked(alice)).status_code == 429
-    assert quote_keeping.prune(now + quote_keeping.KEPT) == quote_keeping.MOST // 2
+    assert retention.carry_out("quote", now + timedelta(days=30)) == quote_keeping.MOST // 2
     (place,) = (one for one in places.places() if one.name == "quotes")
     assert place.erase(alice.project.id, now) == quote_keeping.MOST // 2

@@ -22,6 +22,7 @@ from compliance import audit, exports
 from compliance.bundles import kinds, stoa_verify, stored_log, tables
 from compliance.log import signing
 from compliance.models import AuditEvent, EventSecret, Export
+from compliance.privacy import retention
 from tests.logs import settle
 from tests.signers import running
 
@@ -189,7 +190,7 @@ def test_a_file_may_be_had_for_seven_days() -> None:
     with pytest.raises(exports.ExportError) as caught:
         exports.downloaded(actor=ADA, export=export, now=NOW + exports.KEPT)
     assert caught.value.code == "export_expired"
-    exports.build_waiting(NOW + exports.KEPT)
+    retention.carry_out("export_file", NOW + exports.KEPT)
     assert not exports.archive(export).exists()
 
 

@@ -8,6 +8,7 @@ from django.conf import settings
 
 from compliance import audit
 from compliance.models import AuditEvent
+from compliance.privacy import retention
 from controlplane.fleet import findings, health, services
 from controlplane.fleet.models import Decommission, Device, Node, NodeFinding, Pool
 from controlplane.fleet.wire import Finding, Severity
@@ -106,8 +107,8 @@ def test_old_ones_are_forgotten_and_open_ones_never(fleet: Fleet) -> None:
     (node,) = fleet.nodes(1)
     fleet.say(node, LOST, LOW)
     fleet.say(node, LOST)
-    fleet.now += findings.KEPT + timedelta(seconds=1)
-    assert findings.prune(fleet.now) == 1
+    fleet.now += timedelta(days=90, seconds=1)
+    assert retention.carry_out("node_finding", fleet.now) == 1
     assert [row.check_name for row in NodeFinding.objects.all()] == ["gpu_lost"]
 
 

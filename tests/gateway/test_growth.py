@@ -17,6 +17,7 @@ from billing import services
 from billing.meters import runs, usage
 from billing.models import Account, Budget, BudgetWindow, Lease, UsageEvent, UsageInbox
 from billing.reports import costs
+from compliance.privacy import retention
 from controlplane.endpoints.models import Endpoint
 from gateway import shipping
 from gateway.records import Charge, CloseRecord
@@ -125,7 +126,7 @@ STEPS: dict[str, Callable[[Books], object]] = {
     "a page of usage": lambda books: books.page(),
     "usage of a request": lambda books: books.page(request_id="req_new_1"),
     "runs": lambda books: runs.used(books.endpoint.project_id, "run", start=MONTH, end=NOW),
-    "prune": lambda books: metering.prune(NOW),
+    "prune": lambda books: retention.carry_out("request_inbox", NOW),
 }
 
 

@@ -19,6 +19,7 @@ from billing.meters import rollup, usage
 from billing.models import LedgerTransaction, UsageEvent, UsageInbox
 from billing.reports import costs
 from billing.spending import reserving
+from compliance.privacy import retention
 from controlplane.endpoints import running
 from controlplane.endpoints.models import ServingInterval
 from tests.billing.dying import Killed, dying
@@ -134,7 +135,7 @@ def test_what_cannot_be_booked_is_set_aside_and_holds_up_nobody(
     assert problem in odd.problem
     assert "req_1 cannot be booked" in caplog.text
     assert metering.book_requests(LATER) == 0
-    metering.prune(LATER + timedelta(days=400))
+    retention.carry_out("request_inbox", LATER + timedelta(days=400))
     assert UsageInbox.objects.filter(request_id="req_1").exists()
 
 
@@ -151,11 +152,11 @@ def test_a_request_that_contradicts_recorded_usage_is_set_aside_alone() -> None:
     endpoint = served.endpoint()
     served.request(endpoint, 1)
     metering.book_requests(LATER)
-    metering.prune(LATER + timedelta(days=31))
+    retention.carry_out("request_inbox", LATER + timedelta(days=31))
     assert not UsageInbox.objects.exists()
     served.request(endpoint, 1)  # delivered again after its row was pruned: the same usage
     assert metering.book_requests(LATER) == 1
-    metering.prune(LATER + timedelta(days=31))
+    retention.carry_out("request_inbox", LATER + timedelta(days=31))
     served.request(endpoint, 1, output_tokens=51)
     served.request(endpoint, 2)
     assert metering.book_requests(LATER) == 1
@@ -177,8 +178,8 @@ def test_what_a_gateway_counted_cannot_be_edited_nor_dropped_unbooked() -> None:
     metering.book_requests(LATER)
     with pytest.raises(DatabaseError), transaction.atomic():
         found.update(booked_at=None)
-    assert metering.prune(LATER + timedelta(days=29)) == 0
-    assert metering.prune(LATER + timedelta(days=31)) == 1
+    assert retention.carry_out("request_inbox", LATER + timedelta(days=29)) == 0
+    assert retention.carry_out("request_inbox", LATER + timedelta(days=31)) == 1
 
 
 def _dies(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
@@ -197,7 +198,7 @@ def test_booking_that_is_killed_between_any_two_statements_books_once() -> None:
     endpoint = served.endpoint()
     served.request(endpoint, 0)
     metering.book_requests(LATER)
-    metering.prune(LATER + timedelta(days=31))
+    retention.carry_out("request_inbox", LATER + timedelta(days=31))
     served.request(endpoint, 0, output_tokens=51)
     served.request(endpoint, 1)
     served.request(endpoint, 2, project_id="prj_other")

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(minutes=2)
 BACKOFF_MIN = timedelta(seconds=10)
 BACKOFF_MAX = timedelta(hours=1)
-KEPT = timedelta(days=90)
 
 # What one type leads to; True: it was about something of ours.
 Handler = Callable[[Client, str, datetime], bool]
@@ -43,13 +42,6 @@ def process(client: Client, now: datetime, limit: int = 100) -> int:
             break
         worked += 1
     return worked
-
-
-def prune(now: datetime) -> int:
-    """Removes what was worked off long ago: Stripe repeats nothing after three days."""
-    rows = StripeEvent.objects.filter(received_at__lt=now - KEPT)
-    removed, _ = rows.exclude(state=EventState.WAITING).delete()
-    return removed
 
 
 def _handled(client: Client, event: StripeEvent, now: datetime) -> tuple[EventState, str]:

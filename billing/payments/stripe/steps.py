@@ -40,4 +40,3 @@ def tend_slowly(now: datetime) -> None:
             checking.run(client, now)
         except Unavailable as problem:
             log.error("our books were not compared with Stripe's: %s", problem)
-    events.prune(now)

@@ -6,6 +6,7 @@ class ApiConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.api import privacy
+        from controlplane.api import privacy, retention
 
         privacy.register()
+        retention.register()

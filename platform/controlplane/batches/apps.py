@@ -6,8 +6,9 @@ class BatchesConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.batches import places, privacy, tombstones
+        from controlplane.batches import places, privacy, retention, tombstones
 
         places.register()
         tombstones.register()
         privacy.register()
+        retention.register()

@@ -1,11 +1,12 @@
 """The verbs of files. Content comes and goes by `content`; here is what is said of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 
 from compliance import audit, ids
 from controlplane.batches import content
@@ -126,16 +127,27 @@ def delete(*, actor: audit.Actor, file: File, now: datetime) -> None:
         _remove(file)
 
 
-def expire(now: datetime) -> int:
-    """Removes files whose time is over, and uploads that never became complete."""
-    over = File.objects.select_related("project__organization").filter(expires_at__lte=now)
-    for file in over:
+def expire(now: datetime, *, held: Sequence[str] = (), limit: int | None = None) -> int:
+    """Removes files whose time is over, and uploads that never became complete, but for
+    organizations in `held`; returns how many."""
+    rows = _over(now).exclude(project__organization_id__in=held).order_by("expires_at")
+    found = list(rows.select_related("project__organization")[:limit])
+    for file in found:
         with transaction.atomic():
             _end_batches(file)
             if file.complete:
                 _record(file, audit.SYSTEM, "file.expire", now)
             _remove(file)
-    return len(over)
+    return len(found)
+
+
+def over(now: datetime, *, of: Sequence[str]) -> int:
+    """How many files of these organizations are over."""
+    return _over(now).filter(project__organization_id__in=of).count()
+
+
+def _over(now: datetime) -> QuerySet[File]:
+    return File.objects.filter(expires_at__lte=now)
 
 
 def _end_batches(file: File) -> None:

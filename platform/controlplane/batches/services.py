@@ -117,14 +117,6 @@ def counts(batches: Iterable[Batch]) -> dict[str, Counts]:
     }
 
 
-def prune(now: datetime) -> int:
-    """Forgets batches that ended so long ago that their files are over, too."""
-    before = now - timedelta(seconds=settings.FILES_KEPT_S)
-    old = Batch.objects.filter(status__in=ENDED, expires_at__lt=before)
-    removed, _ = old.delete()
-    return removed
-
-
 def locked(batch_id: str) -> Batch:
     """In a transaction. Raises NotFound."""
     rows = Batch.objects.select_for_update(no_key=True, of=("self",)).filter(id=batch_id)

@@ -12,7 +12,14 @@ class EndpointsConfig(AppConfig):
     def ready(self) -> None:
         # Models are importable only now.
         from compliance import grants
-        from controlplane.endpoints import billed, control_rows, places, privacy, tombstones
+        from controlplane.endpoints import (
+            billed,
+            control_rows,
+            places,
+            privacy,
+            retention,
+            tombstones,
+        )
 
         grants.append_only("endpoints_placementrecord")
         grants.narrow("endpoints_placementrecord", "SELECT")  # triggers alone write it
@@ -21,6 +28,7 @@ class EndpointsConfig(AppConfig):
         tombstones.register()
         privacy.register()
         control_rows.register()
+        retention.register()
         checks.register(_recipes)
 
 

@@ -9,7 +9,7 @@ alike count as one, and not beyond what others saw.
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import median
 from typing import Literal
 
@@ -22,7 +22,6 @@ from controlplane.placement.speed.corrections import Correction, Key
 from controlplane.tenancy.models import Organization
 
 EACH = 10  # the newest of one organization that are alike
-KEPT = timedelta(days=365)
 BOUNDS = (corrections.NARROWEST, corrections.WIDEST)  # beyond it is another thing than a speed
 
 
@@ -77,10 +76,6 @@ def of(
         key = Key(row.model, row.device, row.ranks, row.quantization)
         found[key][row.organization_id].append(getattr(row, figure))
     return {key: _correction(ratios, organization.id) for key, ratios in found.items()}
-
-
-def prune(now: datetime) -> int:
-    return SpeedCorrection.objects.filter(at__lt=now - KEPT).delete()[0]
 
 
 def _correction(newest_first: Mapping[str, list[float]], own: str) -> Correction:

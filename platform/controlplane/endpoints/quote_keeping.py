@@ -13,7 +13,6 @@ from controlplane.endpoints.models import Quote
 from controlplane.tenancy import errors, events
 from controlplane.tenancy.models import Project
 
-KEPT = timedelta(days=30)  # unless an endpoint was made with it
 # Each takes up to two seconds of a processor.
 MOST, WITHIN = 30, timedelta(minutes=1)
 
@@ -68,9 +67,3 @@ def find(project: Project, id: str) -> Quote | None:
     if found is None:
         raise errors.NotFound("quote", field="quote_id")
     return found
-
-
-def prune(now: datetime) -> int:
-    """Those that no endpoint was made with, after their time."""
-    old = Quote.objects.filter(created_at__lt=now - KEPT, endpoints=None)
-    return old.delete()[0]

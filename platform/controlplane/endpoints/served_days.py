@@ -20,7 +20,6 @@ from controlplane.endpoints.models import Endpoint, ServedDay, Start
 
 AFTER = timedelta(hours=1)  # what gateways could not deliver before is not waited for
 BACK = 3  # days that are made up for after an outage
-KEPT = timedelta(days=90)
 _READY = (Meter.DEVICE_SECONDS, Meter.WARM_SECONDS)
 
 # Requests that batches send are traffic like any other here: they keep the engine as busy.
@@ -74,10 +73,6 @@ def close_day(day: date) -> int:
     with transaction.atomic():
         ServedDay.objects.bulk_create(rows, ignore_conflicts=True)
     return len(rows)
-
-
-def prune(now: datetime) -> int:
-    return ServedDay.objects.filter(day__lt=(now - KEPT).date()).delete()[0]
 
 
 def _figures(begins: datetime, ends: datetime) -> dict[str, dict[str, Any]]:

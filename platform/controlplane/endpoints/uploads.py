@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 
 from compliance import audit
 from controlplane.endpoints.errors import Invalid
@@ -121,10 +121,11 @@ def delete_upload(*, actor: audit.Actor, upload: Upload, now: datetime) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def expire(now: datetime) -> int:
-    """Removes those that nobody went on with."""
+def expire(now: datetime, *, held: Sequence[str] = (), limit: int | None = None) -> int:
+    """Removes those that nobody went on with, but for organizations in `held`."""
     removed = 0
-    for id in list(Upload.objects.filter(expires_at__lte=now).values_list("id", flat=True)):
+    rows = _over(now).exclude(project__organization_id__in=held).order_by("expires_at")
+    for id in list(rows.values_list("id", flat=True)[:limit]):
         with transaction.atomic():
             # A piece that is on its way has its file locked, and comes first.
             list(UploadFile.objects.select_for_update().filter(upload_id=id).values_list("id"))
@@ -137,6 +138,15 @@ def expire(now: datetime) -> int:
         shutil.rmtree(_folder(id), ignore_errors=True)
         removed += 1
     return removed
+
+
+def over(now: datetime, *, of: Sequence[str]) -> int:
+    """How many of these organizations nobody went on with."""
+    return _over(now).filter(project__organization_id__in=of).count()
+
+
+def _over(now: datetime) -> QuerySet[Upload]:
+    return Upload.objects.filter(expires_at__lte=now)
 
 
 def place(file: UploadFile) -> Path:

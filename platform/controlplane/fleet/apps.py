@@ -6,10 +6,18 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.fleet import billed, control_rows, node_events, privacy, tombstones
+        from controlplane.fleet import (
+            billed,
+            control_rows,
+            node_events,
+            privacy,
+            retention,
+            tombstones,
+        )
 
         billed.register()
         node_events.register()
         tombstones.register()
         privacy.register()
         control_rows.register()
+        retention.register()

@@ -10,7 +10,6 @@ from controlplane.fleet import conditions, wire
 from controlplane.fleet.models import Node, NodeFinding
 
 MOST = 200  # of one node at once
-KEPT = timedelta(days=90)  # once they are over
 _SEEN_EVERY = timedelta(seconds=30)  # how exactly `seen_at` and the words are kept
 _DEVICES = 32_767
 
@@ -95,11 +94,6 @@ def unwell(node: Node, found: Iterable[NodeFinding], now: datetime) -> list[str]
         for one in conditions_of(node, found, now)
         if not one.well and one.type not in said and one.status is not unknown
     ]
-
-
-def prune(now: datetime) -> int:
-    removed, _ = NodeFinding.objects.filter(ended_at__lt=now - KEPT).delete()
-    return removed
 
 
 def _said(found: Iterable[wire.Finding]) -> dict[Key, wire.Finding]:

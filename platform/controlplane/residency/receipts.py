@@ -14,10 +14,10 @@ import rfc8785
 from django.conf import settings
 from django.db import transaction
 
-from billing.meters import booking
 from billing.models import UsageEvent, UsageInbox
 from compliance import audit
 from compliance.log import signing
+from compliance.privacy import periods
 from compliance.stamps import stamp
 from controlplane.batches.models import File, Line
 from controlplane.endpoints import images, sources
@@ -87,7 +87,7 @@ def find(request_id: str) -> Asked | None:
         status=row.status,
         finish=row.finish,
         counted_by=row.counted_by,
-        row_until=row.booked_at + booking.INBOX_KEPT,
+        row_until=periods.until("request_inbox", row.booked_at),
     )
 
 

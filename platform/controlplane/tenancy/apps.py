@@ -13,6 +13,7 @@ class TenancyConfig(AppConfig):
             personal,
             places,
             privacy,
+            retention,
             sign_in,
             tombstones,
         )
@@ -25,3 +26,4 @@ class TenancyConfig(AppConfig):
         privacy.register()
         personal.register()
         control_rows.register()
+        retention.register()

@@ -8,7 +8,7 @@ from billing.books import chart, ledger
 from billing.models import Account, Entity, Invoice
 from billing.payments import receipts
 from billing.payments.models import Payment
-from billing.payments.stripe import configuration, events, movements, paying
+from billing.payments.stripe import configuration, movements, paying
 from billing.payments.stripe.models import (
     CallState,
     StripeCall,
@@ -17,6 +17,7 @@ from billing.payments.stripe.models import (
     StripePayment,
 )
 from compliance import audit
+from compliance.privacy import retention
 from tests.billing.stripe import payer
 from tests.billing.stripe.payer import House
 from tests.stripe_server import payments
@@ -237,7 +238,7 @@ def test_events_wait_while_stripe_is_away(house: House, invoice: Invoice, accoun
     assert payment.state == "succeeded" and not waiting.exists()
     house.clock.pass_by(days=91)
     kept = StripeEvent.objects.count()
-    assert kept and events.prune(house.clock()) == kept
+    assert kept and retention.carry_out("stripe_event", house.clock()) == kept
 
 
 def test_a_payment_in_another_currency_is_not_booked(
