@@ -64,7 +64,7 @@ from controlplane.fleet import services as fleet
 from controlplane.fleet.models import AgentRollout, Device, Node
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
-from tests import evidence_verbs, money_verbs, privacy_verbs, signers
+from tests import evidence_verbs, money_verbs, privacy_verbs, retention_verbs, signers
 from tests.billing import invoice_verbs
 from tests.compliance import key_verbs
 from tests.fleet.machine import Machine, inventory, report
@@ -489,6 +489,7 @@ def test_every_verb_leaves_its_event(app_role: None, own_kms: FileKms) -> None:
     money_verbs.credit(walk)
     money_verbs.payments(walk)
     privacy_verbs.walk(walk)
+    retention_verbs.walk(walk)
     walk.compliance()
     key_verbs.walk(walk.do, NOW)
     everything = {function for module in VERBS for function in public(module)}

@@ -14,6 +14,7 @@ from compliance import exports
 from compliance.erasure import executing, planning
 from compliance.keys import destroying, rotation
 from compliance.log import subscriptions, succession
+from compliance.privacy import holds, periods, retention
 from compliance.subject_requests import services as subject_requests
 from controlplane.batches import files
 from controlplane.batches import services as batches
@@ -57,8 +58,29 @@ VERBS: tuple[ModuleType, ...] = (
     *(subject_requests, planning, executing),
     *(destroying, rotation),
     request_receipts,
+    *(periods, holds, retention),
 )
 NO_VERBS = {
+    periods.in_force: "looks",
+    periods.published: "computes",
+    periods.schedule: "looks",
+    periods.until: "looks",
+    periods.versions: "looks",
+    holds.held: "looks",
+    holds.standing: "looks",
+    holds.of: "looks",
+    holds.organizations: "computes",
+    holds.people: "computes",
+    retention.register: "registers",
+    retention.registered: "looks",
+    retention.rows: "registers",
+    retention.run: "carries rules out, which tell",
+    retention.runs: "looks",
+    retention.clean_until: "looks",
+    exports.forget: "is part of retention.run",
+    counters.old: "looks",
+    files.over: "looks",
+    uploads.over: "looks",
     subject_requests.on_forwarded: "registers who tells the tenant",
     subject_requests.overdue: "looks",
     planning.refuse: "looks",
@@ -231,6 +253,7 @@ NO_VERBS = {
 
 # What is not of one region.
 EVERYWHERE = {
+    *(f"retention.{verb}" for verb in ("publish", "change", "run")),
     *(f"subject_request.{verb}" for verb in ("open", "verify", "extend", "decide", "close")),
     *(f"erasure.{verb}" for verb in ("plan", "approve", "execute", "verify", "certify")),
     "log.succeed",
