@@ -44,6 +44,7 @@ OPERATORS = {
     "billing-act",
 }
 OPEN = {"sign-in", "sign-out", "home", "verifier", "verifier-digest", "log-key"}
+OPEN |= {"leaving", "leaving-register", "leaving-schema"}
 BUDGET = {"amount": "1", "unit": "calls", "window": "day", "time_zone": "UTC", "hard": "yes"}
 RUN = "run_00000000000000000000"
 
@@ -112,6 +113,7 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         (operator, f"/pools/{alice.pool.id}/placement"),
         (operator, "/endpoints"),
         (Client(), "/sign-in"),
+        (Client(), "/switching"),
     ]
     asked += [(owner, "/nothing"), (owner, "/costs?by=hour&whole=1"), (owner, "/costs?by=run")]
     for client, path in asked:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
-from django.test import override_settings
+from django.test import Client, override_settings
 from pytest_django import Settings
 
 from compliance import audit, exports
@@ -128,12 +128,16 @@ def left(var: Path, transactional_db: None) -> Left:
 
 def test_what_is_listed_is_in_the_bundle_and_nothing_secret_is(left: Left) -> None:
     """Each category of the public list, by the schemas of the public register."""
-    assert left.files[register.PATH] == register.content()
+    assert left.files[register.PATH] == Client().get("/switching/register.json").content
+    assert Client().get("/switching/documents/nothing.json").status_code == 404
+    page = Client().get("/switching").content.decode()
     listed = json.loads(left.files[register.PATH])
     assert listed["excluded"] and {one["reason"] for one in listed["excluded"]}
     for category in listed["categories"]:
         for file in category["files"]:
             schema = left.files[file["schema"]]
+            assert schema == Client().get(f"/switching/{file['schema']}").content
+            assert file["path"] in page
             assert hashlib.sha256(schema).hexdigest() == file["schema_sha256"]
             wanted = json.loads(schema)["required"]
             for line in left.files[file["path"]].splitlines():
