@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ KEPT = timedelta(days=7)
 MAX_REASON = 200
 _AT_ONCE = 10
 _DRAFTS_KEPT = timedelta(days=1)
+Told = Callable[[int], None]
 TELL_S = 2.0  # between two words about progress
 
 
@@ -150,11 +151,12 @@ def _refuse_other(kind: Kind, log: str, about: str) -> None:
         raise ExportError("invalid_about", f"nothing of this log is called {about}", "about")
 
 
-def build(export_id: str, now: datetime) -> Export:
+def build(export_id: str, now: datetime, told: Told | None = None) -> Export:
     """Write the ZIP of an export and note its sums; a second call finds it done.
 
     What happened after the export was asked for is left out, so that a rebuild, on a host that
     lacks the file, agrees. Two builders at once write the same bytes; one of them is recorded.
+    `told` hears now and then how many rows and files are written.
     Raises ExportError where records of the period have come in late and a rebuild differs, and
     stored_log.NotReady and signing.SignerAway, which pass.
     """
@@ -166,7 +168,7 @@ def build(export_id: str, now: datetime) -> Export:
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{export.id}.") as draft:
         export.choice = choice = export.choice or _choice(export)
         head = LogCheckpoint.objects.get(id=choice["head"])
-        with _Progress(export.id) as progress:
+        with _Progress(export.id, told) as progress:
             whole, manifest_sha256 = assembly.build(
                 export, kinds[export.kind], head, choice["meta"], Path(draft), progress
             )
@@ -272,8 +274,8 @@ class _Progress:
     """Tells, by a connection of its own, how many rows were written; the build's own transaction
     only reads. Whoever builds an export within seconds opens none."""
 
-    def __init__(self, export_id: str) -> None:
-        self._export_id = export_id
+    def __init__(self, export_id: str, told: Told | None) -> None:
+        self._export_id, self._told = export_id, told
         self._rows, self._told_at = 0, time.monotonic()
         self._connection: psycopg.Connection[Any] | None = None
 
@@ -286,6 +288,8 @@ class _Progress:
 
     def __call__(self, rows: int) -> None:
         self._rows += rows
+        if self._told and self._rows % 64 == 0:
+            self._told(self._rows)
         if self._rows % 64 == 0 and time.monotonic() - self._told_at > TELL_S:
             self._told_at = time.monotonic()
             if self._connection is None:

@@ -43,6 +43,7 @@ from controlplane.fleet import (
 )
 from controlplane.fleet import services as fleet
 from controlplane.residency import receipts as request_receipts
+from controlplane.switching import taking
 from controlplane.tenancy import limits, notices, project_secrets, running
 from controlplane.tenancy import services as tenancy
 
@@ -55,6 +56,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, datev, credits, vouchers, receipts, statements, debits),
     *(subscriptions, succession),
+    taking,
     *(subject_requests, planning, executing),
     *(destroying, rotation),
     request_receipts,
@@ -81,6 +83,7 @@ NO_VERBS = {
     counters.old: "looks",
     files.over: "looks",
     uploads.over: "looks",
+    taking.take_over: "one event of its own and one of each verb that it runs: tests/switching",
     subject_requests.on_forwarded: "registers who tells the tenant",
     subject_requests.overdue: "looks",
     planning.refuse: "looks",

@@ -31,7 +31,7 @@ def build(
     progress: Progress,
 ) -> tuple[Path, str]:
     """The bundle in `folder` and its manifest's SHA-256. `meta`: of `stored_log.in_meta`.
-    `progress` hears of each row.
+    `progress` hears of each row and document.
 
     Raises signing.SignerAway.
     """
@@ -45,7 +45,7 @@ def build(
         else:
             for dataset in datasets:
                 parts += _tables(export, dataset, end, folder, progress)
-            parts += _documents(export, kind, folder)
+            parts += _documents(export, kind, folder, progress)
         first, count = log.span(export.period_start, end)
         full = kind.events and profile == writer.FULL
         logged, proof = log_part.write(
@@ -99,13 +99,16 @@ def _counts(
     return tables.write("counts", ("dataset", "rows"), rows, folder)
 
 
-def _documents(export: Export, kind: Kind, folder: Path) -> Iterator[writer.Part]:
+def _documents(
+    export: Export, kind: Kind, folder: Path, progress: Progress
+) -> Iterator[writer.Part]:
     if kind.documents:
         into = folder / "documents"
         into.mkdir()
         for path, source in kind.documents(export, into):
             if not path.startswith("documents/"):
                 raise ValueError(f"{path!r}: documents of a bundle lie below documents/")
+            progress(1)
             yield writer.Part(path, source)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from compliance import audit, control_list, exports
 from compliance.bundles.stored_log import NotReady
@@ -93,11 +95,23 @@ class Command(BaseCommand):
 
 
 def _built(export: Export, now: datetime) -> Export:
-    """Waits for a signed head of the log that covers the period."""
+    """Waits for a signed head of the log that covers the period; how far it is, on the terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("waiting for the log's signed head", total=None)
+
+        def told(rows: int) -> None:
+            bar.update(task, description=f"{rows:,} rows and files written")
+
+        return _waited(export, now, told)
+
+
+def _waited(export: Export, now: datetime, told: exports.Told) -> Export:
     ends = time.monotonic() + WAIT_S
     while True:
         try:
-            return exports.build(export.id, now)
+            return exports.build(export.id, now, told)
         except (NotReady, SignerAway) as error:
             if time.monotonic() > ends:
                 words = f"{error}; a worker goes on with it: {export.id}"
