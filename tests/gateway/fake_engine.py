@@ -10,6 +10,7 @@ The request's `user` field says how it behaves, e.g. "tokens=64;delay=0.01;die=5
     stall   say no more after so many events      trail  leave the body without its end
     times   report so many ms in its queue and of decoding, such as 5/20
     gate    answer only once the engine's gate is open
+    say     words that its answer, or its error, begins with
     core    say that the engine's core has died, after so many events or in an answer's place
 """
 
@@ -168,6 +169,7 @@ class FakeEngine:
                 "400": "This model's maximum context length is 64 tokens, you asked for 99.",
                 "418": f"The model {self.model} does not like tea.",
             }.get(how["error"], "Traceback: /srv/secret/path")
+            message = how.get("say", "") + message
             await self._pause(how, reader)
             _json(writer, int(how["error"]), _error(message, int(how["error"])))
         elif seen.path == "/v1/embeddings":
@@ -210,7 +212,7 @@ class FakeEngine:
     ) -> dict[str, Any]:
         if (other := fake_shapes.whole(seen.path, body, tokens)) is not None:
             return {**other, "usage": None} if "plain" in how else other
-        text = "tok" * tokens
+        text = how.get("say", "") + "tok" * tokens
         if seen.path == "/v1/completions":
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "length"}
         else:
@@ -272,9 +274,10 @@ class FakeEngine:
             if how.get("stall") == str(events):
                 await reader.read(1)
                 raise ConnectionError
+            said = how.get("say", "") if not events else ""
             share = min(pack, tokens - seen.generated // choices)
             for index in range(choices):
-                text = "é" * int(how.get("fill", 3)) * share
+                text = said + "é" * int(how.get("fill", 3)) * share
                 choice: dict[str, Any] = {"index": index, "finish_reason": None}
                 if seen.path == "/v1/completions":
                     choice["text"] = text
