@@ -237,6 +237,8 @@ ACTIONS: dict[str, Action] = {
             "receipt.issue": "a receipt of where a request was processed was signed",
             "log.heartbeat": "the log is kept: written every five minutes, so that silence shows",
             "log.succeed": "a log was closed after a restore, and this one goes on from its head",
+            "log.rotate_key": "the key that signs this log announced the next one",
+            "log.retire_key": "the next key alone signs the logs; the one before it is gone",
             "log.subscribe": "an address is sent a log's heads or events",
             "log.unsubscribe": "an address is sent a log's heads or events no more",
             "log.read": "a log that is not the reader's own was looked through",

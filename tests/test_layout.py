@@ -12,7 +12,7 @@ SOURCES = ("platform", "billing", "workers", "compliance", "frontend", "tests", 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 # Published as it stands: whoever checks a bundle with it has this file and nothing else.
-ONE_FILE = {"compliance/bundles/stoa_verify.py": 900}
+ONE_FILE = {"compliance/bundles/stoa_verify.py": 950}
 
 
 def python_files() -> list[Path]:

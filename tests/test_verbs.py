@@ -445,7 +445,7 @@ class Walk:
         with signers.running():
             settle(NOW)
             export = self.do(exports.build, "export.complete", export.id)
-            evidence_verbs.receipt(self)
+            evidence_verbs.walk(self)
         self.do(exports.downloaded, "export.download", export=export)
         here = {"owner": self.kept.organization.id, "region": "eu-de-1"}
         sent = {"kind": "events", "via": "webhook", "address": "https://siem.example.eu/"}

@@ -13,7 +13,7 @@ from billing.spending import budgets, counters, leases
 from compliance import exports
 from compliance.erasure import executing, planning
 from compliance.keys import destroying, rotation
-from compliance.log import subscriptions, succession
+from compliance.log import handover, subscriptions, succession
 from compliance.privacy import holds, periods, retention
 from compliance.subject_requests import services as subject_requests
 from controlplane.batches import files
@@ -55,8 +55,8 @@ VERBS: tuple[ModuleType, ...] = (
     *(invoicing, crediting, profiles, advances, archive, putting_back),
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, datev, credits, vouchers, receipts, statements, debits),
-    *(subscriptions, succession),
     taking,
+    *(handover, subscriptions, succession),
     *(subject_requests, planning, executing),
     *(destroying, rotation),
     request_receipts,
@@ -104,6 +104,8 @@ NO_VERBS = {
     rotation.waiting: "looks",
     subscriptions.deliver: "sends what was asked for; heads leave an anchor",
     subscriptions.deliver_due: "sends what was asked for",
+    handover.owners: "looks",
+    handover.untold: "looks",
     succession.waiting: "looks",
     succession.mark_restored: "is part of backup.restore",
     invoicing.period: "computes",
@@ -259,7 +261,7 @@ EVERYWHERE = {
     *(f"retention.{verb}" for verb in ("publish", "change", "run")),
     *(f"subject_request.{verb}" for verb in ("open", "verify", "extend", "decide", "close")),
     *(f"erasure.{verb}" for verb in ("plan", "approve", "execute", "verify", "certify")),
-    "log.succeed",
+    *("log.succeed", "log.rotate_key", "log.retire_key"),
     *("user.create", "user.set_password", "price.create", "ledger.reverse"),
     *("price.withdraw", "term.create", "entity.update", "owned_cost.create"),
     "lease.write_off",

@@ -55,6 +55,7 @@ def build(
             folder,
             openings=log.openings(first, first + count) if full else (),
             certificates=log.certificates(first, first + count) if full else (),
+            rotations=log.rotations(),
             bodies=kind.events and profile != writer.COUNTS_ONLY,
         )
     said = writer.Head(

@@ -77,13 +77,15 @@ def write(
     *,
     openings: Iterable[Opening] = (),
     certificates: Iterable[tuple[int, bytes]] = (),
+    rotations: Iterable[tuple[int, bytes]] = (),
     bodies: bool = True,
     most_hashes: int = MOST_HASHES,
 ) -> tuple[list[Part], dict[str, Any]]:
     """Parts, and what the manifest says of the log (`log_proof`).
 
     The events are first <= index < first + count; without `bodies` the hashes alone. `openings`
-    come by index. `certificates`: (index, body) of the events that issued those they name.
+    come by index. `certificates`: (index, body) of the events that issued those they name;
+    `rotations`: of those in which the log's key announced the next one.
     """
     parts = [text("log/checkpoint", view.note.encode(), folder)]
     whole = view.size <= most_hashes or not bodies
@@ -102,8 +104,9 @@ def write(
         parts.append(_blocks("log/events.jsonl", lines, folder, count))
         opened = (rfc8785.dumps(opening.line()) + b"\n" for opening in openings)
         parts += _if_any(_blocks("log/disclosed.jsonl", opened, folder))
-    proved = (line(index, body) for index, body in certificates)
-    parts += _if_any(_blocks("log/certificates.jsonl", proved, folder))
+    for path, told in (("log/certificates.jsonl", certificates), ("log/keys.jsonl", rotations)):
+        proved = (line(index, body) for index, body in told)
+        parts += _if_any(_blocks(path, proved, folder))
     if meta := view.meta():
         parts.append(text("log/meta.json", rfc8785.dumps(meta), folder))
     proof = {

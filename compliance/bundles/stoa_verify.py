@@ -304,6 +304,32 @@ def signed_checkpoint(note: bytes, vkeys: list[Vkey], what: str) -> Checkpoint:
     return Checkpoint.parse(text, what)
 
 
+def announced(archive: Archive, vkeys: list[Vkey]) -> list[Vkey]:
+    """Those keys, and the ones that they announced as their successors, link by link.
+
+    An announcement is a note over `NAME/rotate` and the next key, signed by the key before it and
+    by that one. One of a key that nobody gave leads nowhere.
+    """
+    known = list(vkeys)
+    there = {"log/checkpoint", "log/keys.jsonl"} <= set(archive.entries)
+    for line in archive.lines("log/keys.jsonl") if there else ():
+        changes = decoded(line, "log/keys.jsonl", exact=False)["body"]["change"]
+        note = next(one["to"] for one in changes if one["path"] == "note").encode()
+        what = "the announcement of a key"
+        text, by = open_note(note, (one for one in known if one.algorithm == 1), what)
+        first, said, rest = [*text.decode().split("\n", 2), "", ""][:3]
+        try:
+            new = Vkey.parse(said)
+        except Usage as error:
+            raise Tampered(f"{what}: {error}") from None
+        if new.name not in by:
+            continue
+        if rest or first != f"{new.name}/rotate" or not open_note(note, [new], what)[1]:
+            raise Tampered(f"{what} is not signed by that key, or is none")
+        known.append(new)
+    return known
+
+
 # --- Merkle trees -------------------------------------------------------------------------------
 
 
@@ -725,6 +751,7 @@ def check_log(archive: Archive, manifest: dict[str, Any], options: Options, repo
     mine = log.checkpoint
     report.add("checkpoint", "ok", f"{mine.origin}: {mine.size} events, signed")
     log.roots({mine.size})
+    check_keys(log, report)
     openings = Openings(archive, log.certificates())
     events = log.check_events(openings)
     if events is None:
@@ -752,6 +779,19 @@ def check_log(archive: Archive, manifest: dict[str, Any], options: Options, repo
         )
         outcome = "ok" if len(signed) >= options.quorum else "incomplete"
         report.add("cosigned", outcome, f"by {len(signed)} of {options.quorum} witnesses")
+
+
+def check_keys(log: Log, report: Report) -> None:
+    """That the announcements of keys are events of the log."""
+    if "log/keys.jsonl" in log.archive.entries:
+        outcome, said = "note", "cannot be looked up: the bundle has no hashes of the whole log"
+        if log.whole:
+            for line in log.archive.lines("log/keys.jsonl"):
+                start, _, index = line.rpartition(b',"index":')
+                hashed = hashlib.sha256(b"\0" + start.removeprefix(BODY)).digest()
+                log.check_leaf(int(index[:-1]), hashed)
+            outcome, said = "ok", "are events of the log"
+        report.add("keys", outcome, f"announcements of later keys {said}")
 
 
 def check_openings(
@@ -825,6 +865,7 @@ def verify(path: Path, options: Options) -> Report:
                 return report
             archive = Archive(file)
             report.add("archive", "ok", f"{len(archive.entries)} files and nothing beside them")
+            options = options._replace(vkeys=announced(archive, options.vkeys))
             manifest = check_manifest(archive, options.vkeys)
             report.facts |= {name: manifest[name] for name in ("kind", "id", "log", "origin")}
             report.add("manifest", "ok", "signed by the key that you gave")

@@ -117,6 +117,14 @@ class StoredLog:
         for leaf in leaves:
             yield leaf.index, bytes(bodies[leaf.event_id])
 
+    def rotations(self) -> Iterator[tuple[int, bytes]]:
+        """The events of this log, under its head, in which its key announced the next one."""
+        told = AuditEvent.objects.filter(log_id=self._head.owner, action="log.rotate_key")
+        bodies = dict(told.values_list("id", "body"))
+        within = {"log_id": self._head.log_id, "index__lt": self.size}
+        for leaf in LogLeaf.objects.filter(event_id__in=bodies, **within).order_by("index"):
+            yield leaf.index, bytes(bodies[leaf.event_id])
+
     def _leaves(self, start: int, end: int) -> Iterator[list[LogLeaf]]:
         for first in range(start, end, _AT_ONCE):
             within = {"index__gte": first, "index__lt": min(first + _AT_ONCE, end)}

@@ -86,6 +86,18 @@ def sign(text: str, name: str, key: Ed25519PrivateKey) -> str:
     return f"{text}\n{_DASH}{name} {base64.b64encode(signature).decode()}\n"
 
 
+def cosign(note: str, name: str, key: Ed25519PrivateKey) -> str:
+    """The same note with one more signature below the others."""
+    text, _ = _split(note)
+    return note + sign(text, name, key)[len(text) + 1 :]
+
+
+def rotation(name: str, new: str) -> str:
+    """The text by which a key announces the next one, `new`, as a vkey: of two lines, so never a
+    checkpoint's or a manifest's."""
+    return f"{_name(name)}/rotate\n{new}\n"
+
+
 def open_note(note: str, vkeys: Iterable[Verifier]) -> str:
     """The text, which at least one of the keys has signed.
 

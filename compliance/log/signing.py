@@ -23,7 +23,8 @@ class SignerAway(Exception):
 
 
 class Refused(Exception):
-    """The signer does not sign this. `code`: smaller, inconsistent, closed, foreign, malformed."""
+    """The signer does not sign this. `code`: smaller, inconsistent, closed, foreign,
+    malformed, next."""
 
     def __init__(self, code: str, facts: dict[str, Any]) -> None:
         super().__init__(f"the signer refuses: {code}")
@@ -72,6 +73,18 @@ def manifest(kind: str, sha256: str, log: str) -> str:
 def vkey() -> str:
     """The public key as a verifier pins it: NAME+ID+BASE64. Raises SignerAway."""
     return str(_ask(op="vkey")["vkey"])
+
+
+def rotate() -> tuple[str, str]:
+    """The vkey of the key that is to take over, drawn once, and its announcement: a note that the
+    present key and that one sign. Both sign all from here on. Raises SignerAway."""
+    said = _ask(op="rotate")
+    return str(said["vkey"]), str(said["note"])
+
+
+def retire(new: str) -> str:
+    """That next key alone signs from here on; asked again, nothing changes. Raises Refused."""
+    return str(_ask(op="retire", vkey=new)["vkey"])
 
 
 def verifier() -> notes.Verifier:

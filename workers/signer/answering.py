@@ -7,20 +7,26 @@
     {"op": "close", "origin": …}                   → the same: no further head of it is signed
     {"op": "manifest", "origin": …, "kind": …, "sha256": HEX} → {"note": …}
     {"op": "vkey"}                                 → {"vkey": …}
+    {"op": "rotate"}                               → {"vkey": …, "note": …}
+        the next key, drawn once, and its announcement, which both keys sign. From here on both
+        sign all
+    {"op": "retire", "vkey": …}                    → {"vkey": …}: that next key alone signs
 
-Codes: malformed, smaller, inconsistent, closed, foreign (an origin of another installation).
+Codes: malformed, smaller, inconsistent, closed, foreign (an origin of another installation), next
+(that key is not the one that is to take over).
 """
 
 import base64
 import binascii
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.log import merkle, notes
-from workers.signer.memory import Head, Memory
+from workers.signer.memory import Head, Memory, draw_next, next_key, take_over
 
 MAX_PROOF = 2 * 64  # hashes: no tree that anybody can grow needs more
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -36,10 +42,14 @@ class _Refused(Exception):
 
 
 class Signer:
-    def __init__(self, name: str, key: Ed25519PrivateKey, memory: Memory) -> None:
+    """`directory`: where its keys lie."""
+
+    def __init__(self, name: str, key: Ed25519PrivateKey, memory: Memory, directory: Path) -> None:
         self._name = name
         self._key = key
+        self._next = next_key(directory)
         self._memory = memory
+        self._directory = directory
 
     def answer(self, line: bytes) -> Answer:
         try:
@@ -70,7 +80,7 @@ class Signer:
         hashes = [_hash(each) for each in proof]
         if not merkle.consistent(last.size, last.root, size, root, hashes):
             raise _Refused("inconsistent", size=last.size)
-        note = notes.sign(notes.checkpoint(origin, size, root), self._name, self._key)
+        note = self._signed(notes.checkpoint(origin, size, root))
         if note != last.note:
             self._memory.keep(origin, Head(size, root, note))
         return {"note": note}
@@ -92,10 +102,30 @@ class Signer:
             raise _Refused("malformed")
         # Three lines, as a checkpoint has, and never one: the second is no number.
         text = f"{self._origin(asked)}/bundle\n{kind}\n{digest}\n"
-        return {"note": notes.sign(text, self._name, self._key)}
+        return {"note": self._signed(text)}
 
     def vkey(self, asked: Answer) -> Answer:
-        return {"vkey": notes.verifier(self._name, self._key).vkey()}
+        return {"vkey": self._vkey(self._key)}
+
+    def rotate(self, asked: Answer) -> Answer:
+        self._next = self._next or draw_next(self._directory)
+        new = self._vkey(self._next)
+        return {"vkey": new, "note": self._signed(notes.rotation(self._name, new))}
+
+    def retire(self, asked: Answer) -> Answer:
+        if self._vkey(self._key) != asked.get("vkey"):  # else it was done, and is asked again
+            if self._next is None or self._vkey(self._next) != asked.get("vkey"):
+                raise _Refused("next")
+            take_over(self._directory)
+            self._key, self._next = self._next, None
+        return self.vkey(asked)
+
+    def _signed(self, text: str) -> str:
+        note = notes.sign(text, self._name, self._key)
+        return notes.cosign(note, self._name, self._next) if self._next else note
+
+    def _vkey(self, key: Ed25519PrivateKey) -> str:
+        return notes.verifier(self._name, key).vkey()
 
     def _origin(self, asked: Answer) -> str:
         origin = asked.get("origin")
@@ -111,6 +141,8 @@ _OPS = {
     "close": Signer.close,
     "manifest": Signer.manifest,
     "vkey": Signer.vkey,
+    "rotate": Signer.rotate,
+    "retire": Signer.retire,
 }
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 KEY = "signer.key"
+NEXT = "signer.next.key"  # there while one key takes over from another
 MEMORY = "heads.sqlite3"
 
 
@@ -83,6 +84,25 @@ def open_files(directory: Path) -> tuple[Ed25519PrivateKey, Memory]:
     return _read_key(key_file), memory
 
 
+def next_key(directory: Path) -> Ed25519PrivateKey | None:
+    """The key that is to take over, if one is. Raises FilesError."""
+    path = directory / NEXT
+    return _read_key(path) if path.exists() else None
+
+
+def draw_next(directory: Path) -> Ed25519PrivateKey:
+    """The key that is to take over: the one that is there, or a fresh one, on the disk."""
+    if not (directory / NEXT).exists():
+        _make_key(directory / NEXT)
+    return _read_key(directory / NEXT)
+
+
+def take_over(directory: Path) -> None:
+    """The next key is the key from here on, and the one before it is gone: one rename."""
+    (directory / NEXT).rename(directory / KEY)
+    _flush(directory)
+
+
 def _private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     os.chmod(path, 0o600)
@@ -100,7 +120,11 @@ def _make_key(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _flush(directory: Path) -> None:
+    folder = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

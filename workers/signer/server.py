@@ -56,7 +56,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._alone = _lock(settings.directory)
         key, self._memory = open_files(settings.directory)
-        self._signer = Signer(settings.name, key, self._memory)
+        self._signer = Signer(settings.name, key, self._memory, settings.directory)
         self._turn = threading.Lock()
         self.peers = settings.peers
         self._path = settings.socket

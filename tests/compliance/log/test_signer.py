@@ -91,7 +91,7 @@ def test_a_manifest_is_signed_as_what_no_checkpoint_can_be() -> None:
     ],
 )
 def test_nonsense_is_refused(line: bytes, tmp_path: Path) -> None:
-    signer = Signer("localhost", Ed25519PrivateKey.generate(), Memory(tmp_path))
+    signer = Signer("localhost", Ed25519PrivateKey.generate(), Memory(tmp_path), tmp_path)
     assert signer.answer(line)["refused"] in ("malformed", "foreign")
 
 
