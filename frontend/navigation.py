@@ -78,6 +78,7 @@ SECTIONS = (
             Page("Evidence", "evidence", ("export",)),
             Page("Controls", "controls"),
             Page("Where it is sent", "subscriptions", ("subscription",)),
+            Page("Requests", "requests", ("request", "erasure")),
         ),
         need=Permission.EXPORT,
     ),

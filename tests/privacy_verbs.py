@@ -5,7 +5,7 @@ from typing import Any
 
 from compliance import audit
 from compliance.erasure import executing, planning
-from compliance.models import Erasure
+from compliance.models import AuditEvent, Erasure
 from compliance.subject_requests import services
 from compliance.subjects import PERSON, Subject
 from controlplane.tenancy.models import User
@@ -28,7 +28,11 @@ def walk(walk: Any) -> None:
     Erasure.objects.update(planned_by="usr_another")
     digest = erasure.plan_sha256
     walk.do(planning.approve, "erasure.approve", erasure=erasure, plan_sha256=digest)
-    walk.do(executing.execute, "erasure.execute", erasure=erasure)
+    before = set(AuditEvent.objects.values_list("id", flat=True))
+    executing.execute(erasure=erasure, now=now)
+    told = AuditEvent.objects.exclude(id__in=before).order_by("id")
+    assert [one.action for one in told] == ["erasure.execute", "data_key.destroy"]
+    walk.walked.add(executing.execute)
     walk.do(executing.verify, "erasure.verify", erasure=erasure)
     with signers.running():
         walk.do(executing.certify, "erasure.certify", erasure=erasure)

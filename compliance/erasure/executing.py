@@ -2,7 +2,9 @@
 
 import json
 import logging
-from datetime import datetime, timedelta
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
@@ -37,44 +39,36 @@ def execute(*, erasure: Erasure, now: datetime, actor: audit.Actor = audit.SYSTE
     return erasure
 
 
-def verify(*, erasure: Erasure, now: datetime, actor: audit.Actor = audit.SYSTEM) -> Erasure:
+def verify(
+    *,
+    erasure: Erasure,
+    now: datetime,
+    actor: audit.Actor = audit.SYSTEM,
+    others: Collection[str] = (),
+) -> Erasure:
     """Asks every store again, and looks through every table. What is found is an event of outcome
-    failure, and stands in `findings`; it may be tried again. Raises Refusal."""
-    subject = subject_of(erasure)
+    failure, and stands in `findings`; it may be tried again. `others`: columns where a person has
+    seen that the value is somebody else's (an organization is called as a machine is); event and
+    certificate say so. Raises Refusal.
+    """
     with transaction.atomic():
         erasure = _locked(erasure)
         if erasure.state in (State.VERIFIED, State.ISSUED):
             return erasure
         if erasure.state != State.EXECUTED:
             raise Refusal("not_executed", f"this erasure is {erasure.state}")
-        steps = list(erasure.steps.order_by("number"))
-        kept: set[str] = set()
-        left = []
-        for step in steps:
-            found = stores.named(step.store).find(subject)
-            if (step.outcome or {}).get("action") == stores.KEEP:
-                kept |= set(found.columns)
-            elif found.rows:
-                left.append({"store": step.store, "rows": found.rows})
-        hits, tables = searching.search(_known(erasure))
-        stray = [hit for hit in hits if hit.column not in kept]
-        erasure.findings = {
-            "stores": len(steps),
-            "left": left,
-            "tables": tables,
-            "hits": [{"column": hit.column, "rows": hit.rows} for hit in stray],
-            "kept": sorted({hit.column for hit in hits} & kept),
-        }
-        clean = not left and not stray
-        erasure.failure = "" if clean else "not all is gone: see the findings"
-        if clean:
+        found = erasure.findings = _looked(erasure, others)
+        left = len(found["left"]) + len(found["hits"])
+        erasure.failure = "not all is gone: see the findings" if left else ""
+        if not left:
             erasure.state, erasure.verified_at = State.VERIFIED, now
         erasure.save(update_fields=["findings", "failure", "state", "verified_at"])
         changes = [
-            audit.Change("tables", None, tables),
-            audit.Change("left", None, len(left) + len(stray)),
+            audit.Change("tables", None, found["tables"]),
+            audit.Change("left", None, left),
+            audit.Change("of_others", None, found["of_others"]),
         ]
-        record(erasure, "verify", actor, now, changes, "success" if clean else "failure")
+        record(erasure, "verify", actor, now, changes, "failure" if left else "success")
     return erasure
 
 
@@ -174,6 +168,30 @@ def _do(step: ErasureStep, subject: Subject, now: datetime) -> None:
             step.save(update_fields=["outcome", "done_at"])
 
 
+def _looked(erasure: Erasure, others: Collection[str]) -> dict[str, Any]:
+    """What is left in stores and tables, outside of what is kept."""
+    steps = list(erasure.steps.order_by("number"))
+    kept: set[str] = set()
+    left = []
+    for step in steps:
+        found = stores.named(step.store).find(subject_of(erasure))
+        if (step.outcome or {}).get("action") == stores.KEEP:
+            kept |= set(found.columns)
+        elif found.rows:
+            left.append({"store": step.store, "rows": found.rows})
+    hits, tables = searching.search(_known(erasure))
+    columns = {hit.column for hit in hits}
+    stray = columns - kept - set(others)
+    return {
+        "stores": len(steps),
+        "left": left,
+        "tables": tables,
+        "hits": [{"column": hit.column, "rows": hit.rows} for hit in hits if hit.column in stray],
+        "kept": sorted(columns & kept),
+        "of_others": sorted(columns & set(others) - kept),
+    }
+
+
 def _logs(subject: Subject) -> list[str]:
     """Where events are whose openings go."""
     if subject.kind != PERSON:
@@ -196,6 +214,3 @@ def _context(erasure: Erasure) -> str:
 
 def _locked(erasure: Erasure) -> Erasure:
     return Erasure.objects.select_for_update().get(id=erasure.id)
-
-
-RETRY = timedelta(hours=1)

@@ -8,12 +8,14 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q, QuerySet
 
-from compliance import audit, sealing
+from compliance import audit, keys, sealing
 from compliance.erasure.models import Erasure, State
+from compliance.keys import horizon
 from compliance.keys.kms import KeyDestroyed
 from compliance.log.models import LogSubscription
 from compliance.models import AuditEvent, EventSecret, Export
-from compliance.privacy import stores
+from compliance.privacy import holds, stores
+from compliance.privacy.models import ProcessingContact, ProcessingVersion
 from compliance.privacy.stores import Found, Outcome
 from compliance.subject_requests import clock
 from compliance.subject_requests.models import SubjectRequest
@@ -121,6 +123,52 @@ class Bundles(stores.Base):
         return Outcome(stores.DELETE, reasons + len(files))
 
 
+class Keys(stores.Base):
+    """The subject's data key: without it nothing opens that was sealed under it."""
+
+    order = 90
+    action = stores.SHRED
+    tables: tuple[str, ...] = ("compliance_datakey",)
+
+    def __init__(self, kind: str) -> None:
+        self.name, self.kind = f"compliance.data_keys/{kind}", kind
+
+    def find(self, subject: Subject) -> Found:
+        active = keys.state(subject) == "active"
+        return Found(1, ("compliance_datakey.wrapped",)) if active else Found()
+
+    def erase(self, subject: Subject, now: datetime) -> Outcome:
+        was = self.find(subject).rows
+        destroyed = keys.destroy(
+            subjects=[subject], actor=audit.SYSTEM, reason_code="erasure", now=now
+        )
+        return Outcome(stores.SHRED, was, key_ids=tuple(destroyed))
+
+
+class Backups(stores.Base):
+    """Backups that were made before: nobody edits one, and each has its last day."""
+
+    place, order, moves, action = "backups", 95, True, stores.KEEP
+    ground = (
+        "backups are never edited: one that is restored is erased again before it opens, and what"
+        " is older than STOA_BACKUP_KEEP says is deleted as newer ones are made"
+    )
+
+    def __init__(self, kind: str) -> None:
+        self.name, self.kind = f"backups/{kind}", kind
+
+    def find(self, subject: Subject) -> Found:
+        made = AuditEvent.objects.filter(action="backup.create", outcome="success").count()
+        gone = AuditEvent.objects.filter(action="backup.delete", outcome="success").count()
+        return Found(max(0, made - gone))
+
+    def plan(self, subject: Subject, now: datetime) -> Outcome:
+        return Outcome(self.action, self.find(subject).rows, self.ground, horizon.until(now))
+
+    def erase(self, subject: Subject, now: datetime) -> Outcome:
+        return self.plan(subject, now)
+
+
 def erasures(event_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Of events whose openings an erasure took: its certificate, and the event that tells of it."""
     found: dict[str, tuple[str, str]] = {}
@@ -155,6 +203,8 @@ def register() -> None:
     for kind in (PERSON, ORGANIZATION):
         stores.register(Openings(kind))
         stores.register(Bundles(kind))
+        stores.register(Keys(kind))
+        stores.register(Backups(kind))
     stores.register(
         stores.Rows(
             name="compliance.subject_requests",
@@ -174,3 +224,31 @@ def register() -> None:
             kind=ORGANIZATION,
         )
     )
+    stores.register(
+        stores.Rows(
+            name="compliance.processing_contacts",
+            model=ProcessingContact,
+            of="scope",
+            kind=ORGANIZATION,
+        )
+    )
+    stores.register(
+        stores.Rows(
+            name="compliance.processing_versions",
+            model=ProcessingVersion,
+            of="scope",
+            kind=ORGANIZATION,
+            action=stores.KEEP,
+            ground="Art. 17(3)(b) with 30(2): records of what was processed for whom",
+            last=_register_kept,
+            moves=True,
+        )
+    )
+    stores.exempt("compliance_hold", "why something may not be erased; it stops an erasure itself")
+    stores.register_obstacle(_held)
+
+
+def _held(subject: Subject) -> tuple[str, str] | None:
+    if not holds.held(subject):
+        return None
+    return "held", "a legal hold stands on it: until it is lifted nothing of it is erased"

@@ -14,6 +14,8 @@ from compliance.privacy.refusals import Refusal
 from compliance.subject_requests.models import SubjectRequest
 from compliance.subjects import Subject
 
+_MOVING = ("rows", "until")
+
 
 def plan(
     *,
@@ -103,9 +105,10 @@ def dry_run(subject: Subject, now: datetime) -> list[dict[str, Any]]:
 
 
 def sha256(subject: Subject, steps: list[dict[str, Any]]) -> str:
-    """Of what is approved. What comes and goes by itself (sessions) counts not by its number."""
+    """Of what is approved. What comes and goes by itself (sessions, backups) counts without its
+    number and last day."""
     frozen = [
-        {name: value for name, value in step.items() if not (name == "rows" and _moves(step))}
+        {name: value for name, value in step.items() if name not in _MOVING or not _moves(step)}
         for step in steps
     ]
     said: dict[str, Any] = {"subject": str(subject), "steps": frozen}

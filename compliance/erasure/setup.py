@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from compliance import tombstones
 from compliance.bundles import stored_log
 from compliance.erasure import bundles, executing, own, privacy
+from compliance.subject_requests import bundle
 
 REASON = "GDPR-17"
 
@@ -13,6 +14,7 @@ def register() -> None:
     privacy.register()
     own.register()
     bundles.register()
+    bundle.register()
     tombstones.register("erasure.execute", executing.replay)
     stored_log.register_erasures(_erased)
 

@@ -13,7 +13,11 @@ from billing.models import Budget, UsageInbox
 from billing.payments.stripe.models import StripeMethod
 from billing.spending import budgets
 from compliance import audit
+from compliance.erasure import planning
 from compliance.log import subscriptions
+from compliance.models import Erasure, SubjectRequest
+from compliance.subject_requests import services as subject_requests
+from compliance.subjects import PERSON, Subject
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
@@ -174,6 +178,25 @@ def invoice(house: House) -> str:
     return invoices.freeze(invoices.draft(account, invoices.entity())).id
 
 
+def asked(house: House) -> str:
+    """The id of its owner's request about their data."""
+    mine = SubjectRequest.objects.filter(subject_id=house.owner.id)
+    if (found := mine.first()) is not None:
+        return found.id
+    actor = audit.Actor("user", house.owner.id, "session")
+    return subject_requests.open_request(
+        actor=actor, type="access", log=audit.PLATFORM, subject_id=house.owner.id, now=NOW
+    ).id
+
+
+def erasure(house: House) -> str:
+    """The id of a plan to erase one of its people."""
+    subject = Subject(PERSON, house.billing.id)
+    if (found := Erasure.objects.filter(subject_id=subject.id).first()) is not None:
+        return found.id
+    return planning.plan(actor=audit.SYSTEM, subject=subject, log=audit.PLATFORM, now=NOW).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -204,6 +227,8 @@ def things(house: House) -> dict[str, str]:
         "receipts": request(house),
         "log-subscriptions": subscription(house),
         "controls": "A.8.15",
+        "subject-requests": asked(house),
+        "erasures": erasure(house),
         "bank-entries": "",
         "books": "2026-03",
         "collection-files": "",

@@ -13,7 +13,9 @@ from controlplane.tenancy.models import Role
 from frontend import navigation
 from frontend.urls import urlpatterns
 from tests.api.house import NOW, House, signed_in
+from tests.api.test_strangers import asked as house_request
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import erasure as house_erasure
 from tests.api.test_strangers import invoice as house_invoice
 from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
@@ -42,6 +44,8 @@ OPERATORS = {
     "billing-journal",
     "billing-operator",
     "billing-act",
+    "erasure",
+    "erasure-plan",
 }
 OPEN = {"sign-in", "sign-out", "home", "verifier", "verifier-digest", "log-key"}
 OPEN |= {"leaving", "leaving-register", "leaving-schema"}
@@ -67,6 +71,8 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "projects": house.project.id,
         "pulls": house_pull(house),
         "quotes": house_quote(house),
+        "requests": house_request(house),
+        "erasures": house_erasure(house),
         "secrets": house_secret(house),
         "uploads": house_upload(house),
     }
@@ -109,6 +115,9 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         (operator, "/billing/bank"),
         (operator, "/billing/operator"),
         (operator, "/margin"),
+        (operator, "/requests"),
+        (operator, f"/requests/{house_request(alice)}"),
+        (operator, f"/erasures/{house_erasure(alice)}"),
         (operator, f"/pools/{alice.pool.id}/health"),
         (operator, f"/pools/{alice.pool.id}/placement"),
         (operator, "/endpoints"),

@@ -18,7 +18,7 @@ from compliance.erasure import certifying, executing, planning, searching
 from compliance.erasure.models import Erasure, State
 from compliance.log import signing
 from compliance.models import AuditEvent, EventSecret, Tombstone
-from compliance.privacy import stores
+from compliance.privacy import holds, stores
 from compliance.privacy.refusals import Refusal
 from compliance.subjects import ORGANIZATION, PERSON, Subject
 from controlplane.tenancy import notices, services
@@ -159,6 +159,24 @@ def test_another_person_approves_what_was_planned_and_nothing_else(ours: Tenant)
     assert erasure.state == State.SUPERSEDED
     assert User.objects.filter(id=subject.id).exists()
     assert not Tombstone.objects.filter(action="erasure.execute").exists()
+
+
+def test_a_hold_stops_an_erasure_that_was_approved(ours: Tenant) -> None:
+    subject = planted(ours)
+    erasure = approved(subject)
+    words = {"log": audit.PLATFORM, "reason": "a lawsuit", "now": NOW}
+    hold = holds.place(actor=OPERATOR, subject=subject, **words)  # type: ignore[arg-type]
+    for again in (
+        lambda: executing.execute(erasure=erasure, now=LATER),
+        lambda: approved(subject),
+    ):
+        with pytest.raises(Refusal, match="a legal hold stands") as refused:
+            again()
+        assert refused.value.code == "held"
+    assert executing.carry_on(LATER) == 0
+    assert User.objects.filter(id=subject.id).exists()
+    holds.lift(actor=OPERATOR, hold=hold, reason="it is settled", now=LATER)
+    assert executing.carry_on(LATER) == 1
 
 
 def test_the_last_owner_stays_until_there_is_another(ours: Tenant) -> None:

@@ -6,7 +6,8 @@ class ApiConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.api import privacy, retention
+        from controlplane.api import personal, privacy, retention
 
         privacy.register()
         retention.register()
+        personal.register()

@@ -16,6 +16,7 @@ from billing import errors as billing_errors
 from billing.payments.stripe import problems as stripe_problems
 from compliance import context
 from compliance.keys.kms import KeyDestroyed, KmsAway
+from compliance.privacy import refusals
 from controlplane.api import authentication
 from controlplane.fleet import errors as fleet_errors
 from controlplane.tenancy import denials, errors
@@ -41,9 +42,12 @@ _TITLES = {
     503: "Unavailable",
 }
 
+_Refused = type[
+    errors.TenancyError | fleet_errors.FleetError | billing_errors.BillingError | refusals.Refusal
+]
 # The first that fits.
 _HOUSE: tuple[
-    tuple[type[errors.TenancyError | fleet_errors.FleetError | billing_errors.BillingError], int],
+    tuple[_Refused, int],
     ...,
 ] = (
     (errors.NotFound, 404),
@@ -67,6 +71,8 @@ _HOUSE: tuple[
     (billing_errors.ProfileRefused, 422),
     (billing_errors.PriceRefused, 422),
     (billing_errors.TermRefused, 422),
+    (refusals.Wrong, 422),
+    (refusals.Refusal, 409),
 )
 
 

@@ -17,6 +17,7 @@ from controlplane.api import (
     cost_export_views,
     cost_views,
     credit_views,
+    data_request_views,
     egress_views,
     endpoint_views,
     engine_views,
@@ -101,6 +102,8 @@ for name, view in (
     ("exports", evidence_views.Exports),
     ("controls", control_views.Controls),
     ("log-subscriptions", log_subscription_views.LogSubscriptions),
+    ("subject-requests", data_request_views.SubjectRequests),
+    ("erasures", data_request_views.Erasures),
 ):
     router.register(name, view, basename=name)
 

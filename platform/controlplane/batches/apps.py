@@ -6,9 +6,16 @@ class BatchesConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.batches import places, privacy, retention, tombstones
+        from controlplane.batches import (
+            personal,
+            places,
+            privacy,
+            retention,
+            tombstones,
+        )
 
         places.register()
         tombstones.register()
         privacy.register()
         retention.register()
+        personal.register()

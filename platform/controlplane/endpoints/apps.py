@@ -15,6 +15,7 @@ class EndpointsConfig(AppConfig):
         from controlplane.endpoints import (
             billed,
             control_rows,
+            personal,
             places,
             privacy,
             retention,
@@ -29,6 +30,7 @@ class EndpointsConfig(AppConfig):
         privacy.register()
         control_rows.register()
         retention.register()
+        personal.register()
         checks.register(_recipes)
 
 

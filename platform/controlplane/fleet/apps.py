@@ -10,6 +10,7 @@ class FleetConfig(AppConfig):
             billed,
             control_rows,
             node_events,
+            personal,
             privacy,
             retention,
             tombstones,
@@ -21,3 +22,4 @@ class FleetConfig(AppConfig):
         privacy.register()
         control_rows.register()
         retention.register()
+        personal.register()

@@ -13,7 +13,7 @@ from billing.models import Customer
 from compliance.privacy import stores
 from compliance.privacy.stores import ERASED, Found, Outcome, Rows
 from compliance.subjects import ORGANIZATION, PERSON, Subject
-from controlplane.tenancy import account_stores
+from controlplane.tenancy import account_stores, data_requests
 from controlplane.tenancy.models import (
     ApiKey,
     Membership,
@@ -35,6 +35,7 @@ def register() -> None:
     for store in (*_of_people(), *_of_organizations()):
         stores.register(store)
     account_stores.register()
+    data_requests.register()
 
 
 def known(subject: Subject) -> Iterable[str]:
