@@ -106,21 +106,26 @@ def create(
     Two writers may make one each, and both are good: nobody waits for another's transaction. Only a
     destruction, which holds the same lock alone, comes before or after all of them.
     """
+    key = DataKey(
+        id=ids.new("dk"),
+        subject_kind=subject.kind,
+        subject_id=subject.id,
+        purpose=purpose,
+        created_at=now,
+        keep_until=keep_until,
+    )
+    secret = os.urandom(KEY_BYTES)
+    key.kek, key.wrapped = kms.current().wrap(secret, key.context)
+    # Nothing is raised within: a caller who bears it goes on in the same transaction.
     with transaction.atomic(savepoint=False):
         locks.hold_shared(lock_name(subject))
-        if _of(subject, purpose).exclude(destroyed_at=None).exists():
-            raise KeyDestroyed(f"the keys of {subject} were destroyed")
-        key = DataKey(
-            id=ids.new("dk"),
-            subject_kind=subject.kind,
-            subject_id=subject.id,
-            purpose=purpose,
-            created_at=now,
-            keep_until=keep_until,
+        closed = (
+            purpose == DataKey.DATA and _of(subject, purpose).exclude(destroyed_at=None).exists()
         )
-        secret = os.urandom(KEY_BYTES)
-        key.kek, key.wrapped = kms.current().wrap(secret, key.context)
-        key.save(force_insert=True)
+        if not closed:
+            key.save(force_insert=True)
+    if closed:
+        raise KeyDestroyed(f"the keys of {subject} were destroyed")
     _keep(key.id, secret)
     return key
 

@@ -33,8 +33,7 @@ class TransitKms:
         self, url: str, token_file: Path, *, key: str = "stoa", mount: str = "transit", ca: str = ""
     ) -> None:
         self._base, self._key, self._token_file = f"{url.rstrip('/')}/v1/{mount}", key, token_file
-        verify = ssl.create_default_context(cafile=ca or None)
-        self._http = httpx.Client(trust_env=False, timeout=TIMEOUT_S, verify=verify)
+        self._tls = ssl.create_default_context(cafile=ca or None)
 
     @classmethod
     def from_settings(cls) -> "TransitKms":
@@ -116,7 +115,9 @@ class TransitKms:
             raise KmsAway(f"STOA_KMS_TOKEN_FILE={self._token_file}: {error.strerror}") from None
         headers = {"X-Vault-Token": token, "X-Vault-Request": "true"}
         try:
-            answer = self._http.request(method, f"{self._base}/{path}", json=said, headers=headers)
+            # A connection for each call: no worker may go on with its parent's.
+            with httpx.Client(trust_env=False, timeout=TIMEOUT_S, verify=self._tls) as http:
+                answer = http.request(method, f"{self._base}/{path}", json=said, headers=headers)
             body = answer.json() if answer.content else {}
         except (httpx.HTTPError, ValueError) as error:
             raise KmsAway(f"OpenBao does not answer: {type(error).__name__}") from None

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from compliance import audit, sealing
+from compliance import audit, keys, sealing
 from compliance.log import ocsf, outbound
 from compliance.log.models import Log, LogAnchor, LogCheckpoint, LogLeaf, LogSubscription
 from compliance.log.outbound import NotSent, Route
 from compliance.models import AuditEvent
+from compliance.subjects import ORGANIZATION, Subject
 
 BATCH = 200  # events of one delivery
 BATCH_BYTES = 4 << 20
@@ -77,7 +78,7 @@ def subscribe(
             created_at=now,
             next_try_at=now,
         )
-        made.sealed = sealing.seal(route.dump(), context=f"subscription:{made.id}")
+        made.sealed = _sealed(made, route)
         made.save(force_insert=True)
         _tell(made, "log.subscribe", actor, now, {"address": address})
     return made, secret
@@ -113,11 +114,10 @@ def deliver(one: LogSubscription, now: datetime) -> bool:
     )
     if not mine.update(next_try_at=now + LEASE):
         return False
-    route = Route.load(sealing.unseal(bytes(one.sealed), context=f"subscription:{one.id}"))
     send = _send_head if one.kind == "heads" else _send_events
     try:
-        return send(one, route, now)
-    except NotSent as error:
+        return send(one, _opened(one), now)
+    except (NotSent, keys.KeyDestroyed, keys.KmsAway) as error:
         wait_s = min(RETRY_MAX_S, 10 * 2 ** min(one.failures, 10))
         LogSubscription.objects.filter(id=one.id).update(
             failures=F("failures") + 1,
@@ -126,6 +126,19 @@ def deliver(one: LogSubscription, now: datetime) -> bool:
         )
         one.refresh_from_db()
         return False
+
+
+def _sealed(one: LogSubscription, route: Route) -> bytes:
+    """Under the organization's data key; the operator's own under the master key."""
+    context = f"subscription:{one.id}"
+    if one.owner == audit.PLATFORM:
+        return sealing.seal(route.dump(), context=context)
+    return keys.seal(route.dump(), subject=Subject(ORGANIZATION, one.owner), context=context)
+
+
+def _opened(one: LogSubscription) -> Route:
+    whose, context = Subject(ORGANIZATION, one.owner), f"subscription:{one.id}"
+    return Route.load(keys.unseal(one.sealed, subject=whose, context=context))
 
 
 def _send_head(one: LogSubscription, route: Route, now: datetime) -> bool:

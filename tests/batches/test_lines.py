@@ -96,7 +96,7 @@ class Desk:
         tokens: tuple[int, int] | None = None,
     ) -> bool:
         batch = Batch.objects.get(id=line.batch_id)
-        box = content.Box(bytes(batch.sealed_key), services.context(batch.id))
+        box = content.Box(bytes(batch.sealed_key), services.context(batch.id), batch.project_id)
         sealed = box.seal(json.dumps({"id": line.id, "by": owner}).encode(), line.id)
         return lines.settle(line, owner, result=sealed, failed=failed, now=self.now, tokens=tokens)
 

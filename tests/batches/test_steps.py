@@ -148,7 +148,8 @@ def test_where_a_file_is_read_to_is_not_in_the_clear(desk: Desk, watch: Watch) -
     batch = submit(desk, [asked(f"c-{n}") for n in range(LINES)])
     assert step(batch, watch, 0)
     batch.refresh_from_db()
-    place = reading._place(batch, content.Box(bytes(batch.sealed_key), f"batch:{batch.id}"))
+    box = content.Box(bytes(batch.sealed_key), f"batch:{batch.id}", batch.project_id)
+    place = reading._place(batch, box)
     assert 0 < place.lines < LINES
     assert batch.place is not None
     assert not any(digest in bytes(batch.place) for digest in place.seen)

@@ -73,7 +73,15 @@ def test_no_event_holds_a_value(ours: Tenant) -> None:
 
 def test_keys_rotate_by_their_ids(ours: Tenant, settings: Any) -> None:
     first = made(ours)
-    assert first.key_id == "master"
+    assert first.key_id == "organization"
+    old = made(ours, "old")  # as it was before there were data keys
+    plain, context = json.dumps({"token": TOKEN}).encode(), f"project_secret:{old.pk}"
+    sealed = sealing.seal(plain, context=context)
+    ProjectSecret.objects.filter(pk=old.pk).update(key_id="master", sealed=sealed)
+    assert project_secrets.unsealed(stored(old)) == {"token": TOKEN}
+    assert project_secrets.reseal_secrets(actor=audit.SYSTEM, now=NOW) == 1
+    assert stored(old).key_id == "organization"
+    project_secrets.delete_secret(actor=WHO, secret=stored(old), now=NOW)
     settings.SECRETS_KEYS = {"k1": key(1)}
     second = made(ours, "two")
     settings.SECRETS_KEYS = {"k2": key(2), "k1": key(1)}

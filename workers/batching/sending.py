@@ -12,6 +12,7 @@ from django.conf import settings
 
 from billing import passes
 from compliance import sealing
+from compliance.keys import KeyDestroyed
 from controlplane.batches import content, services, validating
 from controlplane.batches.models import Batch, File, FileChunk, Line
 from controlplane.tenancy import keys
@@ -85,7 +86,7 @@ def prepare(line: Line, sources: Sources) -> Letter:
         if source is None:
             raise NotSent("input_file_deleted")
         custom_id, body = validating.parse(source.piece(line.offset, line.size))
-    except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken):
+    except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken, KeyDestroyed):
         raise NotSent("input_file_deleted") from None
     digest = keys.current_hash(batch.key)
     if digest is None:
@@ -161,5 +162,6 @@ def result(letter: Letter, reply: Reply) -> bytes:
             "error": None,
         }
     )
-    box = content.Box(bytes(letter.batch.sealed_key), services.context(letter.batch.id))
+    batch = letter.batch
+    box = content.Box(bytes(batch.sealed_key), services.context(batch.id), batch.project_id)
     return box.seal(said, letter.line.id)

@@ -18,9 +18,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 
-from compliance import sealing
+from compliance import keys
+from compliance.subjects import ORGANIZATION, PERSON, Subject
 from controlplane.api import authentication, problems
 from controlplane.api.models import StoredReply
+from controlplane.tenancy.access import Principal
 
 HEADER = "idempotency-key"
 KEPT_FOR = timedelta(hours=24)
@@ -45,16 +47,17 @@ def idempotent(view: View) -> View:
 
 
 def _once(key: str, request: Request, create: Callable[[], Response]) -> Response:
-    principal = authentication.principal(request).actor.id
+    asks = authentication.principal(request)
     fingerprint = _fingerprint(request)
-    held = _claim(principal, key, fingerprint)
+    held = _claim(asks, key, fingerprint)
     if isinstance(held, Response):
         return held
     # The reply commits with what it answers for: neither is ever there without the other.
     try:
         with transaction.atomic():
             reply = create()
-            sealed = sealing.seal(json.dumps(reply.data, cls=JSONEncoder).encode(), context=held.pk)
+            plain = json.dumps(reply.data, cls=JSONEncoder).encode()
+            sealed = keys.seal(plain, subject=_subject(asks), context=held.pk)
             StoredReply.objects.filter(pk=held.pk).update(
                 status=reply.status_code, sealed_body=sealed
             )
@@ -64,8 +67,9 @@ def _once(key: str, request: Request, create: Callable[[], Response]) -> Respons
     return reply
 
 
-def _claim(principal: str, key: str, fingerprint: str) -> StoredReply | Response:
+def _claim(asks: Principal, key: str, fingerprint: str) -> StoredReply | Response:
     now = timezone.now()
+    principal = asks.actor.id
     mine = StoredReply.objects.filter(principal=principal, key=key)
     mine.filter(created_at__lt=now - KEPT_FOR).delete()
     mine.filter(status=None, created_at__lt=now - ABANDONED_AFTER).delete()
@@ -75,17 +79,26 @@ def _claim(principal: str, key: str, fingerprint: str) -> StoredReply | Response
                 principal=principal, key=key, fingerprint=fingerprint, created_at=now
             )
     except IntegrityError:
-        return _replay(mine.first(), fingerprint)
+        return _replay(mine.first(), asks, fingerprint)
 
 
-def _replay(stored: StoredReply | None, fingerprint: str) -> Response:
+def _subject(asks: Principal) -> Subject:
+    """Under whose data key the reply lies: the person's who asked, or the key's organization's."""
+    if asks.user_id is not None:
+        return Subject(PERSON, asks.user_id)
+    assert asks.organization_id is not None
+    return Subject(ORGANIZATION, asks.organization_id)
+
+
+def _replay(stored: StoredReply | None, asks: Principal, fingerprint: str) -> Response:
     if stored is None or (stored.fingerprint == fingerprint and stored.status is None):
         detail = "The first request with this Idempotency-Key is still under way."
         return _problem(409, "idempotency_in_progress", detail)
     if stored.fingerprint != fingerprint:
         detail = "This Idempotency-Key belongs to a request with another body."
         return _problem(422, "idempotency_key_reused", detail)
-    body = json.loads(sealing.unseal(bytes(stored.sealed_body), context=stored.pk))
+    opened = keys.unseal(stored.sealed_body, subject=_subject(asks), context=stored.pk)
+    body = json.loads(opened)
     return Response(body, status=stored.status, headers={"idempotent-replayed": "true"})
 
 

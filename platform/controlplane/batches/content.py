@@ -1,18 +1,21 @@
 """What is in files, sealed chunk by chunk: never whole in memory, never in the clear at rest.
 
-Each file has an AES-256 key of its own, sealed under the installation's master key: without the
-file's row its chunks mean nothing, wherever a copy of them has got to. A chunk is bound to its
+Each file has an AES-256 key of its own, sealed under its organization's data key: without both rows
+its chunks mean nothing, wherever a copy of them has got to. A chunk is bound to its
 file and place. The key encrypts one content of each number, so the number is the nonce.
 """
 
 import secrets
 from collections.abc import Iterator
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from compliance import sealing
+from compliance import keys
+from compliance.subjects import ORGANIZATION, Subject
 from controlplane.batches import copying
 from controlplane.batches.models import File, FileChunk
+from controlplane.tenancy.models import Project
 
 CHUNK_BYTES = 256 << 10
 _CHUNKS_AT_ONCE = 16  # of a file that is written: 4 MiB
@@ -20,9 +23,10 @@ _KEY_BYTES = 32
 _NONCE_BYTES = 12
 
 
-def new_key(context: str) -> bytes:
-    """A fresh key, sealed for what `context` names."""
-    return sealing.seal(secrets.token_bytes(_KEY_BYTES), context=context)
+def new_key(context: str, project_id: str) -> bytes:
+    """A fresh key, sealed for what `context` names. Raises KmsAway, KeyDestroyed."""
+    plain = secrets.token_bytes(_KEY_BYTES)
+    return keys.seal(plain, subject=_owner(project_id), context=context)
 
 
 def context(file_id: str) -> str:
@@ -32,9 +36,10 @@ def context(file_id: str) -> str:
 class Box:
     """Small things sealed under one key, each bound to its name: the results of lines."""
 
-    def __init__(self, sealed_key: bytes, context: str) -> None:
-        """Raises SealBroken."""
-        self._cipher = AESGCM(sealing.unseal(sealed_key, context=context))
+    def __init__(self, sealed_key: bytes, context: str, project_id: str) -> None:
+        """Raises SealBroken, KeyDestroyed, KmsAway."""
+        opened = keys.unseal(sealed_key, subject=_owner(project_id), context=context)
+        self._cipher = AESGCM(opened)
 
     def seal(self, plain: bytes, name: str) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -133,7 +138,15 @@ def read(file: File, start: int = 0) -> Iterator[bytes]:
 
 
 def _cipher(file: File) -> AESGCM:
-    return AESGCM(sealing.unseal(bytes(file.sealed_key), context=context(file.id)))
+    whose = _owner(file.project_id)
+    return AESGCM(keys.unseal(file.sealed_key, subject=whose, context=context(file.id)))
+
+
+@lru_cache(maxsize=4_096)
+def _owner(project_id: str) -> Subject:
+    """A project never changes hands."""
+    found = Project.objects.values_list("organization_id", flat=True).get(id=project_id)
+    return Subject(ORGANIZATION, found)
 
 
 def _nonce(number: int) -> bytes:

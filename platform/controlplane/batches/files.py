@@ -49,7 +49,7 @@ def begin(
     file = File.objects.create(
         id=file_id,
         project=project,
-        sealed_key=content.new_key(content.context(file_id)),
+        sealed_key=content.new_key(content.context(file_id), project.id),
         created_by=actor.id,
         created_at=now,
         expires_at=expires_at or now + UPLOAD_LIFE,

@@ -16,7 +16,7 @@ class File(models.Model):
     purpose = models.CharField(max_length=32)
     filename = models.CharField(max_length=255)
     bytes = models.BigIntegerField(default=0)
-    sealed_key = models.BinaryField()  # the content's own key, sealed (compliance.sealing)
+    sealed_key = models.BinaryField()  # the content's own key, sealed (compliance.keys)
     complete = models.BooleanField(default=False)  # False: still on its way, nobody sees it
     created_by = models.CharField(max_length=64)
     created_at = models.DateTimeField()

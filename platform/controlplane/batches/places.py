@@ -14,7 +14,7 @@ def register() -> None:
             tables=("batches_file", "batches_filechunk", "batches_batch", "batches_line"),
             holds="prompts and answers that a project asked to have kept, in files of batches",
             kept="STOA_FILES_KEPT_S, or less where the project said so, or until it is deleted",
-            protected="AES-256-GCM, a key for each file, sealed under STOA_MASTER_KEY",
+            protected="AES-256-GCM, a key for each file, sealed under its organization's data key",
             erase=erase,
         )
     )

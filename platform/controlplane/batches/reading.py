@@ -47,7 +47,7 @@ class _Kept(msgspec.Struct, array_like=True):
 def step(batch: Batch, now: datetime) -> None:
     """One stretch further, in the transaction that has locked the batch: after the last one its
     lines wait, or it has failed."""
-    box = content.Box(bytes(batch.sealed_key), services.context(batch.id))
+    box = content.Box(bytes(batch.sealed_key), services.context(batch.id), batch.project_id)
     place = _place(batch, box)
     found = _stretch(batch, place)
     if not place.problems:

@@ -75,7 +75,7 @@ def create(
             completion_window=completion_window,
             metadata=dict(metadata) if metadata is not None else None,
             input_file_id=file.id,
-            sealed_key=content.new_key(context(batch_id)),
+            sealed_key=content.new_key(context(batch_id), project.id),
             created_at=now,
             expires_at=now + timedelta(seconds=settings.BATCH_WINDOW_S),
         )

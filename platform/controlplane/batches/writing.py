@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from compliance import audit, sealing
+from compliance.keys import KeyDestroyed
 from controlplane.batches import content, files, services, validating
 from controlplane.batches.models import Batch, File, FileChunk, Line, LineState, Status
 
@@ -68,7 +69,7 @@ class _Place:
 def step(batch: Batch, now: datetime) -> bool:
     """A step further, in the transaction that has locked the batch; after the last one it has
     ended. False while lines run yet that were just being claimed when it began."""
-    box = content.Box(bytes(batch.sealed_key), services.context(batch.id))
+    box = content.Box(bytes(batch.sealed_key), services.context(batch.id), batch.project_id)
     rows = Line.objects.filter(batch=batch)
     undone = list(rows.filter(state=LineState.PENDING).order_by("number")[:_LINES])
     if undone:
@@ -99,7 +100,7 @@ def _undone(batch: Batch, line: Line, source: content.Reader | None) -> bytes | 
         return None
     try:
         custom_id, _ = validating.parse(source.piece(line.offset, line.size))
-    except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken):
+    except (FileChunk.DoesNotExist, InvalidTag, sealing.SealBroken, KeyDestroyed):
         return None
     code, message = _UNDONE[Status(batch.ends_as)]
     said = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from compliance import audit, sealing
+from compliance.keys import KeyDestroyed
 from controlplane.endpoints import engine_versions, images
 from controlplane.endpoints.models import Replica
 from controlplane.endpoints.source_grants import Refused
@@ -79,7 +80,7 @@ class _Told:
     def _unsealed(self, secret: ProjectSecret) -> dict[str, str]:
         try:
             return project_secrets.unsealed(secret)
-        except sealing.SealBroken:
+        except (sealing.SealBroken, KeyDestroyed):
             message = (
                 f"the project's {secret.kind} secret {secret.name} cannot be opened: set it anew"
             )

@@ -8,6 +8,7 @@ from django.db.models import Q
 from msgspec.structs import replace
 
 from compliance import audit, sealing
+from compliance.keys import KeyDestroyed
 from controlplane.endpoints import pulls, sources
 from controlplane.endpoints.models import (
     Endpoint,
@@ -140,7 +141,7 @@ class _Told:
             return project_secrets.deliver_secret(
                 actor=self._actor, secret=found, target=self._target, now=self._now
             )
-        except sealing.SealBroken:
+        except (sealing.SealBroken, KeyDestroyed):
             message = f"the project's {kind} secret {found.name} cannot be opened: set it anew"
             raise Refused(Reason.ACCESS_DENIED, message) from None
 

@@ -1,7 +1,8 @@
 """What a project gives us for its sources and containers. It comes in, and never out by this door.
 
-Values are sealed under the newest of STOA_SECRETS_KEYS and bound to their row; `unsealed` is for
-the one who hands them to a node that fetches. No event, log line, list or export holds a value.
+Values are sealed under the newest of STOA_SECRETS_KEYS, or where there is none under the
+organization's data key, and bound to their row; `unsealed` is for the one who hands them to a node
+that fetches. No event, log line, list or export holds a value.
 """
 
 import json
@@ -15,13 +16,15 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
-from compliance import audit, sealing
+from compliance import audit, keys, sealing
+from compliance.subjects import ORGANIZATION, Subject
 from controlplane.tenancy import events, names
 from controlplane.tenancy.errors import Conflict, Invalid
 from controlplane.tenancy.models import Project, ProjectSecret
 
 DEFAULT = "default"  # the name of the one that is used where none is named
 MAX_VALUE = 4096
+DATA_KEY = "organization"  # the key id of what the organization's data key seals
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -111,20 +114,24 @@ def deliver_secret(
 
 
 def unsealed(secret: ProjectSecret) -> dict[str, str]:
-    """Raises sealing.SealBroken, also where its key is none of ours any more."""
+    """Raises sealing.SealBroken, also where its key is none of ours any more; KeyDestroyed,
+    KmsAway."""
     context = _context(secret)
-    if (key := _keys().get(secret.key_id)) is None:
+    if secret.key_id == DATA_KEY:
+        plain = keys.unseal(secret.sealed, subject=_owner(secret), context=context)
+    elif (key := _keys().get(secret.key_id)) is None:
         raise sealing.SealBroken(context)
-    plain = sealing.unseal(bytes(secret.sealed), context=context, key=key)
+    else:
+        plain = sealing.unseal(bytes(secret.sealed), context=context, key=key)
     value: dict[str, str] = json.loads(plain)
     return value
 
 
 def reseal_secrets(*, actor: audit.Actor, now: datetime) -> int:
     """Seal what is under an older key anew under the newest; how many there were."""
-    newest = next(iter(_keys()))
+    newest = _newest()
     with transaction.atomic():
-        old = list(ProjectSecret.objects.select_for_update().exclude(key_id=newest))
+        old = list(_ROWS.select_for_update(of=("self",)).exclude(key_id=newest))
         for secret in old:
             _seal(secret, unsealed(secret))
             secret.save(update_fields=["sealed", "key_id"])
@@ -155,14 +162,25 @@ def named(text: object) -> bool:
 
 
 def _keys() -> dict[str, str]:
-    """Key id to key, the newest first; the master key is always the last."""
+    """Key id to key, the newest first; the master key sealed what is from before data keys."""
     return {**settings.SECRETS_KEYS, "master": settings.MASTER_KEY}
 
 
+def _newest() -> str:
+    return next(iter(settings.SECRETS_KEYS), DATA_KEY)
+
+
+def _owner(secret: ProjectSecret) -> Subject:
+    return Subject(ORGANIZATION, secret.project.organization_id)
+
+
 def _seal(secret: ProjectSecret, value: Mapping[str, str]) -> None:
-    secret.key_id, key = next(iter(_keys().items()))
-    plain = json.dumps(dict(value)).encode()
-    secret.sealed = sealing.seal(plain, context=_context(secret), key=key)
+    secret.key_id = _newest()
+    plain, context = json.dumps(dict(value)).encode(), _context(secret)
+    if secret.key_id == DATA_KEY:
+        secret.sealed = keys.seal(plain, subject=_owner(secret), context=context)
+    else:
+        secret.sealed = sealing.seal(plain, context=context, key=_keys()[secret.key_id])
 
 
 def _context(secret: ProjectSecret) -> str:
