@@ -175,6 +175,7 @@ def test_identities_are_drawn_and_bad_words_have_an_answer(
 MAY_RETURN = {
     "session.delete": "reopening ends all sessions",
     "enrollment_token.revoke": "",  # registered; reopening ends all of them besides
+    "log.rotate_key": "the signer's own memory says which keys sign, and every log is succeeded",
     "kms.rotate": "an older version opens what the backup has",
     "notice.close": "it is shown once more",
     "run.stop": "a run that was stopped is over long before",
