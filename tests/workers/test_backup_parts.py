@@ -176,6 +176,7 @@ MAY_RETURN = {
     "session.delete": "reopening ends all sessions",
     "enrollment_token.revoke": "",  # registered; reopening ends all of them besides
     "log.rotate_key": "the signer's own memory says which keys sign, and every log is succeeded",
+    "subject_request.close": "its clock runs again until a person closes it; erasures are replayed",
     "kms.rotate": "an older version opens what the backup has",
     "notice.close": "it is shown once more",
     "run.stop": "a run that was stopped is over long before",
