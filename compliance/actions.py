@@ -77,6 +77,7 @@ ACTIONS: dict[str, Action] = {
             "upload.create": "a project began to bring weights of its own",
             "upload.complete": "all files of an upload are here and are what was declared",
             "upload.delete": "an upload was removed with its files",
+            "upload.download": "a project took a file of its own weights elsewhere",
             "upload.expire": "an upload that nobody finished was removed with its files",
             "quote.create": "somebody asked on what a model would run, how fast and for how much",
             "model.pull": "a model was asked onto the nodes of a pool",

@@ -317,8 +317,7 @@ class Walk:
         load = {"requests_per_second": 1, "prompt_tokens": 1000, "output_tokens": 100}
         asked = {"config": LLAMA, "load": load}
         self.do(quote_keeping.create, "quote.create", project=kept.project, body=asked)
-        digest = hashlib.sha256(b"{}").hexdigest()
-        file = {"path": "config.json", "size_bytes": 2, "sha256": digest}
+        file = {"path": "config.json", "size_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
         given = {"project": kept.project, "name": "mine", "files": [file]}
         self.do(uploads.begin_upload, "upload.create", **given)
         Upload.objects.update(expires_at=NOW)
@@ -326,6 +325,7 @@ class Walk:
         upload = self.do(uploads.begin_upload, "upload.create", **given)
         piece = {"number": 0, "offset": 0, "body": BytesIO(b"{}")}
         self.do(uploads.take_piece, "upload.complete", upload=upload, **piece)
+        self.do(uploads.take_out, "upload.download", upload=upload, number=0, start=0)
         self.do(uploads.delete_upload, "upload.delete", upload=upload)
 
     def batches(self) -> None:

@@ -30,6 +30,7 @@ PREFIX = "api/v1/"
 OPERATOR = {
     *("regions", "nodes", "enrollment-tokens", "maintenances", "decommissions"),
     *("agent-rollouts", "entity", "books", "datev-accounts"),
+    "switching-imports",
 }
 
 
@@ -233,6 +234,7 @@ def things(house: House) -> dict[str, str]:
         "books": "2026-03",
         "collection-files": "",
         "engine-versions": "",
+        "switching-imports": "",
     }
 
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from django.utils import timezone
 
-from controlplane.endpoints.models import ModelFacts
+from compliance.models import AuditEvent
+from controlplane.endpoints.models import ModelFacts, UploadFile
 from controlplane.endpoints.pulls import PullSpec, pull_model
 from controlplane.fleet import wire
 from tests.api.door import Door, play
@@ -41,6 +42,7 @@ def test_what_is_uploaded_reaches_the_node_that_is_to_serve_it(
     assert put(0, CONTENT).status_code == 409
     assert put(5, CONTENT[5:]).json()["verified"] is True
     assert client.get(path).json()["finished_at"]
+    fetched_again(alice, f"{path}/content?number=0", digest)
     _, stranger = enrolled(alice.pool, "n8", now=timezone.now())
     alice.pool.nodes.exclude(id=alice.node.id).update(removed_at=timezone.now())
     node, machine = enrolled(alice.pool, "n9", now=timezone.now())
@@ -92,3 +94,23 @@ async def _tell_facts(door: Door, machine: Machine, pull_id: str) -> None:
     for _ in range(2):
         answer = await door.call("POST", "/agent/v1/report", report, machine=machine)
         assert answer.status_code == 200, answer.content
+
+
+def fetched_again(house: House, taken: str, digest: str) -> None:
+    """By its owner, whole and in part; each time is an event."""
+    client = with_key(house.secret)
+    assert with_key(house.reader).get(taken).status_code == 403
+    whole = client.get(taken)
+    assert whole.getvalue() == CONTENT and whole.headers["etag"] == f'"{digest}"'
+    for asked, expected in (("bytes=5-", CONTENT[5:]), ("bytes=2-3", CONTENT[2:4])):
+        rest = client.get(taken, headers={"range": asked, "if-range": f'"{digest}"'})
+        assert (rest.status_code, rest.getvalue()) == (206, expected)
+        assert rest.headers["content-range"].endswith(f"/{len(CONTENT)}")
+    other = client.get(taken, headers={"range": "bytes=5-", "if-range": '"another"'})
+    assert (other.status_code, other.getvalue()) == (200, CONTENT)
+    assert client.get(taken, headers={"range": "bytes=999-"}).status_code == 416
+    assert client.get(taken.replace("=0", "=7")).status_code == 404
+    assert AuditEvent.objects.filter(action="upload.download").count() == 5
+    UploadFile.objects.update(verified=False)
+    assert client.get(taken).status_code == 409
+    UploadFile.objects.update(verified=True)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -19,6 +20,8 @@ from compliance import audit, exports
 from compliance.bundles.writer import PSEUDONYMISED
 from compliance.log import signing
 from compliance.models import AuditEvent, Export
+from compliance.privacy import stores
+from compliance.subjects import ORGANIZATION, PERSON, Subject
 from controlplane.endpoints.models import Endpoint
 from controlplane.fleet.models import Region
 from controlplane.switching import bundle as bundles
@@ -196,10 +199,34 @@ def test_it_comes_in_elsewhere_as_it_was(left: Left, elsewhere: None, settings: 
     assert event.log_id == made.id and digest.encode() in bytes(event.body)
     kept = bundles.folder() / f"{digest}.zip"
     assert kept.read_bytes() == left.path.read_bytes()
+    seen = by_api(left)
+    assert {name: seen[name] for name in told.keys() & seen.keys()} == {
+        name: told[name] for name in told.keys() & seen.keys()
+    }
+    assert seen["organization"] == made.id
     # The same again is nothing new; nor is it under another name.
     events = AuditEvent.objects.count()
     assert left.take("--name=other") == told
     assert (Organization.objects.count(), AuditEvent.objects.count()) == (1, events)
+
+
+def by_api(left: Left) -> dict[str, Any]:
+    """The same bundle once more, as an operator sends it."""
+    email = {"email": "ops@stoa.example", "is_operator": True, "created_at": ASKED}
+    client = Client()
+    client.force_login(User.objects.create(password="!", **email))
+    path = f"/api/v1/switching-imports?region=eu-de-1&vkey={quote(left.vkey)}"
+    kind = "application/octet-stream"
+    made = client.post(path, data=left.path.read_bytes(), content_type=kind)
+    assert made.status_code == 201, made.content
+    shown: dict[str, Any] = client.get(f"/api/v1/switching-imports/{made.json()['id']}").json()
+    assert shown == made.json() == client.get("/api/v1/switching-imports").json()["data"][0]
+    worse = left.path.read_bytes().replace(b'"concurrency":3', b'"concurrency":4')
+    refused = client.post(path, data=worse, content_type=kind)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bundle_refused")
+    client.force_login(User.objects.get(email="ada@acme.example"))
+    assert client.post(path, data=worse, content_type=kind).status_code == 404
+    return shown
 
 
 def stays(left: Left, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -254,3 +281,20 @@ def test_what_dies_on_the_way_leaves_nothing_and_what_does_not_hold_is_refused(
     left.vkey = ours
     assert left.take("--name=Acme Europe")["counts"]["endpoints"] == 2
     assert Organization.objects.get().name == "Acme Europe"
+
+
+def test_the_kept_bundle_goes_with_its_organization(left: Left, elsewhere: None) -> None:
+    """And a person's erasure says on what ground it stays."""
+    told = left.take()
+    done = SwitchingImport.objects.get()
+    kept = bundles.folder() / f"{done.bundle_sha256}.zip"
+    ada = Subject(PERSON, User.objects.get(email="ada@acme.example").id)
+    stays_here = stores.named("switching.bundles/person").erase(ada, ASKED)
+    assert (stays_here.action, stays_here.rows) == (stores.KEEP, 1) and stays_here.ground
+    assert kept.exists()
+    of = stores.named("switching.bundles/organization")
+    goes = Subject(ORGANIZATION, told["organization"])
+    assert of.find(goes).rows == of.erase(goes, ASKED).rows == 1
+    assert not kept.exists() and of.find(goes).rows == of.erase(goes, ASKED).rows == 0
+    done.refresh_from_db()
+    assert (done.ids, done.notes) == ({}, [])

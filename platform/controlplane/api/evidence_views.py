@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from django.http import FileResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -18,6 +18,7 @@ from compliance.log import search
 from compliance.models import AuditEvent, Export
 from controlplane.api.audit_views import LOG, ORGANIZATION, log_of
 from controlplane.api.idempotency import idempotent
+from controlplane.api.sending import send
 from controlplane.api.views import HouseViewSet
 from controlplane.tenancy.errors import Conflict, Gone, Invalid, NotFound
 from controlplane.tenancy.models import Organization
@@ -166,14 +167,15 @@ class Exports(HouseViewSet):
 
     @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
     @action(detail=True, methods=["get"])
-    def file(self, request: Request, pk: str) -> FileResponse:
+    def file(self, request: Request, pk: str) -> HttpResponseBase:
+        """In pieces, and from any byte on (`Range`)."""
         export = self._export(pk)
         try:
             path = exports.downloaded(actor=self.principal.actor, export=export, now=self.now)
         except exports.ExportError as error:
             over = error.code == "export_expired"
             raise (Gone if over else Conflict)(error.message, code=error.code) from error
-        return FileResponse(path.open("rb"), as_attachment=True, filename=f"{export.id}.zip")
+        return send(request, path, name=f"{export.id}.zip", etag=export.manifest_sha256)
 
     def _export(self, pk: str) -> Export:
         export = Export.objects.filter(pk=pk).first()

@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+from django.http.response import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -9,6 +11,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from controlplane.api import sending
 from controlplane.api.idempotency import idempotent
 from controlplane.api.views import HouseViewSet
 from controlplane.endpoints import access as endpoint_access
@@ -116,6 +119,26 @@ class Uploads(HouseViewSet):
             **place,
         )
         return Response(UploadFileView(file).data)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("number", int)],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+    )
+    @action(detail=True, methods=["get"])
+    def content(self, request: Request, pk: str) -> HttpResponseBase:
+        """The bytes of file `number`, from any of them on (`Range`); the ETag is its SHA-256."""
+        upload = endpoint_access.upload(self.principal, pk, Permission.MANAGE_ENDPOINTS)
+        text = request.query_params.get("number", "")
+        if not text.isdecimal() or len(text) > 9:
+            raise Invalid("expected a number", code="invalid", field="number")
+        file, path = uploads.take_out(
+            actor=self.principal.actor,
+            upload=upload,
+            number=int(text),
+            start=sending.begins(request),
+            now=self.now,
+        )
+        return sending.send(request, path, name=file.path.rpartition("/")[2], etag=file.sha256)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:

@@ -23,7 +23,7 @@ from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import ModelFacts, Upload, UploadFile
 from controlplane.fleet.wire import SourceKind
 from controlplane.tenancy import events, names
-from controlplane.tenancy.errors import Conflict
+from controlplane.tenancy.errors import Conflict, NotFound
 from controlplane.tenancy.models import Project
 
 MAX_FILES = 2_000
@@ -109,6 +109,24 @@ def take_piece(
         message = f"{file.path} is not what was declared: send it again from its beginning"
         raise Conflict(message, code="wrong_sum", field="number")
     return file
+
+
+def take_out(
+    *, actor: audit.Actor, upload: Upload, number: int, start: int, now: datetime
+) -> tuple[UploadFile, Path]:
+    """A file that is whole, for its owner to take elsewhere from the byte `start` on.
+
+    Raises NotFound, and Conflict for one that is not whole.
+    """
+    file = upload.files.filter(number=number).first()
+    if file is None:
+        raise NotFound("file of this upload")
+    if not file.verified:
+        raise Conflict("this file is not whole yet", code="not_whole", field="number")
+    told: dict[str, Any] = {"number": number, "start": start, "sha256": file.sha256}
+    change = [audit.Change(name, None, value) for name, value in told.items()]
+    _tell(upload, "upload.download", actor, now, change=change)
+    return file, place(file)
 
 
 def delete_upload(*, actor: audit.Actor, upload: Upload, now: datetime) -> None:

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 from django.conf import settings
 
@@ -46,9 +46,16 @@ class Bundle:
                     yield json.loads(line)
 
 
-def keep(source: IO[bytes], vkeys: Sequence[str]) -> Bundle:
+class Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def keep(source: Readable, vkeys: Sequence[str]) -> Bundle:
     """Copy it to the archive of bundles and verify the copy. Raises Invalid, and keeps nothing
     then: `invalid_vkey`, `bundle_refused`, `not_switching`, `profile_not_full`, `other_format`."""
+    if not vkeys:
+        words = "say by whose key it is signed"
+        raise Invalid(words, code="invalid_vkey", field="vkey")
     try:
         keys = [stoa_verify.Vkey.parse(one) for one in vkeys]
     except stoa_verify.Usage as error:
