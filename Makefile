@@ -21,6 +21,10 @@ dev: ## Make it with the tools for tests and checks
 up: install ## Start everything here, up to a first answer; Ctrl-C stops it (MODEL=… names a model)
 	@$(BIN)/python -m workers.local up
 
+.PHONY: evidence-demo
+evidence-demo: install ## A bundle of each kind of what runs here, checked alone (OUT=folder)
+	@$(BIN)/python -m workers.local stoa evidence demo --out $(or $(OUT),var/evidence-demo) $(ARGS)
+
 # Two: one has the flows, the other all else. With three, two more groups with agents of their own ran
 # side by side, and engines were killed under tests.
 .PHONY: test

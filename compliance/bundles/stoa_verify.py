@@ -470,7 +470,8 @@ def check_files(archive: Archive, files: list[dict[str, Any]]) -> None:
             crc = zlib.crc32(chunk, crc)
             lines += chunk.count(b"\n")
         if (digest.hexdigest(), archive.entries[path].size) != (file["sha256"], file["size"]):
-            raise Tampered(f"{path} is not what was signed: its SHA-256 differs")
+            said = altered_event(archive) if path == "log/events.jsonl" else ""
+            raise Tampered(f"{path} is not what was signed: its SHA-256 differs{said}")
         if crc != archive.entries[path].crc:
             raise Tampered(f"{path}: the ZIP's own sum of it differs")
         if path.endswith(".jsonl") and file.get("rows", lines) != lines:
@@ -478,6 +479,18 @@ def check_files(archive: Archive, files: list[dict[str, Any]]) -> None:
     for path in ("manifest.json", "manifest.sig"):
         if zlib.crc32(archive.whole(path)) != archive.entries[path].crc:
             raise Tampered(f"{path}: the ZIP's own sum of it differs")
+
+
+def altered_event(archive: Archive) -> str:
+    """The first event that is not the leaf of its index, as far as a damaged bundle tells."""
+    if "log/hashes.bin" in archive.entries:
+        for line in archive.lines("log/events.jsonl"):
+            start, _, tail = line.rpartition(b',"index":')
+            if tail[:-1].isdigit() and len(tail) < 20:
+                expected = archive.part("log/hashes.bin", 32 * int(tail[:-1]), 32)
+                if hashlib.sha256(b"\0" + start.removeprefix(BODY)).digest() != expected:
+                    return f"; event {int(tail[:-1])} is not the one that the log holds"
+    return ""
 
 
 def commitment(salt: str, path: str, value: str) -> str:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
+from compliance import exports
 from compliance.bundles import stoa_verify
 from compliance.log import signing
 from tests.logs import settle
@@ -64,3 +65,23 @@ def test_a_wrong_word_is_one_clear_line(
     with pytest.raises(CommandError, match=message):
         export(**{**right, **words})
     assert not (tmp_path / "o.zip").exists()
+
+
+def test_a_pack_of_each_kind_is_checked_by_the_verifier_alone(
+    ours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: settle(timezone.now()))
+    folder, said = tmp_path / "pack", StringIO()
+    words = ["--organization", ours.organization.id, "--out", str(folder)]
+    with running():
+        call_command("evidence", "demo", *words, stdout=said)
+    files = {path.name for path in folder.iterdir()}
+    made = {name.rpartition("-")[0] for name in files if name.endswith(".zip")} - {""}
+    skipped = {line.split()[0] for line in said.getvalue().splitlines() if "nothing here" in line}
+    assert made | skipped == set(exports.KINDS)
+    assert made >= {"annex_a", "audit_log", "records", "switching"}
+    assert {"stoa_verify.py", "key", "altered.zip"} <= files
+    assert f"exit {stoa_verify.TAMPERED}, expected 2: tampered" in said.getvalue()
+    assert "; event 0 is not the one that the log holds" in said.getvalue()
+    with pytest.raises(CommandError, match="is there already"):
+        call_command("evidence", "demo", *words, stdout=said)

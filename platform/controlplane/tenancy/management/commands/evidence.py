@@ -7,6 +7,7 @@ docs/controls.md.
 
 import os
 import shutil
+import sys
 import time
 from argparse import ArgumentParser
 from datetime import UTC, datetime
@@ -24,10 +25,13 @@ from compliance.log.signing import SignerAway
 from compliance.management import logs
 from compliance.management import verbs as more
 from compliance.models import Export
+from controlplane.tenancy.management import demo_pack
 from controlplane.tenancy.models import Organization
 
 WAIT_S = 90.0  # the log promises a signed head within a minute
 PAUSE_S = 1.0
+_ALL = "2020-01-01"  # before any installation
+_FULL = {"profile": "full"}
 
 
 class Command(BaseCommand):
@@ -38,6 +42,10 @@ class Command(BaseCommand):
         logs.add(verbs)
         verbs.add_parser("controls", help="which control of Annex A has evidence, as Markdown")
         more.add(verbs)
+        demo = verbs.add_parser("demo", help="a bundle of each kind, checked in an empty folder")
+        demo.add_argument("--organization", default="", help="its id; else the oldest one")
+        demo.add_argument("--out", required=True, type=Path, help="a folder that is not there")
+        demo.add_argument("--python", default=sys.executable, help="another, with `cryptography`")
         export = verbs.add_parser("export", help="make a bundle")
         export.add_argument("kind", choices=sorted(exports.KINDS))
         whose = export.add_mutually_exclusive_group(required=True)
@@ -55,10 +63,40 @@ class Command(BaseCommand):
             self._export(options)
         elif verb == "controls":
             self.stdout.write(control_list.markdown(), ending="")
+        elif verb == "demo":
+            self._demo(options)
         elif verb in more.verbs:
             more.verbs[verb].run(self, options)
         else:
             logs.run(self, verb, options)
+
+    def _demo(self, options: dict[str, Any]) -> None:
+        """Everything into a folder, then the verifier alone; CommandError where it disagrees."""
+        folder, organization = options["out"].absolute(), options["organization"]
+        if not organization:
+            oldest = Organization.objects.order_by("id").values_list("id", flat=True).first()
+            if oldest is None:
+                raise CommandError("no organization is there yet")
+            organization = oldest
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise CommandError(f"{folder} is there already") from None
+
+        def export(log: str, kind: str, about: str, out: Path) -> None:
+            place = {"organization": log, "platform": log == audit.PLATFORM}
+            period = {"start": _ALL, "end": timezone.now().isoformat(), "reason": "a demo pack"}
+            self._export({**place, **period, "kind": kind, "about": about, "out": out, **_FULL})
+
+        for line in demo_pack.fill(folder, [organization, audit.PLATFORM], export):
+            self.stdout.write(line)
+        demo_pack.alter(folder)
+        wrong = 0
+        for one in demo_pack.check(folder, options["python"]):
+            wrong += one.code != one.expected
+            self.stdout.write(f"{one.file}: exit {one.code}, expected {one.expected}: {one.words}")
+        if wrong:
+            raise CommandError(f"{wrong} bundles were not judged as they should be")
 
     def _export(self, options: dict[str, Any]) -> None:
         log, region = audit.PLATFORM, ""
