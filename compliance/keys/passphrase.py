@@ -107,7 +107,7 @@ class FileKms:
                 about = self._path.stat()
             except OSError as error:
                 cure = "`stoa keys init` makes one, or put back the copy in the keys file"
-                raise KmsAway(f"STOA_KMS_FILE={self._path}: {error.strerror}; {cure}") from None
+                raise KmsAway(f"STOA_KMS_PATH={self._path}: {error.strerror}; {cure}") from None
             seen = (about.st_ino, about.st_mtime_ns, about.st_size)
             if seen != self._seen:
                 said = self._read()
@@ -127,7 +127,7 @@ class FileKms:
             if said["format"] != FORMAT or not said["versions"]:
                 raise ValueError(FORMAT)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise KmsAway(f"STOA_KMS_FILE={self._path}: {type(error).__name__}") from None
+            raise KmsAway(f"STOA_KMS_PATH={self._path}: {type(error).__name__}") from None
         return said
 
     def _write(self, said: dict[str, Any]) -> None:

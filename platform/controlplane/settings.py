@@ -220,8 +220,8 @@ DEFAULT_FROM_EMAIL = env.text("STOA_SMTP_FROM", f"stoa@{LOG_ORIGIN}")
 SIGNER_SOCKET = env.text("STOA_SIGNER_SOCKET", str(VAR / "signer" / "socket"))
 
 # --- Data keys and who wraps them (docs/keys.md) -------------------------------------------
-KMS = env.words("STOA_KMS", "file")[0]  # not `text`, which would read the file of STOA_KMS_FILE
-KMS_FILE = env.text("STOA_KMS_FILE", str(VAR / "secrets" / "kek.json"))
+KMS = env.text("STOA_KMS", "file")
+KMS_FILE = env.text("STOA_KMS_PATH", str(VAR / "secrets" / "kek.json"))
 KMS_PASSPHRASE = env.text("STOA_KMS_PASSPHRASE", "")
 KMS_URL = env.text("STOA_KMS_URL", "")
 KMS_TOKEN_FILE = env.text("STOA_KMS_TOKEN_FILE", "")

@@ -96,7 +96,7 @@ def _kek() -> Path | None:
     if os.environ.get("STOA_KMS", "file") != "file":
         return None
     var = Path(os.environ.get("STOA_VAR_DIR") or "var").absolute()
-    path = _folder("STOA_KMS_FILE") or var / "secrets" / "kek.json"
+    path = _folder("STOA_KMS_PATH") or var / "secrets" / "kek.json"
     return path if path.exists() else None
 
 

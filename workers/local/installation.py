@@ -119,7 +119,7 @@ class Installation:
             "STOA_KEY_PEPPER": self._secret("key_pepper"),
             "STOA_MASTER_KEY": self._secret("master_key"),
             "STOA_KMS_PASSPHRASE": self._secret("kms_passphrase"),
-            "STOA_KMS_FILE": os.environ.get("STOA_KMS_FILE")
+            "STOA_KMS_PATH": os.environ.get("STOA_KMS_PATH")
             or str(self.var / "secrets" / "kek.json"),
             "STOA_VAR_DIR": str(self.var),
             "STOA_AGENTS_PORT": str(self.agents_port),

@@ -175,7 +175,7 @@ STORES: dict[str, Store] = {
             "a file: under a passphrase; a service: as it keeps keys, in transit by TLS",
             "the operator, or who runs the service that STOA_KMS names",
             "until it is turned and nothing is wrapped by it any more",
-            settings=("STOA_KMS_FILE", "STOA_KMS_URL"),
+            settings=("STOA_KMS_PATH", "STOA_KMS_URL"),
         ),
         Store(
             "mail",
