@@ -257,7 +257,6 @@ ACTIONS: dict[str, Action] = {
             "hold.lift": "a hold on a subject no longer stands",
             "processing.configure": "who answers for processing was named",
             "processing.version": "a record of processing has changed, and has a new version",
-            "processing.read": "a record of processing was looked at",
             "backup.create": "a backup was made",
             "backup.verify": "a backup was read whole; outcome and reason say what came of it",
             "backup.drill": "a backup was restored for trial, with what that took",

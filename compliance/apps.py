@@ -12,6 +12,7 @@ class ComplianceConfig(AppConfig):
         from compliance.erasure import setup
         from compliance.keys import destroying
         from compliance.models import EventSecret, Tombstone
+        from compliance.privacy import datasets as privacy_datasets
         from compliance.privacy import own, own_retention
 
         def redact(stone: Tombstone, now: datetime) -> bool:
@@ -36,3 +37,4 @@ class ComplianceConfig(AppConfig):
         own.register()
         setup.register()
         own_retention.register()
+        privacy_datasets.register()

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib.sessions.models import Session
 
-from compliance.privacy import holds, periods, retention
+from compliance.privacy import holds, periods, records, retention
 from compliance.subjects import Subject
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -19,5 +19,8 @@ def walk(walk: Any) -> None:
     of = {"subject": Subject("organization", home.id), "log": home.id, "region": home.region_code}
     hold = walk.do(holds.place, "hold.place", **of, **why)
     walk.do(holds.lift, "hold.lift", hold=hold, region=home.region_code, **why)
+    part = {"scope": "platform", "part": "dpo", "name": "Ada"}
+    walk.do(records.configure, "processing.configure", **part)
+    walk.do(records.keep, "processing.version", home.id)
     Session.objects.create(session_key="s", expire_date=NOW - timedelta(days=9))
     walk.do(retention.carry_out, "retention.run", "session")

@@ -14,7 +14,7 @@ from compliance import exports
 from compliance.erasure import executing, planning
 from compliance.keys import destroying, rotation
 from compliance.log import handover, subscriptions, succession
-from compliance.privacy import holds, periods, retention
+from compliance.privacy import holds, periods, records, retention
 from compliance.subject_requests import services as subject_requests
 from controlplane.batches import files
 from controlplane.batches import services as batches
@@ -60,10 +60,21 @@ VERBS: tuple[ModuleType, ...] = (
     *(subject_requests, planning, executing),
     *(destroying, rotation),
     request_receipts,
-    *(periods, holds, retention),
+    *(periods, holds, retention, records),
 )
 NO_VERBS = {
     periods.in_force: "looks",
+    periods.of_row: "computes",
+    records.register_live: "registers",
+    records.scopes: "looks",
+    records.current: "looks",
+    records.keep_all: "keeps each, which tells",
+    records.newest: "looks",
+    records.versions: "looks",
+    records.read: "looks",
+    records.difference: "computes",
+    records.without_people: "computes",
+    records.contacts: "looks",
     periods.published: "computes",
     periods.schedule: "looks",
     periods.until: "looks",
@@ -259,6 +270,7 @@ NO_VERBS = {
 # What is not of one region.
 EVERYWHERE = {
     *(f"retention.{verb}" for verb in ("publish", "change", "run")),
+    "processing.configure",
     *(f"subject_request.{verb}" for verb in ("open", "verify", "extend", "decide", "close")),
     *(f"erasure.{verb}" for verb in ("plan", "approve", "execute", "verify", "certify")),
     *("log.succeed", "log.rotate_key", "log.retire_key"),

@@ -130,6 +130,7 @@ app.conf.update(
         "tend_keys": _every("tend_keys", KEYS_EVERY_S),
         "prune": _every("prune", PRUNE_EVERY_S),
         "retain": _every("retain", RETAIN_EVERY_S),
+        "keep_records": _every("keep_records", UPKEEP_EVERY_S),
         "upkeep": _every("upkeep", UPKEEP_EVERY_S),
         **_backups(),
     },

@@ -10,7 +10,7 @@ from billing.payments.stripe import steps as stripe_steps
 from compliance import exports, partitions
 from compliance.erasure import executing
 from compliance.log import subscriptions
-from compliance.privacy import retention
+from compliance.privacy import records, retention
 from controlplane.endpoints import engine_blocking, funding, served_days, speed_lessons
 from workers import (
     digesting,
@@ -164,6 +164,13 @@ def prune() -> None:
 def retain() -> None:
     ends = time.monotonic() + _RETAIN_S
     retention.run(timezone.now(), enough=lambda: time.monotonic() > ends)
+
+
+@app.task
+def keep_records() -> None:
+    """Once a day for each organization: at the hour that is its own."""
+    ends = time.monotonic() + _RETAIN_S
+    records.keep_all(timezone.now(), enough=lambda: time.monotonic() > ends)
 
 
 @app.task(name="workers.tasks.upkeep")

@@ -53,7 +53,7 @@ def published() -> dict[str, Rule]:
 def in_force(code: str, at: datetime) -> InForce:
     """Raises KeyError on a code that is none."""
     row = versions(code).filter(_at(at)).first()
-    return _of(row) if row else InForce(published()[code])
+    return of_row(row) if row else InForce(published()[code])
 
 
 def until(code: str, start: datetime) -> datetime | None:
@@ -64,7 +64,7 @@ def until(code: str, start: datetime) -> datetime | None:
 
 def schedule(at: datetime) -> list[InForce]:
     """Every rule as it was at that moment, by code."""
-    rows = {row.code: _of(row) for row in RetentionRule.objects.filter(_at(at))}
+    rows = {row.code: of_row(row) for row in RetentionRule.objects.filter(_at(at))}
     rest = {code: InForce(rule) for code, rule in published().items() if code not in rows}
     return [one for _, one in sorted((rows | rest).items())]
 
@@ -72,6 +72,27 @@ def schedule(at: datetime) -> list[InForce]:
 def versions(code: str = "") -> QuerySet[RetentionRule]:
     found = RetentionRule.objects.order_by("code", "effective_from", "id")
     return found.filter(code=code) if code else found
+
+
+def of_row(row: RetentionRule) -> InForce:
+    """The rule as a version of it says."""
+    period = None if row.amount is None else Period(row.amount, row.unit, row.calendar_year)
+    known = PUBLISHED.get(row.code)
+    rule = Rule(
+        code=row.code,
+        category=row.category,
+        basis=row.basis,
+        period=period,
+        starts=row.starts,
+        action=row.action,
+        source=row.source,
+        jurisdiction=row.jurisdiction,
+        ground=row.ground,
+        floor=known.floor if known else None,
+        ceiling=known.ceiling if known else None,
+        setting=known.setting if known else "",
+    )
+    return InForce(rule, row.id, row.effective_from, row.created_by)
 
 
 def sync(now: datetime) -> int:
@@ -117,8 +138,8 @@ def change(
     with transaction.atomic():
         locks.hold(_LOCK)
         current = RetentionRule.objects.filter(code=code, effective_to=None).first()
-        if current and current.created_by and _same(_of(current).rule, rule):
-            return _of(current)
+        if current and current.created_by and _same(of_row(current).rule, rule):
+            return of_row(current)
         if current and current.effective_from > start:
             raise Wrong(
                 "later_change", "a later change is set: change from then on", "effective_from"
@@ -138,7 +159,7 @@ def change(
             ],
             personal={"reason": reason},
         )
-    return _of(row)
+    return of_row(row)
 
 
 def _checked(rule: Rule, amount: int, unit: str, reason: str, in_time: bool) -> Rule:
@@ -183,7 +204,7 @@ def _differing(wanted: dict[str, Rule]) -> dict[str, RetentionRule | None]:
         for code in sorted(wanted.keys() | rows.keys())
         if code not in rows
         or code not in wanted
-        or (not rows[code].created_by and not _same(_of(rows[code]).rule, wanted[code]))
+        or (not rows[code].created_by and not _same(of_row(rows[code]).rule, wanted[code]))
     }
 
 
@@ -192,26 +213,6 @@ def _same(one: Rule, other: Rule) -> bool:
     return replace(one, floor=None, ceiling=None, setting="") == replace(
         other, floor=None, ceiling=None, setting=""
     )
-
-
-def _of(row: RetentionRule) -> InForce:
-    period = None if row.amount is None else Period(row.amount, row.unit, row.calendar_year)
-    known = PUBLISHED.get(row.code)
-    rule = Rule(
-        code=row.code,
-        category=row.category,
-        basis=row.basis,
-        period=period,
-        starts=row.starts,
-        action=row.action,
-        source=row.source,
-        jurisdiction=row.jurisdiction,
-        ground=row.ground,
-        floor=known.floor if known else None,
-        ceiling=known.ceiling if known else None,
-        setting=known.setting if known else "",
-    )
-    return InForce(rule, row.id, row.effective_from, row.created_by)
 
 
 def _write(rule: Rule, start: datetime, now: datetime, by: str) -> RetentionRule:
@@ -239,7 +240,7 @@ def _close(row: RetentionRule, at: datetime) -> None:
 
 
 def _change(path: str, row: RetentionRule | None, rule: Rule | None) -> audit.Change:
-    before = str(_of(row).period or "no period") if row else None
+    before = str(of_row(row).period or "no period") if row else None
     return audit.Change(path, before, str(rule.period or "no period") if rule else None)
 
 

@@ -33,6 +33,7 @@ from controlplane.api import (
     notice_views,
     payment_views,
     price_views,
+    privacy_views,
     pull_views,
     quote_views,
     residency_views,
@@ -106,6 +107,10 @@ for name, view in (
     ("log-subscriptions", log_subscription_views.LogSubscriptions),
     ("subject-requests", data_request_views.SubjectRequests),
     ("erasures", data_request_views.Erasures),
+    ("retention-rules", privacy_views.RetentionRules),
+    ("retention-runs", privacy_views.RetentionRuns),
+    ("legal-holds", privacy_views.LegalHolds),
+    ("processing-records", privacy_views.ProcessingRecords),
 ):
     router.register(name, view, basename=name)
 
@@ -151,6 +156,16 @@ urlpatterns = [
     path("transfers", residency_views.Residency.as_view({"get": "transfers"})),
     path(
         "receipts/<str:pk>", residency_views.Residency.as_view({"get": "receipt"}), name="receipt"
+    ),
+    path(
+        "processing-records/current",
+        privacy_views.ProcessingRecords.as_view({"get": "current"}),
+        name="processing-record",
+    ),
+    path(
+        "processing-contacts/<str:part>",
+        privacy_views.ProcessingRecords.as_view({"put": "contact"}),
+        name="processing-contact",
     ),
     path("audit/checkpoint", audit_views.Audit.as_view({"get": "checkpoint"})),
     path("audit/inclusion", audit_views.Audit.as_view({"get": "inclusion"})),

@@ -11,9 +11,10 @@ class ResidencyConfig(AppConfig):
 
     def ready(self) -> None:
         # Models are importable only now.
-        from controlplane.residency import datasets, receipt_command
+        from controlplane.residency import datasets, processing, receipt_command
 
         datasets.register()
+        processing.register()
         receipt_command.register()
         checks.register(_stated)
 
