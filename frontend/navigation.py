@@ -77,6 +77,7 @@ SECTIONS = (
         (
             Page("Evidence", "evidence", ("export",)),
             Page("Controls", "controls"),
+            Page("Residency", "residency", ("residency",)),
             Page("Where it is sent", "subscriptions", ("subscription",)),
             Page("Requests", "requests", ("request", "erasure")),
         ),
