@@ -94,6 +94,7 @@ NO_VERBS = {
     counters.old: "looks",
     files.over: "looks",
     uploads.over: "looks",
+    taking.come_in: "is take_over, with what it takes",
     taking.take_over: "one event of its own and one of each verb that it runs: tests/switching",
     subject_requests.on_forwarded: "registers who tells the tenant",
     subject_requests.overdue: "looks",

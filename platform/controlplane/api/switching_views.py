@@ -60,8 +60,11 @@ class SwitchingImports(HouseViewSet):
         asked = request.query_params
         pools = dict(one.partition("=")[::2] for one in asked.getlist("pool"))
         choice = taking.Choice(asked.get("region", ""), asked.get("name", ""), pools)
-        kept = bundle.keep(cast(bundle.Readable, request.data), asked.getlist("vkey"))
-        done = taking.take_over(
-            actor=self.principal.actor, bundle=kept, choice=choice, now=self.now
+        done = taking.come_in(
+            cast(bundle.Readable, request.data),
+            asked.getlist("vkey"),
+            actor=self.principal.actor,
+            choice=choice,
+            now=self.now,
         )
         return Response(ImportView(done).data, status=status.HTTP_201_CREATED)

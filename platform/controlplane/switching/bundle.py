@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from django.conf import settings
 from compliance.bundles import stoa_verify
 from compliance.bundles.writer import FULL
 from controlplane.switching import catalogue, register
+from controlplane.switching.models import SwitchingImport
 from controlplane.tenancy.errors import Invalid
 
 KIND = "switching"
 _CHUNK = 1 << 20
+_ABANDONED_S = 86_400
 _LONGEST = 16 << 20  # of a line
 
 
@@ -41,9 +44,13 @@ class Bundle:
             path = catalogue.BY_NAME[name].path
             if path not in archive.namelist():
                 raise _refused("incomplete", f"the bundle has no {path}")
+            wanted = set(catalogue.BY_NAME[name].keys())
             with archive.open(path) as lines:
                 while line := lines.readline(_LONGEST):
-                    yield json.loads(line)
+                    row = json.loads(line)
+                    if row.keys() != wanted:
+                        raise _refused("unreadable", f"{path} is not by its schema")
+                    yield row
 
 
 class Readable(Protocol):
@@ -62,6 +69,7 @@ def keep(source: Readable, vkeys: Sequence[str]) -> Bundle:
         raise Invalid(str(error), code="invalid_vkey", field="vkey") from None
     place = folder()
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _forget()
     digest, size = hashlib.sha256(), 0
     descriptor, name = tempfile.mkstemp(dir=place, prefix="incoming.")
     draft = Path(name)
@@ -87,6 +95,14 @@ def keep(source: Readable, vkeys: Sequence[str]) -> Bundle:
         organization_id=manifest["log"],
         lacks=lacks,
     )
+
+
+def _forget() -> None:
+    """What imports left that were killed or refused: no row tells of it."""
+    for path in [*folder().glob("*.zip"), *folder().glob("incoming.*")]:
+        kept = SwitchingImport.objects.filter(bundle_sha256=path.stem).exists()
+        if not kept and path.stat().st_mtime < time.time() - _ABANDONED_S:
+            path.unlink(missing_ok=True)
 
 
 def folder() -> Path:

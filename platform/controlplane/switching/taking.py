@@ -1,15 +1,15 @@
 """The verb: an organization as another installation had it, in one transaction, once a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import transaction
+from django.db import DataError, IntegrityError, transaction
 
 from compliance import audit, locks
 from controlplane.fleet.models import Region
 from controlplane.switching import catalogue, endpoint_importers, importers
-from controlplane.switching.bundle import Bundle
+from controlplane.switching.bundle import Bundle, Readable, keep
 from controlplane.switching.importers import Taking
 from controlplane.switching.models import SwitchingImport
 from controlplane.tenancy.errors import Invalid
@@ -23,6 +23,30 @@ class Choice:
     region: str
     name: str = ""
     pools: Mapping[str, str] = field(default_factory=dict)
+
+
+# What a row gives that its schema allows and no installation of ours would have written.
+_MALFORMED = (DataError, IntegrityError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def come_in(
+    source: Readable,
+    vkeys: Sequence[str],
+    *,
+    actor: audit.Actor,
+    choice: Choice,
+    now: datetime,
+) -> SwitchingImport:
+    """Keep, verify and take over a bundle; one that is refused is not kept. Raises Invalid."""
+    bundle = keep(source, vkeys)
+    try:
+        return take_over(actor=actor, bundle=bundle, choice=choice, now=now)
+    except _MALFORMED as error:
+        words = f"a row is not of the form that it has to have: {type(error).__name__}"
+        raise Invalid(words, code="unreadable", field="bundle") from error
+    finally:
+        if not SwitchingImport.objects.filter(bundle_sha256=bundle.sha256).exists():
+            bundle.path.unlink(missing_ok=True)
 
 
 def take_over(

@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from compliance import audit
-from controlplane.switching import bundle, register, taking
+from controlplane.switching import register, taking
 from controlplane.switching.models import SwitchingImport
 from controlplane.tenancy.errors import TenancyError
 
@@ -51,10 +51,13 @@ class Command(BaseCommand):
         choice = taking.Choice(options["region"], options["name"], pools)
         try:
             with options["bundle"].open("rb") as file:
-                kept = bundle.keep(file, options["vkey"])
-            done = taking.take_over(
-                actor=audit.SYSTEM, bundle=kept, choice=choice, now=timezone.now()
-            )
+                done = taking.come_in(
+                    file,
+                    options["vkey"],
+                    actor=audit.SYSTEM,
+                    choice=choice,
+                    now=timezone.now(),
+                )
         except TenancyError as error:
             raise CommandError(f"{error.message} ({error.code})") from error
         except OSError as error:
