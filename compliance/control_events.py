@@ -69,6 +69,7 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
             *("event.redact", "file.delete", "file.expire", "upload.delete", "upload.expire"),
             *("secret.delete", "archive.destroy", "backup.delete", "node.erase", "node.erased"),
             *("node.decommissioned", "device.prove_clean", "device.find_dirty"),
+            *("erasure.*", "data_key.destroy"),
         ),
         controls.OWNERS,
     ),
@@ -85,7 +86,10 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
     (
         "log_keeping",
         ("A.5.33", "A.8.15"),
-        ("log.succeed", "log.subscribe", "log.unsubscribe", "log.read"),
+        (
+            *("log.succeed", "log.subscribe", "log.unsubscribe", "log.read"),
+            *("log.rotate_key", "log.retire_key"),
+        ),
         controls.OWNERS,
     ),
     (
@@ -98,6 +102,13 @@ _TOLD: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
         ),
         controls.OWNERS,
     ),
+    (
+        "key_changes",
+        ("A.8.24",),
+        ("data_key.*", "kms.*", "log.rotate_key", "log.retire_key"),
+        controls.OWNERS,
+    ),
+    ("privacy_requests", ("A.5.34",), ("subject_request.*", "erasure.*"), controls.OWNERS),
     ("clock_faults", ("A.8.17",), ("clock.fault",), _PLATFORM),
     (
         "network_changes",
