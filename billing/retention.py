@@ -33,4 +33,4 @@ def _evidence(*, now: datetime, before: datetime, held: Held, limit: int) -> Out
     if holds.organizations(held):
         return Outcome(held=NodeBatch.objects.filter(received_at__lt=before).count())
     done = keeping.expire(before, at_once=limit, most=1)
-    return Outcome(done, more=done >= limit)
+    return Outcome(done, more=done > 0)  # records first, then the batches that they came in

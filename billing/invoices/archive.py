@@ -11,9 +11,12 @@ from django.db import transaction
 from django.db.models import Max, QuerySet, Sum
 from django.db.models.functions import Length
 
+from billing import tenants
 from billing.invoices import issuing
 from billing.models import Invoice, InvoiceFile
 from compliance import audit
+from compliance.privacy import holds
+from compliance.subjects import ORGANIZATION, Subject
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ def due(now: datetime, *, limit: int | None = None) -> list[Due]:
 
 def destroy(invoice_id: str, *, actor: audit.Actor, now: datetime) -> int:
     """Delete the files of an invoice whose time is over; how many these were. Repeating it deletes
-    nothing. One event with the hash of each, in the log of the invoice's organization."""
+    nothing, and so does a legal hold on its organization. One event with the hash of each, in the
+    log of the invoice's organization."""
     with transaction.atomic():
+        if _held(invoice_id):
+            return 0
         mine = _over(now).select_for_update().filter(invoice_id=invoice_id)
         files = list(mine.order_by("form").values_list("id", "form", "sha256"))
         if not files:
@@ -67,6 +73,11 @@ def destroy(invoice_id: str, *, actor: audit.Actor, now: datetime) -> int:
             change=[audit.Change(f"{form}_sha256", digest, None) for _, form, digest in files],
         )
     return len(files)
+
+
+def _held(invoice_id: str) -> bool:
+    accounts = Invoice.objects.filter(id=invoice_id).values_list("account_id", flat=True)
+    return any(holds.held(Subject(ORGANIZATION, tenants.home(account).log)) for account in accounts)
 
 
 def _over(now: datetime) -> QuerySet[InvoiceFile]:

@@ -17,6 +17,7 @@ from compliance.privacy.rules import DELETE, REDACT, Period
 from compliance.privacy.schedule import PUBLISHED
 from compliance.subjects import Subject
 from tests.billing.dying import Killed
+from tests.test_layout import ROOT
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
@@ -65,6 +66,17 @@ def test_each_rule_that_ends_something_is_carried_out_by_somebody() -> None:
         assert rule.action in (DELETE, REDACT) or rule.ground, f"{rule.code} says no ground"
         if rule.floor and rule.ceiling and rule.period:
             assert rule.floor.length() <= rule.period.length() <= rule.ceiling.length()
+
+
+def test_the_published_table_is_what_is_printed() -> None:
+    lines = (ROOT / "docs" / "privacy.md").read_text().splitlines()
+    printed = {line for line in lines if line.startswith("| `")}
+    for rule in PUBLISHED.values():
+        period = rule.setting or rule.period or "none"
+        bounds = f"{rule.floor} to {rule.ceiling}" if rule.floor and not rule.setting else ""
+        said = (f"`{rule.code}`", rule.category, rule.basis, period, rule.starts, rule.action)
+        assert "| " + " | ".join(map(str, (*said, bounds))) + " |" in printed
+    assert len(printed) == len(PUBLISHED)
 
 
 @pytest.mark.parametrize(
