@@ -15,7 +15,7 @@ from django.db.models import Q
 from compliance import exports
 from compliance.audit import PLATFORM
 from compliance.bundles import stored_log
-from compliance.models import AuditEvent
+from compliance.models import AuditEvent, Erasure, SubjectRequest
 from compliance.privacy import holds, retention
 from compliance.privacy.models import RetentionRun
 from compliance.privacy.retention import Held, Outcome
@@ -46,6 +46,7 @@ def register() -> None:
     for code in (TENANTS, OPERATOR, NETWORK):
         retention.register(code, _Openings(code))
     retention.register("export_file", _files, often=True)
+    retention.register("request_register", _closed)
     stored_log.register_erasures(erasures)
 
 
@@ -79,6 +80,23 @@ class _Openings:
 def _files(*, now: datetime, before: datetime, held: Held, limit: int) -> Outcome:
     done, kept = exports.forget(before, frozenset(holds.organizations(held)))
     return Outcome(done, kept)
+
+
+def _closed(*, now: datetime, before: datetime, held: Held, limit: int) -> Outcome:
+    """Requests of data subjects that were closed, and erasures whose certificate was issued."""
+    kept = Q(log_id__in=holds.organizations(held)) | Q(
+        subject_id__in=[*holds.people(held), *holds.organizations(held)]
+    )
+    done = still = 0
+    for rows in (
+        SubjectRequest.objects.filter(closed_at__lt=before),
+        Erasure.objects.filter(issued_at__lt=before),
+    ):
+        ids = list(rows.exclude(kept).order_by().values_list("pk", flat=True)[:limit])
+        rows.model._default_manager.filter(pk__in=ids).delete()
+        done += len(ids)
+        still += rows.filter(kept).count()
+    return Outcome(done, still, more=done >= limit)
 
 
 def erasures(event_ids: Sequence[str]) -> dict[str, stored_log.Erasure]:
