@@ -11,10 +11,12 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
+from billing.models import Account
 from compliance import audit, exports
 from compliance.bundles import kinds, stoa_verify
 from compliance.log import signing
 from compliance.models import Export
+from controlplane.tenancy.models import Organization
 from tests.logs import settle
 from tests.signers import running
 
@@ -29,12 +31,13 @@ from pathlib import Path
 from compliance import exports
 settings.VAR = Path(sys.argv[1])
 exports.TELL_S = 0
-exports.register("long", ("n",), lambda log, start, end: ((n,) for n in itertools.count()))
+for name in ("long", "usage"):
+    exports.register(name, ("n",), lambda log, start, end: ((n,) for n in itertools.count()))
 exports.build_waiting(datetime.datetime.fromisoformat(sys.argv[2]))
 """
 
 
-def ask() -> Export:
+def ask(kind: str) -> Export:
     return exports.request(
         actor=audit.Actor("user", "usr_ada", "session"),
         log=LOG,
@@ -42,16 +45,22 @@ def ask() -> Export:
         start=NOW - timedelta(days=30),
         end=NOW,
         now=NOW,
+        kind=kind,
     )
 
 
+@pytest.mark.parametrize("kind", ["records", "switching"])
 @pytest.mark.django_db(transaction=True)
 def test_an_export_outlives_its_builder(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     settings.VAR = tmp_path
+    account = Account.objects.create(name="acme", created_at=NOW)
+    Organization.objects.create(
+        id=LOG, name="acme", region_code="eu-de-1", account=account, created_at=NOW
+    )
     with running():
-        export = ask()
+        export = ask(kind)
         settle(NOW)
         assert killed_while_building(export, tmp_path)
         export.refresh_from_db()
@@ -59,8 +68,9 @@ def test_an_export_outlives_its_builder(
         assert export.failure == ""
         assert not exports.archive(export).exists()
         (draft,) = (tmp_path / "exports").iterdir()  # what the dead one left
-        few = {"audit_events": kinds.datasets["audit_events"]}
-        monkeypatch.setattr(kinds, "datasets", few)
+        if kind == "records":
+            few = {"audit_events": kinds.datasets["audit_events"]}
+            monkeypatch.setattr(kinds, "datasets", few)
         assert exports.build_waiting(NOW) == 1
         key = stoa_verify.Vkey.parse(signing.vkey())
     report = stoa_verify.verify(exports.archive(export), stoa_verify.Options([key]))
