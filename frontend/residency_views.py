@@ -34,7 +34,7 @@ def index(request: Request, visit: Visit) -> HttpResponseBase:
     if until < since:
         since, until = until, since
     span = transfers.Span(mine.organization, _midnight(since), _midnight(until + timedelta(days=1)))
-    there = locations.register(mine.organization)
+    there = locations.register(mine.organization, visit.now)
     context = {
         "whose": mine,
         "since": since.isoformat(),

@@ -149,6 +149,7 @@ def test_the_register_lists_what_there_is_and_says_what_nobody_stated(
     node = by_store["node"]
     assert (node["instance"], node["region"], node["country"]) == (alice.node.id, "eu-de-1", "DE")
     assert by_store["database"]["country"] == "not stated"
+    assert "inference_metadata 13 months" in by_store["database"]["retention"]
     assert "database" in answer["not_stated"] and "node" not in answer["not_stated"]
     subscriptions.subscribe(
         actor=audit.SYSTEM,
@@ -257,7 +258,12 @@ def test_a_receipt_says_where_and_by_what_and_anybody_checks_it(
         "stored": False,
         "statement": "content not stored by Stoa's services",
     }
-    assert any(one["until"] for one in said["metadata"])
+    until = {one["rule"]: one["until"] for one in said["metadata"]}
+    assert until.keys() == {
+        *("request_inbox", "inference_metadata", "meter_evidence", "accountability")
+    }
+    assert said["closed_at"] < until["request_inbox"] < until["inference_metadata"]
+    assert until["accountability"] is None  # it is kept for good
     events = AuditEvent.objects.filter(action="receipt.issue", target_id="req_1")
     assert {event.actor_type for event in events} == {"api_key", "system"}
     assert answer.json()["sha256"] in {

@@ -37,7 +37,7 @@ class Residency(HouseViewSet):
     def locations(self, request: Request) -> Response:
         """Every place in which something of the organization is kept, or to which it is sent."""
         organization = self._organization(request)
-        there = locations.register(organization)
+        there = locations.register(organization, self.now)
         return Response(
             {
                 "object": "data_location_register",

@@ -56,14 +56,14 @@ def processed(log: str, start: datetime, end: datetime) -> Iterator[_Row]:
 
 def kept(log: str, start: datetime, end: datetime) -> Iterator[_Row]:
     yield from (
-        row for span in _spans(log, start, end) for row in locations.rows(span.organization)
+        row for span in _spans(log, start, end) for row in locations.rows(span.organization, end)
     )
 
 
 def documents(export: Export, folder: Path) -> Iterator[tuple[str, Path]]:
     """Register and report as JSON; the bundle's `log/checkpoint` is the head beside them."""
     for span in _spans(export.log_id, export.period_start, assembly.cut(export)):
-        there = locations.register(span.organization)
+        there = locations.register(span.organization, span.end)
         said = {
             "data_locations.json": {
                 "object": "data_location_register",

@@ -9,6 +9,7 @@ states where they are (`stated`), and what he has not stated is said to be not s
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from django.db.models import Q
 
 from billing.payments.stripe.models import StripeCustomer
 from compliance.log.models import LogSubscription
+from compliance.privacy import periods
 from controlplane.endpoints.models import Activity, Endpoint, PlacementRecord, Upload
 from controlplane.fleet.models import Node, Region
 from controlplane.fleet.wire import SourceKind
@@ -49,18 +51,18 @@ class Location:
 COLUMNS = tuple(Location.__dataclass_fields__)
 
 
-def register(organization: Organization) -> list[Location]:
+def register(organization: Organization, now: datetime) -> list[Location]:
     """Every place of it, by store and instance."""
     region = Region.objects.filter(code=organization.region_code).only("code", "country").first()
     found = []
     for name, store in STORES.items():
         for instance in _INSTANCES.get(name, _one)(organization):
-            found.append(_location(store, instance, organization.region_code, region))
+            found.append(_location(store, instance, organization.region_code, region, now))
     return sorted(found, key=lambda one: (one.store, one.instance))
 
 
-def rows(organization: Organization) -> Iterator[tuple[Any, ...]]:
-    for one in register(organization):
+def rows(organization: Organization, now: datetime) -> Iterator[tuple[Any, ...]]:
+    for one in register(organization, now):
         yield tuple(getattr(one, name) for name in COLUMNS)
 
 
@@ -69,7 +71,15 @@ def unstated(locations: list[Location]) -> list[str]:
     return sorted({one.store for one in locations if one.country == stated.NOT_STATED})
 
 
-def _location(store: Store, instance: str, code: str, region: Region | None) -> Location:
+def _retention(store: Store, at: datetime) -> str:
+    """The store's words, and the periods of its rules as they held at that moment."""
+    periods_of = [f"{code} {periods.in_force(code, at).period}" for code in store.rules]
+    return ": ".join([store.retention, *([", ".join(periods_of)] if periods_of else [])])
+
+
+def _location(
+    store: Store, instance: str, code: str, region: Region | None, now: datetime
+) -> Location:
     if store.place is Place.REGION:
         said = stated.of(code, home=False)
         country = region.country if region else stated.NOT_STATED
@@ -88,7 +98,7 @@ def _location(store: Store, instance: str, code: str, region: Region | None) -> 
         encrypted=store.encrypted,
         key_holder=store.key_holder,
         copy=store.copy.value,
-        retention=store.retention,
+        retention=_retention(store, now),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from billing.models import Customer, Invoice, Payment
 from compliance import audit
@@ -42,7 +43,7 @@ def live(scope: str) -> Live:
             country=one.country,
             operator=one.operator,
         )
-        for one in locations.register(organization)
+        for one in locations.register(organization, timezone.now())
     ]
     return Live(
         name=organization.name,

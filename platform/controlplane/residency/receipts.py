@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 import rfc8785
-from django.conf import settings
 from django.db import transaction
 
 from billing.models import UsageEvent, UsageInbox
@@ -30,6 +29,13 @@ KIND = "residency_receipt"
 NOT_STORED = "content not stored by Stoa's services"
 STORED = "content stored, sealed, in files that the project asked to have kept"
 _LINE = 30  # characters of a line's id, which a batch's requests begin with
+_WHAT = {  # by the rule of retention that ends it
+    "request_inbox": "the request as its gateway closed it",
+    "inference_metadata": "usage, which invoices are drawn from",
+    "meter_evidence": "records that the node signed of its seconds",
+    "accountability": "the record of the placement",
+}
+_KEPT = ("inference_metadata", "meter_evidence", "accountability")
 _METERS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
@@ -261,20 +267,13 @@ def _content(asked: Asked) -> dict[str, Any]:
 
 
 def _metadata(asked: Asked) -> list[dict[str, Any]]:
-    """What is kept of it beside content: ids, figures and times."""
-    kept = []
-    if asked.row_until:
-        kept.append({"what": "request as its gateway closed it", "until": _stamp(asked.row_until)})
+    """What is kept of it beside content: ids, figures and times; until when by the rule of
+    retention that held then, null where the rule has no end."""
+    known = {code: periods.until(code, asked.closed_at) for code in _KEPT if asked.closed_at}
+    rows = [("request_inbox", asked.row_until)] if asked.row_until else []
     return [
-        *kept,
-        {"what": "usage, which invoices are drawn from", "until": None, "rule": "usage"},
-        {
-            "what": "records signed by the node, of its seconds",
-            "until": None,
-            "days": settings.METER_EVIDENCE_DAYS,
-        },
-        {"what": "record of the placement", "until": None, "rule": "evidence"},
-        {"what": "a line of the gateway's access log, if it is on", "until": None},
+        {"what": _WHAT[code], "rule": code, "until": _stamp(until)}
+        for code, until in [*rows, *known.items()]
     ]
 
 

@@ -37,6 +37,7 @@ class Store:
     retention: str
     content: str = "none"
     settings: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()  # of retention, whose periods are told as they hold
 
 
 _MASTER = "the operator, who has STOA_MASTER_KEY"
@@ -54,9 +55,10 @@ STORES: dict[str, Store] = {
             "content of files and batches, secrets and personal values of events: AES-256-GCM;"
             " other columns: as the database's disk is",
             _MASTER,
-            "by the rules of each table; files STOA_FILES_KEPT_S",
+            "by the schedule of retention",
             "of files and batches alone, sealed",
             ("DATABASE_URL", "STOA_GATEWAY_DATABASE_URL", "STOA_BACKUP_DATABASE_URL"),
+            ("file", "batch", "request_inbox", "inference_metadata", "meter_evidence", "voucher"),
         ),
         Store(
             "database-replica",
@@ -108,8 +110,9 @@ STORES: dict[str, Store] = {
             Copy.PRIMARY,
             "no: as the folder's disk is",
             _NOBODY,
-            "until it is deleted; unfinished STOA_UPLOADS_UNFINISHED_S",
+            "until it is deleted; unfinished as the rule says",
             settings=("STOA_UPLOADS_DIR",),
+            rules=("upload",),
         ),
         Store(
             "exports",
@@ -118,8 +121,9 @@ STORES: dict[str, Store] = {
             Copy.PRIMARY,
             "no: as the folder's disk is",
             _NOBODY,
-            "seven days",
+            "from when it was built",
             settings=("STOA_VAR_DIR",),
+            rules=("export_file",),
         ),
         Store(
             "backups",
