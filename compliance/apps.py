@@ -10,7 +10,7 @@ class ComplianceConfig(AppConfig):
         # Models are importable only now.
         from compliance import control_events, datasets, grants, tombstones
         from compliance.erasure import setup
-        from compliance.keys import destroying
+        from compliance.keys import destroying, inventory
         from compliance.models import EventSecret, Tombstone
         from compliance.privacy import datasets as privacy_datasets
         from compliance.privacy import own, own_retention
@@ -29,6 +29,7 @@ class ComplianceConfig(AppConfig):
         control_events.register()
         tombstones.register("event.redact", redact)
         tombstones.register("data_key.destroy", destroying.replay)
+        inventory.register()
         # No key is forgotten: what was destroyed says so for good.
         for table in ("datakey", "kekversion", "keydestruction"):
             grants.narrow(f"compliance_{table}", "SELECT, INSERT, UPDATE")
