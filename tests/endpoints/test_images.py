@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance import keys
 from compliance.models import AuditEvent
+from compliance.subjects import Subject
 from controlplane.endpoints import image_secrets, images, placing, source_grants, versions
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica
@@ -281,10 +283,11 @@ def test_a_registry_is_never_told_anothers_login(world: World, host: Node) -> No
     assert not AuditEvent.objects.filter(action="secret.deliver").exists()
 
 
-def test_a_secret_that_is_gone_is_said(world: World, host: Node, settings: Any) -> None:
+def test_a_secret_that_is_gone_is_said(world: World, host: Node) -> None:
     keep(world, "env", "api", value="topsecret")
     replica = world.replica(world.endpoint(**wish(secrets={"T": "api"})), host)
-    settings.MASTER_KEY = "ZGVhZGJlZWZkZWFkYmVlZmRlYWRiZWVmZGVhZGJlZWY="
+    owner = Subject("organization", world.project.organization_id)
+    keys.destroy(subjects=[owner], actor=ACTOR, reason_code="erasure", now=world.now)
     assert "cannot be opened" in refusal(world, host, replica)
     secret = world.project.secrets.get()
     project_secrets.delete_secret(actor=ACTOR, secret=secret, now=world.now)

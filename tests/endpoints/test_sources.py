@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from compliance import keys
 from compliance.models import AuditEvent
+from compliance.subjects import Subject
 from controlplane.endpoints import source_grants, sources
 from controlplane.endpoints.errors import Invalid
 from controlplane.endpoints.models import Endpoint, EndpointVersion, Replica
@@ -109,10 +111,11 @@ def test_each_project_opens_with_its_own(world: World, node: Node) -> None:
     assert ask(world, node, world.replica(theirs, node).id).token == ""
 
 
-def test_a_secret_that_is_gone_or_closed_is_said(world: World, node: Node, settings: Any) -> None:
+def test_a_secret_that_is_gone_or_closed_is_said(world: World, node: Node) -> None:
     keep(world, name="mine", token="hf_a")
     replica = world.replica(world.endpoint(secret="mine"), node)
-    settings.MASTER_KEY = "ZGVhZGJlZWZkZWFkYmVlZmRlYWRiZWVmZGVhZGJlZWY="
+    owner = Subject("organization", world.project.organization_id)
+    keys.destroy(subjects=[owner], actor=ACTOR, reason_code="erasure", now=world.now)
     assert refusal(world, node, replica.id) == "access_denied"
     secret = world.project.secrets.get()
     project_secrets.delete_secret(actor=ACTOR, secret=secret, now=world.now)

@@ -5,15 +5,16 @@ from django.db import migrations
 BODY = """
 CREATE OR REPLACE FUNCTION endpoints_version_kept() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND (to_jsonb(OLD) - 'note') = (to_jsonb(NEW) - 'note') THEN
-        RETURN NEW;  -- a note is a person's words, and may be erased
+    IF TG_OP = 'UPDATE' AND (to_jsonb(OLD) - 'note' - 'outlook') =
+            (to_jsonb(NEW) - 'note' - 'outlook') THEN
+        RETURN NEW;  -- words of a person, and what is predicted anew
     END IF;{more}
     RAISE EXCEPTION 'a version of an endpoint is immutable' USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 """
 ERASED = """
     IF TG_OP = 'UPDATE' AND NEW.spec ? 'erased'
-       AND (to_jsonb(OLD) - '{note,spec}'::text[]) = (to_jsonb(NEW) - '{note,spec}'::text[])
+       AND (to_jsonb(OLD) - '{note,outlook,spec}'::text[]) = (to_jsonb(NEW) - '{note,outlook,spec}'::text[])
        AND EXISTS (SELECT FROM endpoints_endpoint
                    WHERE id = NEW.endpoint_id AND deleted_at IS NOT NULL) THEN
         RETURN NEW;
