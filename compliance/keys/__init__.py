@@ -5,7 +5,8 @@ Words
     epoch       a subject's newest data key seals; after 90 days the next one is made.
     kek         key-encryption key: wraps data keys and never leaves its KMS; it has versions.
     kms         who holds the kek: a file under a passphrase, or OpenBao's Transit (`kms`).
-    vault       the purpose of a key that the law has kept for so long (`vault_until`).
+    vault       the purpose of a key that stands until `keep_until`, whatever else of its subject is
+                destroyed. No room makes one yet.
 
 What always holds
     - A blob names its data key, and is bound to subject, purpose and context: moved to another
