@@ -53,6 +53,10 @@ bench: dev ## Run one benchmark: make bench NAME=coldstart ARGS="…"
 stripe-test-mode: dev ## Try the Stripe adapter in Stripe's test mode (STRIPE_TEST_KEY=sk_test_…)
 	@$(BIN)/python -m tests.stripe_server.flow
 
+.PHONY: erasure-canary
+erasure-canary: dev ## Plant words everywhere, erase, and look for each in stores and backups
+	@$(BIN)/pytest -q tests/workers/test_erasure_canary.py $(ARGS)
+
 .PHONY: demo-month
 demo-month: dev ## A month of 200 companies, from usage to paid invoices that are checked
 	@$(BIN)/python -P -m tests.month.story $(ARGS)

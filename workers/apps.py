@@ -16,4 +16,5 @@ class WorkersConfig(AppConfig):
         signals = import_module("controlplane.endpoints.signals")
         horizon = import_module("compliance.keys.horizon")
         horizon.register(import_module("workers.backup.config").kept_for)
+        import_module("workers.personal").register()
         signals.changed.connect(hints.on_changed, dispatch_uid="workers.hints")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from django.db.models import Model, Q, QuerySet
 
 from compliance.privacy import registry
+from compliance.privacy.refusals import Refusal
 from compliance.stamps import stamp
 from compliance.subjects import ORGANIZATION, PERSON, Subject
 
@@ -22,8 +23,11 @@ ERASED = "erased"
 Until = Callable[[Subject, datetime], date | None]
 
 
-class NotYet(Exception):
+class NotYet(Refusal):
     """Something that has to end first is still under way; the message says what."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_yet", message)
 
 
 @dataclass(frozen=True)

@@ -166,13 +166,11 @@ def test_a_hold_stops_an_erasure_that_was_approved(ours: Tenant) -> None:
     erasure = approved(subject)
     words = {"log": audit.PLATFORM, "reason": "a lawsuit", "now": NOW}
     hold = holds.place(actor=OPERATOR, subject=subject, **words)  # type: ignore[arg-type]
-    for again in (
-        lambda: executing.execute(erasure=erasure, now=LATER),
-        lambda: approved(subject),
-    ):
-        with pytest.raises(Refusal, match="a legal hold stands") as refused:
-            again()
-        assert refused.value.code == "held"
+    with pytest.raises(Refusal, match="a legal hold stands"):
+        approved(subject)
+    with pytest.raises(Refusal, match="a legal hold stands") as refused:
+        executing.execute(erasure=erasure, now=LATER)
+    assert refused.value.code == "held"
     assert executing.carry_on(LATER) == 0
     assert User.objects.filter(id=subject.id).exists()
     holds.lift(actor=OPERATOR, hold=hold, reason="it is settled", now=LATER)
