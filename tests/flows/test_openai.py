@@ -154,6 +154,28 @@ def test_tools(chat: Chat) -> None:
     assert with_tool.prompt_tokens > without.usage.prompt_tokens + 20
 
 
+def test_what_is_asked_is_at_rest_nowhere(chat: Chat) -> None:
+    """In no file of the installation: PostgreSQL's and Valkey's, logs, spools, the agent's."""
+    canary = "CANARY51d2e8ZERO"
+    asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": canary}]
+    answer = chat.sdk.chat.completions.create(model="chat", messages=asked, max_tokens=2)
+    chat.note(answer._request_id, answer.usage)
+    long: list[ChatCompletionMessageParam] = [{"role": "user", "content": canary * 4096}]
+    with pytest.raises(openai.BadRequestError):
+        chat.sdk.chat.completions.create(model="chat", messages=long, max_tokens=2)
+    found = {canary: list[Path](), str(answer._request_id): list[Path]()}
+    for path in (path for path in chat.stoa.var.rglob("*") if path.is_file()):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # it was gone before it could be looked at
+            continue
+        for word, where in found.items():
+            if word.encode() in content:
+                where.append(path)
+    assert found.pop(canary) == []
+    assert all(found.values())  # an id of a request is found: the search sees what there is
+
+
 def test_an_adapter_by_its_name(chat: Chat) -> None:
     words = {}
     for model in ("chat", "chat:noisy"):
