@@ -16,8 +16,9 @@ from compliance import audit
 from compliance.erasure import planning
 from compliance.log import subscriptions
 from compliance.models import Erasure, SubjectRequest
+from compliance.privacy import holds
 from compliance.subject_requests import services as subject_requests
-from compliance.subjects import PERSON, Subject
+from compliance.subjects import ORGANIZATION, PERSON, Subject
 from controlplane.endpoints import maintenance, pulls, quote_keeping, uploads
 from controlplane.fleet.models import Maintenance
 from controlplane.tenancy import notices, project_secrets, services
@@ -198,6 +199,13 @@ def erasure(house: House) -> str:
     return planning.plan(actor=audit.SYSTEM, subject=subject, log=audit.PLATFORM, now=NOW).id
 
 
+def hold(house: House) -> str:
+    """The id of a legal hold of its organization."""
+    subject = Subject(ORGANIZATION, house.organization.id)
+    words = {"subject": subject, "log": subject.id, "reason": "a claim"}
+    return holds.place(actor=audit.SYSTEM, now=NOW, **words).id  # type: ignore[arg-type]
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -230,6 +238,7 @@ def things(house: House) -> dict[str, str]:
         "controls": "A.8.15",
         "subject-requests": asked(house),
         "erasures": erasure(house),
+        "legal-holds": hold(house),
         "bank-entries": "",
         "books": "2026-03",
         "collection-files": "",

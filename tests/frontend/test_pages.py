@@ -16,6 +16,7 @@ from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import asked as house_request
 from tests.api.test_strangers import budget as house_budget
 from tests.api.test_strangers import erasure as house_erasure
+from tests.api.test_strangers import hold as house_hold
 from tests.api.test_strangers import invoice as house_invoice
 from tests.api.test_strangers import notice as house_notice
 from tests.api.test_strangers import pull as house_pull
@@ -73,6 +74,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "quotes": house_quote(house),
         "requests": house_request(house),
         "erasures": house_erasure(house),
+        "privacy": house_hold(house),
         "secrets": house_secret(house),
         "uploads": house_upload(house),
     }
