@@ -18,6 +18,7 @@ from tests.api import house
 from tests.api.house import House, signed_in
 from tests.logs import settle
 from tests.signers import running
+from workers import control_doctor
 
 REQUESTS, ERASURES = "/api/v1/subject-requests", "/api/v1/erasures"
 
@@ -97,6 +98,10 @@ def test_the_operator_enters_letters_and_forwards_them(alice: House, operator: C
     post(operator, f"{REQUESTS}/{forwarded['id']}/verify", {"confirmed": True}, 403)
     seen = signed_in(alice.owner).get(REQUESTS).json()["data"]
     assert {one["id"] for one in seen} == {late["id"], forwarded["id"]}
+    found = {one.check: one for one in control_doctor.findings(timezone.now())}
+    assert found["data subjects"].ok is False
+    assert "2 overdue" in found["data subjects"].text
+    assert found["erasures"].ok
     post(operator, REQUESTS, {**letter, "subject": "usr_nobody"}, 422)
     post(operator, REQUESTS, {**letter, "type": "telepathy"}, 422)
     assert SubjectRequest.objects.count() == 2
