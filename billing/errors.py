@@ -35,6 +35,10 @@ class TermRefused(BillingError):
     code = "term_refused"
 
 
+class ReasonMissing(BillingError):
+    code = "invalid_reason"
+
+
 class NoEvidence(BillingError):
     """No usage stands behind this document."""
 
@@ -101,6 +105,12 @@ class CreditRefused(BillingError):
 
 class UnknownInvoice(BillingError):
     code = "invoice_not_found"
+
+
+class Enclosed(UnknownInvoice):
+    """It is kept for the books alone: `invoices.vault.read`."""
+
+    code = "invoice_in_vault"
 
 
 class NotIssuable(BillingError):

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from billing.invoices import vault
 from billing.meters import keeping
 from billing.models import NodeBatch
 from billing.payments.stripe.models import EventState, StripeEvent
@@ -13,6 +14,7 @@ from compliance.privacy.retention import Held, Outcome
 def register() -> None:
     retention.register("run_counter", _counters)
     retention.register("meter_evidence", _evidence)
+    retention.register("vault", vault.end)
     # Of what was worked off: Stripe repeats nothing after three days.
     retention.rows(
         "stripe_event",

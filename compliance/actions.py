@@ -177,6 +177,7 @@ ACTIONS: dict[str, Action] = {
             "invoice.write_off": "what an invoice still asked for was given up",
             "invoice.advance": "a payment on account was invoiced",
             "invoice.put_back": "an invoice that a restored backup did not know was put back",
+            "vault.read": "an operator read an erased organization's invoice in the vault",
             "archive.destroy": "files of an invoice were destroyed: their retention was over",
             "ledger.reverse": "a ledger transaction was reversed",
             "books.close": "the books of a month were closed: nothing is posted in it any more",

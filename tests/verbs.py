@@ -5,7 +5,7 @@ from types import ModuleType
 from billing import services as billing
 from billing.books import closing, datev, ledger
 from billing.credit import advances, credits, vouchers
-from billing.invoices import archive, crediting, invoicing, profiles, putting_back
+from billing.invoices import archive, crediting, invoicing, profiles, putting_back, vault
 from billing.payments import debits, receipts, statements
 from billing.pricing import agreements, prices
 from billing.reports import margin
@@ -52,7 +52,7 @@ VERBS: tuple[ModuleType, ...] = (
     *(tenancy, limits, running, project_secrets, notices, fleet, silence, revoking),
     *(egress, endpoints, aliases, adapters, pulls, uploads, files, batches),
     *(versions, rollouts, engine_versions, engine_blocking, quote_keeping),
-    *(invoicing, crediting, profiles, advances, archive, putting_back),
+    *(invoicing, crediting, profiles, advances, archive, putting_back, vault),
     *(billing, agreements, budgets, counters, leases, prices, margin, ledger, exports),
     *(closing, datev, credits, vouchers, receipts, statements, debits),
     taking,
@@ -136,6 +136,8 @@ NO_VERBS = {
     advances.waiting: "looks",
     advances.net_of: "computes",
     archive.due: "looks",
+    vault.enclose: "part of an erasure, which tells",
+    vault.end: "a rule of retention, which tells; destroying a key is an event of its own",
     invoicing.draft: "draws what may still change; finalise and hold tell",
     profiles.entity: "looks, or keeps who is nobody yet",
     placement_policy.check: "looks",

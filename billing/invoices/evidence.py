@@ -64,7 +64,8 @@ class Stored:
         )
 
     def document(self) -> bytes:
-        kept = InvoiceFile.objects.filter(invoice=self._invoice, form=Form.JSON).first()
+        found = InvoiceFile.objects.filter(invoice=self._invoice, form=Form.JSON)
+        kept = found.filter(vault_key_id="").first()
         return bytes(kept.content) if kept else b""
 
     def billed(self) -> list[Charge]:

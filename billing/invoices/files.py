@@ -31,14 +31,17 @@ def rows(account_id: str | None, start: datetime, end: datetime) -> Iterator[Row
     found = found.select_related("invoice").defer("content").annotate(size=Length("content"))
     for one in found.order_by("invoice__final_at", "invoice_id", "form").iterator(chunk_size=500):
         yield (
-            *(one.invoice_id, one.invoice.label, one.form, _path(one.invoice, one.form)),
+            *(one.invoice_id, one.invoice.label, one.form),
+            "" if one.vault_key_id else _path(one.invoice, one.form),
             *(one.size, one.sha256, f"{one.keep_until}"),
         )
 
 
 def forms(account_id: str | None, start: datetime, end: datetime, folder: Path) -> Iterator[File]:
-    """documents/invoices/NUMBER_ID.json, .xml, .pdf …: the very bytes that were frozen."""
+    """documents/invoices/NUMBER_ID.json, .xml, .pdf …: the very bytes that were frozen. What is in
+    the vault is not among them."""
     found = InvoiceFile.objects.filter(invoice__in=issued(account_id, start, end).order_by())
+    found = found.filter(vault_key_id="")
     found = found.select_related("invoice").order_by("invoice__final_at", "invoice_id", "form")
     for one in found.iterator(chunk_size=20):
         path = _path(one.invoice, one.form)

@@ -67,10 +67,13 @@ def store(invoice: Invoice, frozen: Frozen, country: str, now: datetime) -> None
 
 
 def content(invoice: Invoice, form: Form) -> bytes:
-    """Raises `errors.UnknownInvoice` where there is none: a draft, or one destroyed in time."""
+    """Raises `errors.UnknownInvoice` where there is none: a draft, or one destroyed in
+    time, and its `errors.Enclosed` where it is in the vault."""
     kept = InvoiceFile.objects.filter(invoice=invoice, form=form).first()
     if kept is None:
         raise errors.UnknownInvoice(f"{invoice.id} has no {form}")
+    if kept.vault_key_id:
+        raise errors.Enclosed(f"{invoice.id} is in the accounting vault")
     return bytes(kept.content)
 
 

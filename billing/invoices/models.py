@@ -327,7 +327,10 @@ class InvoiceLine(models.Model):
 
 
 class InvoiceFile(models.Model):
-    """One frozen form of a final invoice. Not deleted before the day after `keep_until`."""
+    """One frozen form of a final invoice. Not deleted before the day after `keep_until`.
+
+    `sha256` is of what was frozen; `content` is sealed where a key of the vault is named.
+    """
 
     id = models.BigAutoField(primary_key=True)
     invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="files")
@@ -336,6 +339,9 @@ class InvoiceFile(models.Model):
     sha256 = models.CharField(max_length=64)
     keep_until = models.DateField()
     created_at = models.DateTimeField()
+    vault_key_id = models.CharField(
+        max_length=31, blank=True, db_default="", default=""
+    )  # invoices.vault
 
     class Meta:
         constraints = (

@@ -68,7 +68,11 @@ def _documents() -> None:
     _invoice(
         invoices.InvoiceFile,
         retention="invoice_file",
-        columns=levels(none="id invoice_id form sha256 keep_until created_at", personal="content"),
+        columns=levels(
+            none="id invoice_id form sha256 keep_until created_at",
+            pseudonymous="vault_key_id",
+            personal="content",
+        ),
     )
     _invoice(invoices.NumberSeries, columns=levels(none="id entity_id series year last"))
     _invoice(

@@ -56,6 +56,13 @@ def seal_all(
     return sealed
 
 
+def seal_under(key: DataKey, plaintext: bytes, *, subject: Subject, context: str) -> bytes:
+    """Under this very key of the subject's. Raises KeyDestroyed, KmsAway."""
+    nonce = os.urandom(NONCE_BYTES)
+    cipher, bound = AESGCM(_opened(key)), _bound(subject, context, key.id)
+    return MAGIC + key.id.encode() + nonce + cipher.encrypt(nonce, plaintext, bound)
+
+
 def unseal(blob: bytes | memoryview, *, subject: Subject, context: str) -> bytes:
     """What `seal` was given for the same subject and context, or `sealing.seal` for the context.
 

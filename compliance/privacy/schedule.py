@@ -117,6 +117,11 @@ _BOOKS = (
         " operator destroys it by `stoa billing archive`, since an open assessment suspends it",
     ),
     Rule(
+        *("vault", "invoicing", _LAW, _hours(0), "the file's last day", DELETE, _VOUCHERS),
+        ground="invoices of an organization that was erased, sealed under keys of their own; each"
+        " key has its own last day, and a legal hold suspends it",
+    ),
+    Rule(
         *("stripe_event", "payments", _CONTRACT, _days(90), "it came", DELETE, _MINIMAL),
         floor=_days(7),
         ceiling=_days(365),

@@ -9,11 +9,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing.invoices import invoicing
+from billing.invoices import invoicing, vault
 from billing.meters import usage
 from billing.models import Account, Invoice
 from billing.pricing import prices
 from compliance import audit
+from compliance.subjects import ORGANIZATION, Subject
 from tests.api.house import House, post, signed_in, with_key
 from tests.billing import invoices
 from tests.billing.events import seconds
@@ -87,6 +88,17 @@ def test_an_invoice_and_its_files(alice: House, issuer: None, operator: Client) 
     assert [one["id"] for one in listed] == [note["id"]]
     assert client.get("/api/v1/archive/due").status_code in (403, 404)
     assert operator.get("/api/v1/archive/due").json() == {"data": []}
+
+    # In the vault an operator alone reads it, and says why.
+    wish = {"invoice": made.id, "form": "pdf", "reason": "an audit"}
+    assert post(operator, "/archive/read", wish).status_code == 404
+    subject = Subject(ORGANIZATION, alice.organization.id)
+    vault.enclose(alice.organization.account_id, subject, timezone.now())
+    assert client.get(f"/api/v1/invoices/{made.id}/pdf").status_code == 409
+    assert post(client, "/archive/read", wish).status_code == 404
+    assert post(operator, "/archive/read", wish | {"reason": " "}).status_code == 422
+    answer = post(operator, "/archive/read", wish)
+    assert hashlib.sha256(answer.content).hexdigest() == done["pdf_sha256"]
 
 
 def test_who_may_see_and_who_may_set(alice: House, mallory: House, issuer: None) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any
 
-from billing.invoices import archive, crediting, invoicing, profiles
+from billing import tenants
+from billing.invoices import archive, crediting, invoicing, profiles, vault
+from billing.invoices.models import Form
 from billing.meters import usage
 from billing.models import Account, InvoiceFile
+from compliance.subjects import ORGANIZATION, Subject
 from tests.billing import invoices
 from tests.billing.events import seconds
 
@@ -35,3 +38,5 @@ def walk(do: Callable[..., Any], account_id: str, now: datetime) -> None:
         created_at=now,
     )
     do(archive.destroy, "archive.destroy", made.id)
+    vault.enclose(account_id, Subject(ORGANIZATION, tenants.home(account_id).log), later)
+    do(vault.read, "vault.read", invoice=made, form=Form.PDF, reason="an audit")

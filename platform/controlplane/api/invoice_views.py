@@ -13,7 +13,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.einvoice.ubl import Profile
-from billing.invoices import archive, bundle, crediting, evidence, freezing, invoicing, profiles
+from billing.invoices import (
+    archive,
+    bundle,
+    crediting,
+    evidence,
+    freezing,
+    invoicing,
+    profiles,
+    vault,
+)
 from billing.invoices.drawing import plain
 from billing.invoices.models import Form
 from billing.models import Customer, Entity, Invoice, InvoiceLine
@@ -246,8 +255,15 @@ class DueView(serializers.Serializer[archive.Due]):
     kept_until = serializers.DateField()
 
 
+class VaultBody(serializers.Serializer[Any]):
+    invoice = serializers.CharField()
+    form = serializers.ChoiceField([str(one) for one in Form])
+    reason = serializers.CharField(max_length=vault.MAX_REASON)
+
+
 class Archive(HouseViewSet):
-    """Files whose retention is over; the operator's alone. `stoa billing archive` destroys them."""
+    """Files whose retention is over, and the accounting vault; the operator's alone. `stoa billing
+    archive` destroys what is due."""
 
     serializer_class = DueView
     queryset = Invoice.objects.none()
@@ -258,6 +274,23 @@ class Archive(HouseViewSet):
         access.operator(self.principal)
         found = archive.due(self.now, limit=1000)
         return Response({"data": [DueView(one).data for one in found]})
+
+    @extend_schema(
+        request=VaultBody, responses={(200, "application/octet-stream"): OpenApiTypes.BINARY}
+    )
+    def read(self, request: Request) -> HttpResponse:
+        """An erased organization's invoice. Each time, with its reason, is an event."""
+        access.operator(self.principal)
+        body = self.checked(request, VaultBody)
+        invoice, form = invoice_access.invoice(self.principal, body["invoice"]), Form(body["form"])
+        content = vault.read(
+            actor=self.principal.actor,
+            invoice=invoice,
+            form=form,
+            reason=body["reason"],
+            now=self.now,
+        )
+        return download(content, _TYPES.get(form, "application/json"), f"{invoice.label}.{form}")
 
 
 def download(content: bytes, kind: str, name: str) -> HttpResponse:

@@ -173,6 +173,7 @@ urlpatterns = [
     path("audit/checkpoint", audit_views.Audit.as_view({"get": "checkpoint"})),
     path("audit/inclusion", audit_views.Audit.as_view({"get": "inclusion"})),
     path("audit/consistency", audit_views.Audit.as_view({"get": "consistency"})),
+    path("archive/read", invoice_views.Archive.as_view({"post": "read"}), name="archive-read"),
     path("archive/due", invoice_views.Archive.as_view({"get": "list"}), name="archive-due"),
     path(
         "datev-accounts",

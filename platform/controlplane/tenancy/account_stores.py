@@ -7,6 +7,7 @@ from django.db.models import F, Max, Model, Q, Value
 from django.db.models.functions import Concat
 
 from billing import models as b
+from billing.invoices import vault
 from billing.payments.stripe import models as stripe
 from billing.vat import retention
 from compliance.privacy import stores
@@ -83,7 +84,6 @@ def of_accounts() -> Iterable[Rows]:
     kept: tuple[tuple[str, type[Model], str], ...] = (
         ("invoices", b.Invoice, account),
         ("invoice_lines", b.InvoiceLine, f"invoice__{account}"),
-        ("invoice_files", b.InvoiceFile, f"invoice__{account}"),
         ("payments", b.Payment, account),
         ("bank_entries", b.BankEntry, f"payment__{account}"),
         ("mandates", b.DebitMandate, account),
@@ -109,6 +109,26 @@ def of_accounts() -> Iterable[Rows]:
         )
 
 
+class Vault(stores.Base):
+    """Frozen invoices: sealed under keys of the vault, which stand until the files' last days."""
+
+    name, kind, action = "billing.invoice_files", ORGANIZATION, KEEP
+    tables: tuple[str, ...] = ("billing_invoicefile",)
+    ground = f"{BOOKS}; sealed in the accounting vault"
+
+    def find(self, subject: Subject) -> Found:
+        files = b.InvoiceFile.objects.filter(invoice__account__organization__id=subject.id)
+        return Found(files.count(), ("billing_invoicefile.content",))
+
+    def plan(self, subject: Subject, now: datetime) -> Outcome:
+        return Outcome(KEEP, self.find(subject).rows, self.ground, books_kept(subject, now))
+
+    def erase(self, subject: Subject, now: datetime) -> Outcome:
+        for organization in Organization.objects.filter(id=subject.id):
+            vault.enclose(organization.account_id, subject, now)
+        return self.plan(subject, now)
+
+
 def of_people() -> Iterable[Rows]:
     """Words of those who keep the books."""
     for name, model, by in (
@@ -132,6 +152,7 @@ def _by_account(id: str) -> Q:
 
 def register() -> None:
     stores.register(People())
+    stores.register(Vault())
     stores.register_obstacle(not_settled)
     for store in (*of_accounts(), *of_people()):
         stores.register(store)
