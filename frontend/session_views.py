@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from controlplane.tenancy import access
 from controlplane.tenancy.access import Permission
-from frontend.visits import PLACE, Request, Visit, page
+from frontend.visits import PLACE, Request, Visit, page, without_kms
 
 
 class SignInForm(AuthenticationForm):
@@ -22,7 +22,7 @@ class SignInForm(AuthenticationForm):
     }
 
 
-@method_decorator(never_cache, name="dispatch")
+@method_decorator((never_cache, without_kms), name="dispatch")
 class SignIn(LoginView):
     """Refusals say nothing about which logins there are; tenancy records both outcomes."""
 

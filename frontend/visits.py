@@ -1,5 +1,6 @@
 """Who visits, and which organization and project they look at."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ from django.views.decorators.cache import never_cache
 from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
+from compliance.keys import KmsAway
 from controlplane.tenancy import access, denials, notices
 from controlplane.tenancy.access import Permission, Principal
 from controlplane.tenancy.errors import Forbidden, NotFound
@@ -24,6 +26,8 @@ from controlplane.tenancy.models import Notice, Organization, Project, User
 PLACE = "place"  # the session's word for the chosen project, or organization without one
 
 P = ParamSpec("P")
+
+log = logging.getLogger(__name__)
 
 
 class Request(HttpRequest):
@@ -80,6 +84,20 @@ class Visit:
         self.organization = next(one for one in self.empty if one.id == id)
 
 
+def without_kms(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Where keys cannot be had, a page says that nothing was changed and what still works."""
+
+    @wraps(view)
+    def shown(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except KmsAway as error:
+            log.error("no key management: %s", error)
+            return render(request, "503.html", status=503)
+
+    return shown
+
+
 def page(
     view: Callable[Concatenate[Request, Visit, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
@@ -106,14 +124,14 @@ def page(
             if isinstance(error, Forbidden):
                 raise PermissionDenied(error.message) from error
             raise Http404(error.message) from error
-        except (Http404, PermissionDenied):
+        except (Http404, PermissionDenied, KmsAway):
             raise
         except Exception:
             if request.method == "POST":
                 denials.failed(access.principal_for_user(request.user), now=timezone.now())
             raise
 
-    return never_cache(shown)  # type: ignore[return-value]  # it names the first argument
+    return never_cache(without_kms(shown))
 
 
 def begin(request: HttpRequest, user: User) -> Visit:

@@ -14,8 +14,9 @@ from billing.payments.stripe.models import StripeMethod
 from billing.spending import budgets
 from compliance import audit
 from compliance.erasure import planning
+from compliance.keys import destroying
 from compliance.log import subscriptions
-from compliance.models import Erasure, SubjectRequest
+from compliance.models import Erasure, KeyDestruction, SubjectRequest
 from compliance.privacy import holds
 from compliance.subject_requests import services as subject_requests
 from compliance.subjects import ORGANIZATION, PERSON, Subject
@@ -206,6 +207,17 @@ def hold(house: House) -> str:
     return holds.place(actor=audit.SYSTEM, now=NOW, **words).id  # type: ignore[arg-type]
 
 
+def destruction(house: House) -> str:
+    """The id of its owner's wish to have its data keys destroyed."""
+    subject = Subject(ORGANIZATION, house.organization.id)
+    if (found := KeyDestruction.objects.filter(subject_id=subject.id).first()) is not None:
+        return found.id
+    actor = audit.Actor("user", house.owner.id, "session")
+    return destroying.request(
+        actor=actor, subject=subject, reason_code="contract_ended", now=NOW
+    ).id
+
+
 def things(house: House) -> dict[str, str]:
     """The id that each resource of a tenant is asked for by."""
     return {
@@ -239,6 +251,8 @@ def things(house: House) -> dict[str, str]:
         "subject-requests": asked(house),
         "erasures": erasure(house),
         "legal-holds": hold(house),
+        "retention-rules": "a_rule",
+        "key-destructions": destruction(house),
         "bank-entries": "",
         "books": "2026-03",
         "collection-files": "",

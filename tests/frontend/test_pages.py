@@ -15,6 +15,7 @@ from frontend.urls import urlpatterns
 from tests.api.house import NOW, House, signed_in
 from tests.api.test_strangers import asked as house_request
 from tests.api.test_strangers import budget as house_budget
+from tests.api.test_strangers import destruction as house_destruction
 from tests.api.test_strangers import erasure as house_erasure
 from tests.api.test_strangers import hold as house_hold
 from tests.api.test_strangers import invoice as house_invoice
@@ -74,6 +75,7 @@ def address(route: str, house: House, verb: str = "cordon") -> str:
         "quotes": house_quote(house),
         "requests": house_request(house),
         "erasures": house_erasure(house),
+        "key-destructions": house_destruction(house),
         "privacy": house_hold(house),
         "secrets": house_secret(house),
         "uploads": house_upload(house),
@@ -118,6 +120,7 @@ def test_no_page_has_anything_inline(alice: House, operator: Client) -> None:
         (operator, "/billing/operator"),
         (operator, "/margin"),
         (operator, "/requests"),
+        (operator, "/operator/keys"),
         (operator, f"/requests/{house_request(alice)}"),
         (operator, f"/erasures/{house_erasure(alice)}"),
         (operator, f"/pools/{alice.pool.id}/health"),
