@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import Argon2PasswordHasher
@@ -13,6 +14,12 @@ from django.test import TransactionTestCase
 from compliance.keys.passphrase import FileKms
 from tests import template
 from tests.compliance.kms_places import own_file
+
+# How quickly examples are drawn says something of the machine's other work, and nothing of ours.
+hypothesis.settings.register_profile(
+    "stoa", suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("stoa")
 
 _TABLES = (
     "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
