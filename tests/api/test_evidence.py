@@ -9,8 +9,9 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.utils import timezone
 
 from billing.meters import usage
@@ -59,6 +60,31 @@ def test_an_export_from_request_to_file(alice: House) -> None:
         assert sha256(bundle.read(entry["path"])).hexdigest() == entry["sha256"]
     assert "audit_events" in " ".join(bundle.namelist())
     assert "usage" in " ".join(bundle.namelist())
+
+
+def test_a_bundle_comes_in_pieces_as_the_web_process_sends_it(alice: House) -> None:
+    client = signed_in(alice.owner)
+    now = timezone.now()
+    body = {
+        "organization": alice.organization.id,
+        "reason": "quarterly review",
+        "period_start": (now - timedelta(days=60)).isoformat(),
+        "period_end": (now + timedelta(days=1)).isoformat(),
+    }
+    export = post(client, "/exports", body).json()["id"]
+    with running():
+        settle(timezone.now())
+        whole = exports.archive(exports.build(export, timezone.now())).read_bytes()
+
+    async def fetched(**headers: str) -> tuple[int, bytes]:
+        browser = AsyncClient()
+        browser.cookies = client.cookies
+        answer: Any = await browser.get(f"/api/v1/exports/{export}/file", headers=headers)
+        assert answer.is_async
+        return answer.status_code, b"".join([piece async for piece in answer.streaming_content])
+
+    assert async_to_sync(fetched)() == (200, whole)
+    assert async_to_sync(fetched)(range="bytes=100-") == (206, whole[100:])
 
 
 def test_an_export_needs_a_reason_and_the_permission(alice: House) -> None:
