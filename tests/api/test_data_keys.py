@@ -9,13 +9,17 @@ import pytest
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from compliance import audit, keys
+from compliance import audit, exports, keys
+from compliance.bundles import stoa_verify
 from compliance.keys import inventory, kms
+from compliance.log import signing
 from compliance.models import Export
 from compliance.subjects import Subject
 from controlplane.tenancy.models import User
 from tests.api.house import House, signed_in
 from tests.compliance.kms_places import fresh
+from tests.logs import settle
+from tests.signers import running
 
 KEYS, DESTRUCTIONS = "/api/v1/data-keys", "/api/v1/key-destructions"
 
@@ -24,6 +28,26 @@ def post(client: Client, path: str, body: Any = None, expect: int = 200) -> Any:
     answer = client.post(path, body or {}, content_type="application/json")
     assert answer.status_code == expect, answer.content
     return answer.json()
+
+
+def bundled(log: str, kind: str, about: str) -> stoa_verify.Report:
+    """An export of today, as whoever has the file and the key alone sees it."""
+    now = timezone.now() + timedelta(seconds=1)
+    asked = exports.request(
+        actor=audit.SYSTEM,
+        log=log,
+        kind=kind,
+        about=about,
+        reason="an audit",
+        start=now - timedelta(days=1),
+        end=now,
+        now=now,
+    )
+    with running():
+        settle(now)
+        path = exports.archive(exports.build(asked.id, now))
+        key = stoa_verify.Vkey.parse(signing.vkey())
+        return stoa_verify.verify(path, stoa_verify.Options([key]))
 
 
 def test_an_owner_asks_and_the_operator_approves(
@@ -63,6 +87,8 @@ def test_an_owner_asks_and_the_operator_approves(
     assert said["requested"]["by"] == alice.owner.id != said["approved"]["by"]
     with pytest.raises(LookupError):
         list(inventory.certificate(Export(log_id=audit.PLATFORM, about=done["id"]), tmp_path))
+    for kind, of in (("key_destruction", done["id"]), ("keys_crypto", "")):
+        assert bundled(log, kind, of).exit_code() == 0, kind
 
 
 def test_a_kms_that_is_away_is_told_and_nothing_is_half_done(alice: House, tmp_path: Path) -> None:
