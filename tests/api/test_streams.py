@@ -12,7 +12,7 @@ from django.db import connections
 from django.test import AsyncClient
 from django.utils import timezone
 
-from controlplane.api import streams
+from controlplane.api import endpoint_views, streams
 from controlplane.endpoints import lifecycle, logs
 from controlplane.endpoints.states import Reason, State
 from controlplane.fleet import wire
@@ -66,6 +66,27 @@ def test_progress_is_heard_as_it_happens(transactional_db: None, alice: House) -
             assert (name, data["status"]) == ("status", "ready")
 
     play(scene())
+
+
+def test_no_status_is_told_before_what_led_to_it(
+    transactional_db: None, alice: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = streams._Seen("")
+    follower.news(alice.endpoint)
+    shown = endpoint_views.EndpointView.to_representation
+
+    def late(view: Any, endpoint: Any) -> Any:
+        """The replica gets ready just as the status is looked at."""
+        for state in (State.PROBING, State.READY):
+            facts: dict[str, Any] = {"address": "unix:/x"} if state is State.READY else {}
+            lifecycle.advance(
+                alice.replica.id, state, reason=Reason.NODE_REPORT, now=timezone.now(), **facts
+            )
+        return shown(view, endpoint)
+
+    monkeypatch.setattr(endpoint_views.EndpointView, "to_representation", late)
+    told = b"".join(follower.news(alice.endpoint)).decode()
+    assert told.index('"to_state": "ready"') < told.index('"status": "ready"')
 
 
 def test_logs_as_a_tail_and_followed(transactional_db: None, alice: House) -> None:

@@ -121,6 +121,8 @@ class _Seen:
 
     def news(self, endpoint: Endpoint) -> list[bytes]:
         fresh = Endpoint.objects.select_related("project", "pool").get(pk=endpoint.pk)
+        # Before the transitions: what led to a status is told before it, or with it.
+        said = endpoint_views.EndpointView(fresh).data
         replicas = endpoint_views.recent_replicas(fresh)
         if self._old is None:  # at first: those that live, and the newest
             shown = [r for r in replicas if r.state in LIVE] or replicas[:1]
@@ -132,7 +134,6 @@ class _Seen:
         for row in rows.exclude(id__in=self._told).select_related("replica").order_by("id"):
             self._told.add(row.id)
             events.append(_event("transition", endpoint_views.TransitionView(row).data, row.id))
-        said = endpoint_views.EndpointView(fresh).data
         if said["status"] != self._status:
             self._status = said["status"]
             events.append(_event("status", {name: said[name] for name in ("status", "message")}))
