@@ -40,7 +40,7 @@ class Store:
     rules: tuple[str, ...] = ()  # of retention, whose periods are told as they hold
 
 
-_MASTER = "the operator, who has STOA_MASTER_KEY"
+_MASTER = "the operator, who has key-management and STOA_MASTER_KEY"
 _NOBODY = "nobody: it is not encrypted by Stoa"
 
 STORES: dict[str, Store] = {
